@@ -1,0 +1,29 @@
+"""A strict test process: 8 fake CPU devices, rank promotion raises, warnings are errors."""
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("NPROC", "32")  # XLA's pool: LAPACK calls may park threads (docs/shampoo.md)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--trajectories", default=None, help="folder of reference trajectories (.npz)"
+    )
+    parser.addoption(
+        "--precision", default=None, choices=("32", "64"), help="run one precision only"
+    )
+
+
+@pytest.fixture
+def x64():
+    """float64 for one test."""
+    with jax.enable_x64(True):
+        yield
