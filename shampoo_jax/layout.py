@@ -1,0 +1,89 @@
+"""Leaves to pools and back: stacking, padding, splitting, all by static slices."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from shampoo_jax.plan import Family, Piece, Plan, Pool
+
+
+def _slices(piece: Piece) -> tuple[slice, ...]:
+    extents = (c * b for c, b in zip(piece.counts, piece.block))
+    return tuple(slice(s, s + e) for s, e in zip(piece.start, extents))
+
+
+def _split(x: jax.Array, piece: Piece, pool: Pool) -> jax.Array:
+    """Cut a family `[leaves, *merged]` into the rows `[n, *dims]` of one piece."""
+    order = len(piece.block)
+    grid = [size for pair in zip(piece.counts, piece.block) for size in pair]
+    x = x[(slice(None), *_slices(piece))].reshape(x.shape[0], *grid)
+    outer = [1 + 2 * k for k in range(order)]
+    inner = [2 + 2 * k for k in piece.perm]
+    x = x.transpose(0, *outer, *inner)
+    x = x.reshape(-1, *(piece.block[k] for k in piece.perm))
+    padding = [(0, d - s) for d, s in zip(pool.dims, x.shape[1:])]
+    return jnp.pad(x, [(0, 0), *padding])
+
+
+def _join(rows: jax.Array, piece: Piece, leaves: int) -> jax.Array:
+    """Undo `_split`: rows `[n, *dims]` to `[leaves, *extents]`."""
+    order = len(piece.block)
+    sizes = tuple(piece.block[k] for k in piece.perm)
+    x = rows[(slice(None), *(slice(0, s) for s in sizes))]
+    x = x.reshape(leaves, *piece.counts, *sizes)
+    axes = [0]
+    for k in range(order):
+        axes += [1 + k, 1 + order + piece.perm.index(k)]
+    return x.transpose(axes).reshape(leaves, *(c * b for c, b in zip(piece.counts, piece.block)))
+
+
+def stack_family(leaves: Sequence[jax.Array], family: Family, dtype) -> jax.Array:
+    """Stack the leaves of a family as `[leaves, *merged]`."""
+    own = [leaves[i].reshape(family.merged) for i in family.leaves]
+    return jnp.stack(own).astype(dtype)
+
+
+def to_pools(leaves: Sequence[jax.Array], plan: Plan, *, devices: int, dtype) -> list[jax.Array]:
+    """Return every pool `[rows, *dims]`, padded with zeros to a multiple of `devices` rows."""
+    families = [stack_family(leaves, family, dtype) for family in plan.families]
+    pools = []
+    for pool in plan.pools:
+        rows = [_split(families[piece.family], piece, pool) for piece in pool.pieces]
+        missing = pool.rows(devices) - pool.num_blocks
+        if missing:
+            rows.append(jnp.zeros((missing, *pool.dims), dtype))
+        pools.append(jnp.concatenate(rows) if len(rows) > 1 else rows[0])
+    return pools
+
+
+def _assemble(parts: Sequence[tuple[Piece, jax.Array]], shape: tuple[int, ...]) -> jax.Array:
+    """Put the pieces of a family together as `[leaves, *merged]`."""
+    if len(parts) == 1:
+        return parts[0][1]
+    whole = jnp.zeros(shape, parts[0][1].dtype)
+    for piece, values in parts:
+        whole = whole.at[(slice(None), *_slices(piece))].set(values)
+    return whole
+
+
+def from_pools(pools: Sequence[jax.Array], plan: Plan, dtypes: Sequence) -> list[jax.Array]:
+    """Undo `to_pools`; leaves without elements come back empty."""
+    parts: list[list[tuple[Piece, jax.Array]]] = [[] for _ in plan.families]
+    for pool, rows in zip(plan.pools, pools):
+        for piece in pool.pieces:
+            n = len(plan.families[piece.family].leaves)
+            own = rows[piece.row : piece.row + n * piece.blocks_per_leaf]
+            parts[piece.family].append((piece, _join(own, piece, n)))
+    leaves = [jnp.zeros(shape, dtype) for shape, dtype in zip(plan.shapes, dtypes)]
+    for family, pieces in zip(plan.families, parts):
+        whole = _assemble(pieces, (len(family.leaves), *family.merged))
+        for row, i in enumerate(family.leaves):
+            leaves[i] = whole[row].reshape(plan.shapes[i]).astype(dtypes[i])
+    return leaves
+
+
+def num_elements(pool: Pool) -> int:
+    """Return the padded number of elements of one row."""
+    return math.prod(pool.dims)

@@ -1,0 +1,291 @@
+"""The static plan: how parameters become blocks, and blocks become a few stacked pools.
+
+Everything here is plain Python on shapes; nothing depends on values or on the number of devices.
+`init` and `update` compute the same plan anew (it is cached), so it never has to be stored.
+
+    leaf --merge--> merged shape --split--> blocks --orient, round--> class --merge--> pool
+
+* A *family* is the set of leaves with one merged shape; they are stacked before they are split, so
+  that the size of the program does not grow with the number of equal layers.
+* A *piece* is a grid of equal blocks in every leaf of a family (a dim that block_size does not
+  divide gives two pieces along it).
+* A *pool* holds blocks `[N, *dims]` of one order and one tuple of inverse exponents, each padded
+  with zeros from its true size to `dims`.
+
+Rows of a pool are ordered by class, then family, piece, leaf and grid position. This order does
+not depend on how classes are merged into pools, and a refresh phase is a position in it modulo the
+frequency: equal blocks are dealt evenly over phases and, since a device owns a contiguous range of
+rows, over devices.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+# Pools are grouped as if for this many devices: half of a pool's cost is that of its rows padded
+# to a multiple of it. The actual mesh never changes the grouping.
+NOMINAL_DEVICES = 8
+# A dim above this is not preconditioned by default (an embedding table's rows, a huge softmax).
+MAX_PRECONDITIONED_DIM = 8192
+# What a pool costs by existing (compile time, kernel launches), in multiply-adds a step.
+POOL_OVERHEAD = 2.0e5
+
+
+def default_exponents(shape: Shape) -> tuple[float, ...]:
+    """Return the inverse exponent of each dim of a merged shape.
+
+    1 / (2 k) for each of the k dims that are preconditioned (paper, section 3: k = order); a dim
+    above `MAX_PRECONDITIONED_DIM` gets 0, which makes a long table one-sided with exponent 1/2.
+    """
+    kept = [size <= MAX_PRECONDITIONED_DIM for size in shape]
+    return tuple(1 / (2 * sum(kept)) if keep else 0.0 for keep in kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """What decides the plan; see `shampoo_jax.scale_by_shampoo` for the meaning of each field."""
+
+    block_size: int | None = 256
+    target_dimensionality: int | None = 1
+    exponents: Callable[[Shape], Sequence[float]] = default_exponents
+    max_pools: int = 12
+    round_to: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Leaves of one merged shape, stacked along a new first axis."""
+
+    merged: Shape
+    leaves: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A grid of equal blocks, the same in each leaf of a family.
+
+    Attributes:
+      family: index into `Plan.families`.
+      start: first element, in the merged shape.
+      counts: number of blocks along each dim.
+      block: true size of a block along each dim.
+      perm: order in which the dims of a block become the dims of the pool.
+      row: first row in the pool; leaf-major, then row-major over the grid.
+    """
+
+    family: int
+    start: Shape
+    counts: Shape
+    block: Shape
+    perm: Shape
+    row: int = 0
+
+    @property
+    def blocks_per_leaf(self) -> int:
+        """Number of blocks in one leaf."""
+        return math.prod(self.counts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pool:
+    """Blocks stacked as `[N, *dims]`.
+
+    Attributes:
+      dims: padded size of each dim.
+      exponents: inverse exponent of each dim; 0 = not preconditioned.
+      pieces: what the rows are, in row order.
+      leaf: int32 `[N]`, the leaf of a row.
+      sizes: int32 `[N, order]`, true sizes.
+      position: int32 `[N]`, the row's place among all blocks of the plan; decides its phase.
+    """
+
+    dims: Shape
+    exponents: tuple[float, ...]
+    pieces: tuple[Piece, ...]
+    leaf: np.ndarray
+    sizes: np.ndarray
+    position: np.ndarray
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks, without padding rows."""
+        return len(self.leaf)
+
+    @property
+    def preconditioned(self) -> tuple[int, ...]:
+        """The dims that have a factor."""
+        return tuple(k for k, e in enumerate(self.exponents) if e != 0)
+
+    def rows(self, devices: int) -> int:
+        """Return the number of rows when the pool is dealt over `devices`."""
+        return -(-self.num_blocks // devices) * devices
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Families and pools of a list of leaves."""
+
+    shapes: tuple[Shape, ...]
+    families: tuple[Family, ...]
+    pools: tuple[Pool, ...]
+
+
+def merge_dims(shape: Shape, *, target: int | None, limit: float) -> Shape:
+    """Merge adjacent small dims, from the last to the first.
+
+    Dims of size 1 are dropped; a dim joins the one after it while the product stays <= `limit` and
+    more than `target` dims would be left. `target` None keeps the shape as it is.
+    """
+    if target is None:
+        return shape
+    dims = [size for size in shape if size != 1] or [1]
+    merged, current = [], dims[-1]
+    for i in reversed(range(len(dims) - 1)):
+        if len(merged) + 1 + i + 1 > target and current * dims[i] <= limit:
+            current *= dims[i]
+        else:
+            merged.append(current)
+            current = dims[i]
+    return tuple(reversed([*merged, current]))
+
+
+def _chunks(size: int, limit: float) -> list[tuple[int, int, int]]:
+    """Split one dim into (start, count, block) runs of equal blocks."""
+    if size <= limit:
+        return [(0, 1, size)]
+    whole, rest = divmod(size, int(limit))
+    runs = [(0, whole, int(limit))]
+    return runs + [(whole * int(limit), 1, rest)] if rest else runs
+
+
+def _classes(families: Sequence[Family], config: PlanConfig) -> dict[tuple, list[Piece]]:
+    """Return the pieces of each class, keyed by (exponents, padded dims), oriented."""
+    limit = config.block_size or math.inf
+    classes: dict[tuple, list[Piece]] = {}
+    for index, family in enumerate(families):
+        exponents = tuple(float(e) for e in config.exponents(family.merged))
+        if len(exponents) != len(family.merged) or min(exponents, default=0.0) < 0:
+            raise ValueError(
+                f"exponents({family.merged}) must give one non-negative number a dim, "
+                f"got {exponents}"
+            )
+        for runs in itertools.product(*(_chunks(size, limit) for size in family.merged)):
+            start, counts, block = zip(*runs) if runs else ((), (), ())
+            perm = tuple(sorted(range(len(block)), key=lambda k: (-block[k], k)))
+            dims = tuple(-(-block[k] // config.round_to) * config.round_to for k in perm)
+            key = (tuple(exponents[k] for k in perm), dims)
+            piece = Piece(index, tuple(start), tuple(counts), tuple(block), perm)
+            classes.setdefault(key, []).append(piece)
+    return classes
+
+
+def _row_cost(dims: np.ndarray, exponents: tuple[float, ...]) -> np.ndarray:
+    """Multiply-adds a step of a block: products, and a tenth of its roots."""
+    kept = np.asarray([e != 0 for e in exponents], dtype=float)
+    area = np.prod(dims, axis=-1)
+    return area + (2 * area[..., None] * dims * kept + 2 * dims**3 * kept).sum(-1)
+
+
+def _merge_classes(dims: np.ndarray, counts: np.ndarray, exponents, most: int) -> list[list[int]]:
+    """Merge classes greedily, cheapest first, until at most `most` remain and none gains."""
+    groups = [[i] for i in range(len(dims))]
+    dims, counts = dims.astype(float), counts.astype(float)
+
+    def cost(d, n):
+        rows = n + np.ceil(n / NOMINAL_DEVICES) * NOMINAL_DEVICES
+        return rows / 2 * _row_cost(d, exponents) + POOL_OVERHEAD
+
+    def increase(i):
+        together = cost(np.maximum(dims, dims[i]), counts + counts[i])
+        row = together - cost(dims, counts) - cost(dims[i], counts[i])
+        row[i] = np.inf
+        return row
+
+    table = np.stack([increase(i) for i in range(len(dims))])
+    while len(groups) > 1:
+        i, j = sorted(np.unravel_index(np.argmin(table), table.shape))
+        if len(groups) <= most and table[i, j] > 0:
+            break
+        groups[i] += groups.pop(j)
+        dims[i], counts[i] = np.maximum(dims[i], dims[j]), counts[i] + counts[j]
+        dims, counts = np.delete(dims, j, 0), np.delete(counts, j)
+        table = np.delete(np.delete(table, j, 0), j, 1)
+        table[i, :] = table[:, i] = increase(i)
+    return groups
+
+
+def _make_pool(keys, classes, families, position) -> Pool:
+    """Lay the classes `keys` out as the rows of one pool."""
+    pieces, leaf, sizes, places, row = [], [], [], [], 0
+    for key in keys:
+        for piece in classes[key]:
+            leaves = families[piece.family].leaves
+            n = len(leaves) * piece.blocks_per_leaf
+            pieces.append(dataclasses.replace(piece, row=row))
+            leaf.append(np.repeat(leaves, piece.blocks_per_leaf))
+            sizes.append(np.tile([piece.block[k] for k in piece.perm], (n, 1)))
+            places.append(position[key, piece] + np.arange(n))
+            row += n
+    return Pool(
+        dims=tuple(max(sizes_k) for sizes_k in zip(*(key[1] for key in keys))),
+        exponents=keys[0][0],
+        pieces=tuple(pieces),
+        leaf=np.concatenate(leaf).astype(np.int32),
+        sizes=np.concatenate(sizes).astype(np.int32),
+        position=np.concatenate(places).astype(np.int32),
+    )
+
+
+def _budgets(groups: dict[tuple, list[tuple]], most: int) -> dict[tuple, int]:
+    """Share `most` pools among groups by their number of classes, at least one each."""
+    total = sum(len(keys) for keys in groups.values())
+    return {e: max(1, int(most * len(keys) / total)) for e, keys in groups.items()}
+
+
+@functools.lru_cache(maxsize=64)
+def make_plan(shapes: tuple[Shape, ...], config: PlanConfig) -> Plan:
+    """Plan the blocks and pools of leaves with these shapes.
+
+    Args:
+      shapes: the shapes of all leaves, in tree order; leaves without elements get no block.
+      config: block size, merging of dims, exponents, cap on pools, rounding.
+
+    Raises:
+      ValueError: `config.exponents` returns a wrong number of exponents, or negative ones.
+    """
+    limit = config.block_size or math.inf
+    by_merged: dict[Shape, list[int]] = {}
+    for i, shape in enumerate(shapes):
+        if 0 not in shape:
+            merged = merge_dims(shape, target=config.target_dimensionality, limit=limit)
+            by_merged.setdefault(merged, []).append(i)
+    families = tuple(Family(merged, tuple(leaves)) for merged, leaves in by_merged.items())
+    classes = _classes(families, config)
+
+    position, place = {}, 0
+    for key in sorted(classes, reverse=True):
+        for piece in classes[key]:
+            position[key, piece] = place
+            place += len(families[piece.family].leaves) * piece.blocks_per_leaf
+
+    groups: dict[tuple, list[tuple]] = {}
+    for key in sorted(classes, reverse=True):
+        groups.setdefault(key[0], []).append(key)
+    pools = []
+    for exponents, most in _budgets(groups, config.max_pools).items():
+        keys = groups[exponents]
+        counts = np.array(
+            [sum(len(families[p.family].leaves) * p.blocks_per_leaf for p in classes[k]) for k in keys]
+        )
+        dims = np.array([k[1] for k in keys]).reshape(len(keys), len(exponents))
+        for members in _merge_classes(dims, counts, exponents, most):
+            pools.append(
+                _make_pool([keys[i] for i in sorted(members)], classes, families, position)
+            )
+    return Plan(shapes, families, tuple(pools))

@@ -1,0 +1,69 @@
+"""The optimizer state: everything that belongs to a block, stacked in its pool."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from shampoo_jax.plan import Plan, Pool
+
+
+class PoolState(NamedTuple):
+    """State of one pool of blocks; `rows` is sharded over devices, `dims` never is.
+
+    Fields that a configuration does not use are None. One factor a preconditioned dim, in order.
+    """
+
+    factors: tuple[jax.Array, ...]  # [rows, d_k, d_k] factor_dtype: averaged Gram matrices L_k
+    roots: tuple[jax.Array, ...]  # [rows, d_k, d_k]: L_k^-e_k, or the eigenvectors of L_k
+    eigenvalues: jax.Array | None  # [rows, *dims]: second moment in the eigenbasis
+    filtered: jax.Array | None  # [rows, *dims]: average of gradients, decay b1
+    momentum: jax.Array | None  # [rows, *dims]: heavy-ball buffer
+    graft: optax.OptState  # of the grafting method, over [rows, *dims]
+    last_refresh: jax.Array  # int32 [rows]: step of the last good refresh, 0 = never
+    residual: jax.Array  # float32 [rows]: residual of the last attempted refresh
+    failures: jax.Array  # int32 [rows]: refreshes that were refused, the previous root kept
+    skipped: jax.Array  # int32 [rows]: steps whose gradient was not finite
+
+
+class ShampooState(NamedTuple):
+    """State of `scale_by_shampoo`."""
+
+    count: jax.Array  # int32 [], steps taken
+    # One PoolState a pool; a float32 [0] where no parameter has an element.
+    pools: tuple[PoolState, ...] | jax.Array
+
+
+def init_pool(pool: Pool, config, *, rows: int, dtype) -> PoolState:
+    """Return the zero state of `rows` blocks; roots start as the identity."""
+    blocks = jnp.zeros((rows, *pool.dims), dtype)
+    sides = [pool.dims[k] for k in pool.preconditioned]
+    eye = [jnp.broadcast_to(jnp.eye(d, dtype=dtype)[None], (rows, d, d)) for d in sides]
+    counters = jnp.zeros((rows,), jnp.int32)
+    return PoolState(
+        factors=tuple(jnp.zeros((rows, d, d), config.factor_dtype or dtype) for d in sides),
+        roots=tuple(eye),
+        eigenvalues=blocks if config.eigenvalue_corrected else None,
+        filtered=blocks if config.uses_filter else None,
+        momentum=blocks if config.uses_momentum else None,
+        graft=config.graft.init(blocks),
+        last_refresh=counters,
+        residual=jnp.zeros((rows,), jnp.float32),
+        failures=counters,
+        skipped=counters,
+    )
+
+
+def block_dtype(dtypes) -> jnp.dtype:
+    """Return the dtype of all statistics: float32, or float64 where a parameter is."""
+    return jnp.result_type(jnp.float32, *dtypes)
+
+
+def init_pools(plan: Plan, config, *, devices: int, dtype):
+    """Return the state of all pools for a mesh of `devices`."""
+    if not plan.pools:
+        return jnp.zeros((0,), jnp.float32)
+    return tuple(
+        init_pool(pool, config, rows=pool.rows(devices), dtype=dtype) for pool in plan.pools
+    )

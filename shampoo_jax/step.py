@@ -1,0 +1,309 @@
+"""One step over the blocks that a device owns: accumulate, refresh, precondition, graft.
+
+Nothing here communicates. Arrays are `[n, ...]` with n the rows of this device; the order of
+operations is that of the paper's Algorithm 2 as its software runs it (docs/shampoo.md).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from shampoo_jax.plan import Pool
+from shampoo_jax.state import PoolState
+
+_LETTERS = "abcdefghijklm"
+
+
+class Local(NamedTuple):
+    """What this device must know of its rows of a pool.
+
+    Attributes:
+      sizes: int32 `[n, order]`, true sizes.
+      present: bool `[n]`, False for padding rows and for leaves without a gradient.
+      due_rows: int32 `[width]`, local rows to refresh at this step ...
+      due: int32 scalar, ... of which the first `due` count.
+    """
+
+    sizes: jax.Array
+    present: jax.Array
+    due_rows: jax.Array
+    due: jax.Array
+
+
+def phase_table(pool: Pool, *, devices: int, phases: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the local rows of each phase: int32 `[devices, phases, width]` and their counts."""
+    per_device = pool.rows(devices) // devices
+    rows = np.arange(pool.num_blocks)
+    device, phase = rows // per_device, pool.position % phases
+    counts = np.zeros((devices, phases), np.int32)
+    np.add.at(counts, (device, phase), 1)
+    table = np.zeros((devices, phases, max(int(counts.max(initial=0)), 1)), np.int32)
+    fill = np.zeros_like(counts)
+    for row, d, p in zip(rows, device, phase):
+        table[d, p, fill[d, p]] = row % per_device
+        fill[d, p] += 1
+    return table, counts
+
+
+def _per_row(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Reshape `[n]` so that it broadcasts over `[n, ...]`."""
+    return x.reshape(x.shape + (1,) * (like.ndim - 1))
+
+
+def _keep(active: jax.Array, new, old):
+    """Take `new` where a row is active; leaves without rows (counters) always advance."""
+
+    def choose(a, b):
+        rowwise = jnp.ndim(a) > 0 and a.shape[0] == active.shape[0]
+        return jnp.where(_per_row(active, a), a, b) if rowwise else a
+
+    return jax.tree.map(choose, new, old)
+
+
+def gram(g: jax.Array, axis: int, *, precision=None) -> jax.Array:
+    """Contract `[n, *dims]` with itself over all dims but one: `[n, d, d]`."""
+    dims = _LETTERS[: g.ndim - 1]
+    other = dims.replace(dims[axis], "z")
+    return jnp.einsum(f"Z{dims},Z{other}->Z{dims[axis]}z", g, g, precision=precision)
+
+
+def multiply(x: jax.Array, matrix: jax.Array, axis: int, *, transpose=False, precision=None):
+    """Multiply `[n, *dims]` by `[n, d, d]` along one dim (by its transpose if asked)."""
+    dims = _LETTERS[: x.ndim - 1]
+    letters = dims[axis] + "z" if transpose else "z" + dims[axis]
+    out = dims.replace(dims[axis], "z")
+    return jnp.einsum(f"Z{dims},Z{letters}->Z{out}", x, matrix, precision=precision)
+
+
+def _along_all(x, matrices, pool: Pool, *, transpose=False, precision=None):
+    for axis, matrix in zip(pool.preconditioned, matrices):
+        x = multiply(x, matrix, axis, transpose=transpose, precision=precision)
+    return x
+
+
+def _norms(x: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=tuple(range(1, x.ndim))))
+
+
+def _average_weight(b2):
+    """1 for a plain sum (b2 == 1), else 1 - b2; also for a traced b2."""
+    if isinstance(b2, (int, float)):
+        return 1.0 if b2 == 1 else 1 - b2
+    return jnp.where(b2 == 1, 1.0, 1 - b2)
+
+
+def _correction(beta, steps, dtype, *, on: bool):
+    """1 - beta^steps in the blocks' precision; 1 where correction is off or beta is 1."""
+    if not on:
+        return jnp.ones((), dtype)
+    beta = jnp.asarray(beta, dtype)
+    return jnp.where(beta == 1, 1, 1 - jnp.where(beta == 1, 0, beta) ** steps)
+
+
+def accumulate(state: PoolState, pool: Pool, g, active, count, config):
+    """Return the factors after this step's gradient, on steps that gather statistics."""
+
+    def add(factors):
+        new = []
+        for axis, factor in zip(pool.preconditioned, factors):
+            outer = gram(g.astype(factor.dtype), axis, precision=config.precision)
+            decay = jnp.where(active, jnp.asarray(config.b2, factor.dtype), 1)
+            weight = jnp.asarray(_average_weight(config.b2), factor.dtype)
+            new.append(_per_row(decay, factor) * factor + weight * outer)
+        return tuple(new)
+
+    if config.statistics_frequency == 1:
+        return add(state.factors)
+    now = (count - 1) % config.statistics_frequency == 0
+    return lax.cond(now, add, lambda factors: factors, state.factors)
+
+
+def _refresh_block(factors, roots, sizes, exponents, correction, config):
+    """Refresh the roots of one block; returns values, whether to accept, residual, failed."""
+    values, residuals, zero = [], [], False
+    for k, (factor, root) in enumerate(zip(factors, roots)):
+        a = factor / correction.astype(factor.dtype)
+        refreshed = config.root(
+            a,
+            sizes[k],
+            root.astype(factor.dtype),
+            exponent=exponents[k],
+            eps=jnp.asarray(config.eps, factor.dtype),
+            relative_eps=config.relative_eps,
+        )
+        values.append(refreshed.value.astype(root.dtype))
+        finite = jnp.isfinite(refreshed.value).all()
+        residuals.append(jnp.where(finite, refreshed.residual, jnp.inf).astype(jnp.float32))
+        zero |= jnp.trace(a) == 0
+    residual = jnp.stack(residuals).max()
+    accepted = residual <= config.max_residual
+    # A factor that has seen no gradient yet has no root to fail at.
+    return tuple(values), accepted, residual, ~accepted & ~zero
+
+
+def _refresh_loop(local: Local, sizes, carry, factors, active, refresh, count):
+    """Refresh the due rows one after the other (CPU); the trip count is that of this step."""
+
+    def one(i, carry):
+        row = local.due_rows[i]
+
+        def compute(carry):
+            roots, last, residual, failures = carry
+            values, ok, res, failed = refresh(
+                tuple(f[row] for f in factors), tuple(r[row] for r in roots), sizes[row]
+            )
+            roots = tuple(
+                r.at[row].set(jnp.where(ok, v, r[row])) for r, v in zip(roots, values)
+            )
+            last = last.at[row].set(jnp.where(ok, count, last[row]))
+            return roots, last, residual.at[row].set(res), failures.at[row].add(failed)
+
+        return lax.cond(active[row], compute, lambda carry: carry, carry)
+
+    return lax.fori_loop(0, local.due, one, carry)
+
+
+def _refresh_batch(local: Local, sizes, carry, factors, active, refresh, count):
+    """Refresh the due rows at once (GPU, TPU); a step without any skips the work."""
+
+    def compute(carry):
+        roots, last, residual, failures = carry
+        rows = local.due_rows
+        valid = (jnp.arange(rows.shape[0]) < local.due) & active[rows]
+        values, ok, res, failed = jax.vmap(refresh)(
+            tuple(f[rows] for f in factors), tuple(r[rows] for r in roots), sizes[rows]
+        )
+        # Rows that are not to be written point past the end and are dropped.
+        tried = jnp.where(valid, rows, active.shape[0])
+        good = jnp.where(valid & ok, rows, active.shape[0])
+        roots = tuple(r.at[good].set(v, mode="drop") for r, v in zip(roots, values))
+        last = last.at[good].set(count, mode="drop")
+        residual = residual.at[tried].set(res, mode="drop")
+        return roots, last, residual, failures.at[tried].add(failed, mode="drop")
+
+    return lax.cond(local.due > 0, compute, lambda carry: carry, carry)
+
+
+def refresh_roots(state: PoolState, pool: Pool, local: Local, factors, active, count, config):
+    """Refresh the roots of the blocks that are due; a bad root keeps the previous one."""
+    dtype = state.last_refresh.dtype
+    gathered = (count - 1) // config.statistics_frequency + 1
+    correction = _correction(
+        config.b2, gathered, factors[0].dtype, on=config.bias_correction
+    )
+    exponents = [pool.exponents[k] for k in pool.preconditioned]
+    sizes = local.sizes[:, np.array(pool.preconditioned)]
+
+    def refresh(factors, roots, sizes):
+        return _refresh_block(factors, roots, sizes, exponents, correction, config)
+
+    carry = (state.roots, state.last_refresh, state.residual, state.failures)
+
+    def run(kind):
+        return lambda carry: kind(
+            local, sizes, carry, factors, active, refresh, count.astype(dtype)
+        )
+
+    return lax.platform_dependent(carry, cpu=run(_refresh_loop), default=run(_refresh_batch))
+
+
+def filter_gradient(state: PoolState, g, active, count, config):
+    """Return the filtered gradient F and its average M (F mixes the old M with b3)."""
+    if state.filtered is None:
+        return g, None
+    b1 = jnp.asarray(config.b1, g.dtype)
+    b3 = b1 if config.b3 is None else jnp.asarray(config.b3, g.dtype)
+    f = b3 * state.filtered + (1 - b3) * g
+    if config.bias_correction:
+        f = f / (1 - b3 * b1 ** (count - 1))
+    m = b1 * state.filtered + (1 - b1) * g
+    return f, jnp.where(_per_row(active, m), m, state.filtered)
+
+
+def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, count, config):
+    """EShampoo / SOAP: divide by the root of the second moment in the eigenbasis."""
+    rotated = _along_all(g, roots, pool, transpose=True, precision=config.precision)
+    b2 = jnp.asarray(config.b2, g.dtype)
+    weight = jnp.asarray(_average_weight(config.b2), g.dtype)
+    v = b2 * state.eigenvalues + weight * jnp.square(rotated)
+    v = jnp.where(_per_row(active, v), v, state.eigenvalues)
+    correction = _correction(config.b2, count, g.dtype, on=config.bias_correction)
+    power = config.power(len(pool.dims))
+    root = jnp.sqrt(v / correction) if power == 0.5 else (v / correction) ** power
+    denominator = root + jnp.asarray(config.eps, g.dtype)
+    rotated_f = _along_all(f, roots, pool, transpose=True, precision=config.precision)
+    scaled = jnp.where(denominator > 0, rotated_f / jnp.where(denominator > 0, denominator, 1), 0)
+    return _along_all(scaled, roots, pool, precision=config.precision), v
+
+
+def _graft(p, p_graft, last_refresh, count, config):
+    """Give P the norm of the grafting direction a block; before the first root, take that one."""
+    scale = _norms(p_graft) / (_norms(p) + jnp.asarray(1e-16, p.dtype))
+    ready = last_refresh > 0 if config.stagger else jnp.broadcast_to(
+        count >= config.start, last_refresh.shape
+    )
+    return jnp.where(_per_row(ready, p), p * _per_row(scale, p), p_graft)
+
+
+def _momentum(state: PoolState, p, w, active, config):
+    """Decay enters the buffer of classic momentum, so it is added here, by the block's owner."""
+    if w is not None:
+        p = p + jnp.asarray(config.weight_decay, p.dtype) * w
+    mu, damping = (jnp.asarray(x, p.dtype) for x in (config.momentum, config.dampening))
+    buffer = mu * state.momentum + (1 - damping) * p
+    buffer = jnp.where(_per_row(active, buffer), buffer, state.momentum)
+    return ((1 - damping) * p + mu * buffer if config.nesterov else buffer), buffer
+
+
+def step_pool(state: PoolState, pool: Pool, local: Local, g, w, count, config):
+    """Take one step over the rows of one pool.
+
+    Args:
+      state: the local rows of the pool's state.
+      pool: the static description.
+      local: tables of this device.
+      g: `[n, *dims]` gradients, zero in the padding.
+      w: `[n, *dims]` parameters times the decay mask, or None.
+      count: int32, this step, from 1.
+      config: hyperparameters, possibly traced.
+
+    Returns:
+      The new state and the direction P `[n, *dims]`, before the learning rate.
+    """
+    finite = jnp.isfinite(jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))))
+    active = local.present & finite
+    g = jnp.where(_per_row(active, g), g, 0)
+    factors, carry = (), (state.roots, state.last_refresh, state.residual, state.failures)
+    if pool.preconditioned:
+        factors = accumulate(state, pool, g, active, count, config)
+        carry = refresh_roots(state, pool, local, factors, active, count, config)
+    roots, last_refresh, residual, failures = carry
+    f, filtered = filter_gradient(state, g, active, count, config)
+    p_graft, graft = config.graft.update(f, state.graft, None, gradient=g, count=count)
+    eigenvalues = state.eigenvalues
+    if config.eigenvalue_corrected:
+        p, eigenvalues = _corrected_direction(state, pool, g, f, roots, active, count, config)
+    else:
+        p = _along_all(f, roots, pool, precision=config.precision)
+    if config.grafting is not None:
+        p = _graft(p, p_graft, last_refresh, count, config)
+    momentum = state.momentum
+    if momentum is not None:
+        p, momentum = _momentum(state, p, w, active, config)
+    p = jnp.where(_per_row(active, p), p, 0)
+    new = PoolState(
+        factors=factors,
+        roots=roots,
+        eigenvalues=eigenvalues,
+        filtered=filtered,
+        momentum=momentum,
+        graft=_keep(active, graft, state.graft),
+        last_refresh=last_refresh,
+        residual=residual,
+        failures=failures,
+        skipped=state.skipped + (local.present & ~finite),
+    )
+    return new, p
