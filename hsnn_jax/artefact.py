@@ -1,0 +1,110 @@
+"""One file for index, item vectors, ids and parameters: an .npz of arrays and a JSON header."""
+
+import dataclasses
+import json
+import os
+import tempfile
+import zipfile
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hsnn_jax.index import Index
+from hsnn_jax.lti import LTIConfig
+
+_FORMAT = "hsnn_jax.retriever/1"
+
+
+class Content(NamedTuple):
+    """What the file holds."""
+
+    index: Index
+    item_vectors: np.ndarray  # float32 [n, d]
+    item_ids: np.ndarray  # int64 [n]
+    params: Any  # None or nested dicts of arrays
+    config: LTIConfig
+    scorer: str
+    slack: float
+    max_beam: int | None
+
+
+def write(path, content: Content) -> None:
+    """Write atomically: the name appears when the file is complete.
+
+    Raises:
+      ValueError: `params` is neither None nor nested dicts with string keys without "/".
+    """
+    arrays = {f"index/{name}": value for name, value in content.index._asdict().items()}
+    arrays |= {"item_vectors": content.item_vectors, "item_ids": content.item_ids}
+    arrays |= _flatten(content.params)
+    header = {
+        "format": _FORMAT,
+        "config": dataclasses.asdict(content.config),
+        "scorer": content.scorer,
+        "slack": content.slack,
+        "max_beam": content.max_beam,
+        "has_params": content.params is not None,
+    }
+    arrays["header"] = np.array(json.dumps(header))
+    folder = os.path.dirname(os.path.abspath(path))
+    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read(path) -> Content:
+    """Read what `write` wrote; nothing in the file is executed.
+
+    Raises:
+      ValueError: the file is not such an artefact.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        header = json.loads(str(arrays.pop("header")))
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, TypeError) as error:
+        raise ValueError(f"{path} is not a retriever's .npz file") from error
+    if header.get("format") != _FORMAT:
+        raise ValueError(f"{path} must have format {_FORMAT!r}, got {header.get('format')!r}")
+    return Content(
+        index=Index(*(jnp.asarray(arrays[f"index/{name}"]) for name in Index._fields)),
+        item_vectors=arrays["item_vectors"],
+        item_ids=arrays["item_ids"],
+        params=_unflatten(arrays) if header["has_params"] else None,
+        config=LTIConfig(**header["config"]),
+        scorer=header["scorer"],
+        slack=header["slack"],
+        max_beam=header["max_beam"],
+    )
+
+
+def _flatten(params):
+    if params is None:
+        return {}
+    flat = {}
+    for path, value in jax.tree_util.tree_leaves_with_path(params):
+        keys = [getattr(entry, "key", None) for entry in path]
+        if not all(isinstance(key, str) and "/" not in key for key in keys):
+            raise ValueError(f"params must be nested dicts with plain string keys, got {path}")
+        flat["/".join(["params", *keys])] = value
+    return flat
+
+
+def _unflatten(arrays):
+    params = {}
+    for name, value in arrays.items():
+        first, *keys = name.split("/")
+        if first != "params":
+            continue
+        inner = params
+        for key in keys[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[keys[-1]] = jnp.asarray(value)
+    return params

@@ -1,0 +1,75 @@
+"""Hard assignment of items to nodes under a capacity."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from hsnn_jax.distance import Distance, nearest
+
+
+def assign(vectors, nodes, capacity: int, *, distance: Distance = "l2"):
+    """Put every item into the list of its nearest node that has room.
+
+    In each round every unplaced item asks its nearest node that is not full; a node takes the
+    nearest of those that ask (ties: the lower id) up to its free slots. A round that leaves an
+    item unplaced fills a node, so there are at most K rounds. Runs on the host, offline.
+
+    Args:
+      vectors: float [n, d] item vectors; the item's id is its row.
+      nodes: float [K, d].
+      capacity: slots of a list, C; K * C >= n.
+      distance: see `distance.pairwise_distance`.
+
+    Returns:
+      int32 [K, C] numpy array of ids, ascending in a list, -1 in free slots.
+
+    Raises:
+      ValueError: the widths differ, or the capacity cannot hold all items.
+    """
+    vectors, nodes = np.asarray(vectors), jnp.asarray(nodes)
+    _check(vectors, nodes, capacity)
+    node_of = np.full(vectors.shape[0], -1, np.int32)
+    free = np.full(nodes.shape[0], capacity)
+    while (waiting := np.flatnonzero(node_of < 0)).size:
+        asked, distances = _ask(vectors[waiting], nodes, free == 0, distance)
+        order = np.lexsort((waiting, distances, asked))
+        taken = order[_rank_in_group(asked[order]) < free[asked[order]]]
+        node_of[waiting[taken]] = asked[taken]
+        free -= np.bincount(asked[taken], minlength=free.size)
+    return _lists(node_of, nodes.shape[0], capacity)
+
+
+def _check(vectors, nodes, capacity):
+    if vectors.ndim != 2 or nodes.ndim != 2 or vectors.shape[1] != nodes.shape[1]:
+        raise ValueError(
+            "vectors [n, d] and nodes [K, d] must share their width, "
+            f"got shapes {vectors.shape} and {nodes.shape}"
+        )
+    items, slots = vectors.shape[0], nodes.shape[0] * capacity
+    if slots < items:
+        raise ValueError(
+            f"capacity {capacity} is too small: {nodes.shape[0]} nodes hold {slots} "
+            f"of {items} items; needed >= {-(-items // nodes.shape[0])}"
+        )
+
+
+def _ask(vectors, nodes, full, distance):
+    """Find the nearest node with room; rows are padded so that few shapes are compiled."""
+    rows = vectors.shape[0]
+    padded = np.zeros((1 << (rows - 1).bit_length(), vectors.shape[1]), vectors.dtype)
+    padded[:rows] = vectors
+    asked, distances = nearest(padded, nodes, distance=distance, blocked=jnp.asarray(full))
+    return np.asarray(asked)[:rows], np.asarray(distances)[:rows]
+
+
+def _rank_in_group(groups):
+    """Return each element's position within its run of equal, sorted groups."""
+    starts = np.r_[True, groups[1:] != groups[:-1]]
+    return np.arange(groups.size) - np.flatnonzero(starts)[np.cumsum(starts) - 1]
+
+
+def _lists(node_of, num_nodes, capacity):
+    lists = np.full((num_nodes, capacity), -1, np.int32)
+    order = np.argsort(node_of, kind="stable")
+    nodes = node_of[order]
+    lists[nodes, _rank_in_group(nodes)] = order
+    return lists

@@ -1,0 +1,35 @@
+"""Run a batched function on few rows at a time, so that its working set stays bounded."""
+
+import jax
+import jax.numpy as jnp
+
+# Values of a chunk that are held at once: 128 MiB of float32.
+_MAX_VALUES = 2**25
+
+
+def by_chunks(function, width: int, *arguments):
+    """Apply a function of [rows, ...] pytrees to all rows, in equal chunks.
+
+    Args:
+      function: maps pytrees of [rows, ...] to pytrees of [rows, ...], row by row. Its last
+        chunk is padded with zeros.
+      width: values that the function holds for one row; static.
+      *arguments: pytrees of [rows, ...]; None stays None.
+    """
+    rows = num_rows(arguments)
+    chunks = -(-rows // max(1, _MAX_VALUES // width))
+    if chunks <= 1:
+        return function(*arguments)
+    size = -(-rows // chunks)
+
+    def split(x):
+        padding = ((0, chunks * size - rows),) + ((0, 0),) * (x.ndim - 1)
+        return jnp.pad(x, padding).reshape(chunks, size, *x.shape[1:])
+
+    results = jax.lax.map(lambda chunk: function(*chunk), jax.tree.map(split, arguments))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], results)
+
+
+def num_rows(tree) -> int:
+    """Return the size of the leading axis that all leaves share."""
+    return jax.tree.leaves(tree)[0].shape[0]

@@ -1,0 +1,73 @@
+"""Distances between vectors and nodes, and the nearest node of every vector."""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Distance = Literal["l2", "squared_l2", "cosine"]
+
+# [rows, K] distances held at once by `nearest`: 16 MiB of float32.
+_MAX_BLOCK = 2**22
+_TINY = 1e-12
+
+
+def pairwise_distance(vectors, nodes, *, distance: Distance = "l2"):
+    """Return d(j, k) between every vector and every node.
+
+    Args:
+      vectors: float [n, d].
+      nodes: float [K, d].
+      distance: "l2" is ||v - c||, "squared_l2" its square, "cosine" is 1 - cos(v, c).
+
+    Returns:
+      float [n, K], non-negative; differentiable everywhere, coinciding points included.
+
+    Raises:
+      ValueError: `distance` is unknown.
+
+    Source: LTI step 1, arXiv 2408.06653v3 (Algorithm 1).
+    """
+    if distance not in ("l2", "squared_l2", "cosine"):
+        raise ValueError(f"distance must be 'l2', 'squared_l2' or 'cosine', got {distance=}")
+    if distance == "cosine":
+        return jnp.maximum(1.0 - _inner(_unit(vectors), _unit(nodes)), 0.0)
+    squared_vectors = jnp.sum(vectors**2, axis=1)[:, None]
+    squared_nodes = jnp.sum(nodes**2, axis=1)[None, :]
+    squared = jnp.maximum(squared_vectors + squared_nodes - 2.0 * _inner(vectors, nodes), 0.0)
+    return squared if distance == "squared_l2" else jnp.sqrt(squared + _TINY)
+
+
+def _inner(vectors, nodes):
+    # Reduced-precision matmuls (TF32, bfloat16) would move items between close nodes.
+    return jnp.einsum("nd,kd->nk", vectors, nodes, precision=jax.lax.Precision.HIGHEST)
+
+
+def _unit(vectors):
+    return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=1, keepdims=True) + _TINY)
+
+
+@functools.partial(jax.jit, static_argnames="distance")
+def nearest(vectors, nodes, *, distance: Distance = "l2", blocked=None):
+    """Return the nearest node of every vector, in blocks of rows that bound the memory.
+
+    Args:
+      vectors: float [n, d].
+      nodes: float [K, d].
+      distance: see `pairwise_distance`.
+      blocked: optional bool [K]; True bars a node.
+
+    Returns:
+      (int32 [n] node, float [n] distance); ties go to the lower node.
+    """
+    blocked = jnp.zeros(nodes.shape[0], bool) if blocked is None else blocked
+
+    def of_row(vector):
+        row = pairwise_distance(vector[None, :], nodes, distance=distance)[0]
+        row = jnp.where(blocked, jnp.inf, row)
+        node = jnp.argmin(row).astype(jnp.int32)
+        return node, row[node]
+
+    block = max(1, min(vectors.shape[0], _MAX_BLOCK // nodes.shape[0]))
+    return jax.lax.map(of_row, vectors, batch_size=block)

@@ -1,0 +1,83 @@
+"""k-means on item vectors: the start of a learned index, and the separate index itself."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from hsnn_jax.distance import nearest
+
+# k-means++ seeds from a sample: its k sequential passes over 1e6 vectors would take longer
+# than all Lloyd iterations together.
+_SEED_SAMPLE_PER_NODE = 64
+
+
+def kmeans(vectors, k: int, *, key, iterations: int = 20):
+    """Cluster vectors by Lloyd's algorithm from a k-means++ start.
+
+    A cluster that loses all its vectors is re-seeded at one of the vectors farthest from their
+    centroids. Distances are taken in blocks of rows, so [n, k] is never held.
+
+    Args:
+      vectors: float [n, d].
+      k: number of centroids, 1 <= k <= n.
+      key: PRNG key of the start.
+      iterations: Lloyd iterations, >= 1.
+
+    Returns:
+      float [k, d] centroids.
+
+    Raises:
+      ValueError: `vectors` is not a matrix, `k` is outside [1, n], or `iterations` < 1.
+
+    Source: Arthur and Vassilvitskii 2007, "k-means++".
+    """
+    if vectors.ndim != 2:
+        raise ValueError(f"vectors must have shape [n, d], got shape {vectors.shape}")
+    if not 1 <= k <= vectors.shape[0]:
+        raise ValueError(f"k must be in [1, {vectors.shape[0]}] (number of vectors), got {k=}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be >= 1, got {iterations=}")
+    return _kmeans(vectors, key, k=k, iterations=iterations)
+
+
+@functools.partial(jax.jit, static_argnames=("k", "iterations"))
+def _kmeans(vectors, key, *, k, iterations):
+    sample_key, seed_key = jax.random.split(key)
+    size = min(vectors.shape[0], _SEED_SAMPLE_PER_NODE * k)
+    rows = jax.random.choice(sample_key, vectors.shape[0], (size,), replace=False)
+    start = _plus_plus(vectors[rows], seed_key, k=k)
+    step = functools.partial(_lloyd, vectors)
+    return jax.lax.fori_loop(0, iterations, lambda _, centroids: step(centroids), start)
+
+
+def _plus_plus(vectors, key, *, k):
+    """Draw k seeds, each with probability proportional to its squared distance to the others."""
+    keys = jax.random.split(key, k)
+    first = vectors[jax.random.randint(keys[0], (), 0, vectors.shape[0])]
+
+    def squared_to(seed):
+        return jnp.sum((vectors - seed[None, :]) ** 2, axis=1)
+
+    def draw(i, carry):
+        seeds, closest = carry
+        # A sample that coincides with a seed has log 0 = -inf: it is never drawn twice, unless
+        # every sample coincides with one.
+        seed = vectors[jax.random.categorical(keys[i], jnp.log(closest))]
+        return seeds.at[i].set(seed), jnp.minimum(closest, squared_to(seed))
+
+    seeds = jnp.zeros((k, vectors.shape[1]), vectors.dtype).at[0].set(first)
+    return jax.lax.fori_loop(1, k, draw, (seeds, squared_to(first)))[0]
+
+
+def _lloyd(vectors, centroids):
+    """Move every centroid to the mean of its vectors; re-seed the empty ones."""
+    k = centroids.shape[0]
+    nodes, distances = nearest(vectors, centroids, distance="squared_l2")
+    sums = jax.ops.segment_sum(vectors, nodes, num_segments=k)
+    counts = jax.ops.segment_sum(jnp.ones_like(distances), nodes, num_segments=k)
+    means = sums / jnp.maximum(counts, 1.0)[:, None]
+    empty = counts == 0
+    farthest = jax.lax.top_k(distances, k)[1]
+    replacement = vectors[farthest[jnp.cumsum(empty) - 1]]
+    return jnp.where(empty[:, None], replacement, means)

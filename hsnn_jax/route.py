@@ -1,0 +1,157 @@
+"""Choose the nodes that each user visits, and score the items of those nodes."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hsnn_jax.index import Index, Tiles
+
+
+class Beam(NamedTuple):
+    """The nodes of each user, best first; those from `length` on are not visited."""
+
+    nodes: jax.Array  # int32 [B, S]
+    length: jax.Array  # int32 [B]
+    items: jax.Array  # int32 [B]: items of the visited nodes
+
+
+class Slots(NamedTuple):
+    """Places of items in the lists."""
+
+    node: jax.Array  # int32 [...]; K where the item is not listed
+    column: jax.Array  # int32 [...]
+
+
+def route(node_scores, index: Index, *, budget, cost_weight, max_beam, allowed, exclude) -> Beam:
+    """Take each user's best nodes while the cumulative number of their items fits the budget.
+
+    Args:
+      node_scores: float [B, K].
+      index: see `Index`; only the lists' bookkeeping is read.
+      budget: int32 [B], most items to score.
+      cost_weight: nodes are ranked by score - cost_weight * log(items).
+      max_beam: static S, most nodes.
+      allowed: bool [n] or None.
+      exclude: int [B, E] or None, -1 for padding.
+    """
+    left = jnp.broadcast_to(_allowed_counts(index, allowed)[None, :], node_scores.shape)
+    if exclude is not None:
+        left = left - _excluded_counts(index, exclude, allowed)
+    cost = cost_weight * jnp.log(jnp.maximum(index.counts, 1))
+    priority = jnp.where(left > 0, node_scores - cost[None, :], -jnp.inf)
+    priority, nodes = jax.lax.top_k(priority, max_beam)
+    spent = jnp.cumsum(index.counts[nodes], axis=1)
+    visited = (spent <= budget[:, None]) & (priority > -jnp.inf)
+    # `spent` grows and pruned nodes come last: what is visited is a prefix.
+    length = jnp.sum(visited, axis=1, dtype=jnp.int32)
+    return Beam(nodes, length, jnp.max(jnp.where(visited, spent, 0), axis=1))
+
+
+def slots_of(index: Index, ids) -> Slots:
+    """Return where items int [...] are listed; ids outside [0, n), as padding, have node K."""
+    num_nodes, capacity = index.nodes.shape[0], index.lists.shape[1]
+    num_items = index.positions.shape[0]
+    position = index.positions[jnp.clip(ids, 0, num_items - 1)]
+    known = (ids >= 0) & (ids < num_items)
+    return Slots(jnp.where(known, position // capacity, num_nodes), position % capacity)
+
+
+def owned(beam: Beam, excluded, first_node, index: Index):
+    """Keep the visited nodes whose lists are held here, in order, numbered from `first_node`.
+
+    Args:
+      beam: nodes of the whole index.
+      excluded: `Slots` of the whole index, or None.
+      first_node: int32 [].
+      index: holds the lists of nodes `first_node` on; the rest of it is whole.
+
+    Returns:
+      (beam, excluded) of this part; its `items` are still those of the whole beam.
+    """
+    num_nodes = index.lists.shape[0]
+    if num_nodes == index.nodes.shape[0]:
+        return beam, excluded
+    visited = jnp.arange(beam.nodes.shape[1])[None, :] < beam.length[:, None]
+    local = beam.nodes - first_node
+    here = visited & (local >= 0) & (local < num_nodes)
+    order = jnp.argsort(~here, axis=1, stable=True)[:, :num_nodes]
+    nodes = jnp.take_along_axis(jnp.where(here, local, num_nodes), order, axis=1)
+    beam = Beam(nodes, jnp.sum(here, axis=1, dtype=jnp.int32), beam.items)
+    if excluded is not None:
+        local = excluded.node - first_node
+        local = jnp.where((local >= 0) & (local < num_nodes), local, num_nodes)
+        excluded = excluded._replace(node=local)
+    return beam, excluded
+
+
+def score_beam(scorer, params, lists, items, users, beam: Beam, *, allowed, excluded):
+    """Score the items of the visited nodes, one node of every user at a time.
+
+    Runs as many rounds as the longest beam, so that the time follows the traced budget.
+
+    Args:
+      scorer, params: see `search`.
+      lists: int32 [K, C].
+      items: pytree of [n, ...], or `Tiles`.
+      users: pytree of [B, ...].
+      beam: see `route`.
+      allowed: bool [n] or None.
+      excluded: `Slots` [B, E] or None.
+
+    Returns:
+      float32 [B, S * C], -inf where there is no item to return.
+    """
+    num_users, max_beam = beam.nodes.shape
+
+    def visit(i, scores):
+        nodes = jax.lax.dynamic_index_in_dim(beam.nodes, i, axis=1, keepdims=False)
+        # Nodes beyond a beam's length may be out of range: clipped here, masked below.
+        ids = lists.at[nodes].get(mode="clip")
+        wanted = (ids >= 0) & (i < beam.length)[:, None]
+        if allowed is not None:
+            wanted &= allowed[jnp.maximum(ids, 0)]
+        found = scorer(params, users, _features(items, nodes, ids))
+        found = jnp.where(wanted, found, -jnp.inf).astype(scores.dtype)
+        return jax.lax.dynamic_update_index_in_dim(scores, found, i, axis=1)
+
+    scores = jnp.full((num_users, max_beam, lists.shape[1]), -jnp.inf)
+    scores = jax.lax.fori_loop(0, jnp.max(beam.length), visit, scores)
+    if excluded is not None:
+        scores = _without(scores, beam, excluded, lists.shape[0])
+    return scores.reshape(num_users, -1)
+
+
+def _features(items, nodes, ids):
+    if isinstance(items, Tiles):
+        return jax.tree.map(lambda tiles: tiles.at[nodes].get(mode="clip"), items.features)
+    return jax.tree.map(lambda feature: feature[jnp.maximum(ids, 0)], items)
+
+
+def _without(scores, beam, excluded, num_nodes):
+    """Set the slots of excluded items to -inf."""
+    num_users, max_beam = beam.nodes.shape
+    rows = jnp.arange(num_users)[:, None]
+    ranks = jnp.full((num_users, num_nodes + 1), max_beam)
+    ranks = ranks.at[rows, beam.nodes].set(jnp.arange(max_beam)[None, :])
+    rank = ranks[rows, excluded.node]
+    return scores.at[rows, rank, excluded.column].set(-jnp.inf, mode="drop")
+
+
+def _allowed_counts(index, allowed):
+    if allowed is None:
+        return index.counts
+    node = index.positions // index.lists.shape[1]
+    return jax.ops.segment_sum(allowed.astype(jnp.int32), node, index.nodes.shape[0])
+
+
+def _excluded_counts(index, exclude, allowed):
+    """Count, for every user and node, the distinct allowed items that are excluded."""
+    exclude = jnp.sort(exclude, axis=1)
+    repeated = jnp.pad(exclude[:, 1:] == exclude[:, :-1], ((0, 0), (1, 0)))
+    if allowed is not None:
+        repeated |= ~allowed[jnp.clip(exclude, 0, allowed.shape[0] - 1)]
+    counts = jnp.zeros((exclude.shape[0], index.nodes.shape[0]), jnp.int32)
+    rows = jnp.arange(exclude.shape[0])[:, None]
+    node = slots_of(index, exclude).node
+    return counts.at[rows, node].add(jnp.where(repeated, 0, 1), mode="drop")

@@ -1,0 +1,109 @@
+"""Scorers: callables scorer(params, users, items) -> scores, shared by training and search.
+
+users is an array [B, ...] (or a pytree of such), items [B, m, ...], the scores are [B, m].
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def dot(params, users, items):
+    """Return the inner products of users [B, d] and items [B, m, d]; `params` is not used."""
+    del params
+    return jnp.einsum("bd,bmd->bm", users, items)
+
+
+def init_mol(
+    key, user_width: int, item_width: int, *, user_parts=8, item_parts=4, part_width=32, hidden=64
+) -> dict:
+    """Draw the parameters of `mol`.
+
+    Args:
+      key: PRNG key.
+      user_width, item_width: widths of the vectors.
+      user_parts, item_parts: component embeddings P_u and P_x of a user and an item.
+      part_width: their width.
+      hidden: width of the pair gate's hidden layer.
+    """
+    keys = jax.random.split(key, 6)
+    pairs = user_parts * item_parts
+    return {
+        "user_parts": _dense(keys[0], (user_width, user_parts, part_width)),
+        "item_parts": _dense(keys[1], (item_width, item_parts, part_width)),
+        "user_gate": _dense(keys[2], (user_width, pairs)),
+        "item_gate": _dense(keys[3], (item_width, pairs)),
+        "pair_hidden": _dense(keys[4], (pairs, hidden)),
+        "pair_gate": _dense(keys[5], (hidden, pairs)),
+        "log_temperature": jnp.asarray(math.log(0.05)),
+    }
+
+
+def mol(params, users, items):
+    """Score by a mixture of logits: a gated mean of the cosines of component embeddings.
+
+    The gate is softmax(user gate * item gate + MLP(cosines)), so that the mixture depends on
+    user, item and pair.
+
+    Args:
+      params: from `init_mol`.
+      users: float [B, d].
+      items: float [B, m, d].
+
+    Source: Zhai et al. 2023, "Revisiting Neural Retrieval on Accelerators", section 3.
+    """
+    u_BxPxW = _unit(jnp.einsum("bd,dpw->bpw", users, params["user_parts"]))
+    x_BxMxQxW = _unit(jnp.einsum("bmd,dqw->bmqw", items, params["item_parts"]))
+    cosines = jnp.einsum("bpw,bmqw->bmpq", u_BxPxW, x_BxMxQxW)
+    cosines = cosines.reshape(*cosines.shape[:2], -1)
+    pair = jax.nn.silu(cosines @ params["pair_hidden"]) @ params["pair_gate"]
+    user = jax.nn.silu(users @ params["user_gate"])
+    gate = jax.nn.softmax(user[:, None, :] * (items @ params["item_gate"]) + pair, axis=-1)
+    return jnp.sum(gate * cosines, axis=-1) / jnp.exp(params["log_temperature"])
+
+
+def score_all(scorer, params, users, items):
+    """Score every user [B, ...] with the same items [m, ...]; the items are not repeated."""
+
+    def of_user(user):
+        one = jax.tree.map(lambda feature: feature[None], (user, items))
+        return scorer(params, *one)[0]
+
+    return jax.vmap(of_user)(users)
+
+
+def pair_flops(scorer, params, users, items) -> tuple[float, float]:
+    """Count a scorer's floating-point operations with XLA's cost model.
+
+    Args:
+      scorer: the callable.
+      params, users, items: arrays or shapes; items are [n, ...] (no user axis).
+
+    Returns:
+      (operations once a user, operations a further item of that user).
+    """
+    one = _count(scorer, params, users, items, 1)
+    two = _count(scorer, params, users, items, 2)
+    return 2 * one - two, two - one
+
+
+def _count(scorer, params, users, items, num_items):
+    shape_of = functools.partial(_with_leading, ())
+    params = jax.tree.map(shape_of, params)
+    users = jax.tree.map(lambda x: _with_leading((1,), x, drop=1), users)
+    items = jax.tree.map(lambda x: _with_leading((1, num_items), x, drop=1), items)
+    return jax.jit(scorer).lower(params, users, items).cost_analysis().get("flops", 0.0)
+
+
+def _with_leading(leading, x, drop=0):
+    return jax.ShapeDtypeStruct((*leading, *x.shape[drop:]), x.dtype)
+
+
+def _dense(key, shape):
+    return jax.random.normal(key, shape) / math.sqrt(shape[0])
+
+
+def _unit(vectors):
+    return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-12)
