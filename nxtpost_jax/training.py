@@ -1,0 +1,80 @@
+"""A small training loop on one device: jitted, donated, a function of seed and epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+
+from nxtpost_jax.losses import loss
+from nxtpost_jax.model import NxtPost
+
+
+@partial(jax.jit, static_argnames=("model", "tx"))
+def init(model: NxtPost, tx: optax.GradientTransformation, batch, content, key):
+    """Draw parameters and the optimizer's state for them."""
+    params = model.init(key, batch, content)["params"]
+    return params, tx.init(params)
+
+
+@partial(
+    jax.jit,
+    static_argnames=("model", "tx", "num_negatives"),
+    donate_argnames=("params", "state"),
+)
+def step(model, tx, params, state, batch, content, key, candidates, *, num_negatives: int):
+    """Take one optimizer step; `params` and `state` are donated.
+
+    Returns:
+      params, state and the batch's loss, f32[].
+    """
+    objective = partial(
+        loss,
+        model,
+        batch=batch,
+        content=content,
+        key=key,
+        num_negatives=num_negatives,
+        candidates=candidates,
+    )
+    (value, _), grads = jax.value_and_grad(objective, has_aux=True)(params)
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, value
+
+
+def train_epoch(
+    model,
+    tx,
+    params,
+    state,
+    batches: Iterable[dict],
+    content,
+    key,
+    candidates,
+    *,
+    num_negatives: int,
+):
+    """Step through batches; step i draws from `fold_in(key, i)`.
+
+    Returns:
+      params, state and the mean loss over the steps, a float.
+    """
+    losses = []
+    for i, batch in enumerate(batches):
+        step_key = jax.random.fold_in(key, i)
+        params, state, value = step(
+            model,
+            tx,
+            params,
+            state,
+            batch,
+            content,
+            step_key,
+            candidates,
+            num_negatives=num_negatives,
+        )
+        losses.append(value)  # left on the device: the host runs ahead and makes batches
+    return params, state, float(np.mean(jax.device_get(losses)))

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nxtpost_jax.batches import steps_per_epoch, train_batches, training_windows
+from nxtpost_jax.sequences import PAD, Sequences
+
+
+def drawn_sequences(lengths):
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    items = np.arange(len(users))
+    return Sequences.from_events(users, items, times=items * 2.0, num_users=len(lengths))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(1, 9))
+def test_windows_cover_every_transition_and_none_between_users(lengths, max_len):
+    sequences = drawn_sequences(lengths)
+    starts, sizes = training_windows(sequences, max_len)
+    labels = {int(s) + i + 1 for s, n in zip(starts, sizes) for i in range(n)}
+    first_events = set(sequences.offsets[:-1].tolist())
+    assert labels == set(range(len(sequences.items))) - first_events
+    assert (sizes <= max_len).all() and (sizes > 0).all()
+
+
+def test_batches_pair_each_event_with_the_next():
+    sequences = drawn_sequences([1, 9, 2, 4])
+    batches = list(train_batches(sequences, max_len=4, batch_size=3, seed=0, epoch=0))
+    assert len(batches) == steps_per_epoch(sequences, max_len=4, batch_size=3) == 2
+    for batch in batches:
+        assert batch["items"].shape == batch["labels"].shape == batch["times"].shape == (3, 4)
+        assert batch["items"].dtype == batch["labels"].dtype == np.int32
+        real = batch["items"] != PAD
+        np.testing.assert_array_equal(real, batch["labels"] != PAD)
+        np.testing.assert_array_equal(batch["labels"][real], batch["items"][real] + 1)
+        assert set(batch["times"][:, 1:][real[:, 1:]]) <= {2.0}
+
+
+def test_the_last_batch_is_filled_up_and_every_window_appears():
+    sequences = drawn_sequences([5] * 7)
+    rows = np.concatenate(
+        [b["items"] for b in train_batches(sequences, max_len=4, batch_size=3, seed=1, epoch=2)]
+    )
+    assert rows.shape == (9, 4)
+    assert len(np.unique(rows[:, 0])) == 7
+
+
+def test_seed_and_epoch_alone_decide_the_order():
+    sequences = drawn_sequences([5] * 16)
+
+    def order(seed, epoch):
+        batches = train_batches(sequences, max_len=4, batch_size=16, seed=seed, epoch=epoch)
+        return next(batches)["items"][:, 0].tolist()
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(*at)) for at in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
+
+
+def test_nothing_to_train_on_is_refused():
+    with pytest.raises(ValueError, match="a user with at least two events"):
+        next(train_batches(drawn_sequences([1, 1]), max_len=4, batch_size=2, seed=0, epoch=0))
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, found 0"):
+        next(train_batches(drawn_sequences([3]), max_len=4, batch_size=0, seed=0, epoch=0))

@@ -1,0 +1,201 @@
+import jax
+import numpy as np
+import optax
+import pytest
+
+from nxtpost_jax import scoring
+from nxtpost_jax.model import NxtPostConfig
+from nxtpost_jax.recommender import Recommender
+from nxtpost_jax.sequences import PAD, Sequences
+from nxtpost_jax.splits import leave_one_out
+
+N = 24
+TINY = NxtPostConfig(d_model=16, num_layers=1, max_len=8, id_embedding=True, dropout=0.0)
+
+
+def cycles(num_users=64, length=7, step=1, num_items=N):
+    """Every user walks round the items in order, each from a place of its own."""
+    items = (np.arange(num_users)[:, None] + step * np.arange(length)[None, :]) % num_items
+    return Sequences.from_events(np.repeat(np.arange(num_users), length), items.ravel())
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    recommender = Recommender(TINY, num_items=N, tx=optax.adam(1e-2))
+    recommender.fit(cycles(), epochs=30, batch_size=32, num_negatives=16)
+    return recommender
+
+
+def test_an_obvious_pattern_is_learned():
+    split = leave_one_out(cycles())
+    recommender = Recommender(TINY, num_items=N, tx=optax.adam(1e-2))
+    records = recommender.fit(
+        split.train,
+        epochs=30,
+        batch_size=32,
+        num_negatives=16,
+        validation=split.validation,
+        validate_every=10,
+    )
+    assert [r["epoch"] for r in records if "ndcg@10" in r] == [9, 19, 29]
+    assert records[-1]["loss"] < 0.1 * records[0]["loss"]
+    assert recommender.evaluate(split.test, ks=(1,))["hr@1"] > 0.98
+
+
+def test_recommendations_continue_the_pattern(fitted):
+    ids, scores = fitted.recommend([[0, 1, 2], [9, 10, 11, 12], [23]], 5)
+    assert ids[:, 0].tolist() == [3, 13, 0]
+    assert ids.shape == scores.shape == (3, 5)
+    assert ids.dtype == np.int32 and scores.dtype == np.float32
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert not set(ids[1]) & {9, 10, 11, 12}
+
+
+def test_seen_items_come_back_when_asked(fitted):
+    history = list(range(N - 2))
+    ids, scores = fitted.recommend([history], N)
+    assert set(ids[0, :2]) == {N - 2, N - 1}
+    assert (ids[0, 2:] == PAD).all() and np.isneginf(scores[0, 2:]).all()
+    ids, _ = fitted.recommend([history], N, exclude_seen=False)
+    assert sorted(ids[0]) == list(range(N))
+
+
+def test_a_history_gets_the_same_answer_in_any_company(fitted):
+    alone, _ = fitted.recommend([[4, 5, 6]], 3)
+    together, _ = fitted.recommend([[1], [4, 5, 6], list(range(20))], 3)
+    np.testing.assert_array_equal(alone[0], together[1])
+
+
+def test_requests_of_similar_size_are_traced_once(fitted):
+    fitted.recommend([[1, 2, 3]] * 5, 4)
+    traced = scoring.top_items._cache_size()
+    fitted.recommend([[5, 6, 7, 8]] * 8, 4)
+    fitted.recommend([[5, 6, 9]] * 7, 4)
+    assert scoring.top_items._cache_size() == traced
+
+
+def test_the_best_validated_epoch_is_kept():
+    """A learning rate that wrecks the model after the first epochs does not cost it them."""
+    split = leave_one_out(cycles())
+    rate = optax.piecewise_constant_schedule(1e-2, {60: 1e4})
+    recommender = Recommender(TINY, num_items=N, tx=optax.adam(rate))
+    records = recommender.fit(
+        split.train, epochs=33, batch_size=32, num_negatives=16, validation=split.validation
+    )
+    figures = [record["ndcg@10"] for record in records]
+    assert figures[-1] < max(figures)
+    assert recommender.evaluate(split.validation)["ndcg@10"] == pytest.approx(max(figures))
+
+
+def test_an_item_never_trained_on_is_recommended_by_its_content():
+    """Content places the items on a circle; one user group never meets the last item."""
+    angles = 2 * np.pi * np.arange(N) / N
+    waves = np.arange(1, 5)
+    content = np.concatenate(
+        [np.cos(angles[:, None] * waves[None, :]), np.sin(angles[:, None] * waves[None, :])], axis=1
+    )
+    cold = N // 2
+    items = np.concatenate([np.arange(cold + 1, N), np.arange(cold)])  # the circle, cut there
+    walks = np.lib.stride_tricks.sliding_window_view(items, 6)
+    train = Sequences.from_events(np.repeat(np.arange(len(walks)), 6), walks.ravel())
+    assert cold not in train.items
+    recommender = Recommender(TINY, content, tx=optax.adam(3e-3))
+    recommender.fit(train, epochs=150, batch_size=len(walks), num_negatives=16)
+    ids, _ = recommender.recommend([[cold - 3, cold - 2, cold - 1]], 3)
+    assert cold in ids[0]
+    assert not np.asarray(recommender.params["post_tower"]["id_embedding"][cold]).any()
+
+
+def test_two_fits_of_one_seed_are_equal():
+    def params():
+        recommender = Recommender(TINY, num_items=N)
+        recommender.fit(cycles(), epochs=1, batch_size=32, num_negatives=4, seed=3)
+        return recommender.params
+
+    for a, b in zip(jax.tree.leaves(params()), jax.tree.leaves(params())):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("with_content", [True, False])
+def test_a_saved_recommender_answers_the_same(tmp_path, with_content):
+    content = np.random.default_rng(0).normal(size=(N, 5)) if with_content else None
+    recommender = Recommender(TINY, content, num_items=N)
+    recommender.fit(cycles(), epochs=1, batch_size=32, num_negatives=4)
+    for _ in range(2):  # the second time over the first
+        recommender.save(tmp_path / "saved")
+    loaded = Recommender.load(tmp_path / "saved")
+    for a, b in zip(recommender.recommend([[1, 2]], 5), loaded.recommend([[1, 2]], 5)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_no_saved_recommender_is_refused(fitted, tmp_path):
+    with pytest.raises(ValueError, match="expected a saved recommender, found no such file"):
+        Recommender.load(tmp_path)
+    (tmp_path / "letter.txt").write_text("dear reader")
+    with pytest.raises(ValueError, match=r"or a recommender, found letter\.txt"):
+        fitted.save(tmp_path)
+    fitted.save(tmp_path / "new")
+    header = tmp_path / "new" / "recommender.json"
+    header.write_text(header.read_text().replace('"version": 1', '"version": 99'))
+    with pytest.raises(ValueError, match="expected version 1, found 99"):
+        Recommender.load(tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.ones(5), r"content: expected real numbers of shape \[n, d\], found .* \(5,\)"),
+        (np.array([["a"]]), "content: expected real numbers"),
+        (np.ones((N + 1, 3)), f"content: expected {N} rows, one an item, found {N + 1}"),
+        (np.where(np.eye(N) > 0, np.nan, 1), "content: row 0 has NaN or infinity"),
+        (np.ones((N, 2)) * (np.arange(N) != 7)[:, None], "content: row 7 is all zeros"),
+        (None, "content: expected a matrix when id_embedding is off"),
+    ],
+)
+def test_bad_content_is_refused(content, message):
+    with pytest.raises(ValueError, match=message):
+        Recommender(NxtPostConfig(), content, num_items=N)
+
+
+def test_content_is_read_from_a_file(tmp_path):
+    content = np.random.default_rng(0).normal(size=(N, 5))
+    np.save(tmp_path / "content.npy", content)
+    np.testing.assert_allclose(
+        Recommender(TINY, tmp_path / "content.npy").content, content, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("histories", "k", "message"),
+    [
+        ([[1, 2]], N + 1, f"k: expected 1 to {N}, the catalogue's size, found {N + 1}"),
+        ([[1, 2]], 0, f"k: expected 1 to {N}"),
+        ([[1, N]], 2, rf"histories: expected item ids in \[0, {N}\), found {N}"),
+        ([[1], []], 2, "histories: number 1 is empty"),
+        ([[1.5]], 2, "histories: number 0 is float64"),
+        ([], 2, "histories: expected at least one, found none"),
+    ],
+)
+def test_bad_requests_are_refused(fitted, histories, k, message):
+    with pytest.raises(ValueError, match=message):
+        fitted.recommend(histories, k)
+
+
+def test_a_model_trained_with_times_asks_for_them():
+    events = cycles(8)
+    timed = Sequences(events.items, events.offsets, np.arange(len(events.items)) * 60.0)
+    recommender = Recommender(TINY, num_items=N)
+    recommender.fit(timed, epochs=1, batch_size=8, num_negatives=4)
+    with pytest.raises(ValueError, match="expected Sequences with times"):
+        recommender.recommend([[1, 2]], 2)
+    assert recommender.recommend(timed, 2)[0].shape == (8, 2)
+
+
+def test_nothing_works_before_fit():
+    with pytest.raises(ValueError, match="expected a fitted one"):
+        Recommender(TINY, num_items=N).recommend([[1]], 1)
+
+
+def test_unknown_training_items_are_refused():
+    with pytest.raises(ValueError, match=r"sequences: expected item ids in \[0, 5\), found"):
+        Recommender(TINY, num_items=5).fit(cycles(), epochs=1)
