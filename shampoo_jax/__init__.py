@@ -1,7 +1,7 @@
 """Distributed Shampoo (arXiv 2309.06497) as an optax transform."""
 
 from shampoo_jax import grafting, roots
-from shampoo_jax.alias import shampoo, soap
+from shampoo_jax.alias import STATIC_ARGS, shampoo, soap
 from shampoo_jax.distribution import state_sharding
 from shampoo_jax.plan import default_exponents
 from shampoo_jax.state import PoolState, ShampooState
@@ -9,6 +9,7 @@ from shampoo_jax.transform import scale_by_shampoo
 
 __version__ = "0.1.0"
 __all__ = [
+    "STATIC_ARGS",
     "PoolState",
     "ShampooState",
     "default_exponents",

@@ -1,5 +1,6 @@
 """`shampoo` and `soap`: compositions ready to replace optax.adamw."""
 
+import inspect
 from typing import Any, Literal
 
 import optax
@@ -7,6 +8,47 @@ import optax
 from shampoo_jax.transform import scale_by_shampoo
 
 DecayType = Literal["decoupled", "corrected", "independent", "l2"]
+
+# For optax.inject_hyperparams(shampoo, static_args=STATIC_ARGS): all that is not a number that may
+# change from step to step.
+STATIC_ARGS = (
+    "bias_correction",
+    "block_size",
+    "decay_type",
+    "exponents",
+    "eigenvalue_exponent",
+    "factor_dtype",
+    "gather_dtype",
+    "grafting",
+    "mask",
+    "max_pools",
+    "max_residual",
+    "mesh",
+    "mesh_axes",
+    "nesterov",
+    "param_specs",
+    "peak_learning_rate",
+    "precision",
+    "precondition_frequency",
+    "preconditioner",
+    "relative_eps",
+    "root",
+    "round_to",
+    "stagger",
+    "start_preconditioning_step",
+    "statistics_frequency",
+    "target_dimensionality",
+)
+
+
+def _spell_out(function, options_of, *, without=()):
+    """Replace **options in the signature, which optax.inject_hyperparams and help() read."""
+    own = dict(inspect.signature(function).parameters)
+    del own["options"]
+    other = inspect.signature(options_of).parameters
+    rest = {k: v for k, v in other.items() if k not in own and k not in without}
+    function.__signature__ = inspect.Signature([*own.values(), *rest.values()])
+    return function
 
 
 def _scheduled(learning_rate, factor):
@@ -126,3 +168,7 @@ def soap(
         mask=mask,
         **options,
     )
+
+
+_spell_out(shampoo, scale_by_shampoo)
+_spell_out(soap, shampoo, without=("relative_eps", "preconditioner"))

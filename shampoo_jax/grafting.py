@@ -24,7 +24,9 @@ def _divide(f: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(denominator > 0, f / jnp.where(denominator > 0, denominator, 1), 0)
 
 
-def _second_moment(decay, weight, eps, correction=lambda count, dtype: 1) -> optax.GradientTransformationExtraArgs:
+def _second_moment(
+    decay, weight, eps, correction=lambda count, dtype: 1
+) -> optax.GradientTransformationExtraArgs:
     def init(params):
         return SecondMomentState(jax.tree.map(jnp.zeros_like, params))
 
@@ -41,9 +43,7 @@ def _second_moment(decay, weight, eps, correction=lambda count, dtype: 1) -> opt
 
 def adam(b2=0.999, eps=1e-8) -> optax.GradientTransformationExtraArgs:
     """Graft Adam: F / (sqrt(v / (1 - b2^t)) + eps), v an average of G^2 with decay `b2`."""
-    return _second_moment(
-        b2, 1 - b2, eps, lambda count, dtype: 1 - jnp.asarray(b2, dtype) ** count
-    )
+    return _second_moment(b2, 1 - b2, eps, lambda count, dtype: 1 - jnp.asarray(b2, dtype) ** count)
 
 
 def rmsprop(b2=0.99, eps=1e-8) -> optax.GradientTransformationExtraArgs:

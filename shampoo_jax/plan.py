@@ -161,7 +161,7 @@ def _chunks(size: int, limit: float) -> list[tuple[int, int, int]]:
         return [(0, 1, size)]
     whole, rest = divmod(size, int(limit))
     runs = [(0, whole, int(limit))]
-    return runs + [(whole * int(limit), 1, rest)] if rest else runs
+    return [*runs, (whole * int(limit), 1, rest)] if rest else runs
 
 
 def _classes(families: Sequence[Family], config: PlanConfig) -> dict[tuple, list[Piece]]:
@@ -281,7 +281,10 @@ def make_plan(shapes: tuple[Shape, ...], config: PlanConfig) -> Plan:
     for exponents, most in _budgets(groups, config.max_pools).items():
         keys = groups[exponents]
         counts = np.array(
-            [sum(len(families[p.family].leaves) * p.blocks_per_leaf for p in classes[k]) for k in keys]
+            [
+                sum(len(families[p.family].leaves) * p.blocks_per_leaf for p in classes[k])
+                for k in keys
+            ]
         )
         dims = np.array([k[1] for k in keys]).reshape(len(keys), len(exponents))
         for members in _merge_classes(dims, counts, exponents, most):

@@ -155,9 +155,7 @@ def _refresh_loop(local: Local, sizes, carry, factors, active, refresh, count):
             values, ok, res, failed = refresh(
                 tuple(f[row] for f in factors), tuple(r[row] for r in roots), sizes[row]
             )
-            roots = tuple(
-                r.at[row].set(jnp.where(ok, v, r[row])) for r, v in zip(roots, values)
-            )
+            roots = tuple(r.at[row].set(jnp.where(ok, v, r[row])) for r, v in zip(roots, values))
             last = last.at[row].set(jnp.where(ok, count, last[row]))
             return roots, last, residual.at[row].set(res), failures.at[row].add(failed)
 
@@ -191,9 +189,7 @@ def refresh_roots(state: PoolState, pool: Pool, local: Local, factors, active, c
     """Refresh the roots of the blocks that are due; a bad root keeps the previous one."""
     dtype = state.last_refresh.dtype
     gathered = (count - 1) // config.statistics_frequency + 1
-    correction = _correction(
-        config.b2, gathered, factors[0].dtype, on=config.bias_correction
-    )
+    correction = _correction(config.b2, gathered, factors[0].dtype, on=config.bias_correction)
     exponents = [pool.exponents[k] for k in pool.preconditioned]
     sizes = local.sizes[:, np.array(pool.preconditioned)]
 
@@ -242,8 +238,10 @@ def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, coun
 def _graft(p, p_graft, last_refresh, count, config):
     """Give P the norm of the grafting direction a block; before the first root, take that one."""
     scale = _norms(p_graft) / (_norms(p) + jnp.asarray(1e-16, p.dtype))
-    ready = last_refresh > 0 if config.stagger else jnp.broadcast_to(
-        count >= config.start, last_refresh.shape
+    ready = (
+        last_refresh > 0
+        if config.stagger
+        else jnp.broadcast_to(count >= config.start, last_refresh.shape)
     )
     return jnp.where(_per_row(ready, p), p * _per_row(scale, p), p_graft)
 

@@ -223,13 +223,9 @@ def init_state(leaves, config: ShampooConfig, devices: distribution.Devices) -> 
         plan, config, devices=devices.count, dtype=block_dtype([x.dtype for x in leaves])
     )
     if inside:  # a caller's shard_map holds local rows
-        pools = jax.tree.map(
-            lambda x: x[: x.shape[0] // devices.count] if x.ndim else x, pools
-        )
+        pools = jax.tree.map(lambda x: x[: x.shape[0] // devices.count] if x.ndim else x, pools)
     specs = distribution.pool_specs(pools, devices.axes)
-    pools = jax.tree.map(
-        lambda x, s: distribution.constrain(x, s, devices), pools, specs
-    )
+    pools = jax.tree.map(lambda x, s: distribution.constrain(x, s, devices), pools, specs)
     count = distribution.constrain(jnp.zeros((), jnp.int32), P(), devices)
     return ShampooState(count, pools)
 

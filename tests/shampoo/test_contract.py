@@ -1,0 +1,286 @@
+"""What optax expects of a transformation, with optax.adam as the control."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import shampoo_jax
+
+
+def _shampoo(learning_rate=0.1, **options):
+    return shampoo_jax.shampoo(
+        learning_rate, block_size=8, precondition_frequency=2, **{"eps": 1e-3, **options}
+    )
+
+
+def _soap(learning_rate=0.1, **options):
+    return shampoo_jax.soap(learning_rate, block_size=8, precondition_frequency=2, **options)
+
+
+def _adam(learning_rate=0.1):
+    return optax.adam(learning_rate)
+
+
+OPTIMIZERS = {"shampoo": _shampoo, "soap": _soap, "adam": _adam}
+both = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
+def _params(dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    return {
+        "w": jnp.asarray(rng.normal(size=(10, 6)), dtype),
+        "b": jnp.asarray(rng.normal(size=(5,)), dtype),
+        "s": jnp.asarray(1.5, dtype),
+        "empty": jnp.zeros((0, 3), dtype),
+    }
+
+
+def _loss(params):
+    return sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(params))
+
+
+def _types(tree):
+    return jax.tree.map(lambda x: (x.shape, jnp.dtype(x.dtype)), tree)
+
+
+@both
+def test_converges_inside_scan(make):
+    tx = make(0.05)
+    params = _params()
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jax.grad(_loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), _loss(params)
+
+    (params, _), losses = jax.jit(lambda p, s: lax.scan(step, (p, s), length=120))(
+        params, tx.init(params)
+    )
+    assert losses[-1] < 0.05 * losses[0]
+
+
+@both
+def test_accepts_unexpected_extra_args(make):
+    tx = optax.with_extra_args_support(make())
+    params = _params()
+    tx.update(params, tx.init(params), params, value=1.0, unheard_of="x")
+
+
+@both
+def test_no_recompilation_after_the_first_step(make):
+    tx, params, traces = make(), _params(), []
+
+    @jax.jit
+    def step(grads, state, params):
+        traces.append(1)
+        return tx.update(grads, state, params)
+
+    state = jax.jit(tx.init)(params)
+    for _ in range(3):
+        _, state = step(params, state, params)
+    assert len(traces) == 1
+
+
+@both
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_updates_have_the_dtype_of_parameters_and_state_is_type_stable(make, dtype):
+    if make is _adam and dtype == jnp.float16:
+        pytest.skip("optax.adam itself gives NaN in float16: its eps rounds to 0")
+    tx, params = make(), _params(dtype)
+    state = tx.init(params)
+    updates, new = tx.update(params, state, params)
+    assert _types(updates) == _types(params)
+    assert _types(new) == _types(state)
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize("make", [_shampoo, _soap])
+def test_statistics_are_float32_for_half_precision(make):
+    state = make().init(_params(jnp.bfloat16))
+    kinds = {x.dtype for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)}
+    assert kinds == {jnp.dtype(jnp.float32)}
+
+
+@both
+def test_map_params(make):
+    tx, params = make(), _params()
+    state = tx.init(params)
+    mapped = optax.tree.map_params(tx, lambda x: x, state)
+    assert jax.tree.structure(mapped) == jax.tree.structure(state)
+
+
+@both
+def test_init_on_shapes_only(make):
+    tx = make()
+    shapes = jax.eval_shape(lambda: _params())
+    assert _types(jax.eval_shape(tx.init, shapes)) == _types(tx.init(_params()))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("shampoo", {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "weight_decay": 0.1, "momentum": 0.5}),
+        ("soap", {"b1": 0.8, "b2": 0.9, "eps": 1e-6, "weight_decay": 0.1}),
+    ],
+)
+def test_injected_hyperparameters_give_the_same_updates(name, values):
+    fixed = {"block_size": 8, "precondition_frequency": 2}
+    factory = getattr(shampoo_jax, name)
+    plain = factory(0.1, **values, **fixed)
+    own = inspect.signature(factory).parameters
+    static = [name for name in shampoo_jax.STATIC_ARGS if name in own]
+    injected = optax.inject_hyperparams(factory, static_args=static)(
+        learning_rate=0.1, **values, **fixed
+    )
+    params = _params()
+    ends = []
+    for tx in (plain, injected):
+        p, state = params, tx.init(params)
+        for _ in range(4):
+            updates, state = jax.jit(tx.update)(params, state, p)
+            p = optax.apply_updates(p, updates)
+        ends.append(p)
+    for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1])):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@both
+def test_multi_steps(make):
+    tx, params = optax.MultiSteps(make(), every_k_schedule=2), _params()
+    state = tx.init(params)
+    first, state = tx.update(params, state, params)
+    second, state = tx.update(params, state, params)
+    assert optax.tree.norm(first) == 0
+    assert optax.tree.norm(second) > 0
+    assert state.gradient_step == 1
+
+
+@both
+def test_under_cond(make):
+    tx, params = make(), _params()
+    state = tx.init(params)
+
+    @jax.jit
+    def maybe(flag, state):
+        return lax.cond(flag, lambda s: tx.update(params, s, params)[1], lambda s: s, state)
+
+    assert _types(maybe(True, state)) == _types(state)
+
+
+@both
+def test_schedules(make):
+    params = _params()
+    schedule = make(lambda count: jnp.where(count == 0, 0.0, 0.1))
+    state = schedule.init(params)
+    first, state = schedule.update(params, state, params)
+    second, state = schedule.update(params, state, params)
+    assert optax.tree.norm(first) == 0
+    assert optax.tree.norm(second) > 0
+
+
+@both
+def test_masked_groups_none_leaves_and_everything_masked(make):
+    params = {**_params(), "frozen": None}
+    for keep in (False, True):
+        tx = optax.masked(make(), lambda p, keep=keep: jax.tree.map(lambda _: keep, p))
+        state = tx.init(params)
+        updates, new = tx.update(params, state, params)
+        assert updates["frozen"] is None
+        assert _types(new) == _types(state)
+    labels = {k: "a" for k in _params()}
+    tx = optax.partition({"a": make(), "b": make()}, labels)
+    params = _params()
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert _types(updates) == _types(params)
+
+
+@both
+def test_apply_if_finite(make):
+    tx, params = optax.apply_if_finite(make(), 3), _params()
+    bad = jax.tree.map(lambda x: x * jnp.nan, params)
+    state = tx.init(params)
+    updates, state = tx.update(bad, state, params)
+    assert state.total_notfinite == 1
+    updates, state = tx.update(params, state, params)
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(updates))
+
+
+@both
+def test_donation(make):
+    tx, params = make(), _params()
+    state = jax.jit(tx.init)(params)
+    step = jax.jit(lambda s, p: tx.update(p, s, p)[1], donate_argnums=0)
+    new = step(state, params)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state) if x.ndim > 0 and x.size > 0)
+    assert _types(new) == _types(step(new, params))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@both
+def test_state_types_are_the_same_before_and_after_on_a_mesh(make, kind):
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        params = jax.device_put(_params(), NamedSharding(mesh, P()))
+        tx = make()
+        state = jax.jit(tx.init)(params)
+        updates, new = jax.jit(tx.update)(params, state, params)
+    assert jax.tree.map(jax.typeof, new) == jax.tree.map(jax.typeof, state)
+    assert jax.tree.map(jax.typeof, updates) == jax.tree.map(jax.typeof, params)
+
+
+def test_a_missing_gradient_skips_its_blocks_and_counts_the_step():
+    tx, params = _shampoo(weight_decay=0.1), _params()
+    state = tx.init(params)
+    updates, state = tx.update({**params, "w": None}, state, params)
+    assert optax.tree.norm(updates["w"]) == 0
+    assert optax.tree.norm(updates["b"]) > 0
+    assert state[0].count == 1
+
+
+def test_integer_and_complex_leaves_are_refused():
+    for dtype in (jnp.int32, jnp.complex64):
+        with pytest.raises(
+            ValueError, match=r"real floating-point arrays, got .* at params\['w'\]"
+        ):
+            _shampoo().init({"w": jnp.zeros((3, 2), dtype)})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"b1": 1.0}, r"b1 must be in \[0, 1\), got b1=1.0"),
+        ({"b2": -0.1}, r"b2 must be in \[0, 1\], got b2=-0.1"),
+        ({"eps": -1.0}, r"eps must be in \[0, inf\), got eps=-1.0"),
+        ({"precondition_frequency": 0}, "precondition_frequency must be an integer >= 1"),
+        ({"block_size": 0}, r"block_size must be None \(no split\) or >= 1"),
+        ({"preconditioner": "kfac"}, "preconditioner must be one of"),
+        ({"stagger": False, "start_preconditioning_step": 3}, "at least precondition_frequency"),
+        ({"nesterov": True}, "nesterov must be False without momentum"),
+        ({"b1": 0.0, "b3": 0.5}, "b3 must be None when b1 is 0"),
+        ({"factor_dtype": jnp.int32}, "factor_dtype must be a floating dtype"),
+        ({"max_pools": 0}, "max_pools must be >= 1"),
+    ],
+)
+def test_hyperparameters_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        shampoo_jax.scale_by_shampoo(**options)
+
+
+def test_exponents_of_a_wrong_length_are_refused():
+    tx = shampoo_jax.scale_by_shampoo(exponents=lambda shape: (0.5,))
+    with pytest.raises(ValueError, match="one non-negative number a dim"):
+        tx.init({"w": jnp.zeros((300, 270))})
+
+
+def test_unknown_decay_type_and_missing_peak_are_refused():
+    with pytest.raises(ValueError, match="decay_type must be"):
+        shampoo_jax.shampoo(0.1, decay_type="none")
+    with pytest.raises(ValueError, match="needs peak_learning_rate"):
+        shampoo_jax.shampoo(lambda t: 0.1, decay_type="corrected")

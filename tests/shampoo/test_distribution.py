@@ -1,0 +1,196 @@
+"""Results, collectives and memory must not depend on how many devices share the blocks."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import shampoo_jax
+
+SHAPES = {"w": (48, 40), "b": (33,), "conv": (3, 3, 8, 16), "s": (), "t": (96, 16), "none": (0, 4)}
+SPECS = {"w": P("d", "m"), "t": P(("d", "m")), "conv": P(None, None, "m")}
+# eps well above float32 rounding: the test compares devices, not the conditioning of roots.
+OPTIONS = {"block_size": 16, "precondition_frequency": 3, "eps": 1e-2, "weight_decay": 0.01}
+
+
+def _draw(seed):
+    rng = np.random.default_rng(seed)
+    return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in SHAPES.items()}
+
+
+def _mesh(shape, kind=AxisType.Auto):
+    names = ("d", "m")[: len(shape)]
+    devices = jax.devices()[: int(np.prod(shape))]
+    return jax.make_mesh(shape, names, axis_types=(kind,) * len(shape), devices=devices)
+
+
+def _specs(mesh):
+    def keep(entry):
+        names = entry if isinstance(entry, tuple) else (entry,)
+        return entry if all(n in mesh.axis_names for n in names) else None
+
+    return {k: P(*(keep(e) for e in SPECS.get(k, P()))) for k in SHAPES}
+
+
+def _steps(tx, params, n=7):
+    @jax.jit
+    def step(grads, state, params):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.jit(tx.init)(params)
+    for seed in range(1, n + 1):
+        grads = jax.tree.map(lambda g, p: jax.device_put(g, p.sharding), _draw(seed), params)
+        params, state = step(grads, state, params)
+    return params, state, step
+
+
+@functools.cache
+def _alone(momentum, stagger):
+    tx = shampoo_jax.shampoo(0.1, momentum=momentum, stagger=stagger, **OPTIONS)
+    return _steps(tx, _draw(0))[0]
+
+
+def _assert_close(found, expected):
+    for name, value in expected.items():
+        scale = max(1.0, float(jnp.abs(value).max(initial=0)))
+        np.testing.assert_allclose(found[name], value, atol=1e-6 * scale, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("shape", [(1,), (2,), (4,), (8,), (4, 2)], ids=str)
+def test_replicated_parameters_give_the_same_result_on_any_mesh(shape, kind):
+    mesh = _mesh(shape, kind)
+    with jax.set_mesh(mesh):
+        params = jax.device_put(_draw(0), NamedSharding(mesh, P()))
+        found, _, _ = _steps(shampoo_jax.shampoo(0.1, **OPTIONS), params)
+    _assert_close(found, _alone(0.0, True))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize(("momentum", "stagger"), [(0.5, False), (0.0, True)])
+@pytest.mark.parametrize("shape", [(8,), (4, 2), (2, 4)], ids=str)
+def test_sharded_parameters_give_the_same_result(shape, momentum, stagger, kind):
+    mesh = _mesh(shape, kind)
+    specs = _specs(mesh)
+    given = {"param_specs": specs} if kind == AxisType.Auto else {}
+    tx = shampoo_jax.shampoo(0.1, momentum=momentum, stagger=stagger, **given, **OPTIONS)
+    with jax.set_mesh(mesh):
+        params = {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in _draw(0).items()}
+        found, _, _ = _steps(tx, params)
+    for name, value in found.items():
+        assert value.sharding.is_equivalent_to(NamedSharding(mesh, specs[name]), value.ndim)
+    _assert_close(found, _alone(momentum, stagger))
+
+
+def _collectives(tx, params, mesh):
+    """Return how often each collective stands in the compiled update."""
+    with jax.set_mesh(mesh):
+        state = jax.jit(tx.init)(params)
+        text = jax.jit(tx.update).lower(params, state, params).compile().as_text()
+    kinds = ("all-gather", "all-to-all", "all-reduce", "collective-permute", "reduce-scatter")
+    return {k: len(re.findall(rf" {k}(?:-start)?\(", text)) for k in kinds}
+
+
+def test_one_all_gather_for_replicated_parameters():
+    mesh = _mesh((4, 2))
+    params = jax.device_put(_draw(0), NamedSharding(mesh, P()))
+    counts = _collectives(shampoo_jax.shampoo(0.1, **OPTIONS), params, mesh)
+    assert counts.pop("all-gather") == 1
+    assert not any(counts.values()), counts
+
+
+def test_at_most_two_collectives_for_sharded_parameters():
+    mesh = _mesh((4, 2))
+    specs = _specs(mesh)
+    params = {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in _draw(0).items()}
+    tx = shampoo_jax.shampoo(0.1, param_specs=specs, **OPTIONS)
+    counts = _collectives(tx, params, mesh)
+    assert counts.pop("all-gather") == 2
+    assert not any(counts.values()), counts
+
+
+def test_state_is_sharded_and_state_sharding_says_so():
+    mesh = _mesh((8,))
+    tx = shampoo_jax.shampoo(0.1, **OPTIONS)
+    params = jax.device_put(_draw(0), NamedSharding(mesh, P()))
+    with jax.set_mesh(mesh):
+        state = jax.jit(tx.init)(params)
+        shapes = jax.eval_shape(tx.init, params)
+    expected = shampoo_jax.state_sharding(shapes, mesh)
+    for x, s in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert x.sharding.is_equivalent_to(s, x.ndim)
+    total = sum(x.nbytes for x in jax.tree.leaves(state))
+    one = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
+    assert one <= total / 8 + 64
+
+
+def test_more_devices_than_blocks():
+    tx = shampoo_jax.shampoo(0.1, block_size=16, precondition_frequency=2, eps=1e-2)
+    params = {"w": jnp.arange(12.0).reshape(4, 3) / 7}
+
+    def end(params):
+        state = tx.init(params)
+        for _ in range(5):
+            updates, state = jax.jit(tx.update)(params, state, params)
+            params = optax.apply_updates(params, updates)
+        return params["w"]
+
+    alone = end(params)
+    mesh = _mesh((8,))
+    with jax.set_mesh(mesh):
+        shared = end(jax.device_put(params, NamedSharding(mesh, P())))
+    np.testing.assert_allclose(shared, alone, atol=1e-6)
+
+
+def test_gather_in_bfloat16_rounds_directions_only():
+    mesh = _mesh((8,))
+    params = jax.device_put(_draw(0), NamedSharding(mesh, P()))
+    results = []
+    for dtype in (None, jnp.bfloat16):
+        tx = shampoo_jax.scale_by_shampoo(gather_dtype=dtype, block_size=16)
+        with jax.set_mesh(mesh):
+            updates, state = jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)
+        results.append((updates, state))
+    (exact, state), (rounded, same) = results
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(same)):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(rounded["w"], exact["w"], rtol=2**-8)
+    assert not np.array_equal(rounded["w"], exact["w"])
+
+
+def test_inside_the_callers_own_shard_map():
+    mesh = _mesh((8,))
+    tx = shampoo_jax.shampoo(0.1, **OPTIONS)
+    params = _draw(0)
+
+    def loop(params, grads):
+        state = tx.init(params)
+        for g in grads:
+            updates, state = tx.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    grads = [_draw(seed) for seed in range(1, 4)]
+    run = jax.shard_map(loop, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    _assert_close(jax.jit(run)(params, grads), jax.jit(loop)(params, grads))
+
+
+def test_an_unknown_axis_is_refused():
+    mesh = _mesh((8,))
+    tx = shampoo_jax.scale_by_shampoo(mesh=mesh, mesh_axes=("model",))
+    with pytest.raises(ValueError, match=r"mesh_axes=\('model',\) must name axes of the mesh"):
+        tx.init(_draw(0))
+
+
+def test_a_state_of_another_mesh_is_refused():
+    tx = shampoo_jax.scale_by_shampoo(block_size=16)
+    state = tx.init(_draw(0))
+    with jax.set_mesh(_mesh((8,))), pytest.raises(ValueError, match="same mesh and options"):
+        tx.update(_draw(1), state)
