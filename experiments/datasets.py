@@ -54,7 +54,9 @@ def read(path: str | os.PathLike) -> Interactions:
             raise bad_input(path, expected="a folder or a file", found="nothing there")
         return _read_folder(path) if path.is_dir() else _read_file(path)
     except OSError as error:
-        raise bad_input(path, expected="something readable", found=error.strerror) from error
+        raise bad_input(
+            path, expected="something readable", found=error.strerror or str(error)
+        ) from error
 
 
 def _read_folder(folder: Path) -> Interactions:

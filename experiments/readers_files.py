@@ -54,7 +54,9 @@ def read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise bad_input(path, expected="a readable file", found=error.strerror) from error
+        raise bad_input(
+            path, expected="a readable file", found=error.strerror or str(error)
+        ) from error
     if not path.name.endswith(".gz") and not data.startswith(b"\x1f\x8b"):
         return data
     try:

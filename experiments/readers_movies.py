@@ -12,7 +12,7 @@ from experiments.readers_table import csv_rows, read_columns
 
 ML_1M_RATINGS_BLOB = "77a7c4b150f588c23bb9e1f068aa996c0b413695"
 _ML_1M_ROWS = 1_000_209
-_IMDB_ITEM = re.compile(rb"^\d+::(0\d+|\d{7,})::", re.MULTILINE)
+_IMDB_ITEM = re.compile(rb"^\d+::\d{7,8}::", re.MULTILINE)
 
 
 def read_ratings_dat(files: SourceFiles, ratings: Path) -> Events:
@@ -24,7 +24,7 @@ def read_ratings_dat(files: SourceFiles, ratings: Path) -> Events:
     is_imdb = _IMDB_ITEM.search(data[: 1 << 16]) is not None
     columns = {
         "user": "int",
-        "item": "text" if is_imdb else "int",
+        "item": "digits" if is_imdb else "int",
         "rating": "number",
         "timestamp": "int",
     }

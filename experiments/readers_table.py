@@ -16,15 +16,20 @@ import numpy as np
 from experiments.errors import InputError, bad_input, shown
 from experiments.readers_files import decode_utf8
 
-Kind = Literal["int", "number", "id", "text"]
+Kind = Literal["int", "number", "id", "text", "digits"]
 
 MAX_TOKEN = 256  # bytes: columns become fixed-width arrays, so one long token must not blow them up
 _UNIT = b"\x1f"  # unit separator: stands for separators of several bytes
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_FIELD = {"int": re.compile(rb"\d{1,18}"), "number": _NUMBER, "text": re.compile(rb"[^\0]{1,256}")}
-_FIELD["id"] = _FIELD["text"]
-_MEANING = {"int": "a whole number", "number": "a finite number", "text": "1-256 bytes of UTF-8"}
-_MEANING["id"] = _MEANING["text"]
+_TEXT = re.compile(rb"[^\0]{1,256}")
+_FIELD: dict[Kind, tuple[re.Pattern[bytes], str]] = {
+    "int": (re.compile(rb"\d{1,18}"), "a whole number"),
+    "number": (_NUMBER, "a finite number"),
+    "id": (_TEXT, "1-256 bytes of UTF-8"),
+    "text": (_TEXT, "1-256 bytes of UTF-8"),
+    "digits": (re.compile(rb"\d{1,256}"), "digits"),
+}
+_IS_DIGIT_BYTE = np.isin(np.arange(256), np.frombuffer(b"0123456789\0", np.uint8))
 _IS_NUMBER_BYTE = np.isin(np.arange(256), np.frombuffer(b"0123456789+-.eE\0", np.uint8))
 
 
@@ -43,8 +48,8 @@ def read_columns(
     """Parse lines of `columns` separated by `separator` into one array per column.
 
     Kinds: "int" -> int64 [n], unsigned in the file; "number" -> float64 [n], finite; "text" ->
-    str [n]; "id" -> int64 when every token is a canonical whole number (no leading zero), else
-    str. `first_line` is the number of the first line of `data` in the file.
+    str [n]; "digits" -> str [n], leading zeros kept; "id" -> int64 when every token is a canonical
+    whole number (no leading zero), else str. `first_line` is the number of the first line of `data` in the file.
 
     Raises:
         InputError: names the first malformed line.
@@ -150,8 +155,11 @@ def _convert(buffer: np.ndarray, start: np.ndarray, stop: np.ndarray, kind: Kind
         return _to_number(buffer, start, stop)
     if kind == "id" and (values := _to_canonical_int(buffer, start, stop)) is not None:
         return values
+    tokens = _to_tokens(buffer, start, stop)
+    if kind == "digits" and not np.all(_IS_DIGIT_BYTE[tokens.view(np.uint8)]):
+        raise _Malformed
     try:
-        return np.char.decode(_to_tokens(buffer, start, stop), "utf-8")
+        return np.char.decode(tokens, "utf-8")
     except UnicodeDecodeError:
         raise _Malformed from None
 
@@ -221,14 +229,14 @@ def _name_line(
             return bad_input(path, line=number, expected=expected, found=shown(line))
         for field, (name, kind) in zip(fields, columns.items()):
             if not _is_well_formed(field, kind):
-                expected = f"{_MEANING[kind]} as {name}"
+                expected = f"{_FIELD[kind][1]} as {name}"
                 return bad_input(path, line=number, expected=expected, found=shown(field))
     expected = f"lines of {printable.join(columns)}"
     return bad_input(path, expected=expected, found="control characters")
 
 
 def _is_well_formed(field: bytes, kind: Kind) -> bool:
-    if not _FIELD[kind].fullmatch(field):
+    if not _FIELD[kind][0].fullmatch(field):
         return False
     if kind == "number":
         return math.isfinite(float(field))
@@ -242,7 +250,7 @@ def _is_well_formed(field: bytes, kind: Kind) -> bool:
 def _name_int_line(lines: bytes, path: Path) -> InputError:
     for number, line in enumerate(lines[:-1].split(b"\n"), 1):
         tokens = line.split()
-        if not tokens or not all(_FIELD["int"].fullmatch(token) for token in tokens):
+        if not tokens or not all(_FIELD["int"][0].fullmatch(token) for token in tokens):
             expected = "whole numbers separated by blanks"
             return bad_input(path, line=number, expected=expected, found=shown(line))
     return bad_input(path, expected="lines of whole numbers", found="control characters")
