@@ -1,11 +1,12 @@
 """k-means on item vectors: the start of a learned index, and the separate index itself."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
-from hsnn_jax.distance import nearest
+from hsnn_jax.distance import nearest, pairwise_distance
 
 # k-means++ seeds from a sample: its k sequential passes over 1e6 vectors would take longer
 # than all Lloyd iterations together.
@@ -13,7 +14,7 @@ _SEED_SAMPLE_PER_NODE = 64
 
 
 def kmeans(vectors, k: int, *, key, iterations: int = 20):
-    """Cluster vectors by Lloyd's algorithm from a k-means++ start.
+    """Cluster vectors by Lloyd's algorithm from a greedy k-means++ start.
 
     A cluster that loses all its vectors is re-seeded at one of the vectors farthest from their
     centroids. Distances are taken in blocks of rows, so [n, k] is never held.
@@ -52,22 +53,24 @@ def _kmeans(vectors, key, *, k, iterations):
 
 
 def _plus_plus(vectors, key, *, k):
-    """Draw k seeds, each with probability proportional to its squared distance to the others."""
+    """Draw k seeds, each from several candidates, which favour vectors far from the others."""
     keys = jax.random.split(key, k)
     first = vectors[jax.random.randint(keys[0], (), 0, vectors.shape[0])]
-
-    def squared_to(seed):
-        return jnp.sum((vectors - seed[None, :]) ** 2, axis=1)
+    trials = 2 + int(math.log(k))
 
     def draw(i, carry):
         seeds, closest = carry
-        # A sample that coincides with a seed has log 0 = -inf: it is never drawn twice, unless
-        # every sample coincides with one.
-        seed = vectors[jax.random.categorical(keys[i], jnp.log(closest))]
-        return seeds.at[i].set(seed), jnp.minimum(closest, squared_to(seed))
+        # A vector that coincides with a seed has log 0 = -inf: it is never drawn twice, unless
+        # every vector coincides with one.
+        rows = jax.random.categorical(keys[i], jnp.log(closest), shape=(trials,))
+        distances = pairwise_distance(vectors[rows], vectors, distance="squared_l2")
+        closest = jnp.minimum(distances, closest[None, :])
+        best = jnp.argmin(jnp.sum(closest, axis=1))
+        return seeds.at[i].set(vectors[rows[best]]), closest[best]
 
     seeds = jnp.zeros((k, vectors.shape[1]), vectors.dtype).at[0].set(first)
-    return jax.lax.fori_loop(1, k, draw, (seeds, squared_to(first)))[0]
+    closest = pairwise_distance(first[None, :], vectors, distance="squared_l2")[0]
+    return jax.lax.fori_loop(1, k, draw, (seeds, closest))[0]
 
 
 def _lloyd(vectors, centroids):

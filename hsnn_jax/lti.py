@@ -42,7 +42,7 @@ class LTIConfig:
     total_steps: int = 1000
     warmup_steps: int = 100
     reconstruction_weight: float = 1.0
-    balance_weight: float = 0.1
+    balance_weight: float = 0.3
     balance_batches: int = 8
     kmeans_iterations: int = 20
 
@@ -115,14 +115,16 @@ def balance_penalty(mean_assignment, history):
     """Return K times the sum over nodes of (mean assignment)^2: 1 when even, K when collapsed.
 
     Args:
-      mean_assignment: float [K] of this batch; the gradient flows through it alone.
+      mean_assignment: float [K] of this batch. The gradient flows through it alone, as if it
+        were the pooled mean: pooling steadies the estimate without weakening the pull.
       history: float [H, K] of earlier batches; rows of zeros are not filled yet.
 
     Source: FLOPs regulariser (Paria et al. 2020), pooled as in arXiv 2408.06653v3.
     """
     # A filled row sums to 1, so the sum of the history is the number of batches in it.
     batches = 1.0 + jnp.sum(history)
-    pooled = (mean_assignment + jnp.sum(jax.lax.stop_gradient(history), axis=0)) / batches
+    pooled = jax.lax.stop_gradient((mean_assignment + jnp.sum(history, axis=0)) / batches)
+    pooled += mean_assignment - jax.lax.stop_gradient(mean_assignment)
     return mean_assignment.shape[0] * jnp.sum(pooled**2)
 
 
