@@ -100,10 +100,8 @@ def test_padding_rows_and_columns_do_not_change_the_loss():
         for name, value in short.items()
     }
     model, params = set_up(config, short, content)
-    values = [
-        loss(model, params, batch, content, jax.random.key(0), num_negatives=7)
-        for batch in (short, wide)
-    ]
+    objective = jax.jit(partial(loss, model, num_negatives=7))
+    values = [objective(params, batch, content, jax.random.key(0)) for batch in (short, wide)]
     np.testing.assert_allclose(values[0][0], values[1][0], rtol=1e-6)
     assert values[0][1]["positions"] == values[1][1]["positions"] == 8
 
@@ -141,7 +139,8 @@ def test_items_outside_the_candidates_are_never_negatives():
 
     def rows_with_gradient(candidates):
         objective = partial(loss, model, num_negatives=500, candidates=candidates)
-        grads, _ = jax.grad(objective, has_aux=True)(params, batch, None, jax.random.key(0))
+        gradient = jax.jit(jax.grad(objective, has_aux=True), static_argnums=2)
+        grads, _ = gradient(params, batch, None, jax.random.key(0))
         return np.flatnonzero(np.abs(grads["post_tower"]["id_embedding"]).sum(axis=1))
 
     np.testing.assert_array_equal(rows_with_gradient(jnp.asarray(known)), known)

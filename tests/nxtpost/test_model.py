@@ -36,7 +36,7 @@ def drawn_content(rows=N, seed=1):
 def set_up(config, histories, content=None, num_items=N):
     """Draw parameters, none of them zero."""
     model = NxtPost(config, num_items)
-    params = model.init(jax.random.key(0), histories, content)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), histories, content)["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(7), len(leaves))
     noisy = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
@@ -68,8 +68,9 @@ def test_padding_changes_nothing(config):
     model, params = set_up(config, histories, content)
     short = {name: value[:, :5] for name, value in histories.items()}
     garbage = dict(histories, times=np.where(histories["items"] == PAD, 77, histories["times"]))
-    wide = model.apply({"params": params}, garbage, content)
-    narrow = model.apply({"params": params}, short, content)
+    apply = jax.jit(model.apply)
+    wide = apply({"params": params}, garbage, content)
+    narrow = apply({"params": params}, short, content)
     for row, length in enumerate([3, 5]):
         np.testing.assert_allclose(wide[row, :length], narrow[row, :length], atol=1e-6)
 
@@ -77,7 +78,7 @@ def test_padding_changes_nothing(config):
 def test_vectors_are_of_unit_length():
     histories, content = drawn_histories([L, 2]), drawn_content()
     model, params = set_up(SMALL, histories, content)
-    users = model.apply({"params": params}, histories, content)
+    users = jax.jit(model.apply)({"params": params}, histories, content)
     items = model.apply({"params": params}, content, jnp.arange(N), method="encode_items")
     for vectors in (users, items):
         np.testing.assert_allclose(jnp.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
@@ -89,8 +90,8 @@ def test_both_ways_of_looking_items_up_agree():
     small, large = drawn_content(), drawn_content(500)
     large = large.at[:N].set(small)
     model, params = set_up(SMALL, histories, small)
-    small_first = model.apply({"params": params}, histories, small)
-    large_first = model.apply({"params": params}, histories, large)
+    small_first = jax.jit(model.apply)({"params": params}, histories, small)
+    large_first = jax.jit(model.apply)({"params": params}, histories, large)
     np.testing.assert_allclose(small_first, large_first, atol=1e-5)
 
 
@@ -128,7 +129,8 @@ def test_items_beyond_the_id_table_are_known_by_content():
 def test_ids_start_at_zero_beside_content_and_drawn_alone():
     histories, content = drawn_histories([L]), drawn_content()
     for rows, zero in ((content, True), (None, False)):
-        params = NxtPost(SMALL, N).init(jax.random.key(0), histories, rows)["params"]
+        init = jax.jit(NxtPost(SMALL, N).init)
+        params = init(jax.random.key(0), histories, rows)["params"]
         assert bool((params["post_tower"]["id_embedding"] == 0).all()) is zero
 
 
@@ -136,7 +138,7 @@ def test_parameters_do_not_grow_with_the_catalogue_without_ids():
     histories = drawn_histories([L])
     model = NxtPost(VARIANTS["content only"])
     shapes = [
-        jax.tree.map(jnp.shape, model.init(jax.random.key(0), histories, drawn_content(rows)))
+        jax.eval_shape(model.init, jax.random.key(0), histories, drawn_content(rows))
         for rows in (N, 10 * N)
     ]
     assert shapes[0] == shapes[1]
@@ -145,9 +147,10 @@ def test_parameters_do_not_grow_with_the_catalogue_without_ids():
 def test_times_and_actions_are_read():
     histories, content = drawn_histories([L]), drawn_content()
     model, params = set_up(SMALL, histories, content)
-    base = model.apply({"params": params}, histories, content)
+    apply = jax.jit(model.apply)
+    base = apply({"params": params}, histories, content)
     for name, value in (("times", histories["times"] + 1e5), ("actions", 2 - histories["actions"])):
-        other = model.apply({"params": params}, histories | {name: value}, content)
+        other = apply({"params": params}, histories | {name: value}, content)
         assert np.abs(other - base).max() > 1e-3
 
 
