@@ -160,7 +160,7 @@ def select_devices(count: int | None) -> list[jax.Device]:
     Raises:
         InputError: there are fewer than `count` devices.
     """
-    if count is not None:
+    if count is not None and count > jax.config.jax_num_cpu_devices:
         with contextlib.suppress(RuntimeError):  # backends run already: what they have must do
             jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices()

@@ -201,5 +201,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _finite(value: Any) -> float | int | None:
+    if value is None:
+        return None
     number = value if isinstance(value, int) else float(value)
     return number if math.isfinite(number) else None

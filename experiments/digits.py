@@ -1,0 +1,325 @@
+"""Shampoo against AdamW on scikit-learn's handwritten digits: steps and seconds to one accuracy.
+
+    python -m experiments.digits              # about half a minute on 2 CPU cores
+    python -m experiments.digits --preset search    # the learning rates, a few minutes
+
+1,797 real images of 8 x 8 pixels, split once into 1,077 for training, 360 for validation and 360
+for the test. An optimizer's figure is the first evaluation at which the validation accuracy
+reaches the target; seconds are training alone, without compilation and evaluation. The test split
+is scored once, with the last parameters. Data and model are small: what a step costs here says
+little about large models, how many steps are needed says more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from sklearn.datasets import load_digits
+
+import shampoo_jax
+from experiments.digits_model import Mlp
+from experiments.errors import exit_on_input_error
+from experiments.options import Options, parse, select_devices
+from experiments.report import Draw, Table, draw_curves, print_table, read_curves, write_report
+from experiments.results import check_keep, keep_result, log_test_evaluation
+from experiments.run_folder import Run, open_run
+from experiments.sharding import make_mesh
+from experiments.training import TrainResult, train
+
+BATCH_SIZE = 128
+STEPS_BETWEEN_EVALUATIONS = 4  # an "epoch" of the loop; one pass over the data is 8.4 steps
+MODEL = Mlp(width=256, depth=2)
+
+OptimizerFactory = Callable[[float], optax.GradientTransformation]
+FACTORIES: dict[str, OptimizerFactory] = {
+    "adamw": functools.partial(optax.adamw, b1=0.9, b2=0.99, weight_decay=1e-2),
+    "shampoo": functools.partial(shampoo_jax.shampoo, b1=0.9, b2=0.99, weight_decay=1e-2),
+}
+# The best of GRID by steps to the target, as `--preset search` found (medians of seeds 0 to 2):
+#   rate     3e-4  1e-3  3e-3  1e-2  3e-2  1e-1     (none: not within 160 steps)
+#   adamw    none   156    80    48    56  none
+#   shampoo  none    88    52    36    28    96
+LEARNING_RATES = {"adamw": 1e-2, "shampoo": 3e-2}
+GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Digits(Options):
+    """Compare optimizers on handwritten digits."""
+
+    epochs: int = 40
+    """evaluations of the validation split, four steps apart"""
+    seeds: int = 3
+    """number of seeds, from --seed on; the table shows their medians"""
+    target: float = 0.97
+    """validation accuracy to reach"""
+    learning_rates: tuple[float, ...] = ()
+    """try these instead of the chosen learning rates"""
+
+
+PRESETS = {
+    "default": Digits(),
+    "smoke": Digits(epochs=3, seeds=1, target=0.5),
+    "search": Digits(learning_rates=GRID),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images in [0, 1], float32 [N, 64], and labels, int32 [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@functools.cache
+def load_splits() -> tuple[Split, Split, Split]:
+    """Return the training, validation and test splits: the same ones each time."""
+    images, labels = load_digits(return_X_y=True)
+    images, labels = (images / 16.0).astype(np.float32), labels.astype(np.int32)
+    order = np.random.default_rng(0).permutation(len(labels))
+    parts = np.split(order, [1077, 1077 + 360])
+    return tuple(Split(images[part], labels[part]) for part in parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitsRow:
+    """One optimizer's figures, medians over seeds; None where most seeds missed the target."""
+
+    optimizer: str
+    steps: float | None
+    seconds: float | None
+    compile_seconds: float
+    validation_accuracy: float
+    test_accuracy: float | None
+
+
+def run_digits(
+    run: Run,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    mesh: Mesh,
+    epochs: int = PRESETS["default"].epochs,
+    seeds: Sequence[int] = (0, 1, 2),
+    target: float = PRESETS["default"].target,
+    score_test: bool = True,
+) -> list[DigitsRow]:
+    """Train the perceptron with every optimizer and seed; stages are "digits-NAME-SEED"."""
+    rows = []
+    for name, tx in optimizers.items():
+        results = [
+            _train(run, f"digits-{name}-{seed}", tx, mesh=mesh, epochs=epochs, seed=seed)
+            for seed in seeds
+        ]
+        rows.append(_summarize(name, results, target=target, score_test=score_test))
+    return rows
+
+
+def _train(
+    run: Run,
+    stage: str,
+    tx: optax.GradientTransformation,
+    *,
+    mesh: Mesh,
+    epochs: int,
+    seed: int,
+) -> TrainResult:
+    training, validation, _ = load_splits()
+    return train(
+        run,
+        stage=stage,
+        init_params=lambda key: MODEL.init(key, training.images[:1]),
+        loss=cross_entropy,
+        tx=tx,
+        batches=lambda epoch: _batches(training, epoch=epoch, seed=seed),
+        epochs=epochs,
+        steps_per_epoch=STEPS_BETWEEN_EVALUATIONS,
+        seed=seed,
+        mesh=mesh,
+        evaluate=lambda params: {"accuracy": float(accuracy(params, validation))},
+        opt_state_sharding=shampoo_jax.state_sharding,
+        checkpoint_every=epochs * STEPS_BETWEEN_EVALUATIONS + 1,  # short enough to start again
+        log_every=1,
+    )
+
+
+def _batches(split: Split, *, epoch: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
+    rng = np.random.default_rng([seed, epoch])
+    for rows in np.split(
+        rng.permutation(len(split.labels))[: STEPS_BETWEEN_EVALUATIONS * BATCH_SIZE],
+        STEPS_BETWEEN_EVALUATIONS,
+    ):
+        yield {"images": split.images[rows], "labels": split.labels[rows]}
+
+
+def cross_entropy(
+    params: dict, batch: Mapping[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Return the mean cross entropy of a batch."""
+    del key
+    logits = MODEL.apply(params, batch["images"])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean(), {}
+
+
+@jax.jit
+def _correct(params: dict, images: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.mean(MODEL.apply(params, images).argmax(-1) == labels)
+
+
+def accuracy(params: dict, split: Split) -> jax.Array:
+    """Return the share of images that are classified correctly."""
+    return _correct(params, split.images, split.labels)
+
+
+def _summarize(
+    name: str, results: Sequence[TrainResult], *, target: float, score_test: bool
+) -> DigitsRow:
+    _, _, test = load_splits()
+    reached = [first_reaching(result.history, target=target) for result in results]
+    test_accuracies = [float(accuracy(r.params, test)) for r in results if score_test]
+    return DigitsRow(
+        optimizer=name,
+        steps=_median([record and record["step"] for record in reached]),
+        seconds=_median([record and record["seconds"] for record in reached]),
+        compile_seconds=statistics.median(result.compile_seconds for result in results),
+        validation_accuracy=statistics.median(r.history[-1]["accuracy"] for r in results),
+        test_accuracy=statistics.median(test_accuracies) if score_test else None,
+    )
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """Return the median where None is worse than any number."""
+    median = statistics.median(math.inf if value is None else value for value in values)
+    return median if math.isfinite(median) else None
+
+
+def first_reaching(
+    history: Sequence[Mapping[str, float]], *, target: float
+) -> Mapping[str, float] | None:
+    """Return the first record whose accuracy is at least the target, or None."""
+    return next((record for record in history if record["accuracy"] >= target), None)
+
+
+def table_of(rows: Sequence[DigitsRow], *, target: float, seeds: Sequence[int]) -> Table:
+    """Lay the rows out with AdamW as the baseline."""
+    cells = {row.optimizer: list(dataclasses.astuple(row)) for row in rows}
+    baselines = [row for name, row in cells.items() if name.startswith("adamw")]
+    return Table(
+        title=f"Digits: to {target:.0%} validation accuracy",
+        columns=("optimizer", "steps", "seconds", "compile s", "validation", "test accuracy"),
+        baselines=baselines,
+        rows=[row for row in cells.values() if row not in baselines],
+        note=f"Medians of {len(seeds)} seed(s). Seconds leave out compilation and evaluation.",
+    )
+
+
+def figures(rows: Sequence[DigitsRow]) -> tuple[dict[str, float], dict[str, float]]:
+    """Flatten the rows to metrics and baselines named OPTIMIZER/FIGURE."""
+    flat = {
+        f"{row.optimizer}/{name}": value
+        for row in rows
+        for name, value in dataclasses.asdict(row).items()
+        if name != "optimizer"
+    }
+    baselines = {name: value for name, value in flat.items() if name.startswith("adamw")}
+    return {name: flat[name] for name in flat if name not in baselines}, baselines
+
+
+def panels_of(run: Run, *, seed: int) -> list[Draw]:
+    """Draw one seed's loss by step and by second, and its validation accuracy."""
+    ending = f"-{seed}"
+    curves = {
+        stage.removeprefix("digits-").removesuffix(ending): lines
+        for stage, lines in read_curves(run.folder).items()
+        if stage.startswith("digits-") and stage.endswith(ending)
+    }
+    loss = functools.partial(draw_curves, curves=curves, label="training loss", smooth=8, log=True)
+    return [
+        functools.partial(loss, against="step"),
+        functools.partial(loss, against="seconds"),
+        functools.partial(
+            draw_curves,
+            curves=curves,
+            against="step",
+            metric="accuracy",
+            label="validation accuracy",
+        ),
+    ]
+
+
+def choose_optimizers(learning_rates: Sequence[float]) -> dict[str, optax.GradientTransformation]:
+    """Build each optimizer with its chosen learning rate, or with each of those given."""
+    if not learning_rates:
+        return {name: make(LEARNING_RATES[name]) for name, make in FACTORIES.items()}
+    return {
+        f"{name}@{rate:g}": make(rate)
+        for name, make in FACTORIES.items()
+        for rate in learning_rates
+    }
+
+
+@exit_on_input_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the comparison and write its run folder."""
+    options, arguments = parse("digits", PRESETS, argv)
+    check_keep(options.keep)
+    mesh = make_mesh(select_devices(options.devices))
+    seeds = range(options.seed, options.seed + options.seeds)
+    score_test = not options.learning_rates  # a search looks at validation only
+    with open_run("digits", options, arguments=arguments) as run:
+        if options.keep and score_test:
+            log_test_evaluation(run, name=options.keep, reason="test accuracy of the kept result")
+        rows = run_digits(
+            run,
+            choose_optimizers(options.learning_rates),
+            mesh=mesh,
+            epochs=options.epochs,
+            seeds=seeds,
+            target=options.target,
+            score_test=score_test,
+        )
+        _report(run, rows, options=options, seeds=seeds, devices=list(mesh.devices.flat))
+
+
+def _report(
+    run: Run,
+    rows: Sequence[DigitsRow],
+    *,
+    options: Digits,
+    seeds: Sequence[int],
+    devices: Sequence[jax.Device],
+) -> None:
+    metrics, baselines = figures(rows)
+    summary = run.write_summary(
+        protocol={"split": "1,077 / 360 / 360, fixed", "target": options.target},
+        metrics=metrics,
+        baselines=baselines,
+        seeds=seeds,
+        devices=devices,
+    )
+    table = table_of(rows, target=options.target, seeds=seeds)
+    print_table(table)
+    write_report(
+        run,
+        title="Optimizers on handwritten digits",
+        intro="scikit-learn's digits, a perceptron with two hidden layers of 256.",
+        summary=summary,
+        tables=[table],
+        panels=panels_of(run, seed=options.seed),
+    )
+    if options.keep:
+        keep_result(run, name=options.keep)
+    print(f"run folder: {run.folder}")
+
+
+if __name__ == "__main__":
+    main()
