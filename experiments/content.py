@@ -92,7 +92,8 @@ def _project(
     if rank == fitted.shape[1]:  # as many axes as words: the words themselves are the axes
         projected[:, :rank] = rows.toarray()
         return projected
-    svd = TruncatedSVD(rank, n_iter=4, random_state=seed).fit(fitted)
+    with np.errstate(invalid="ignore"):  # the explained share of the variance of one row is 0 / 0
+        svd = TruncatedSVD(rank, n_iter=4, random_state=seed).fit(fitted)
     projected[:, :rank] = svd.transform(rows)
     return projected
 

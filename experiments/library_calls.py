@@ -164,7 +164,8 @@ def _sha256(data: bytes) -> str:
 
 def _mine(modules: list[Module], progress: Progress | None) -> _Mined:
     """Read all modules in a few worker processes and put their calls together."""
-    chunks = [modules[start::24] for start in range(24)]
+    n_chunks = min(24, 1 + len(modules) // 100)
+    chunks = [modules[start::n_chunks] for start in range(n_chunks)]
     calls: dict[str, list[str]] = {}
     names: readers_source.Names = {}
     done = 0

@@ -16,6 +16,8 @@ from pathlib import Path
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*FUNCTIONS, ast.ClassDef)
+_BRANCHES = (ast.expr, ast.stmt, ast.keyword, ast.comprehension, ast.withitem)
+_BRANCHES += (ast.excepthandler, ast.match_case, ast.pattern)
 
 Calls = list[tuple[str, list[str]]]  # (qualified function, dotted calls in source order)
 Names = dict[str, str]  # dotted name -> "=docstring" or ">dotted name that it stands for"
@@ -36,9 +38,10 @@ def mine(modules: Iterable[tuple[str, bool, str]]) -> tuple[Calls, Names]:
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         package = module if is_package else module.rpartition(".")[0]
-        imports = dict(imported_names(_own_nodes(tree), package))
+        own = own_nodes(tree)
+        imports = dict(imported_names(own, package))
         names |= exported_names(tree, module, imports, package)
-        calls += function_calls(tree, module, imports, package)
+        calls += function_calls(own, module, imports, package)
     return calls, names
 
 
@@ -89,21 +92,22 @@ def added_docs(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def function_calls(
-    tree: ast.AST, scope: str, imports: Mapping[str, str], package: str
+    own: Iterable[ast.AST], scope: str, imports: Mapping[str, str], package: str
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield (qualified function, resolved calls in source order) of functions, however nested."""
-    for node in _own_nodes(tree):
+    """Yield (qualified function, resolved calls in source order) of functions, however nested.
+
+    `own` is what `own_nodes` gives for the module (then for each definition).
+    """
+    for node in own:
         if not isinstance(node, DEFINITIONS):
             continue
-        inner = f"{scope}.{node.name}"
+        inner, inner_own = f"{scope}.{node.name}", own_nodes(node)
         visible = imports
         if isinstance(node, FUNCTIONS):
-            own = list(_own_nodes(node))
-            visible = _visible(node, own, imports, package)
-            calls = _resolved_calls(own, visible)
-            if calls:
+            visible = _visible(node, inner_own, imports, package)
+            if calls := _resolved_calls(inner_own, visible):
                 yield inner, calls
-        yield from function_calls(node, inner, visible, package)
+        yield from function_calls(inner_own, inner, visible, package)
 
 
 def _visible(
@@ -139,19 +143,24 @@ def _dotted(node: ast.AST, visible: Mapping[str, str]) -> str | None:
     return ".".join([visible[node.id], *reversed(attributes)])
 
 
-def _own_nodes(root: ast.AST) -> Iterator[ast.AST]:
-    """Walk the bodies below `root`; definitions are yielded but not entered."""
-    stack = list(root.body)
+def own_nodes(root: ast.AST) -> list[ast.AST]:
+    """List the nodes of the body of `root`; definitions are listed but not entered.
+
+    Leaves without a name (constants, operators) are left out: most of a tree, and of the time.
+    """
+    found: list[ast.AST] = []
+    stack: list[ast.AST] = list(root.body)
     while stack:
         node = stack.pop()
-        yield node
+        found.append(node)
         if isinstance(node, DEFINITIONS):
             continue
         for value in node.__dict__.values():
-            if isinstance(value, ast.AST):
+            if isinstance(value, list):
+                stack += [child for child in value if isinstance(child, _BRANCHES)]
+            elif isinstance(value, _BRANCHES) and not isinstance(value, ast.Constant):
                 stack.append(value)
-            elif isinstance(value, list):
-                stack += [child for child in value if isinstance(child, ast.AST)]
+    return found
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:

@@ -49,7 +49,8 @@ def read_columns(
 
     Kinds: "int" -> int64 [n], unsigned in the file; "number" -> float64 [n], finite; "text" ->
     str [n]; "digits" -> str [n], leading zeros kept; "id" -> int64 when every token is a canonical
-    whole number (no leading zero), else str. `first_line` is the number of the first line of `data` in the file.
+    whole number (no leading zero), else str. `first_line` is the number of the first line of
+    `data` in the file.
 
     Raises:
         InputError: names the first malformed line.

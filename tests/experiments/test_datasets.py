@@ -1,6 +1,7 @@
 """Readers: every format gives the same kind of record, and bad input names its line."""
 
 import gzip
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -212,7 +213,7 @@ def test_int_lines_agree_with_a_slow_parser():
     lines = [rng.integers(0, 10**9, size).tolist() for size in rng.integers(1, 6, 200)]
     text = "".join("  ".join(map(str, line)) + " \n" for line in lines)
     values, offsets = read_int_lines(text.encode(), Path("x"))
-    assert [values[a:b].tolist() for a, b in zip(offsets, offsets[1:])] == lines
+    assert [values[a:b].tolist() for a, b in itertools.pairwise(offsets)] == lines
 
 
 # ---- MNIST and text
@@ -352,7 +353,7 @@ def test_bad_vectors(tmp_path):
     with pytest.raises(InputError, match="finite numbers"):
         read(folder)
     np.save(folder / "items.npy", np.zeros((3, 2)))
-    with pytest.raises(InputError, match="expected 1 rows, one for each of items.csv, found 3"):
+    with pytest.raises(InputError, match=r"expected 1 rows, one for each of items\.csv, found 3"):
         read(folder)
 
 
@@ -393,7 +394,7 @@ def test_damaged_gzip(tmp_path, name):
     path = write(tmp_path / "cut", **{name: packed[: len(packed) // 2]}) / name.replace("_", ".")
     with pytest.raises(InputError, match="expected a whole gzip file, found one that is cut short"):
         read(path)
-    with pytest.raises(InputError, match="gzip|expected MovieLens"):
+    with pytest.raises(InputError, match="expected a whole gzip file, found one that is cut short"):
         read(path.parent)
     path.write_bytes(packed[:100] + b"\0" * 50 + packed[150:])
     with pytest.raises(InputError, match="expected a whole gzip file, found damage"):
