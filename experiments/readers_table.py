@@ -21,6 +21,7 @@ Kind = Literal["int", "number", "id", "text", "digits"]
 MAX_TOKEN = 256  # bytes: columns become fixed-width arrays, so one long token must not blow them up
 _UNIT = b"\x1f"  # unit separator: stands for separators of several bytes
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_INT_LINE = re.compile(rb"[ \t]*\d{1,18}([ \t]+\d{1,18})*[ \t]*")
 _TEXT = re.compile(rb"[^\0]{1,256}")
 _FIELD: dict[Kind, tuple[re.Pattern[bytes], str]] = {
     "int": (re.compile(rb"\d{1,18}"), "a whole number"),
@@ -250,8 +251,7 @@ def _is_well_formed(field: bytes, kind: Kind) -> bool:
 
 def _name_int_line(lines: bytes, path: Path) -> InputError:
     for number, line in enumerate(lines[:-1].split(b"\n"), 1):
-        tokens = line.split()
-        if not tokens or not all(_FIELD["int"][0].fullmatch(token) for token in tokens):
+        if not _INT_LINE.fullmatch(line):
             expected = "whole numbers separated by blanks"
             return bad_input(path, line=number, expected=expected, found=shown(line))
     return bad_input(path, expected="lines of whole numbers", found="control characters")
