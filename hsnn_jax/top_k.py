@@ -21,8 +21,11 @@ def top_k(scores, ids, k: int):
         missing = ((0, 0), (0, k - scores.shape[1]))
         scores = jnp.pad(scores, missing, constant_values=-jnp.inf)
         return _in_order(scores, jnp.pad(ids, missing, constant_values=-1))
-    # Without the barrier XLA:CPU merges the slices below into a full sort, 100 times slower.
-    values, slots = jax.lax.optimization_barrier(jax.lax.top_k(scores, k + 1))
+    values, slots = jax.lax.top_k(scores, k + 1)
+    # Without the barriers XLA:CPU merges the slices below into a full sort, 100 times slower;
+    # one barrier for both makes it abort under a mesh (jaxlib 0.10.2).
+    values = jax.lax.optimization_barrier(values)
+    slots = jax.lax.optimization_barrier(slots)
     cut = values[:, k - 1]
     tied = jnp.any((cut == values[:, k]) & (cut > -jnp.inf))
     slots = jax.lax.cond(tied, _resolve_ties, lambda scores, ids, slots: slots, scores, ids, slots)
@@ -39,6 +42,7 @@ def _resolve_ties(scores, ids, slots):
     # Integers keep all ids apart; a float32 key would not above 2^24.
     key = jnp.where(scores == cut, -ids, -_LAST)
     key = jnp.where(scores > cut, 1, key)
+    key = jnp.where(scores == -jnp.inf, -_LAST, key)
     return jax.lax.top_k(key, k + 1)[1]
 
 
