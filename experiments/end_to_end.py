@@ -1,0 +1,281 @@
+"""The whole path: interaction files in, retrieved items out, every step measured.
+
+    python -m experiments.end_to_end                      # library calls: minutes on 2 CPU cores
+    python -m experiments.end_to_end --data FOLDER        # any format of docs/data.md
+
+1. Shampoo against AdamW on scikit-learn's digits.
+2. Interactions -> content embeddings -> NxtPost towers by AdamW and by sharded Shampoo at the same
+   budget -> HSNN index over the item tower -> answers, ranked among all items.
+
+A run folder is left behind with metrics, checkpoints, summary.json and report.md. `--resume`
+continues a stopped one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+import nxtpost_jax
+import shampoo_jax
+from experiments import digits, retrieval
+from experiments.datasets import read
+from experiments.download import download
+from experiments.errors import exit_on_input_error
+from experiments.interactions import Interactions
+from experiments.library_calls import library_calls
+from experiments.next_item import (
+    Problem,
+    ndcg_difference,
+    pose,
+    score,
+    score_baselines,
+    train_nxtpost,
+)
+from experiments.options import Options, parse, select_devices
+from experiments.path_report import Outcome, report
+from experiments.provenance import DataName
+from experiments.results import check_keep, log_test_evaluation
+from experiments.run_folder import Run, open_run
+from experiments.sharding import make_mesh
+from experiments.training import TrainResult
+from hsnn_jax import LTIConfig
+from nxtpost_jax import NxtPost, NxtPostConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EndToEnd(Options):
+    """Train NxtPost by AdamW and by Shampoo, index its items by HSNN, measure the answers."""
+
+    download: Literal["ml-1m"] | None = None
+    """fetch this data set from its publisher, check it, and use it"""
+    max_len: int | None = None
+    """events of a history that the model reads (default: by the length of the users)"""
+    dropout: float | None = None
+    """dropout rate (default: by the length of the users)"""
+    adamw_rate: float | None = None
+    """peak learning rate of AdamW (default: chosen on validation, see RECIPES)"""
+    shampoo_rate: float | None = None
+    """peak learning rate of Shampoo (default: chosen on validation, see RECIPES)"""
+    evaluate_every: int | None = None
+    """epochs between evaluations of the validation split"""
+    d_model: int = 64
+    """width of both towers"""
+    content_dim: int = 128
+    """features of the text embeddings"""
+    batch_size: int = 128
+    """histories a step"""
+    num_negatives: int = 256
+    """uniform negatives that a step shares"""
+    nodes: int = 64
+    """nodes of the index"""
+    index_steps: int = 500
+    """steps of learning the index"""
+    index_rate: float = 1e-2
+    """learning rate of the index"""
+    digits_epochs: int = digits.PRESETS["default"].epochs
+    """evaluations of the digits part, four steps apart"""
+    digits_seeds: int = digits.PRESETS["default"].seeds
+    """seeds of the digits part"""
+
+
+PRESETS = {
+    "default": EndToEnd(),
+    "smoke": EndToEnd(
+        epochs=2, evaluate_every=1, nodes=16, index_steps=50, digits_epochs=4, digits_seeds=1
+    ),
+}
+
+# What depends on the data, by its users' length; learning rates are the best on validation of a
+# grid for each optimizer (docs/nxtpost.md says which).
+RECIPES = {
+    "short": {
+        "epochs": 8,
+        "evaluate_every": 1,
+        "max_len": 32,
+        "dropout": 0.2,
+        "adamw_rate": 2e-3,
+        "shampoo_rate": 4e-3,
+    },
+    "long": {
+        "epochs": 20,
+        "evaluate_every": 2,
+        "max_len": 200,
+        "dropout": 0.2,
+        "adamw_rate": 2e-3,
+        "shampoo_rate": 4e-3,
+    },
+}
+LONG_USERS = 20  # mean training events of a user from which "long" applies
+
+
+def with_recipe(options: EndToEnd, problem: Problem) -> EndToEnd:
+    """Fill in what the command line left to the data."""
+    mean = float(np.mean(problem.split.train.lengths))
+    recipe = RECIPES["long" if mean >= LONG_USERS else "short"]
+    return dataclasses.replace(
+        options, **{k: v for k, v in recipe.items() if getattr(options, k) is None}
+    )
+
+
+def load(options: EndToEnd) -> Interactions:
+    """Read what --data names, or fetch what --download names, or mine library calls."""
+    if options.download:
+        return read(download(Path("runs") / "data" / options.download))
+    return library_calls() if options.data is None else read(options.data)
+
+
+def model_config(options: EndToEnd, *, ids: bool) -> NxtPostConfig:
+    """Configure the towers; `ids` joins learned vectors to the content."""
+    return NxtPostConfig(
+        d_model=options.d_model,
+        max_len=options.max_len,
+        dropout=options.dropout,
+        id_embedding=ids,
+    )
+
+
+def optimizers(options: EndToEnd, *, steps: int) -> dict[str, optax.GradientTransformation]:
+    """Build both optimizers with the same schedule, averages and decay."""
+
+    def schedule(peak: float):
+        warmup = max(1, min(100, steps // 10))
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, 2), 0.05 * peak)
+
+    both = {"b1": 0.9, "weight_decay": 0.01}
+    return {
+        "adamw": optax.adamw(schedule(options.adamw_rate), b2=0.98, **both),
+        "shampoo": shampoo_jax.shampoo(schedule(options.shampoo_rate), b2=0.95, **both),
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """One stage of training."""
+
+    model: NxtPost
+    result: TrainResult
+
+
+def train_all(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> dict[str, Trained]:
+    """Train by AdamW, by Shampoo, and by Shampoo without ids."""
+    rows = {"max_len": options.max_len, "batch_size": options.batch_size}
+    steps = options.epochs * nxtpost_jax.steps_per_epoch(problem.split.train, **rows)
+    make = optimizers(options, steps=steps)
+    stages = {"adamw": ("adamw", True), "shampoo": ("shampoo", True)}
+    if problem.content is not None:
+        stages["content_only"] = ("shampoo", False)
+    return {
+        stage: Trained(
+            *train_nxtpost(
+                run,
+                problem,
+                model_config(options, ids=ids),
+                stage=stage,
+                tx=make[optimizer],
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                num_negatives=options.num_negatives,
+                evaluate_every=options.evaluate_every,
+                seed=options.seed,
+                mesh=mesh,
+            )
+        )
+        for stage, (optimizer, ids) in stages.items()
+    }
+
+
+def learn_index(run: Run, problem: Problem, towers, options: EndToEnd, *, mesh: Mesh):
+    """Learn the two-level index by sharded Shampoo."""
+    config = LTIConfig(
+        num_nodes=min(options.nodes, problem.num_items // 4),
+        total_steps=options.index_steps,
+        warmup_steps=options.index_steps // 10,
+    )
+    return retrieval.learn_index(
+        run,
+        problem,
+        towers,
+        config=config,
+        tx=shampoo_jax.shampoo(options.index_rate),
+        pairs=200_000,
+        seed=options.seed,
+        mesh=mesh,
+    )
+
+
+def evaluate_test(
+    problem: Problem, trained: Mapping[str, Trained], towers, index, *, max_len: int
+) -> Outcome:
+    """Look at the test split once: baselines, trained models, exact and indexed search."""
+    queries = problem.split.test
+    validation = retrieval.make_requests(problem, towers, problem.split.validation)
+    budget = retrieval.choose_budget(towers, index, validation)
+    baselines = score_baselines(problem, queries, max_len=max_len)
+    models = {
+        stage: score(problem, t.model, t.result.params, queries) for stage, t in trained.items()
+    }
+    requests = retrieval.make_requests(problem, towers, queries)
+    return Outcome(
+        baselines=baselines,
+        models=models,
+        training={stage: t.result for stage, t in trained.items()},
+        exact=retrieval.measure(problem, towers, None, queries),
+        indexed=retrieval.measure(problem, towers, index, queries, budget=budget),
+        budget=budget,
+        curve=retrieval.recall_curve(towers, index, requests, retrieval.budgets_of(index)),
+        over_markov=ndcg_difference(models["shampoo"], baselines["markov"]),
+    )
+
+
+def run_path(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> Outcome:
+    """Train, index and evaluate."""
+    trained = train_all(run, problem, options, mesh=mesh)
+    best = trained["shampoo"]
+    towers = retrieval.encode_towers(problem, best.model, jax.device_get(best.result.params))
+    index = learn_index(run, problem, towers, options, mesh=mesh)
+    if options.keep:
+        log_test_evaluation(run, name=options.keep, reason="test figures of the kept result")
+    return evaluate_test(problem, trained, towers, index, max_len=options.max_len)
+
+
+def run_digits(run: Run, options: EndToEnd, *, mesh: Mesh) -> list[digits.DigitsRow]:
+    """Compare the optimizers on digits, and print the table."""
+    seeds = range(options.seed, options.seed + options.digits_seeds)
+    rows = digits.run_digits(
+        run,
+        digits.choose_optimizers(()),
+        mesh=mesh,
+        epochs=options.digits_epochs,
+        seeds=seeds,
+    )
+    return rows
+
+
+@exit_on_input_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the whole path and write its run folder."""
+    options, arguments = parse("end_to_end", PRESETS, argv)
+    check_keep(options.keep)
+    mesh = make_mesh(select_devices(options.devices))
+    interactions = load(options)
+    print(interactions.summary())
+    problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
+    print(f"protocol: {problem.protocol.describe()}")
+    options = with_recipe(options, problem)
+    data = DataName(f"<{interactions.name}>", interactions.sha256)
+    with open_run("end_to_end", options, arguments=arguments, data=data) as run:
+        digit_rows = run_digits(run, options, mesh=mesh)
+        outcome = run_path(run, problem, options, mesh=mesh)
+        report(run, problem, outcome, digit_rows, options=options, mesh=mesh)
+
+
+if __name__ == "__main__":
+    main()
