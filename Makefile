@@ -1,0 +1,68 @@
+# make run | test | lint | bench | results: each makes the environment first, once.
+#   make run DATA=path ARGS="..."    DATA becomes --data, ARGS goes to the experiment
+#   make test ARGS="..."             ARGS replaces pytest's default arguments
+#   PYTHON=python3.12                the interpreter that makes the environment in .venv/
+#   VENV=none PYTHON=...             use that interpreter's own packages, install nothing
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+DATA ?=
+
+EXTRAS = experiments,test,dev
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+ifeq ($(VENV),none)
+PY = $(PYTHON)
+READY =
+BENCH_READY =
+else
+PY = $(VENV)/bin/python
+READY = $(VENV)/.installed-$(PYTHON_VERSION)
+BENCH_READY = $(VENV)/.installed-bench-$(PYTHON_VERSION)
+endif
+
+DATA_ARGS = $(if $(DATA),--data $(DATA))
+PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help run test lint bench results
+
+help:
+	@sed -n '/^# /s/^# //p' Makefile
+
+run: $(READY)
+	$(PY) -m experiments.end_to_end $(DATA_ARGS) $(ARGS)
+
+test: export OPENBLAS_NUM_THREADS = 1
+test: export NPROC = 32
+test: $(READY)
+	$(PY) -m pytest $(or $(ARGS),-q --durations 10)
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+bench: export OPENBLAS_NUM_THREADS = 1
+bench: export NPROC = 32
+bench: $(BENCH_READY)
+	$(PY) -m experiments.step_time $(ARGS)
+
+results: $(READY)
+	$(PY) -m experiments.digits --keep digits
+	$(PY) -m experiments.end_to_end --keep end_to_end $(ARGS)
+ifneq ($(DATA),)
+	$(PY) -m experiments.end_to_end $(DATA_ARGS) --keep end_to_end-$(notdir $(DATA:/=)) $(ARGS)
+endif
+
+ifneq ($(VENV),none)
+$(READY): setup.cfg constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@echo "Setting up $(VENV) (Python $(PYTHON_VERSION)): a few minutes, once"
+	test -x $(VENV)/bin/python$(PYTHON_VERSION) || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP_INSTALL) -e '.[$(EXTRAS)]'
+	touch $@
+
+$(BENCH_READY): $(READY)
+	$(PIP_INSTALL) -e '.[bench]'
+	touch $@
+endif
