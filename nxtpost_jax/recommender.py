@@ -19,6 +19,7 @@ from nxtpost_jax.scoring import encode_catalogue, model_scores, top_items
 from nxtpost_jax.sequences import PAD, Sequences, pad_histories
 from nxtpost_jax.splits import Queries
 
+_ADAMW = optax.adamw(1e-3)  # one object: recommenders that share it share compiled steps
 _SHORTEST_ROW = 16  # padded histories are no shorter, to bound the number of traced shapes
 
 
@@ -62,7 +63,7 @@ class Recommender:
         self.content = content
         self.num_items = num_items if content is None else len(content)
         self.model = NxtPost(config, self.num_items if config.id_embedding else None)
-        self.tx = optax.adamw(1e-3) if tx is None else tx
+        self.tx = _ADAMW if tx is None else tx
         self.params = None
         self._item_vectors = None
 

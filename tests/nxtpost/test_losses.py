@@ -63,8 +63,9 @@ def labelled_histories(lengths, seed=0):
     return batch | {"labels": np.where(batch["items"] == PAD, PAD, labels).astype(np.int32)}
 
 
-@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
-def test_the_loss_at_a_position_has_no_gradient_to_later_inputs(config):
+@pytest.mark.parametrize("variant", ["gated", "transformer"])
+def test_the_loss_at_a_position_has_no_gradient_to_later_inputs(variant):
+    config = VARIANTS[variant]
     batch, content = labelled_histories([L, L]), drawn_content()
     model, params = set_up(config, batch, content)
     vectors = jax.random.normal(jax.random.key(1), (2, L, config.d_model))

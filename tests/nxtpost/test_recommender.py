@@ -10,6 +10,7 @@ from nxtpost_jax.sequences import PAD, Sequences
 from nxtpost_jax.splits import leave_one_out
 
 N = 24
+FAST = optax.adam(1e-2)  # shared, so that one compiled step serves most tests
 TINY = NxtPostConfig(d_model=16, num_layers=1, max_len=8, id_embedding=True, dropout=0.0)
 
 
@@ -21,14 +22,14 @@ def cycles(num_users=64, length=7, step=1, num_items=N):
 
 @pytest.fixture(scope="module")
 def fitted():
-    recommender = Recommender(TINY, num_items=N, tx=optax.adam(1e-2))
+    recommender = Recommender(TINY, num_items=N, tx=FAST)
     recommender.fit(cycles(), epochs=30, batch_size=32, num_negatives=16)
     return recommender
 
 
 def test_an_obvious_pattern_is_learned():
     split = leave_one_out(cycles())
-    recommender = Recommender(TINY, num_items=N, tx=optax.adam(1e-2))
+    recommender = Recommender(TINY, num_items=N, tx=FAST)
     records = recommender.fit(
         split.train,
         epochs=30,
@@ -108,8 +109,8 @@ def test_an_item_never_trained_on_is_recommended_by_its_content():
 
 def test_two_fits_of_one_seed_are_equal():
     def params():
-        recommender = Recommender(TINY, num_items=N)
-        recommender.fit(cycles(), epochs=1, batch_size=32, num_negatives=4, seed=3)
+        recommender = Recommender(TINY, num_items=N, tx=FAST)
+        recommender.fit(cycles(), epochs=1, batch_size=32, num_negatives=16, seed=3)
         return recommender.params
 
     for a, b in zip(jax.tree.leaves(params()), jax.tree.leaves(params())):
@@ -119,8 +120,8 @@ def test_two_fits_of_one_seed_are_equal():
 @pytest.mark.parametrize("with_content", [True, False])
 def test_a_saved_recommender_answers_the_same(tmp_path, with_content):
     content = np.random.default_rng(0).normal(size=(N, 5)) if with_content else None
-    recommender = Recommender(TINY, content, num_items=N)
-    recommender.fit(cycles(), epochs=1, batch_size=32, num_negatives=4)
+    recommender = Recommender(TINY, content, num_items=N, tx=FAST)
+    recommender.fit(cycles(), epochs=1, batch_size=32, num_negatives=16)
     for _ in range(2):  # the second time over the first
         recommender.save(tmp_path / "saved")
     loaded = Recommender.load(tmp_path / "saved")
@@ -185,7 +186,7 @@ def test_a_model_trained_with_times_asks_for_them():
     events = cycles(8)
     timed = Sequences(events.items, events.offsets, np.arange(len(events.items)) * 60.0)
     recommender = Recommender(TINY, num_items=N)
-    recommender.fit(timed, epochs=1, batch_size=8, num_negatives=4)
+    recommender.fit(timed, epochs=1, batch_size=8, num_negatives=16)
     with pytest.raises(ValueError, match="expected Sequences with times"):
         recommender.recommend([[1, 2]], 2)
     assert recommender.recommend(timed, 2)[0].shape == (8, 2)
