@@ -219,7 +219,7 @@ def measure(
     return Retrieved(
         metrics=_metrics(requests, found.ids, problem.num_items),
         recall=hsnn_jax.recall(found.ids, exact.ids),
-        items_scored=float(np.mean(found.items_scored)),
+        items_scored=float(np.asarray(found.items_scored).mean()),
         queries_per_second=len(queries) / seconds,
         p50_ms=1e3 * float(np.percentile(latencies, 50)),
         p99_ms=1e3 * float(np.percentile(latencies, 99)),

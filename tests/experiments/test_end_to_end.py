@@ -1,0 +1,146 @@
+"""The whole path on small drawn data, and what a user can do wrong."""
+
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments import end_to_end
+from experiments.run_folder import SUMMARY_KEYS
+
+SMALL = (
+    *("--devices", "1", "--epochs", "2", "--evaluate-every", "1", "--max-len", "8"),
+    *("--d-model", "16", "--content-dim", "8", "--batch-size", "16", "--num-negatives", "16"),
+    *("--nodes", "4", "--index-steps", "20", "--digits-epochs", "1", "--digits-seeds", "1"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Users who walk around a ring of items: the next item is known."""
+    folder = tmp_path_factory.mktemp("ring")
+    rng = np.random.default_rng(0)
+    lines = ["user,item,timestamp"]
+    for user in range(60):
+        start = rng.integers(40)
+        lines += [f"u{user},i{(start + t) % 40:02d},{1000 + t}" for t in range(10)]
+    lines += ["once,i00,1000"]  # a user with one event is legal and is not asked about
+    (folder / "interactions.csv").write_text("\n".join(lines) + "\n")
+    items = ["id,text"] + [f"i{i:02d},item number {i} near {i + 1}" for i in range(40)]
+    (folder / "items.csv").write_text("\n".join(items) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    end_to_end.main(["--data", str(folder), "--out", str(out), *SMALL])
+    return out
+
+
+def test_summary_has_the_promised_keys_and_no_path(run, folder):
+    text = (run / "summary.json").read_text()
+    summary = json.loads(text)
+    assert tuple(summary) == SUMMARY_KEYS
+    for name in ("hr@10", "ndcg@10", "adamw/ndcg@10", "content_only/ndcg@10", "items"):
+        assert isinstance(summary["metrics"][name], int | float), name
+    for name in ("index/hr@10", "index/items_scored", "index/recall@10", "index/p99_ms"):
+        assert isinstance(summary["metrics"][name], int | float), name
+    for name in ("popularity/ndcg@10", "markov/ndcg@10", "content_knn/ndcg@10"):
+        assert isinstance(summary["baselines"][name], float), name
+    assert str(folder.parent) not in text
+    assert summary["config"]["data"]["sha256"] == summary["protocol"]["data_hash"]
+
+
+def test_report_shows_baselines_protocol_and_plots(run):
+    text = (run / "report.md").read_text()
+    for words in (
+        "*skip-3 Markov*",
+        "NxtPost, Shampoo",
+        "HSNN index",
+        "leave one out",
+        "report.png",
+    ):
+        assert words in text, words
+    assert (run / "report.png").stat().st_size > 10_000
+
+
+def test_figures_are_consistent(run):
+    metrics = json.loads((run / "summary.json").read_text())["metrics"]
+    assert metrics["items"] == 40
+    assert 0 < metrics["index/items_scored"] <= metrics["budget"] <= 40
+    assert metrics["exact/items_scored"] == 40
+    assert metrics["exact/recall@10"] == 1
+    # Exact search returns what the ranking of all items counts, ties apart.
+    assert metrics["exact/hr@10"] == pytest.approx(metrics["hr@10"], abs=0.05)
+
+
+def test_a_finished_run_resumes_to_the_same_figures(run):
+    before = json.loads((run / "summary.json").read_text())["metrics"]
+    end_to_end.main(["--resume", str(run)])
+    after = json.loads((run / "summary.json").read_text())["metrics"]
+    for name in ("hr@10", "ndcg@10", "adamw/ndcg@10", "index/hr@10", "index/items_scored"):
+        assert after[name] == before[name], name
+
+
+def _refused(capsys, arguments):
+    """Run with bad input; return the one line it ends with."""
+    with pytest.raises(SystemExit) as error:
+        end_to_end.main([str(a) for a in arguments])
+    assert error.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+HEADER = b"user,item,timestamp\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("interactions.csv", b"", "interactions.csv.* found .*empty"),
+        ("interactions.csv", HEADER + b"a,b,1\na,b\n", "interactions.csv, line 3: expected"),
+        ("interactions.csv", HEADER + b"a,\xff,1\n", "interactions.csv, line 2: expected.*UTF-8"),
+        ("interactions.csv.gz", gzip.compress(HEADER * 99)[:40], "interactions.csv.gz.*gzip"),
+        ("photo.jpg", b"\xff\xd8\xff", "expected.*found"),
+        ("interactions.csv", HEADER + b"a,b,1\n", "at least 3 events"),
+    ],
+    ids=["empty", "malformed", "not UTF-8", "truncated gzip", "unknown", "one event"],
+)
+def test_bad_data_is_one_line_and_exit_code_2(tmp_path, capsys, name, content, message):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / name).write_bytes(content)
+    line = _refused(capsys, ["--data", data, "--out", tmp_path / "out"])
+    assert re.search(message, line), line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_folder_is_one_line_and_exit_code_2(tmp_path, capsys):
+    line = _refused(capsys, ["--data", tmp_path / "nowhere", "--out", tmp_path / "out"])
+    assert "nowhere" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_out_that_cannot_be_written_is_refused_first(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    line = _refused(capsys, ["--out", tmp_path / "file"])
+    assert "--out" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_run_of_another_config_is_not_resumed(run, capsys):
+    before = (run / "summary.json").read_bytes()
+    line = _refused(capsys, ["--resume", run, "--d-model", "32"])
+    assert "d_model is 16 there and 32 here" in line
+    assert (run / "summary.json").read_bytes() == before
+
+
+def test_help_trains_nothing(capsys):
+    with pytest.raises(SystemExit) as error:
+        end_to_end.main(["--help"])
+    assert error.value.code == 0
+    assert "--data" in capsys.readouterr().out
