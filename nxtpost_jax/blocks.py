@@ -74,8 +74,8 @@ def causal_attention(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK):
 def dropout(module: nn.Module, x, rate: float):
     """Zero a share of the entries and scale the rest up, with the module's "dropout" key.
 
-    The rate is rounded to a multiple of 1/256: one random byte an entry decides. Drawing 32
-    bits an entry takes a tenth of a training step on a CPU.
+    The rate is rounded to a multiple of 1/256: one random byte an entry decides, since drawing
+    a whole word an entry is a visible share of a training step on a CPU.
     """
     dropped = round(rate * _STEPS)
     if not dropped:
