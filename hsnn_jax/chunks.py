@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-# Values of a chunk that are held at once: 128 MiB of float32.
-_MAX_VALUES = 2**25
+# Values that a chunk holds, 8 MiB of float32: twice as fast on CPU as chunks of 128 MiB, which
+# leave the caches. Never fewer rows than make a matrix product worth it, though.
+_MAX_VALUES = 2**21
+_MIN_ROWS = 32
 
 
 def by_chunks(function, width: int, *arguments):
@@ -17,7 +19,7 @@ def by_chunks(function, width: int, *arguments):
       *arguments: pytrees of [rows, ...]; None stays None.
     """
     rows = num_rows(arguments)
-    chunks = -(-rows // max(1, _MAX_VALUES // width))
+    chunks = -(-rows // max(_MIN_ROWS, _MAX_VALUES // width))
     if chunks <= 1:
         return function(*arguments)
     size = -(-rows // chunks)

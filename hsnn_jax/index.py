@@ -32,7 +32,7 @@ class Tiles(NamedTuple):
 
 
 def build_index(
-    item_vectors, nodes, *, capacity: int | None = None, slack=1.5, distance: Distance = "l2"
+    item_vectors, nodes, *, capacity: int | None = None, slack=2.0, distance: Distance = "l2"
 ):
     """Assign items to nodes and lay out the lists.
 

@@ -37,8 +37,8 @@ class LTIConfig:
     logit_scale: float = 20.0
     in_batch: bool = True
     num_negatives: int = 256
-    alpha_max: float = 40.0
-    alpha_exponent: float = 0.5
+    alpha_max: float = 100.0
+    alpha_exponent: float = 0.25
     total_steps: int = 1000
     warmup_steps: int = 100
     reconstruction_weight: float = 1.0

@@ -36,7 +36,7 @@ class Retriever:
     """
 
     def __init__(
-        self, config: LTIConfig, *, scorer=dot, params=None, slack=1.5, max_beam: int | None = None
+        self, config: LTIConfig, *, scorer=dot, params=None, slack=2.0, max_beam: int | None = None
     ):
         self.config = config
         self.scorer = scorer

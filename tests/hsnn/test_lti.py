@@ -12,7 +12,14 @@ from hsnn_jax.lti import alpha_schedule, balance_penalty, empty_history, push_hi
 from tests.hsnn import lti_reference
 from tests.hsnn.planted import clusters, unit, users_near
 
-CONFIG = LTIConfig(num_nodes=5, total_steps=10, warmup_steps=8, logit_scale=3.0, alpha_max=6.0)
+CONFIG = LTIConfig(
+    num_nodes=5,
+    total_steps=10,
+    warmup_steps=8,
+    logit_scale=3.0,
+    alpha_max=6.0,
+    alpha_exponent=0.5,
+)
 
 
 def drawn_batch(seed=0):
@@ -220,8 +227,15 @@ def test_regulariser_evens_the_lists():
     users, liked = users_near(1, items, users=3000, noise=0.3)
     imbalance = []
     for weight in (0.0, 3.0):
+        # Soft enough to the end for the regulariser to move items.
         config = LTIConfig(
-            num_nodes=9, total_steps=250, warmup_steps=10, num_negatives=64, balance_weight=weight
+            num_nodes=9,
+            total_steps=250,
+            warmup_steps=10,
+            num_negatives=64,
+            alpha_max=40.0,
+            alpha_exponent=0.5,
+            balance_weight=weight,
         )
         key, tx = jax.random.key(0), optax.adam(5e-3)
         fitted = fit_index(users, items, liked, tx, config=config, key=key, batch_size=128)

@@ -125,7 +125,7 @@ def test_bad_search():
         retriever.search(users, 5, filter=np.arange(120) < 4)
     with pytest.raises(ValueError, match=r"allowed must have shape \[120\]"):
         retriever.search(users, 5, filter=np.ones(10, bool))
-    with pytest.raises(ValueError, match="at least one node's capacity, 23 items, got 22"):
-        retriever.search(users, 5, budget=22)
+    with pytest.raises(ValueError, match="at least one node's capacity, 30 items, got 29"):
+        retriever.search(users, 5, budget=29)
     with pytest.raises(ValueError, match="there is no index"):
         Retriever(CONFIG).search(users, 2)

@@ -239,7 +239,8 @@ def test_chunks_of_users_change_nothing(monkeypatch):
         search, dot, None, index, items, users, budget=50, exclude=exclude, allowed=allowed
     )
     whole = run(7)
-    monkeypatch.setattr(chunks, "_MAX_VALUES", 4 * NODES * index.lists.shape[1])
+    monkeypatch.setattr(chunks, "_MAX_VALUES", 1)
+    monkeypatch.setattr(chunks, "_MIN_ROWS", 4)
     jax.clear_caches()
     for field, expected in zip(run(7), whole):
         np.testing.assert_array_equal(field, expected)
