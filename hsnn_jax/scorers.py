@@ -13,7 +13,8 @@ import jax.numpy as jnp
 def dot(params, users, items):
     """Return the inner products of users [B, d] and items [B, m, d]; `params` is not used."""
     del params
-    return jnp.einsum("bd,bmd->bm", users, items)
+    # Items first: with users first XLA:CPU transposes a shared catalogue in every call.
+    return jnp.einsum("bmd,bd->bm", items, users)
 
 
 def init_mol(
