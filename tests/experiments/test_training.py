@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import shampoo_jax
 from experiments.errors import InputError
 from experiments.options import Options
 from experiments.run_folder import open_run, read_metrics
@@ -130,6 +131,33 @@ def test_finished_stage_is_restored_and_not_trained_again(run):
     chex.assert_trees_all_equal(*jax.device_get((again.opt_state[0].mu, first.opt_state[0].mu)))
     assert again.seconds == first.seconds
     assert again.history == first.history
+
+
+def test_sharded_shampoo_resumes_to_the_same_bits(run):
+    """Its blocks are sharded over the mesh by its own layout, and come back on their owners."""
+    arguments = {
+        "tx": shampoo_jax.shampoo(1e-2, precondition_frequency=3),
+        "opt_state_sharding": shampoo_jax.state_sharding,
+        "devices": 4,
+        "evaluate": None,
+    }
+
+    def crash_in_second_epoch(epoch):
+        for i, batch in enumerate(tiny_problem.batches(epoch)):
+            if epoch == 1 and i == 5:
+                raise RuntimeError("power cut")
+            yield batch
+
+    whole = train_tiny(run, stage="whole", **arguments)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train_tiny(run, stage="cut", batches=crash_in_second_epoch, **arguments)
+    assert run.checkpoint_folder("cut").joinpath("12").is_dir()  # inside the second epoch
+    resumed = train_tiny(run, stage="cut", **arguments)
+    trees = [(result.params, result.opt_state) for result in (whole, resumed)]
+    chex.assert_trees_all_equal(*jax.device_get(trees))
+    factors = resumed.opt_state[0].pools[0].factors[0]
+    assert factors.sharding.spec[0] in ("data", ("data",))
+    assert factors.sharding == whole.opt_state[0].pools[0].factors[0].sharding
 
 
 def test_evaluation_every_second_epoch_and_after_the_last(run):
