@@ -2,7 +2,10 @@
 
 from shampoo_jax import grafting, roots
 from shampoo_jax.alias import STATIC_ARGS, shampoo, soap
+from shampoo_jax.checkpoint import from_canonical, to_canonical
+from shampoo_jax.diagnostics import Diagnostics, diagnostics
 from shampoo_jax.distribution import state_sharding
+from shampoo_jax.memory import memory
 from shampoo_jax.plan import default_exponents
 from shampoo_jax.state import PoolState, ShampooState
 from shampoo_jax.transform import scale_by_shampoo
@@ -10,13 +13,18 @@ from shampoo_jax.transform import scale_by_shampoo
 __version__ = "0.1.0"
 __all__ = [
     "STATIC_ARGS",
+    "Diagnostics",
     "PoolState",
     "ShampooState",
     "default_exponents",
+    "diagnostics",
+    "from_canonical",
     "grafting",
+    "memory",
     "roots",
     "scale_by_shampoo",
     "shampoo",
     "soap",
     "state_sharding",
+    "to_canonical",
 ]

@@ -31,10 +31,12 @@ class Refreshed(NamedTuple):
     Attributes:
       value: `[d, d]`, zero rows and columns (roots) or unit ones (bases) in the padding.
       residual: scalar, relative; 0 is perfect. Not finite when the computation failed.
+      condition: scalar, condition number of what was inverted (the ridge included).
     """
 
     value: jax.Array
     residual: jax.Array
+    condition: jax.Array
 
 
 def _real(a: jax.Array, size: jax.Array) -> jax.Array:
@@ -56,6 +58,20 @@ def _eigh(a: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
     above = 2 * jnp.trace(a) + jnp.finfo(a.dtype).tiny
     q, lam = lax.linalg.eigh(_fill_diagonal(a, real, above), symmetrize_input=False)
     return q, lam
+
+
+def _ratio(lam: jax.Array, real: jax.Array) -> jax.Array:
+    """Largest over smallest eigenvalue, padding left out."""
+    return jnp.where(real, lam, -jnp.inf).max() / jnp.where(real, lam, jnp.inf).min()
+
+
+def _largest_eigenvalue(a: jax.Array, iterations: int = 8) -> jax.Array:
+    """Estimate lambda_max of a positive semi-definite matrix by power iteration: O(d^2)."""
+    v = jnp.ones(a.shape[-1:], a.dtype)
+    for _ in range(iterations):
+        v = a @ v
+        v = v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(a.dtype).tiny)
+    return jnp.linalg.norm(a @ v)
 
 
 def _probe_residual(a, q, lam, real) -> jax.Array:
@@ -80,7 +96,7 @@ def eigh_root(a, size, previous, *, exponent, eps, relative_eps) -> Refreshed:
     shifted = lam - jnp.minimum(lowest, 0) + ridge
     powers = jnp.where(real, jnp.where(real, shifted, 1) ** -exponent, 0).astype(a.dtype)
     root = jnp.matmul(q * powers[None, :], q.T, precision=_HIGHEST)
-    return Refreshed(root, _probe_residual(a, q, lam, real))
+    return Refreshed(root, _probe_residual(a, q, lam, real), _ratio(shifted, real))
 
 
 def _matrix_power(x: jax.Array, n: int) -> jax.Array:
@@ -138,7 +154,8 @@ def newton_root(
         return x, jnp.matmul(_matrix_power(t, r), m, precision=_HIGHEST), i + 1
 
     x, m, _ = lax.while_loop(unfinished, iterate, (x, m, 0))
-    return Refreshed(x, error(m))
+    condition = _largest_eigenvalue(shifted) * _largest_eigenvalue(x) ** r
+    return Refreshed(x, error(m), condition)
 
 
 def eigh_basis(a, size, previous, *, exponent, eps, relative_eps) -> Refreshed:
@@ -146,7 +163,7 @@ def eigh_basis(a, size, previous, *, exponent, eps, relative_eps) -> Refreshed:
     del previous, exponent, eps, relative_eps
     real = _real(a, size)
     q, lam = _eigh(a, real)
-    return Refreshed(q, _probe_residual(a, q, lam, real))
+    return Refreshed(q, _probe_residual(a, q, lam, real), _ratio(lam, real))
 
 
 def qr_basis(
@@ -154,8 +171,8 @@ def qr_basis(
 ) -> Refreshed:
     """Refine the previous eigenbasis by QR iterations on Q^T A Q (SOAP).
 
-    The residual is that of the orthogonality of one column set: the iteration itself cannot
-    diverge, only receive numbers that are not finite.
+    The residual is the loss of orthogonality seen by one fixed vector: the iteration itself
+    cannot diverge, only receive numbers that are not finite.
     """
     del exponent
     real = _real(a, size)
@@ -168,6 +185,8 @@ def qr_basis(
         u, r = jnp.linalg.qr(e)
         e = jnp.matmul(r, u, precision=_HIGHEST)
         q = jnp.matmul(q, u, precision=_HIGHEST)
+    lam = jnp.sort(jnp.diagonal(e))
     q = q[:, jnp.argsort(jnp.diagonal(e), stable=True)]
     z = jnp.ones((a.shape[-1],), a.dtype)
-    return Refreshed(q, jnp.abs(jnp.linalg.norm(q @ z) / jnp.linalg.norm(z) - 1))
+    lost = jnp.abs(jnp.linalg.norm(q @ z) / jnp.linalg.norm(z) - 1)
+    return Refreshed(q, lost, _ratio(lam, real))

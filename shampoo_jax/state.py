@@ -23,6 +23,7 @@ class PoolState(NamedTuple):
     graft: optax.OptState  # of the grafting method, over [rows, *dims]
     last_refresh: jax.Array  # int32 [rows]: step of the last good refresh, 0 = never
     residual: jax.Array  # float32 [rows]: residual of the last attempted refresh
+    condition: jax.Array  # float32 [rows]: worst condition number of a factor at that time
     failures: jax.Array  # int32 [rows]: refreshes that were refused, the previous root kept
     skipped: jax.Array  # int32 [rows]: steps whose gradient was not finite
 
@@ -50,6 +51,7 @@ def init_pool(pool: Pool, config, *, rows: int, dtype) -> PoolState:
         graft=config.graft.init(blocks),
         last_refresh=counters,
         residual=jnp.zeros((rows,), jnp.float32),
+        condition=jnp.ones((rows,), jnp.float32),
         failures=counters,
         skipped=counters,
     )

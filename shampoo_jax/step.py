@@ -121,89 +121,98 @@ def accumulate(state: PoolState, pool: Pool, g, active, count, config):
     return lax.cond(now, add, lambda factors: factors, state.factors)
 
 
-def _refresh_block(factors, roots, sizes, exponents, correction, config):
-    """Refresh the roots of one block; returns values, whether to accept, residual, failed."""
-    values, residuals, zero = [], [], False
+class _Health(NamedTuple):
+    """Counters of refreshing: of all rows `[n]`, or of one block `[]`."""
+
+    last_refresh: jax.Array
+    residual: jax.Array
+    condition: jax.Array
+    failures: jax.Array
+
+
+def _refresh_block(factors, roots, sizes, health, exponents, correction, count, config):
+    """Refresh the roots of one block; a bad one keeps the previous roots and is counted."""
+    refreshed, zero = [], False
     for k, (factor, root) in enumerate(zip(factors, roots)):
         a = factor / correction.astype(factor.dtype)
-        refreshed = config.root(
-            a,
-            sizes[k],
-            root.astype(factor.dtype),
-            exponent=exponents[k],
-            eps=jnp.asarray(config.eps, factor.dtype),
-            relative_eps=config.relative_eps,
+        refreshed.append(
+            config.root(
+                a,
+                sizes[k],
+                root.astype(factor.dtype),
+                exponent=exponents[k],
+                eps=jnp.asarray(config.eps, factor.dtype),
+                relative_eps=config.relative_eps,
+            )
         )
-        values.append(refreshed.value.astype(root.dtype))
-        finite = jnp.isfinite(refreshed.value).all()
-        residuals.append(jnp.where(finite, refreshed.residual, jnp.inf).astype(jnp.float32))
         zero |= jnp.trace(a) == 0
-    residual = jnp.stack(residuals).max()
+    finite = [jnp.isfinite(r.value).all() for r in refreshed]
+    residuals = [jnp.where(ok, r.residual, jnp.inf) for ok, r in zip(finite, refreshed)]
+    residual = jnp.stack(residuals).max().astype(jnp.float32)
+    condition = jnp.stack([r.condition for r in refreshed]).max().astype(jnp.float32)
+    condition = jnp.where(jnp.isnan(condition), jnp.inf, condition)
     accepted = residual <= config.max_residual
+    values = [r.value.astype(root.dtype) for r, root in zip(refreshed, roots)]
     # A factor that has seen no gradient yet has no root to fail at.
-    return tuple(values), accepted, residual, ~accepted & ~zero
+    new_health = _Health(
+        last_refresh=jnp.where(accepted, count, health.last_refresh),
+        residual=jnp.where(zero, health.residual, residual),
+        condition=jnp.where(zero, health.condition, condition),
+        failures=health.failures + (~accepted & ~zero),
+    )
+    return tuple(jnp.where(accepted, v, r) for v, r in zip(values, roots)), new_health
 
 
-def _refresh_loop(local: Local, sizes, carry, factors, active, refresh, count):
+def _refresh_loop(local: Local, sizes, carry, factors, active, refresh):
     """Refresh the due rows one after the other (CPU); the trip count is that of this step."""
 
     def one(i, carry):
         row = local.due_rows[i]
 
         def compute(carry):
-            roots, last, residual, failures = carry
-            values, ok, res, failed = refresh(
-                tuple(f[row] for f in factors), tuple(r[row] for r in roots), sizes[row]
-            )
-            roots = tuple(r.at[row].set(jnp.where(ok, v, r[row])) for r, v in zip(roots, values))
-            last = last.at[row].set(jnp.where(ok, count, last[row]))
-            return roots, last, residual.at[row].set(res), failures.at[row].add(failed)
+            roots, health = jax.tree.map(lambda x: x[row], carry)
+            new = refresh(tuple(f[row] for f in factors), roots, sizes[row], health)
+            return jax.tree.map(lambda x, v: x.at[row].set(v), carry, new)
 
         return lax.cond(active[row], compute, lambda carry: carry, carry)
 
     return lax.fori_loop(0, local.due, one, carry)
 
 
-def _refresh_batch(local: Local, sizes, carry, factors, active, refresh, count):
+def _refresh_batch(local: Local, sizes, carry, factors, active, refresh):
     """Refresh the due rows at once (GPU, TPU); a step without any skips the work."""
 
     def compute(carry):
-        roots, last, residual, failures = carry
         rows = local.due_rows
-        valid = (jnp.arange(rows.shape[0]) < local.due) & active[rows]
-        values, ok, res, failed = jax.vmap(refresh)(
-            tuple(f[rows] for f in factors), tuple(r[rows] for r in roots), sizes[rows]
-        )
-        # Rows that are not to be written point past the end and are dropped.
-        tried = jnp.where(valid, rows, active.shape[0])
-        good = jnp.where(valid & ok, rows, active.shape[0])
-        roots = tuple(r.at[good].set(v, mode="drop") for r, v in zip(roots, values))
-        last = last.at[good].set(count, mode="drop")
-        residual = residual.at[tried].set(res, mode="drop")
-        return roots, last, residual, failures.at[tried].add(failed, mode="drop")
+        roots, health = jax.tree.map(lambda x: x[rows], carry)
+        new = jax.vmap(refresh)(tuple(f[rows] for f in factors), roots, sizes[rows], health)
+        due = (jnp.arange(rows.shape[0]) < local.due) & active[rows]
+        # Rows that are not due point past the end and are dropped.
+        target = jnp.where(due, rows, active.shape[0])
+        return jax.tree.map(lambda x, v: x.at[target].set(v, mode="drop"), carry, new)
 
     return lax.cond(local.due > 0, compute, lambda carry: carry, carry)
 
 
 def refresh_roots(state: PoolState, pool: Pool, local: Local, factors, active, count, config):
-    """Refresh the roots of the blocks that are due; a bad root keeps the previous one."""
-    dtype = state.last_refresh.dtype
+    """Refresh the roots of the blocks that are due; return all roots and their health."""
     gathered = (count - 1) // config.statistics_frequency + 1
     correction = _correction(config.b2, gathered, factors[0].dtype, on=config.bias_correction)
     exponents = [pool.exponents[k] for k in pool.preconditioned]
     sizes = local.sizes[:, np.array(pool.preconditioned)]
 
-    def refresh(factors, roots, sizes):
-        return _refresh_block(factors, roots, sizes, exponents, correction, config)
-
-    carry = (state.roots, state.last_refresh, state.residual, state.failures)
+    def refresh(factors, roots, sizes, health):
+        return _refresh_block(factors, roots, sizes, health, exponents, correction, count, config)
 
     def run(kind):
-        return lambda carry: kind(
-            local, sizes, carry, factors, active, refresh, count.astype(dtype)
-        )
+        return lambda carry: kind(local, sizes, carry, factors, active, refresh)
 
+    carry = (state.roots, _health(state))
     return lax.platform_dependent(carry, cpu=run(_refresh_loop), default=run(_refresh_batch))
+
+
+def _health(state: PoolState) -> _Health:
+    return _Health(state.last_refresh, state.residual, state.condition, state.failures)
 
 
 def filter_gradient(state: PoolState, g, active, count, config):
@@ -274,11 +283,10 @@ def step_pool(state: PoolState, pool: Pool, local: Local, g, w, count, config):
     finite = jnp.isfinite(jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))))
     active = local.present & finite
     g = jnp.where(_per_row(active, g), g, 0)
-    factors, carry = (), (state.roots, state.last_refresh, state.residual, state.failures)
+    factors, roots, health = (), state.roots, _health(state)
     if pool.preconditioned:
         factors = accumulate(state, pool, g, active, count, config)
-        carry = refresh_roots(state, pool, local, factors, active, count, config)
-    roots, last_refresh, residual, failures = carry
+        roots, health = refresh_roots(state, pool, local, factors, active, count, config)
     f, filtered = filter_gradient(state, g, active, count, config)
     p_graft, graft = config.graft.update(f, state.graft, None, gradient=g, count=count)
     eigenvalues = state.eigenvalues
@@ -287,7 +295,7 @@ def step_pool(state: PoolState, pool: Pool, local: Local, g, w, count, config):
     else:
         p = _along_all(f, roots, pool, precision=config.precision)
     if config.grafting is not None:
-        p = _graft(p, p_graft, last_refresh, count, config)
+        p = _graft(p, p_graft, health.last_refresh, count, config)
     momentum = state.momentum
     if momentum is not None:
         p, momentum = _momentum(state, p, w, active, config)
@@ -299,9 +307,7 @@ def step_pool(state: PoolState, pool: Pool, local: Local, g, w, count, config):
         filtered=filtered,
         momentum=momentum,
         graft=_keep(active, graft, state.graft),
-        last_refresh=last_refresh,
-        residual=residual,
-        failures=failures,
+        **health._asdict(),
         skipped=state.skipped + (local.present & ~finite),
     )
     return new, p

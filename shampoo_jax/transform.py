@@ -24,6 +24,12 @@ def _default_block_size() -> int:
     return 256 if jax.default_backend() == "cpu" else 1024
 
 
+def plan_config(*, block_size: int | None = _DEFAULT, **options) -> PlanConfig:
+    """Build the part of the configuration that decides blocks and pools."""
+    size = _default_block_size() if block_size is _DEFAULT else block_size
+    return PlanConfig(block_size=size, **options)
+
+
 def scale_by_shampoo(
     *,
     b1: Any = 0.9,
@@ -151,8 +157,8 @@ def scale_by_shampoo(
         weight_decay=weight_decay,
         factor_dtype=factor_dtype,
         precision=precision,
-        plan=PlanConfig(
-            block_size=_default_block_size() if block_size is _DEFAULT else block_size,
+        plan=plan_config(
+            block_size=block_size,
             target_dimensionality=target_dimensionality,
             exponents=exponents,
             max_pools=max_pools,

@@ -1,0 +1,120 @@
+"""Canonical checkpoints move between meshes and pool caps; memory is told in advance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import shampoo_jax
+
+SHAPES = {"a": (20, 12), "b": (7,), "c": (3, 9, 10), "d": (16, 16)}
+PLAN = {"block_size": 8, "max_pools": 4}
+OPTIONS = {"precondition_frequency": 2, "eps": 1e-2, "momentum": 0.5, "weight_decay": 0.1}
+
+
+def _draw(seed):
+    rng = np.random.default_rng(seed)
+    return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in SHAPES.items()}
+
+
+def _mesh(shape):
+    names = ("x", "y")[: len(shape)]
+    devices = jax.devices()[: int(np.prod(shape))]
+    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+
+
+def _train(plan, mesh, params, state, seeds):
+    tx = shampoo_jax.shampoo(0.1, **plan, **OPTIONS)
+
+    @jax.jit
+    def step(grads, state, params):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    with jax.set_mesh(mesh):
+        params = jax.device_put(params, NamedSharding(mesh, P()))
+        fresh = jax.jit(tx.init)(params)
+        state = fresh if state is None else shampoo_jax.from_canonical(state, fresh, params, **plan)
+        for seed in seeds:
+            params, state = step(
+                jax.device_put(_draw(seed), NamedSharding(mesh, P())), state, params
+            )
+    return jax.device_get(params), state
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Three steps on 8 devices, saved and restored by orbax."""
+    params, state = _train(PLAN, _mesh((8,)), _draw(0), None, range(1, 4))
+    tree = shampoo_jax.to_canonical(state, params, **PLAN)
+    path = tmp_path_factory.mktemp("checkpoint") / "state"
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, tree)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return params, checkpointer.restore(path, tree)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return _train(PLAN, _mesh((8,)), _draw(0), None, range(1, 8))[0]
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,), (4,), (8,), (4, 2)], ids=str)
+def test_training_continues_on_another_mesh(shape, saved, uninterrupted):
+    params, tree = saved
+    found, _ = _train(PLAN, _mesh(shape), params, tree, range(4, 8))
+    for name, value in uninterrupted.items():
+        if shape == (8,):
+            np.testing.assert_array_equal(found[name], value)
+        np.testing.assert_allclose(found[name], value, atol=2e-6)
+
+
+def test_training_continues_under_another_pool_cap(saved, uninterrupted):
+    params, tree = saved
+    other = {"block_size": 8, "max_pools": 1, "round_to": 2}
+    found, _ = _train(other, _mesh((8,)), params, tree, range(4, 8))
+    for name, value in uninterrupted.items():
+        np.testing.assert_allclose(found[name], value, atol=2e-6)
+
+
+def test_the_canonical_form_does_not_depend_on_the_mesh(saved):
+    _, tree = saved
+    alone, state = _train(PLAN, _mesh((1,)), _draw(0), None, range(1, 4))
+    other = shampoo_jax.to_canonical(state, alone, **PLAN)
+    assert jax.tree.structure(other) == jax.tree.structure(tree)
+    assert jax.tree.map(np.shape, other) == jax.tree.map(np.shape, tree)
+
+
+def test_another_block_size_is_refused_by_name(saved):
+    params, tree = saved
+    fresh = shampoo_jax.shampoo(0.1, block_size=16, **OPTIONS).init(params)
+    with pytest.raises(ValueError, match="made with block_size=8, expected block_size=16"):
+        shampoo_jax.from_canonical(tree, fresh, params, block_size=16)
+
+
+def test_other_parameters_and_other_moments_are_refused_by_name(saved):
+    params, tree = saved
+    fewer = {k: v for k, v in params.items() if k != "b"}
+    fresh = shampoo_jax.shampoo(0.1, **PLAN, **OPTIONS).init(fewer)
+    with pytest.raises(ValueError, match=r"parameters .* unexpected \[\"\['b'\]@0\"\]"):
+        shampoo_jax.from_canonical(tree, fresh, fewer, **PLAN)
+    fresh = shampoo_jax.shampoo(0.1, **PLAN, **OPTIONS | {"momentum": 0.0}).init(params)
+    with pytest.raises(ValueError, match=r"moments of .* unexpected \['momentum'\]"):
+        shampoo_jax.from_canonical(tree, fresh, params, **PLAN)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_memory_is_what_is_allocated(devices):
+    told = shampoo_jax.memory(_draw(0), devices=devices, **PLAN)
+    tx = shampoo_jax.scale_by_shampoo(**PLAN)
+    with jax.set_mesh(_mesh((devices,))):
+        state = jax.jit(tx.init)(_draw(0))
+    found = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state.pools))
+    assert told["total"] == found
+    assert told["factors"] > 0
+    with pytest.raises(ValueError, match="devices must be >= 1"):
+        shampoo_jax.memory(_draw(0), devices=0)

@@ -1,0 +1,63 @@
+"""README's code blocks and commands run as they stand."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def my_data(tmp_path, monkeypatch):
+    """The folder that README's recommender reads."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "my_data"
+    folder.mkdir()
+    lines = ["user,item,timestamp"]
+    for user in range(30):
+        lines += [f"{user},{(user + t) % 20},{t}" for t in range(12)]
+    (folder / "interactions.csv").write_text("\n".join(lines) + "\n")
+    np.save(folder / "items.npy", rng.normal(size=(20, 8)).astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_there_are_two_code_blocks():
+    assert len(BLOCKS) == 2
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_code_blocks_run(number, my_data, capsys):
+    names = {}
+    exec(compile(BLOCKS[number], f"README.md block {number}", "exec"), names)
+    if number == 0:
+        assert names["loss"](names["params"]) < 0.9
+    else:
+        assert len(names["items"][0]) == 3
+
+
+def test_make_targets_and_linked_pages_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"\bmake ([a-z]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for page in set(re.findall(r"\]\(([^)h][^)]*)\)", README)):
+        assert (ROOT / page).exists(), page
+
+
+def test_commands_print_help_and_train_nothing(tmp_path):
+    modules = set(re.findall(r"python -m (experiments\.\w+)", README)) | {"experiments.end_to_end"}
+    for module in sorted(modules):
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "--out" in done.stdout
