@@ -66,19 +66,23 @@ class EndToEnd(Options):
     """peak learning rate of Shampoo (default: chosen on validation, see RECIPES)"""
     evaluate_every: int | None = None
     """epochs between evaluations of the validation split"""
+    batch_size: int | None = None
+    """histories a step (default: by the length of the users)"""
     d_model: int = 64
     """width of both towers"""
+    d_ff: int = 64
+    """hidden width of a block's feed-forward layer"""
+    block: Literal["transformer", "gated"] = "transformer"
+    """kind of block of the user tower"""
     content_dim: int = 128
     """features of the text embeddings"""
-    batch_size: int = 128
-    """histories a step"""
     num_negatives: int = 256
     """uniform negatives that a step shares"""
-    nodes: int = 64
+    nodes: int = 128
     """nodes of the index"""
     index_steps: int = 500
     """steps of learning the index"""
-    index_rate: float = 1e-2
+    index_rate: float = 1e-3
     """learning rate of the index"""
     digits_epochs: int = digits.PRESETS["default"].epochs
     """evaluations of the digits part, four steps apart"""
@@ -89,7 +93,7 @@ class EndToEnd(Options):
 PRESETS = {
     "default": EndToEnd(),
     "smoke": EndToEnd(
-        epochs=2, evaluate_every=1, nodes=16, index_steps=50, digits_epochs=4, digits_seeds=1
+        epochs=2, evaluate_every=1, nodes=32, index_steps=50, digits_epochs=4, digits_seeds=1
     ),
 }
 
@@ -99,7 +103,8 @@ RECIPES = {
     "short": {
         "epochs": 8,
         "evaluate_every": 1,
-        "max_len": 32,
+        "max_len": 16,
+        "batch_size": 128,
         "dropout": 0.2,
         "adamw_rate": 2e-3,
         "shampoo_rate": 4e-3,
@@ -108,6 +113,7 @@ RECIPES = {
         "epochs": 20,
         "evaluate_every": 2,
         "max_len": 200,
+        "batch_size": 32,
         "dropout": 0.2,
         "adamw_rate": 2e-3,
         "shampoo_rate": 4e-3,
@@ -136,6 +142,8 @@ def model_config(options: EndToEnd, *, ids: bool) -> NxtPostConfig:
     """Configure the towers; `ids` joins learned vectors to the content."""
     return NxtPostConfig(
         d_model=options.d_model,
+        d_ff=options.d_ff,
+        block=options.block,
         max_len=options.max_len,
         dropout=options.dropout,
         id_embedding=ids,
@@ -212,12 +220,12 @@ def learn_index(run: Run, problem: Problem, towers, options: EndToEnd, *, mesh: 
 
 
 def evaluate_test(
-    problem: Problem, trained: Mapping[str, Trained], towers, index, *, max_len: int
+    problem: Problem, trained: Mapping[str, Trained], towers, indexed, *, max_len: int
 ) -> Outcome:
     """Look at the test split once: baselines, trained models, exact and indexed search."""
     queries = problem.split.test
     validation = retrieval.make_requests(problem, towers, problem.split.validation)
-    budget = retrieval.choose_budget(towers, index, validation)
+    budget = retrieval.choose_budget(towers, indexed, validation)
     baselines = score_baselines(problem, queries, max_len=max_len)
     models = {
         stage: score(problem, t.model, t.result.params, queries) for stage, t in trained.items()
@@ -228,9 +236,11 @@ def evaluate_test(
         models=models,
         training={stage: t.result for stage, t in trained.items()},
         exact=retrieval.measure(problem, towers, None, queries),
-        indexed=retrieval.measure(problem, towers, index, queries, budget=budget),
+        indexed=retrieval.measure(problem, towers, indexed, queries, budget=budget),
         budget=budget,
-        curve=retrieval.recall_curve(towers, index, requests, retrieval.budgets_of(index)),
+        curve=retrieval.recall_curve(
+            towers, indexed, requests, retrieval.budgets_of(indexed.index)
+        ),
         over_markov=ndcg_difference(models["shampoo"], baselines["markov"]),
     )
 
@@ -240,23 +250,22 @@ def run_path(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> Ou
     trained = train_all(run, problem, options, mesh=mesh)
     best = trained["shampoo"]
     towers = retrieval.encode_towers(problem, best.model, jax.device_get(best.result.params))
-    index = learn_index(run, problem, towers, options, mesh=mesh)
+    indexed = learn_index(run, problem, towers, options, mesh=mesh)
     if options.keep:
         log_test_evaluation(run, name=options.keep, reason="test figures of the kept result")
-    return evaluate_test(problem, trained, towers, index, max_len=options.max_len)
+    return evaluate_test(problem, trained, towers, indexed, max_len=options.max_len)
 
 
 def run_digits(run: Run, options: EndToEnd, *, mesh: Mesh) -> list[digits.DigitsRow]:
-    """Compare the optimizers on digits, and print the table."""
+    """Compare the optimizers on digits."""
     seeds = range(options.seed, options.seed + options.digits_seeds)
-    rows = digits.run_digits(
+    return digits.run_digits(
         run,
         digits.choose_optimizers(()),
         mesh=mesh,
         epochs=options.digits_epochs,
         seeds=seeds,
     )
-    return rows
 
 
 @exit_on_input_error()

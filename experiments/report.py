@@ -74,7 +74,13 @@ def print_table(table: Table, *, console: Console | None = None) -> None:
     shown.add_section()
     for row in table.rows:
         shown.add_row(*map(format_cell, row))
-    (console or Console()).print(shown)
+    (console or _wide_console()).print(shown)
+
+
+def _wide_console() -> Console:
+    """Cut no column where nobody says how wide the output is (a pipe, a log file)."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def markdown_table(table: Table) -> str:

@@ -16,7 +16,7 @@ import hsnn_jax
 import nxtpost_jax
 from experiments.next_item import Problem
 from experiments.run_folder import Run
-from hsnn_jax import Index, LTIConfig, SearchResult
+from hsnn_jax import Index, LTIConfig, SearchResult, Tiles
 from hsnn_jax.scorers import dot
 from nxtpost_jax import PAD, Metrics, NxtPost, Queries
 from nxtpost_jax.batches import training_windows
@@ -27,6 +27,7 @@ K = 10  # items a request asks for
 # Shares of the catalogue a search may score; validation chooses the least that is good enough.
 BUDGET_SHARES = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25)
 KEPT_SHARE = 0.97  # of exact search's validation HR@10
+MAX_BEAM = 32  # nodes that a search may visit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ def learn_index(
     pairs: int,
     seed: int,
     mesh: Mesh,
-) -> Index:
+) -> Indexed:
     """Learn the nodes by LTI on training pairs, the optimizer sharded over the mesh; fill lists."""
     users, positives = training_pairs(problem, towers, most=pairs, seed=seed)
     with jax.set_mesh(mesh):
@@ -110,7 +111,22 @@ def learn_index(
     run.truncate_metrics("index", after_step=0)
     for record in fitted.metrics:
         run.log("index", **record)
-    return hsnn_jax.build_index(towers.item_vectors, jax.device_get(fitted.params["nodes"]))
+    nodes = jax.device_get(fitted.params["nodes"])
+    index = hsnn_jax.build_index(towers.item_vectors, nodes)
+    return Indexed(index, hsnn_jax.pack(index, towers.item_vectors))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Indexed:
+    """An index with the item vectors laid out by its lists."""
+
+    index: Index
+    tiles: Tiles
+
+    @property
+    def max_beam(self) -> int:
+        """Nodes that a search may visit."""
+        return min(MAX_BEAM, self.index.nodes.shape[0])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,16 +153,17 @@ def _metrics(requests: Requests, ids, num_items: int, *, bootstrap: int = 1000) 
     return metrics_of_ranks(ranks, ks=(K,), bootstrap=bootstrap)
 
 
-def find(towers: Towers, index: Index, requests: Requests, *, budget: int) -> SearchResult:
+def find(indexed: Indexed, requests: Requests, *, budget: int) -> SearchResult:
     """Search every request through the index."""
     return hsnn_jax.search(
         dot,
         None,
-        index,
-        towers.item_vectors,
+        indexed.index,
+        indexed.tiles,
         requests.users,
         K,
         budget=budget,
+        max_beam=indexed.max_beam,
         exclude=requests.seen,
     )
 
@@ -164,20 +181,16 @@ def budgets_of(index: Index) -> list[int]:
     return sorted({max(capacity, round(share * num_items)) for share in BUDGET_SHARES})
 
 
-def choose_budget(towers: Towers, index: Index, requests: Requests) -> int:
+def choose_budget(towers: Towers, indexed: Indexed, requests: Requests) -> int:
     """Return the least budget that keeps `KEPT_SHARE` of exact HR@10 on validation requests."""
-    num_items = int(index.positions.shape[0])
+    num_items = int(indexed.index.positions.shape[0])
 
     def hit_rate(found: SearchResult) -> float:
         return _metrics(requests, found.ids, num_items, bootstrap=0)[f"hr@{K}"]
 
     exact = hit_rate(find_exactly(towers, requests))
-    budgets = budgets_of(index)
-    good = (
-        b
-        for b in budgets
-        if hit_rate(find(towers, index, requests, budget=b)) >= KEPT_SHARE * exact
-    )
+    budgets = budgets_of(indexed.index)
+    good = (b for b in budgets if hit_rate(find(indexed, requests, budget=b)) >= KEPT_SHARE * exact)
     return next(good, budgets[-1])
 
 
@@ -202,18 +215,18 @@ class Retrieved:
 
 
 def measure(
-    problem: Problem, towers: Towers, index: Index | None, queries: Queries, *, budget: int = 0
+    problem: Problem, towers: Towers, indexed: Indexed | None, queries: Queries, *, budget: int = 0
 ) -> Retrieved:
-    """Search the queries through the index, or exactly where it is None."""
+    """Search the queries through the index, or exactly without one."""
     requests = make_requests(problem, towers, queries)
 
     def run(some: Requests) -> SearchResult:
-        if index is None:
+        if indexed is None:
             return find_exactly(towers, some)
-        return find(towers, index, some, budget=budget)
+        return find(indexed, some, budget=budget)
 
     found = run(requests)
-    exact = found if index is None else find_exactly(towers, requests)
+    exact = found if indexed is None else find_exactly(towers, requests)
     seconds = _median_seconds(lambda: jax.block_until_ready(run(requests).ids), repeats=5)
     latencies = _request_latencies(problem, towers, run, queries)
     return Retrieved(
@@ -253,17 +266,18 @@ def _request_latencies(problem, towers, run, queries: Queries, *, count: int = 2
 
 
 def recall_curve(
-    towers: Towers, index: Index, requests: Requests, budgets: Sequence[int]
+    towers: Towers, indexed: Indexed, requests: Requests, budgets: Sequence[int]
 ) -> list[tuple[float, float]]:
     """Return (items scored, recall of the exact top 10) at several budgets."""
     points = hsnn_jax.frontier(
         dot,
         None,
-        index,
+        indexed.index,
         towers.item_vectors,
         requests.users,
         K,
         budgets=budgets,
+        max_beam=indexed.max_beam,
         exclude=requests.seen,
     )
     return [(point.items_scored, point.recall) for point in points]

@@ -14,9 +14,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--trajectories", default=None, help="folder of reference trajectories (.npz)"
-    )
+    parser.addoption("--trajectories", default=None, help="folder of reference trajectories (.npz)")
     parser.addoption(
         "--precision", default=None, choices=("32", "64"), help="run one precision only"
     )
