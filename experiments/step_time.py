@@ -1,16 +1,26 @@
-"""Time one optimizer step alone, Shampoo against AdamW, on the shapes of a small Transformer.
+"""Time one optimizer step alone: Shampoo beside AdamW and beside the floor of its own arithmetic.
 
-    python -m experiments.step_time           # about two minutes on 2 CPU cores
+    python -m experiments.step_time --sets blocks12,transformer      # minutes on 2 CPU cores
 
-Gradients are fixed random numbers; forward and backward passes are not part of it. The table shows
-the median step, the 95th percentile (a step that refreshes roots is slower) and the compilation.
+Gradients are fixed random numbers; forward and backward passes are not part of it. All contestants
+of a set take turns step by step in one run, buffers donated, so that a noisy machine disturbs all
+alike. A row says:
+
+    ordinary_ms          median step before any root is due (same program)
+    refresh_ms           a step that refreshes every root: ordinary + what a cycle spends on roots
+    amortised_ms         mean over whole refresh cycles
+    floor_ms             the products that a step cannot avoid, nothing else: two Gram products and
+                         two applications a block
+    amortised_floor_ms   floor_ms + bare eigendecompositions of every factor / frequency
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,150 +29,230 @@ import optax
 import shampoo_jax
 from experiments.errors import bad_input, exit_on_input_error
 from experiments.options import Options, parse, select_devices
+from experiments.parameter_sets import PARAMETER_SETS, Shapes
 from experiments.report import Table, print_table, write_report
 from experiments.results import check_keep, keep_result
-from experiments.run_folder import open_run
+from experiments.run_folder import open_run, write_atomically
 from experiments.sharding import make_mesh, replicated
-from experiments.train_step import Params, shardings_of, state_layout
+from experiments.step_floor import eigendecompositions, products
+from experiments.train_step import shardings_of
+
+ROW = (
+    "set",
+    "optimizer",
+    "ordinary_ms",
+    "refresh_ms",
+    "amortised_ms",
+    "median_ms",
+    "p95_ms",
+    "compile_s",
+    "hlo_lines",
+    "state_bytes",
+    "floor_ms",
+    "amortised_floor_ms",
+    "ratio_to_adamw",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepTime(Options):
     """Time optimizer steps without a model."""
 
-    width: int = 256
-    """model width d; a layer has the shapes 4 x [d, d], [d, 4 d] and [4 d, d]"""
-    layers: int = 4
-    """number of layers"""
-    steps: int = 60
-    """steps that are timed, after as many as a refresh needs"""
+    sets: str = ",".join(PARAMETER_SETS)
+    """parameter sets, separated by commas"""
+    block_size: int = 256
+    """largest side of a block"""
+    frequency: int = 10
+    """steps between refreshes of a root"""
+    cycles: int = 6
+    """refresh cycles that are timed"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("width", "layers", "steps"):
+        for name in ("block_size", "frequency", "cycles"):
             if getattr(self, name) < 1:
                 raise bad_input(f"--{name}", expected="at least 1", found=getattr(self, name))
+        unknown = [name for name in self.names if name not in PARAMETER_SETS]
+        if unknown:
+            known = ", ".join(PARAMETER_SETS)
+            raise bad_input("--sets", expected=f"some of {known}", found=unknown[0])
+
+    @property
+    def names(self) -> list[str]:
+        """The sets to time."""
+        return self.sets.split(",")
 
 
-PRESETS = {"default": StepTime(), "smoke": StepTime(width=32, layers=1, steps=5)}
-OPTIMIZERS = {
-    "adamw": optax.adamw(1e-3),
-    "shampoo, staggered": shampoo_jax.shampoo(1e-3, stagger=True),
-    "shampoo, all at once": shampoo_jax.shampoo(1e-3, stagger=False),
+PRESETS = {
+    "default": StepTime(),
+    "smoke": StepTime(sets="sequences", frequency=3, cycles=2),
 }
-WARM_UP = 11  # the first refresh of the default frequency, 10 steps, is over
 
 
-def transformer_shapes(*, width: int, layers: int) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Return the parameter shapes of a Transformer without its embedding."""
-    square = {name: (width, width) for name in ("query", "key", "value", "out")}
-    layer = {**square, "up": (width, 4 * width), "down": (4 * width, width), "norm": (width,)}
-    return {f"layer_{i}": layer for i in range(layers)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Milliseconds of single steps and seconds of compilation."""
-
-    milliseconds: list[float]
-    compile_seconds: float
-
-
-def time_optimizer(
-    tx: optax.GradientTransformation,
-    shapes: dict[str, dict[str, tuple[int, ...]]],
-    *,
-    mesh: jax.sharding.Mesh,
-    steps: int,
-    seed: int,
-) -> Timing:
-    """Time `steps` updates, each waited for, after a warm-up."""
-    rng = np.random.default_rng(seed)
-    grads = {
-        layer: {name: rng.normal(size=shape).astype(np.float32) for name, shape in arrays.items()}
-        for layer, arrays in shapes.items()
+def optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
+    """Build the contestants; roots are due from the second cycle on."""
+    common = {
+        "block_size": options.block_size,
+        "precondition_frequency": options.frequency,
+        "start_preconditioning_step": options.frequency * (options.cycles + 1),
+    }
+    return {
+        "adamw": optax.adamw(1e-3),
+        "shampoo": shampoo_jax.shampoo(1e-3, **common),
+        "shampoo, all at once": shampoo_jax.shampoo(1e-3, stagger=False, **common),
     }
 
-    def init(key: jax.Array) -> Params:
-        del key
-        return jax.tree.map(lambda grad: jax.numpy.ones_like(grad), grads)
 
-    with jax.set_mesh(mesh):
-        layout = state_layout(init, tx, mesh, opt_state_sharding=shampoo_jax.state_sharding)
-        params = jax.device_put(init(jax.random.key(0)), replicated(mesh))
-        opt_state = jax.jit(tx.init, out_shardings=shardings_of(layout.opt_state))(params)
-        return _time(tx, jax.device_put(grads, replicated(mesh)), opt_state, params, steps=steps)
+@dataclasses.dataclass
+class Contestant:
+    """One compiled call that is repeated; `call` keeps its own state."""
+
+    call: Callable[[], Any]
+    compile_seconds: float = 0.0
+    hlo_lines: int = 0
+    state_bytes: int = 0
+    milliseconds: list[float] = dataclasses.field(default_factory=list)
+
+    def take_turn(self) -> None:
+        """Call once and note how long it took."""
+        start = time.perf_counter()
+        jax.block_until_ready(self.call())
+        self.milliseconds.append(1e3 * (time.perf_counter() - start))
 
 
-def _time(
-    tx: optax.GradientTransformation,
-    grads: Params,
-    opt_state: optax.OptState,
-    params: Params,
-    *,
-    steps: int,
-) -> Timing:
-    def update(
-        opt_state: optax.OptState, params: Params, grads: Params
-    ) -> tuple[optax.OptState, Params]:
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return opt_state, optax.apply_updates(params, updates)
+def _draw(shapes: Shapes, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def make_contestant(tx: optax.GradientTransformation, shapes: Shapes, *, mesh, seed: int):
+    """Compile an optimizer's step on the mesh of the context."""
+    grads = jax.device_put(_draw(shapes, seed), replicated(mesh))
+    params = jax.device_put(_draw(shapes, seed + 1), replicated(mesh))
+    layout = shampoo_jax.state_sharding(jax.eval_shape(tx.init, params), mesh)
+    state = jax.jit(tx.init, out_shardings=layout)(params)
+
+    def update(state, params, grads):
+        updates, state = tx.update(grads, state, params)
+        return state, optax.apply_updates(params, updates)
 
     start = time.perf_counter()
-    jitted = jax.jit(
-        update, donate_argnums=(0, 1), out_shardings=(shardings_of(opt_state), shardings_of(params))
+    outputs = (shardings_of(state), shardings_of(params))
+    jitted = jax.jit(update, donate_argnums=(0, 1), out_shardings=outputs)
+    compiled = jitted.lower(state, params, grads).compile()
+    carry = [state, params]
+
+    def call():
+        carry[:] = compiled(*carry, grads)
+        return carry
+
+    return Contestant(
+        call=call,
+        compile_seconds=time.perf_counter() - start,
+        hlo_lines=len(compiled.as_text().splitlines()),
+        state_bytes=sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)),
     )
-    compiled = jitted.lower(opt_state, params, grads).compile()
-    compile_seconds = time.perf_counter() - start
-    milliseconds = []
-    for _ in range(WARM_UP + steps):
-        start = time.perf_counter()
-        opt_state, params = jax.block_until_ready(compiled(opt_state, params, grads))
-        milliseconds.append(1e3 * (time.perf_counter() - start))
-    return Timing(milliseconds[WARM_UP:], compile_seconds)
 
 
-def table_of(timings: dict[str, Timing], *, options: StepTime) -> Table:
-    """Lay the timings out with AdamW as the baseline."""
+def time_set(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
+    """Time every optimizer on one parameter set; return rows of `ROW`."""
+    shapes = PARAMETER_SETS[name]()
+    with jax.set_mesh(mesh):
+        contestants = {
+            optimizer: make_contestant(tx, shapes, mesh=mesh, seed=options.seed)
+            for optimizer, tx in optimizers(options).items()
+        }
+        floors = {
+            "floor": Contestant(products(shapes, block_size=options.block_size)),
+            "roots": Contestant(eigendecompositions(shapes, block_size=options.block_size)),
+        }
+        for floor in floors.values():
+            jax.block_until_ready(floor.call())  # compiles
+        steps = options.frequency * (2 * options.cycles + 1)
+        for step in range(steps):
+            for contestant in contestants.values():
+                contestant.take_turn()
+            if step % options.frequency < 2:
+                floors["floor"].take_turn()
+            if step % (2 * options.frequency) == 0:
+                floors["roots"].take_turn()
+    floor = float(np.median(floors["floor"].milliseconds))
+    roots = float(np.median(floors["roots"].milliseconds))
     rows = [
-        (name, *np.percentile(timing.milliseconds, (50, 95)).tolist(), timing.compile_seconds)
-        for name, timing in timings.items()
+        _row(name, optimizer, contestant, options, floor=floor, roots=roots)
+        for optimizer, contestant in contestants.items()
     ]
-    return Table(
-        title=f"Optimizer step alone: {options.layers} layers of width {options.width}",
-        columns=("optimizer", "median ms", "p95 ms", "compile s"),
-        baselines=rows[:1],
-        rows=rows[1:],
+    for row in rows:
+        row["ratio_to_adamw"] = row["amortised_ms"] / rows[0]["amortised_ms"]
+    return rows
+
+
+def _row(name, optimizer, contestant: Contestant, options: StepTime, *, floor, roots) -> dict:
+    """Summarize one contestant; the first cycle warms up, roots are due after `cycles` more."""
+    before = options.frequency * (options.cycles + 1)
+    ordinary = float(np.median(contestant.milliseconds[options.frequency : before - 1]))
+    working = contestant.milliseconds[before:]
+    # The first step at which roots are due is left out: it touches its memory for the first time.
+    amortised = float(np.mean(working))
+    is_shampoo = optimizer != "adamw"
+    values = (
+        name,
+        optimizer,
+        ordinary,
+        ordinary + options.frequency * (amortised - ordinary) if is_shampoo else None,
+        amortised,
+        float(np.median(working)),
+        float(np.percentile(working, 95)),
+        contestant.compile_seconds,
+        contestant.hlo_lines,
+        contestant.state_bytes,
+        floor if is_shampoo else None,
+        floor + roots / options.frequency if is_shampoo else None,
     )
+    return dict(zip(ROW, values))
+
+
+def tables_of(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """Lay the rows out, a table a set, AdamW as the baseline."""
+    tables = []
+    for name in dict.fromkeys(row["set"] for row in rows):
+        own = [[row[column] for column in ROW[1:]] for row in rows if row["set"] == name]
+        tables.append(Table(title=name, columns=ROW[1:], baselines=own[:1], rows=own[1:]))
+    return tables
+
+
+def _figures(rows: Sequence[dict[str, Any]], *, baselines: bool) -> dict[str, float]:
+    return {
+        f"{row['set']}/{row['optimizer']}/{column}": row[column]
+        for row in rows
+        for column in ROW[2:]
+        if (row["optimizer"] == "adamw") == baselines and row[column] is not None
+    }
 
 
 @exit_on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Time the optimizers and write the run folder."""
+    """Time the optimizers and write the run folder; summary.json also has `rows`."""
     options, arguments = parse("step_time", PRESETS, argv)
     check_keep(options.keep)
     mesh = make_mesh(select_devices(options.devices))
-    shapes = transformer_shapes(width=options.width, layers=options.layers)
     with open_run("step_time", options, arguments=arguments) as run:
-        timings = {
-            name: time_optimizer(tx, shapes, mesh=mesh, steps=options.steps, seed=options.seed)
-            for name, tx in OPTIMIZERS.items()
-        }
-        figures = {
-            f"{name}/median_ms": float(np.median(timing.milliseconds))
-            for name, timing in timings.items()
-        }
+        rows = []
+        for name in options.names:
+            rows += time_set(name, options, mesh=mesh)
+            print_table(tables_of(rows)[-1])
         summary = run.write_summary(
-            protocol={"gradients": "fixed random", "warm_up_steps": WARM_UP},
-            metrics={name: value for name, value in figures.items() if "shampoo" in name},
-            baselines={name: value for name, value in figures.items() if "shampoo" not in name},
+            protocol={"gradients": "fixed random", "order": "contestants take turns"},
+            metrics=_figures(rows, baselines=False),
+            baselines=_figures(rows, baselines=True),
             seeds=[options.seed],
             devices=list(mesh.devices.flat),
         )
-        table = table_of(timings, options=options)
-        print_table(table)
-        intro = "The optimizer's step alone, without a model."
-        write_report(run, title="Step time", intro=intro, summary=summary, tables=[table])
+        summary |= {"rows": rows}
+        write_atomically(run.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        intro = "The optimizer's step alone, without a model. Milliseconds unless said otherwise."
+        tables = tables_of(rows)
+        write_report(run, title="Step time", intro=intro, summary=summary, tables=tables)
         if options.keep:
             keep_result(run, name=options.keep)
         print(f"run folder: {run.folder}")

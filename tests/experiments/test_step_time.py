@@ -1,45 +1,61 @@
-"""The benchmark of optimizer steps runs and times what it says."""
+"""The benchmark of optimizer steps times what it says, and its floor is the arithmetic it names."""
 
 import json
 
-import jax
-import optax
+import numpy as np
 import pytest
 
-from experiments import step_time
+from experiments import step_floor, step_time
 from experiments.errors import InputError
-from experiments.sharding import make_mesh
+from experiments.parameter_sets import PARAMETER_SETS
 
 
-def test_every_timed_step_is_counted_and_positive():
-    timing = step_time.time_optimizer(
-        optax.adamw(1e-3),
-        step_time.transformer_shapes(width=8, layers=2),
-        mesh=make_mesh(jax.devices()[:2]),
-        steps=3,
-        seed=0,
-    )
-    assert len(timing.milliseconds) == 3
-    assert min(timing.milliseconds) > 0.0
-    assert timing.compile_seconds > 0.0
+def test_sets_have_the_sizes_they_name():
+    sets = {name: make() for name, make in PARAMETER_SETS.items()}
+    count = {name: sum(int(np.prod(s)) for s in shapes.values()) for name, shapes in sets.items()}
+    assert count["blocks12"] == 12 * 512 * 512 + 4 * 1024 * 256 + 12 * 512 + 4 * 1024
+    assert count["resnet50"] == 25_557_032
+    assert len(set(sets["odd200"].values())) == 200
+    assert all(side % 2 for shape in sets["odd200"].values() for side in shape)
+    assert len(sets["layers200"]) == 400
 
 
-def test_shapes_are_those_of_a_transformer():
-    shapes = step_time.transformer_shapes(width=4, layers=2)
-    assert list(shapes) == ["layer_0", "layer_1"]
-    assert shapes["layer_1"]["up"] == (4, 16) and shapes["layer_1"]["down"] == (16, 4)
+def test_floor_counts_true_blocks():
+    shapes = {"a": (20, 12), "b": (9,)}
+    assert step_floor.block_shapes(shapes, block_size=16) == {
+        (16, 12): 1,
+        (12, 4): 1,
+        (9,): 1,
+    }
+    factors, directions = step_floor.products(shapes, block_size=16)()
+    assert sorted(x.shape for pair in factors for x in pair) == [
+        (1, 4, 4),
+        (1, 9, 9),
+        (1, 12, 12),
+        (1, 12, 12),
+        (1, 16, 16),
+    ]
+    assert all(np.isfinite(x).all() for x in directions)
+    decomposed = step_floor.eigendecompositions(shapes, block_size=16)()
+    assert sum(q.shape[0] for q, _ in decomposed) == 5
 
 
-def test_command_writes_a_summary(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        step_time, "OPTIMIZERS", {"adamw": optax.adamw(1e-3), "shampoo": optax.sgd(1)}
-    )
-    step_time.main(["--preset", "smoke", "--out", str(tmp_path / "run")])
-    summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert summary["metrics"]["shampoo/median_ms"] > 0.0
-    assert summary["baselines"]["adamw/median_ms"] > 0.0
+def test_command_writes_rows_of_all_columns(tmp_path):
+    out = tmp_path / "run"
+    step_time.main(["--preset", "smoke", "--out", str(out), "--devices", "1"])
+    rows = json.loads((out / "summary.json").read_text())["rows"]
+    assert [row["optimizer"] for row in rows] == ["adamw", "shampoo", "shampoo, all at once"]
+    for row in rows:
+        assert tuple(row) == step_time.ROW
+        assert row["median_ms"] > 0
+    assert rows[0]["ratio_to_adamw"] == 1
+    assert rows[1]["floor_ms"] > 0
+    assert rows[1]["amortised_floor_ms"] > rows[1]["floor_ms"]
+    assert rows[1]["state_bytes"] > rows[0]["state_bytes"]
 
 
 def test_sizes_are_checked():
-    with pytest.raises(InputError, match="--width: expected at least 1, found 0"):
-        step_time.StepTime(width=0)
+    with pytest.raises(InputError, match="--frequency: expected at least 1, found 0"):
+        step_time.StepTime(frequency=0)
+    with pytest.raises(InputError, match=r"--sets: expected some of .* found 'vgg'"):
+        step_time.StepTime(sets="blocks12,vgg")
