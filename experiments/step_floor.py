@@ -7,6 +7,7 @@ are donated. No norms, moments, copies or communication.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -50,15 +51,15 @@ def products(shapes: Shapes, *, block_size: int) -> Callable[[], Any]:
             p = jnp.einsum(f"n{letters},nz{letters[k]}->n{other}", p, root)
         return new, p
 
-    def step(factors):
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(factors, blocks, roots):  # all are arguments, or XLA would fold the products away
         pairs = [one(g, f, r) for g, f, r in zip(blocks, factors, roots)]
         return [f for f, _ in pairs], [p for _, p in pairs]
 
-    jitted = jax.jit(step, donate_argnums=0)
     carry = [factors]
 
     def call():
-        carry[0], directions = jitted(carry[0])
+        carry[0], directions = step(carry[0], blocks, roots)
         return carry[0], directions
 
     return call

@@ -30,7 +30,7 @@ class ShampooConfig:
     eigenvalue_exponent: float | Mapping[int, float]
     root: Callable[..., roots.Refreshed]
     max_residual: float
-    grafting: optax.GradientTransformationExtraArgs | None
+    grafting: optax.GradientTransformation | None
     precondition_frequency: int
     start_preconditioning_step: int | None
     statistics_frequency: int
@@ -80,9 +80,11 @@ class ShampooConfig:
         return self.precondition_frequency if self.stagger else 1
 
     @property
-    def graft(self) -> optax.GradientTransformationExtraArgs:
+    def graft(self) -> grafting_lib.Grafting:
         """The grafting method; without one, a stateless stand-in whose result is not used."""
-        return optax.with_extra_args_support(self.grafting or grafting_lib.sgd())
+        if isinstance(self.grafting, grafting_lib.Grafting):
+            return self.grafting
+        return grafting_lib.elementwise(self.grafting) if self.grafting else grafting_lib.sgd()
 
     def power(self, order: int) -> float:
         """Return the exponent of the eigenvalue-corrected second moment for blocks of an order."""

@@ -1,9 +1,11 @@
 """Grafting: the diagonal method whose step size a Shampoo direction takes (paper, section 2.4).
 
-A grafting method is an optax transformation over blocks. Its `update` receives the filtered
-gradient F as updates and the raw gradient G as the extra argument `gradient`, with the step
-`count` (int32, from 1); it returns the direction whose norm, a block, scales Shampoo's. Any
-elementwise optax transformation serves: one that takes no extra arguments sees F only.
+A grafting method is an optax transformation over blocks `[rows, *dims]`. Its `update` receives the
+filtered gradient F as updates and, as extra arguments, the raw gradient `gradient`, the step
+`count` (int32, from 1) and `active` (bool `[rows]`: False for a block whose gradient is missing or
+not finite, which must not change the state; its F and G are then zero or stale). It returns the
+direction whose norm, a block, scales Shampoo's. Any elementwise optax transformation serves, see
+`elementwise`.
 """
 
 from typing import NamedTuple
@@ -13,10 +15,38 @@ import jax.numpy as jnp
 import optax
 
 
+class Grafting(optax.GradientTransformationExtraArgs):
+    """A transformation that keeps the contract above, `active` included."""
+
+
 class SecondMomentState(NamedTuple):
     """Second moment of the raw gradient."""
 
-    nu: optax.Updates  # as the blocks
+    nu: jax.Array  # [rows, *dims]
+
+
+def per_row(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Reshape `[rows]` so that it broadcasts over `[rows, ...]`."""
+    return x.reshape(x.shape + (1,) * (like.ndim - 1))
+
+
+def elementwise(tx: optax.GradientTransformation) -> Grafting:
+    """Make a grafting method of an elementwise optax transformation, which sees F only.
+
+    Example: `elementwise(optax.scale_by_adam())`.
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def update(updates, state, params=None, *, active, **extra_args):
+        direction, new = tx.update(updates, state, params, **extra_args)
+
+        def keep(a, b):  # leaves without rows, such as counters, always advance
+            rowwise = jnp.ndim(a) > 0 and a.shape[0] == active.shape[0]
+            return jnp.where(per_row(active, a), a, b) if rowwise else a
+
+        return direction, jax.tree.map(keep, new, state)
+
+    return Grafting(tx.init, update)
 
 
 def _divide(f: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -24,43 +54,38 @@ def _divide(f: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(denominator > 0, f / jnp.where(denominator > 0, denominator, 1), 0)
 
 
-def _second_moment(
-    decay, weight, eps, correction=lambda count, dtype: 1
-) -> optax.GradientTransformationExtraArgs:
-    def init(params):
-        return SecondMomentState(jax.tree.map(jnp.zeros_like, params))
-
-    def update(updates, state, params=None, *, gradient, count, **extra_args):
+def _second_moment(decay, weight, eps, correction=lambda count, dtype: 1) -> Grafting:
+    def update(updates, state, params=None, *, gradient, count, active, **extra_args):
         del params, extra_args
-        nu = jax.tree.map(lambda v, g: decay * v + weight * g * g, state.nu, gradient)
-        direction = jax.tree.map(
-            lambda f, v: _divide(f, jnp.sqrt(v / correction(count, v.dtype)) + eps), updates, nu
-        )
-        return direction, SecondMomentState(nu)
+        # The direction reads the moment that is stored: then XLA updates it in place.
+        nu = decay * state.nu + weight * gradient * gradient
+        nu = jnp.where(per_row(active, nu), nu, state.nu)
+        denominator = jnp.sqrt(nu / correction(count, nu.dtype)) + eps
+        return _divide(updates, denominator), SecondMomentState(nu)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Grafting(lambda blocks: SecondMomentState(jnp.zeros_like(blocks)), update)
 
 
-def adam(b2=0.999, eps=1e-8) -> optax.GradientTransformationExtraArgs:
+def adam(b2=0.999, eps=1e-8) -> Grafting:
     """Graft Adam: F / (sqrt(v / (1 - b2^t)) + eps), v an average of G^2 with decay `b2`."""
     return _second_moment(b2, 1 - b2, eps, lambda count, dtype: 1 - jnp.asarray(b2, dtype) ** count)
 
 
-def rmsprop(b2=0.99, eps=1e-8) -> optax.GradientTransformationExtraArgs:
+def rmsprop(b2=0.99, eps=1e-8) -> Grafting:
     """Graft RMSProp: F / (sqrt(v) + eps), v an average of G^2 with decay `b2`."""
     return _second_moment(b2, 1 - b2, eps)
 
 
-def adagrad(eps=1e-10) -> optax.GradientTransformationExtraArgs:
+def adagrad(eps=1e-10) -> Grafting:
     """Graft AdaGrad: F / (sqrt(v) + eps), v the sum of G^2."""
     return _second_moment(1.0, 1.0, eps)
 
 
-def sgd() -> optax.GradientTransformationExtraArgs:
+def sgd() -> Grafting:
     """Graft SGD: the filtered gradient itself."""
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         return updates, state
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    return Grafting(lambda blocks: optax.EmptyState(), update)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from shampoo_jax.grafting import per_row
 from shampoo_jax.plan import Pool
 from shampoo_jax.state import PoolState
 
@@ -46,21 +47,6 @@ def phase_table(pool: Pool, *, devices: int, phases: int) -> tuple[np.ndarray, n
         table[d, p, fill[d, p]] = row % per_device
         fill[d, p] += 1
     return table, counts
-
-
-def _per_row(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Reshape `[n]` so that it broadcasts over `[n, ...]`."""
-    return x.reshape(x.shape + (1,) * (like.ndim - 1))
-
-
-def _keep(active: jax.Array, new, old):
-    """Take `new` where a row is active; leaves without rows (counters) always advance."""
-
-    def choose(a, b):
-        rowwise = jnp.ndim(a) > 0 and a.shape[0] == active.shape[0]
-        return jnp.where(_per_row(active, a), a, b) if rowwise else a
-
-    return jax.tree.map(choose, new, old)
 
 
 def gram(g: jax.Array, axis: int, *, precision=None) -> jax.Array:
@@ -112,7 +98,7 @@ def accumulate(state: PoolState, pool: Pool, g, active, count, config):
             outer = gram(g.astype(factor.dtype), axis, precision=config.precision)
             decay = jnp.where(active, jnp.asarray(config.b2, factor.dtype), 1)
             weight = jnp.asarray(_average_weight(config.b2), factor.dtype)
-            new.append(_per_row(decay, factor) * factor + weight * outer)
+            new.append(per_row(decay, factor) * factor + weight * outer)
         return tuple(new)
 
     if config.statistics_frequency == 1:
@@ -220,12 +206,14 @@ def filter_gradient(state: PoolState, g, active, count, config):
     if state.filtered is None:
         return g, None
     b1 = jnp.asarray(config.b1, g.dtype)
-    b3 = b1 if config.b3 is None else jnp.asarray(config.b3, g.dtype)
-    f = b3 * state.filtered + (1 - b3) * g
-    if config.bias_correction:
-        f = f / (1 - b3 * b1 ** (count - 1))
     m = b1 * state.filtered + (1 - b1) * g
-    return f, jnp.where(_per_row(active, m), m, state.filtered)
+    m = jnp.where(per_row(active, m), m, state.filtered)
+    if config.b3 is None:
+        b3, f = b1, m  # not the old average again: XLA then updates it in place
+    else:
+        b3 = jnp.asarray(config.b3, g.dtype)
+        f = b3 * state.filtered + (1 - b3) * g
+    return f / (1 - b3 * b1 ** (count - 1)) if config.bias_correction else f, m
 
 
 def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, count, config):
@@ -234,7 +222,7 @@ def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, coun
     b2 = jnp.asarray(config.b2, g.dtype)
     weight = jnp.asarray(_average_weight(config.b2), g.dtype)
     v = b2 * state.eigenvalues + weight * jnp.square(rotated)
-    v = jnp.where(_per_row(active, v), v, state.eigenvalues)
+    v = jnp.where(per_row(active, v), v, state.eigenvalues)
     correction = _correction(config.b2, count, g.dtype, on=config.bias_correction)
     power = config.power(len(pool.dims))
     root = jnp.sqrt(v / correction) if power == 0.5 else (v / correction) ** power
@@ -246,13 +234,16 @@ def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, coun
 
 def _graft(p, p_graft, last_refresh, count, config):
     """Give P the norm of the grafting direction a block; before the first root, take that one."""
+    # Norms read finished arrays: fused into the reduction, a division or root an element would run
+    # unvectorized on CPU, four times slower than the whole rest.
+    p, p_graft = lax.optimization_barrier((p, p_graft))
     scale = _norms(p_graft) / (_norms(p) + jnp.asarray(1e-16, p.dtype))
     ready = (
         last_refresh > 0
         if config.stagger
         else jnp.broadcast_to(count >= config.start, last_refresh.shape)
     )
-    return jnp.where(_per_row(ready, p), p * _per_row(scale, p), p_graft)
+    return jnp.where(per_row(ready, p), p * per_row(scale, p), p_graft)
 
 
 def _momentum(state: PoolState, p, w, active, config):
@@ -261,7 +252,7 @@ def _momentum(state: PoolState, p, w, active, config):
         p = p + jnp.asarray(config.weight_decay, p.dtype) * w
     mu, damping = (jnp.asarray(x, p.dtype) for x in (config.momentum, config.dampening))
     buffer = mu * state.momentum + (1 - damping) * p
-    buffer = jnp.where(_per_row(active, buffer), buffer, state.momentum)
+    buffer = jnp.where(per_row(active, buffer), buffer, state.momentum)
     return ((1 - damping) * p + mu * buffer if config.nesterov else buffer), buffer
 
 
@@ -282,13 +273,15 @@ def step_pool(state: PoolState, pool: Pool, local: Local, g, w, count, config):
     """
     finite = jnp.isfinite(jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))))
     active = local.present & finite
-    g = jnp.where(_per_row(active, g), g, 0)
+    g = jnp.where(per_row(active, g), g, 0)
     factors, roots, health = (), state.roots, _health(state)
     if pool.preconditioned:
         factors = accumulate(state, pool, g, active, count, config)
         roots, health = refresh_roots(state, pool, local, factors, active, count, config)
     f, filtered = filter_gradient(state, g, active, count, config)
-    p_graft, graft = config.graft.update(f, state.graft, None, gradient=g, count=count)
+    p_graft, graft = config.graft.update(
+        f, state.graft, None, gradient=g, count=count, active=active
+    )
     eigenvalues = state.eigenvalues
     if config.eigenvalue_corrected:
         p, eigenvalues = _corrected_direction(state, pool, g, f, roots, active, count, config)
@@ -299,14 +292,14 @@ def step_pool(state: PoolState, pool: Pool, local: Local, g, w, count, config):
     momentum = state.momentum
     if momentum is not None:
         p, momentum = _momentum(state, p, w, active, config)
-    p = jnp.where(_per_row(active, p), p, 0)
+    p = jnp.where(per_row(active, p), p, 0)
     new = PoolState(
         factors=factors,
         roots=roots,
         eigenvalues=eigenvalues,
         filtered=filtered,
         momentum=momentum,
-        graft=_keep(active, graft, state.graft),
+        graft=graft,
         **health._asdict(),
         skipped=state.skipped + (local.present & ~finite),
     )
