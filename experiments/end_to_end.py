@@ -97,26 +97,26 @@ PRESETS = {
     ),
 }
 
-# What depends on the data, by its users' length; learning rates are the best on validation of a
-# grid for each optimizer (docs/nxtpost.md says which).
+# What depends on the data, by its users' length. Learning rates: the best on validation of a grid
+# for each optimizer, docs/nxtpost.md has the figures.
 RECIPES = {
     "short": {
-        "epochs": 8,
+        "epochs": 10,
         "evaluate_every": 1,
         "max_len": 16,
         "batch_size": 128,
         "dropout": 0.2,
-        "adamw_rate": 2e-3,
-        "shampoo_rate": 4e-3,
+        "adamw_rate": 8e-3,
+        "shampoo_rate": 8e-3,
     },
     "long": {
-        "epochs": 20,
+        "epochs": 16,
         "evaluate_every": 2,
         "max_len": 200,
         "batch_size": 32,
         "dropout": 0.2,
-        "adamw_rate": 2e-3,
-        "shampoo_rate": 4e-3,
+        "adamw_rate": 1.2e-2,
+        "shampoo_rate": 1.6e-2,
     },
 }
 LONG_USERS = 20  # mean training events of a user from which "long" applies
