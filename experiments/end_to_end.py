@@ -134,7 +134,7 @@ def with_recipe(options: EndToEnd, problem: Problem) -> EndToEnd:
 def load(options: EndToEnd) -> Interactions:
     """Read what --data names, or fetch what --download names, or mine library calls."""
     if options.download:
-        return read(download(Path("runs") / "data" / options.download))
+        return read(download(options.download, Path("runs") / "data" / options.download))
     return library_calls() if options.data is None else read(options.data)
 
 

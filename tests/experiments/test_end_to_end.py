@@ -1,5 +1,6 @@
 """The whole path on small drawn data, and what a user can do wrong."""
 
+import dataclasses
 import gzip
 import json
 import re
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import end_to_end
+from experiments.download import ARCHIVES
 from experiments.run_folder import SUMMARY_KEYS
 
 SMALL = (
@@ -122,6 +124,16 @@ def test_bad_data_is_one_line_and_exit_code_2(tmp_path, capsys, name, content, m
 def test_a_missing_folder_is_one_line_and_exit_code_2(tmp_path, capsys):
     line = _refused(capsys, ["--data", tmp_path / "nowhere", "--out", tmp_path / "out"])
     assert "nowhere" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_download_without_a_connection_leaves_nothing(tmp_path, monkeypatch, capsys):
+    closed = dataclasses.replace(ARCHIVES["ml-1m"], url="http://127.0.0.1:9/ml-1m.zip")
+    monkeypatch.setitem(ARCHIVES, "ml-1m", closed)
+    monkeypatch.chdir(tmp_path)
+    line = _refused(capsys, ["--download", "ml-1m", "--out", tmp_path / "out"])
+    assert "127.0.0.1:9/ml-1m.zip" in line
+    assert not list(tmp_path.rglob("*.dat"))
     assert not (tmp_path / "out").exists()
 
 
