@@ -145,7 +145,8 @@ def _validate(c: ShampooConfig) -> None:
 
 def _check_plan(plan: PlanConfig) -> None:
     size = plan.block_size
-    _check(size is None or size >= 1, "block_size", size, "None (no split) or >= 1")
+    ok = size is None or (isinstance(size, int) and size >= 1)
+    _check(ok, "block_size", size, "'auto', None (no split) or >= 1")
     target = plan.target_dimensionality
     _check(
         target is None or target >= 1, "target_dimensionality", target, "None (no merging) or >= 1"

@@ -1,6 +1,5 @@
 """Leaves to pools and back: stacking, padding, splitting, all by static slices."""
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -82,8 +81,3 @@ def from_pools(pools: Sequence[jax.Array], plan: Plan, dtypes: Sequence) -> list
         for row, i in enumerate(family.leaves):
             leaves[i] = whole[row].reshape(plan.shapes[i]).astype(dtypes[i])
     return leaves
-
-
-def num_elements(pool: Pool) -> int:
-    """Return the padded number of elements of one row."""
-    return math.prod(pool.dims)

@@ -16,17 +16,15 @@ from shampoo_jax.plan import Plan, PlanConfig, Shape, default_exponents, make_pl
 from shampoo_jax.state import ShampooState, block_dtype, init_pools
 from shampoo_jax.step import Local, phase_table, step_pool
 
-_DEFAULT = object()  # "choose for me", where None already means "none"
-
 
 def _default_block_size() -> int:
     """256 on CPU, where eigh is cubic on one core; 1024 where products are cheap."""
     return 256 if jax.default_backend() == "cpu" else 1024
 
 
-def plan_config(*, block_size: int | None = _DEFAULT, **options) -> PlanConfig:
+def plan_config(*, block_size: int | Literal["auto"] | None = "auto", **options) -> PlanConfig:
     """Build the part of the configuration that decides blocks and pools."""
-    size = _default_block_size() if block_size is _DEFAULT else block_size
+    size = _default_block_size() if block_size == "auto" else block_size
     return PlanConfig(block_size=size, **options)
 
 
@@ -37,7 +35,7 @@ def scale_by_shampoo(
     b3: Any = None,
     eps: Any = 1e-6,
     relative_eps: bool = True,
-    grafting: optax.GradientTransformation | None = _DEFAULT,
+    grafting: optax.GradientTransformation | Literal["auto"] | None = "auto",
     precondition_frequency: int = 10,
     start_preconditioning_step: int | None = None,
     statistics_frequency: int = 1,
@@ -52,7 +50,7 @@ def scale_by_shampoo(
     nesterov: bool = False,
     weight_decay: Any = 0.0,
     mask: Any = None,
-    block_size: int | None = _DEFAULT,
+    block_size: int | Literal["auto"] | None = "auto",
     target_dimensionality: int | None = 1,
     exponents: Callable[[Shape], Sequence[float]] = default_exponents,
     max_pools: int = 12,
@@ -84,8 +82,8 @@ def scale_by_shampoo(
         to the root of the second moment.
       relative_eps: `eps` is a multiple of the factor's largest eigenvalue. Absolute
         otherwise, as in the paper.
-      grafting: see `shampoo_jax.grafting`; default Adam with decay `b2`; None = no grafting (the
-        default of the eigenvalue-corrected form, which needs none).
+      grafting: see `shampoo_jax.grafting`; "auto" = Adam with decay `b2`, or none for the
+        eigenvalue-corrected form, which needs none; None = no grafting.
       precondition_frequency: steps between two refreshes of a root.
       start_preconditioning_step: first step that may refresh; None = `precondition_frequency`.
         Before its first refresh a block takes the grafting direction.
@@ -104,7 +102,7 @@ def scale_by_shampoo(
       nesterov: look ahead.
       weight_decay: decoupled, added to the direction; a number or an optax schedule.
       mask: tree of bools, or a function of the parameters giving one: where decay applies.
-      block_size: largest side of a block; None = never split; default 256 on CPU, else 1024.
+      block_size: largest side of a block; None = never split; "auto" = 256 on CPU, else 1024.
       target_dimensionality: small adjacent dims are merged while more dims are left than this
         (and the product stays <= `block_size`); None = keep shapes.
       exponents: function from a merged shape to an inverse exponent a dim, 0 = that dim has no
@@ -203,8 +201,10 @@ def scale_by_shampoo(
 
 
 def _default_grafting(method, corrected: bool, b2):
-    if method is not _DEFAULT:
+    if not isinstance(method, str):
         return method
+    if method != "auto":
+        raise ValueError(f"shampoo: grafting must be 'auto', None or a method, got {method!r}")
     return None if corrected else grafting.adam(b2=b2)
 
 
