@@ -12,7 +12,7 @@ CORE = {"jax", "flax", "optax", "orbax", "numpy"}
 MODEL_FILES = {
     "nxtpost_jax/blocks.py",
     "nxtpost_jax/model.py",
-    "hsnn_jax/scorers.py",
+    "experiments/character_model.py",
     "experiments/digits_model.py",
 }
 

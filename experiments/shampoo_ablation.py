@@ -1,0 +1,271 @@
+"""Shampoo against AdamW by learning rate, on next-character prediction.
+
+    python -m experiments.shampoo_ablation --data TEXT --task characters --quick    # 2 CPU cores
+
+A causal Transformer (3 layers, width 128, length 64, batch 32), 600 steps with 50 of warm-up and a
+cosine to zero, gradients clipped to norm 1, decoupled decay 0.1. The first nine tenths of the text
+train, the rest validates; there is no test split. Shampoo: block 128, refresh every 10 steps, b1
+.9, b2 .95 for factors and grafting. Its best must end below AdamW's. Without --data the text is
+Python source of the standard library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+import shampoo_jax
+from experiments.character_model import CharacterModel
+from experiments.datasets import read_text
+from experiments.errors import bad_input, exit_on_input_error
+from experiments.options import Options, parse, select_devices
+from experiments.provenance import DataName
+from experiments.report import Table, draw_curves, print_table, read_curves, write_report
+from experiments.results import check_keep, keep_result
+from experiments.run_folder import Run, open_run
+from experiments.sharding import make_mesh
+from experiments.training import TrainResult, train
+
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+BATCH_SIZE, LENGTH = 32, 64
+STEPS_BETWEEN_EVALUATIONS = 50  # an "epoch" of the loop
+VALIDATION_WINDOWS = 512
+EMBEDDED_CHARACTERS = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ablation(Options):
+    """Compare optimizers over learning rates."""
+
+    epochs: int = 12
+    """evaluations, 50 steps apart"""
+    task: Literal["characters"] = "characters"
+    """what is learned"""
+    quick: bool = False
+    """one seed instead of three"""
+    rates: tuple[float, ...] = RATES
+    """peak learning rates, tried with every optimizer"""
+
+    @property
+    def seeds(self) -> range:
+        """The seeds to train with."""
+        return range(self.seed, self.seed + (1 if self.quick else 3))
+
+
+PRESETS = {
+    "default": Ablation(),
+    "smoke": Ablation(epochs=1, quick=True, rates=(4e-3,)),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Text:
+    """Characters as int32 codes, split in two."""
+
+    name: DataName
+    vocabulary: int
+    training: np.ndarray
+    validation: np.ndarray
+
+
+def load(path: Path | None) -> Text:
+    """Read a text file, or take the standard library's source.
+
+    Raises:
+      InputError: the file cannot be read, or is shorter than a few windows.
+    """
+    if path is None:
+        name, text = "<python-source>", _embedded_text()
+    else:
+        name, text = f"<{path.stem}>", read_text(path)
+    characters, codes = np.unique(np.array(list(text)), return_inverse=True)
+    cut = len(codes) * 9 // 10
+    if len(codes) - cut <= 2 * LENGTH:
+        found = f"{len(codes)} characters"
+        raise bad_input(name, expected=f"at least {20 * LENGTH} characters", found=found)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    codes = codes.astype(np.int32)
+    return Text(DataName(name, digest), len(characters), codes[:cut], codes[cut:])
+
+
+def _embedded_text() -> str:
+    folder = Path(sysconfig.get_path("stdlib"))
+    parts, size = [], 0
+    for file in sorted(folder.glob("*.py")):
+        text = file.read_bytes().decode("ascii", "ignore")
+        parts.append(text)
+        size += len(text)
+        if size >= EMBEDDED_CHARACTERS:
+            break
+    return "".join(parts)[:EMBEDDED_CHARACTERS]
+
+
+def make_optimizer(name: str, rate: float, *, steps: int) -> optax.GradientTransformation:
+    """Build an optimizer with clipping, warm-up, cosine and decay."""
+    warmup = min(50, max(1, steps // 2))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps)
+    common = {"b1": 0.9, "b2": 0.95, "weight_decay": 0.1}
+    if name == "adamw":
+        tx = optax.adamw(schedule, **common)
+    else:
+        tx = shampoo_jax.shampoo(schedule, block_size=128, precondition_frequency=10, **common)
+    return optax.chain(optax.clip_by_global_norm(1.0), tx)
+
+
+def _windows(codes: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
+    rows = codes[starts[:, None] + np.arange(LENGTH + 1)[None, :]]
+    return {"inputs": rows[:, :-1], "labels": rows[:, 1:]}
+
+
+def batches(codes: np.ndarray, *, epoch: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
+    """Draw windows of the text: a function of seed and epoch."""
+    rng = np.random.default_rng((seed, epoch))
+    for _ in range(STEPS_BETWEEN_EVALUATIONS):
+        yield _windows(codes, rng.integers(0, len(codes) - LENGTH, BATCH_SIZE))
+
+
+def train_one(
+    run: Run, text: Text, *, optimizer: str, rate: float, seed: int, epochs: int, mesh: Mesh
+) -> TrainResult:
+    """Train one optimizer at one learning rate as a stage of the run."""
+    model = CharacterModel(text.vocabulary, length=LENGTH)
+
+    def loss(params, batch, key) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        del key
+        logits = model.apply(params, batch["inputs"])
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
+        return jnp.mean(entropy), {}
+
+    starts = np.linspace(0, len(text.validation) - LENGTH - 1, VALIDATION_WINDOWS).astype(int)
+    held_out = _windows(text.validation, starts)
+    score = jax.jit(lambda params: loss(params, held_out, None)[0])
+    steps = epochs * STEPS_BETWEEN_EVALUATIONS
+    return train(
+        run,
+        stage=f"{optimizer}-{rate:g}-{seed}",
+        init_params=lambda key: model.init(key, held_out["inputs"][:1]),
+        loss=loss,
+        tx=make_optimizer(optimizer, rate, steps=steps),
+        batches=lambda epoch: batches(text.training, epoch=epoch, seed=seed),
+        epochs=epochs,
+        steps_per_epoch=STEPS_BETWEEN_EVALUATIONS,
+        seed=seed,
+        mesh=mesh,
+        evaluate=lambda params: {"validation_loss": float(score(params))},
+        opt_state_sharding=shampoo_jax.state_sharding,
+        checkpoint_every=steps + 1,
+    )
+
+
+def end_losses(results: Mapping[tuple[str, float], Sequence[TrainResult]]) -> dict:
+    """Return the median validation loss at the end, by optimizer and learning rate."""
+    return {
+        key: float(np.median([r.history[-1]["validation_loss"] for r in own]))
+        for key, own in results.items()
+    }
+
+
+def steps_to(results: Sequence[TrainResult], target: float) -> float | None:
+    """Return the median first step whose validation loss is at most a target."""
+    firsts = [
+        next((h["step"] for h in r.history if h["validation_loss"] <= target), np.inf)
+        for r in results
+    ]
+    median = float(np.median(firsts))
+    return median if np.isfinite(median) else None
+
+
+def table_of(results, *, rates: Sequence[float], seeds: int) -> Table:
+    """Lay the end losses out by learning rate, AdamW as the baseline."""
+    ends = end_losses(results)
+    best = {
+        name: min(rates, key=lambda rate, n=name: ends[n, rate]) for name in ("adamw", "shampoo")
+    }
+    target = ends["adamw", best["adamw"]]
+
+    def row(name: str) -> list:
+        own = results[name, best[name]]
+        step_ms = 1e3 * float(np.median([r.seconds / r.steps for r in own]))
+        return [name, *(ends[name, rate] for rate in rates), steps_to(own, target), step_ms]
+
+    return Table(
+        title="Validation loss at the end, by peak learning rate",
+        columns=("optimizer", *(f"{r:g}" for r in rates), "steps to AdamW's best", "ms a step"),
+        baselines=[row("adamw")],
+        rows=[row("shampoo")],
+        note=f"Median of {seeds} seed(s); the last two columns at each optimizer's best rate.",
+    )
+
+
+@exit_on_input_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train over the grid and write the run folder."""
+    options, arguments = parse("shampoo_ablation", PRESETS, argv)
+    check_keep(options.keep)
+    mesh = make_mesh(select_devices(options.devices))
+    text = load(options.data)
+    with open_run("shampoo_ablation", options, arguments=arguments, data=text.name) as run:
+        common = {"epochs": options.epochs, "mesh": mesh}
+        results = {
+            (name, rate): [
+                train_one(run, text, optimizer=name, rate=rate, seed=seed, **common)
+                for seed in options.seeds
+            ]
+            for rate in options.rates
+            for name in ("adamw", "shampoo")
+        }
+        _report(run, text, results, options=options, devices=list(mesh.devices.flat))
+
+
+def _report(run: Run, text: Text, results, *, options: Ablation, devices) -> None:
+    ends = end_losses(results)
+    flat = {f"{name}/{rate:g}/validation_loss": value for (name, rate), value in ends.items()}
+    summary = run.write_summary(
+        protocol={"split": "the last tenth of the text validates", "test": "none"},
+        metrics={k: v for k, v in flat.items() if k.startswith("shampoo")},
+        baselines={k: v for k, v in flat.items() if k.startswith("adamw")},
+        seeds=options.seeds,
+        devices=devices,
+    )
+    table = table_of(results, rates=options.rates, seeds=len(options.seeds))
+    print_table(table)
+    curves = {
+        stage.removesuffix(f"-{options.seed}"): lines
+        for stage, lines in read_curves(run.folder).items()
+        if stage.endswith(f"-{options.seed}")
+    }
+    write_report(
+        run,
+        title="Shampoo against AdamW on characters",
+        intro=f"{text.name.name}, {len(text.training) + len(text.validation):,} characters.",
+        summary=summary,
+        tables=[table],
+        panels=[
+            functools.partial(
+                draw_curves,
+                curves=curves,
+                against=against,
+                metric="validation_loss",
+                label="validation loss",
+            )
+            for against in ("step", "seconds")
+        ],
+    )
+    if options.keep:
+        keep_result(run, name=options.keep)
+    print(f"run folder: {run.folder}")
+
+
+if __name__ == "__main__":
+    main()
