@@ -13,6 +13,9 @@ from shampoo_jax import grafting as grafting_lib
 from shampoo_jax import roots
 from shampoo_jax.plan import PlanConfig
 
+# Those that may change from step to step.
+HYPERPARAMETERS = ("b1", "b2", "b3", "eps", "momentum", "dampening", "weight_decay")
+
 
 @dataclasses.dataclass(frozen=True)
 class ShampooConfig:
@@ -30,7 +33,7 @@ class ShampooConfig:
     eigenvalue_exponent: float | Mapping[int, float]
     root: Callable[..., roots.Refreshed]
     max_residual: float
-    grafting: optax.GradientTransformation | None
+    grafting: optax.GradientTransformation | Literal["auto"] | None
     precondition_frequency: int
     start_preconditioning_step: int | None
     statistics_frequency: int
@@ -80,11 +83,32 @@ class ShampooConfig:
         return self.precondition_frequency if self.stagger else 1
 
     @property
+    def grafts(self) -> bool:
+        """Whether directions take the norm of a grafting method."""
+        if isinstance(self.grafting, str):
+            return not self.eigenvalue_corrected
+        return self.grafting is not None
+
+    @property
     def graft(self) -> grafting_lib.Grafting:
         """The grafting method; without one, a stateless stand-in whose result is not used."""
+        if not self.grafts:
+            return grafting_lib.sgd()
+        if isinstance(self.grafting, str):
+            return grafting_lib.adam(b2=self.b2)
         if isinstance(self.grafting, grafting_lib.Grafting):
             return self.grafting
-        return grafting_lib.elementwise(self.grafting) if self.grafting else grafting_lib.sgd()
+        return grafting_lib.elementwise(self.grafting)
+
+    @property
+    def traced(self) -> dict[str, Any]:
+        """The hyperparameters that are arrays, which a shard_map must be given as arguments."""
+        values = {name: getattr(self, name) for name in HYPERPARAMETERS}
+        return {
+            name: value
+            for name, value in values.items()
+            if not (value is None or isinstance(value, int | float) or callable(value))
+        }
 
     def power(self, order: int) -> float:
         """Return the exponent of the eigenvalue-corrected second moment for blocks of an order."""
@@ -124,6 +148,8 @@ def _validate(c: ShampooConfig) -> None:
     _check_number("momentum", c.momentum, 0, 1, open_high=True)
     _check_number("dampening", c.dampening, 0, 1, open_high=True)
     _check_number("weight_decay", c.weight_decay, 0, math.inf, open_high=True)
+    method = not isinstance(c.grafting, str) or c.grafting == "auto"
+    _check(method, "grafting", c.grafting, "'auto', None or a method")
     kinds = ("root_inverse", "eigenvalue_corrected")
     _check(c.preconditioner in kinds, "preconditioner", c.preconditioner, f"one of {kinds}")
     for name in ("precondition_frequency", "statistics_frequency"):

@@ -287,7 +287,7 @@ def step_pool(state: PoolState, pool: Pool, local: Local, g, w, count, config):
         p, eigenvalues = _corrected_direction(state, pool, g, f, roots, active, count, config)
     else:
         p = _along_all(f, roots, pool, precision=config.precision)
-    if config.grafting is not None:
+    if config.grafts:
         p = _graft(p, p_graft, health.last_refresh, count, config)
     momentum = state.momentum
     if momentum is not None:

@@ -5,16 +5,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from shampoo_jax import distribution, grafting, layout, roots
+from shampoo_jax import distribution, roots
 from shampoo_jax.config import ShampooConfig
 from shampoo_jax.plan import Plan, PlanConfig, Shape, default_exponents, make_plan
+from shampoo_jax.sharded_step import sharded_step
 from shampoo_jax.state import ShampooState, block_dtype, init_pools
-from shampoo_jax.step import Local, phase_table, step_pool
 
 
 def _default_block_size() -> int:
@@ -143,7 +141,7 @@ def scale_by_shampoo(
         eigenvalue_exponent=eigenvalue_exponent,
         root=root or (roots.eigh_basis if corrected else roots.eigh_root),
         max_residual=max_residual,
-        grafting=_default_grafting(grafting, corrected, b2),
+        grafting=grafting,
         precondition_frequency=precondition_frequency,
         start_preconditioning_step=start_preconditioning_step,
         statistics_frequency=statistics_frequency,
@@ -184,7 +182,7 @@ def scale_by_shampoo(
         plan = _plan(leaves, config)
         _check_rows(state, plan, devices)
         specs = None if param_specs is None else _flat_specs(param_specs, treedef)
-        directions, pools = _sharded_step(
+        directions, pools = sharded_step(
             leaves, inside, state, plan, present, now, devices, specs, gather_dtype
         )
         if weights is not None and not config.uses_momentum:
@@ -198,14 +196,6 @@ def scale_by_shampoo(
         return jax.tree.unflatten(treedef, directions), ShampooState(count, pools)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _default_grafting(method, corrected: bool, b2):
-    if not isinstance(method, str):
-        return method
-    if method != "auto":
-        raise ValueError(f"shampoo: grafting must be 'auto', None or a method, got {method!r}")
-    return None if corrected else grafting.adam(b2=b2)
 
 
 def _check_leaves(params) -> None:
@@ -274,103 +264,3 @@ def _check_rows(state: ShampooState, plan: Plan, devices: distribution.Devices) 
             f"shampoo: the state's pools have {found} rows, {devices.count} device(s) and these "
             f"parameters need {expected}: init and update must see the same mesh and options"
         )
-
-
-def _local(plan: Plan, present, config: ShampooConfig, devices, count) -> list[Local]:
-    """Build this device's tables, from constants sliced by its index."""
-    index = devices.index()
-    locals_ = []
-    for pool in plan.pools:
-        n = pool.rows(devices.count) // devices.count
-        pad = pool.rows(devices.count) - pool.num_blocks
-        here = np.pad(np.asarray(present)[pool.leaf], (0, pad))
-        sizes = np.pad(pool.sizes, ((0, pad), (0, 0)))
-        table, counts = phase_table(pool, devices=devices.count, phases=config.phases)
-        if config.stagger:
-            phase, now = count % config.phases, count >= config.start
-        else:
-            later = (count > config.start) & (count % config.precondition_frequency == 0)
-            phase, now = 0, (count == config.start) | later
-        locals_.append(
-            Local(
-                sizes=jnp.asarray(sizes).reshape(devices.count, n, len(pool.dims))[index],
-                present=jnp.asarray(here).reshape(devices.count, n)[index],
-                due_rows=jnp.asarray(table)[index, phase],
-                due=jnp.where(now, jnp.asarray(counts)[index, phase], 0),
-            )
-        )
-    return locals_
-
-
-def _own_rows(pools: Sequence[jax.Array], devices: distribution.Devices) -> list[jax.Array]:
-    if devices.count == 1:
-        return list(pools)
-    index = devices.index()
-    sizes = [x.shape[0] // devices.count for x in pools]
-    return [lax.dynamic_slice_in_dim(x, index * n, n) for x, n in zip(pools, sizes)]
-
-
-def _gather_directions(directions, devices: distribution.Devices, gather_dtype):
-    """Share all directions in one all-gather of a flat buffer."""
-    if devices.count == 1:
-        return directions
-    dtype = directions[0].dtype
-    flat = jnp.concatenate([d.reshape(-1) for d in directions])
-    flat = devices.gather(flat.astype(gather_dtype or dtype)).reshape(devices.count, -1)
-    whole, start = [], 0
-    for d in directions:
-        part = flat[:, start : start + d.size]
-        whole.append(part.reshape(-1, *d.shape[1:]).astype(dtype))
-        start += d.size
-    return whole
-
-
-def _step(grads, weights, state, plan, present, config, devices, gather_dtype):
-    """The body: whole gradients in, whole directions and this device's pools out."""
-    count = state.count + 1
-    dtype = block_dtype([x.dtype for x in grads])
-    stack = {"devices": devices.count, "dtype": dtype}
-    blocks = _own_rows(layout.to_pools(grads, plan, **stack), devices)
-    decays = [None] * len(blocks)
-    if weights is not None:
-        decays = _own_rows(layout.to_pools(weights, plan, **stack), devices)
-    tables = _local(plan, present, config, devices, count)
-    pools, directions = [], []
-    for pool, own, local, g, w in zip(plan.pools, state.pools, tables, blocks, decays):
-        new, direction = step_pool(own, pool, local, g, w, count, config)
-        pools.append(new)
-        directions.append(direction)
-    directions = _gather_directions(directions, devices, gather_dtype)
-    return layout.from_pools(directions, plan, [dtype] * len(grads)), tuple(pools)
-
-
-def _sharded_step(grads, weights, state, plan, present, config, devices, specs, gather_dtype):
-    """Run the body on one device, or inside one shard_map over the mesh."""
-    if not plan.pools:
-        return list(grads), state.pools
-    mesh = devices.mesh
-    if mesh is None:
-        return _step(grads, weights, state, plan, present, config, devices, gather_dtype)
-    specs = distribution.leaf_specs(grads, mesh, specs)
-    grads = [distribution.reshard_explicit(g, s, mesh) for g, s in zip(grads, specs)]
-    if weights is not None:
-        weights = [distribution.reshard_explicit(w, s, mesh) for w, s in zip(weights, specs)]
-    state_specs = ShampooState(P(), distribution.pool_specs(state.pools, devices.axes))
-
-    def body(grads, weights, state):
-        grads = distribution.gather_leaves(grads, specs, mesh)
-        if weights is not None:
-            weights = distribution.gather_leaves(weights, specs, mesh)
-        directions, pools = _step(
-            grads, weights, state, plan, present, config, devices, gather_dtype
-        )
-        return [distribution.own_shard(d, s, mesh) for d, s in zip(directions, specs)], pools
-
-    run = jax.shard_map(
-        body,
-        mesh=mesh,
-        in_specs=(specs, None if weights is None else specs, state_specs),
-        out_specs=(specs, state_specs.pools),
-        check_vma=False,
-    )
-    return run(grads, weights, state)

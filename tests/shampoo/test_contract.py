@@ -151,6 +151,21 @@ def test_injected_hyperparameters_give_the_same_updates(name, values):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_injected_hyperparameters_on_a_mesh(kind):
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
+    injected = optax.inject_hyperparams(shampoo_jax.shampoo, static_args=shampoo_jax.STATIC_ARGS)
+    options = {"weight_decay": 0.1, "momentum": 0.5, "block_size": 8, "precondition_frequency": 2}
+    ends = []
+    for make in (injected, shampoo_jax.shampoo):
+        tx = make(0.1, **options)
+        with jax.set_mesh(mesh):
+            params = jax.device_put(_params(), NamedSharding(mesh, P()))
+            updates, _ = jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)
+        ends.append(updates)
+    np.testing.assert_allclose(ends[0]["w"], ends[1]["w"], rtol=1e-5)
+
+
 @both
 def test_multi_steps(make):
     tx, params = optax.MultiSteps(make(), every_k_schedule=2), _params()
@@ -261,7 +276,7 @@ def test_integer_and_complex_leaves_are_refused():
         ({"precondition_frequency": 0}, "precondition_frequency must be an integer >= 1"),
         ({"block_size": 0}, r"block_size must be 'auto', None \(no split\) or >= 1"),
         ({"block_size": "big"}, r"block_size must be .*, got block_size='big'"),
-        ({"grafting": "adam"}, "grafting must be 'auto', None or a method, got 'adam'"),
+        ({"grafting": "adam"}, "grafting must be 'auto', None or a method, got grafting='adam'"),
         ({"preconditioner": "kfac"}, "preconditioner must be one of"),
         ({"stagger": False, "start_preconditioning_step": 3}, "at least precondition_frequency"),
         ({"nesterov": True}, "nesterov must be False without momentum"),

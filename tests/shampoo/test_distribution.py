@@ -106,11 +106,12 @@ def test_one_all_gather_for_replicated_parameters():
     assert not any(counts.values()), counts
 
 
-def test_at_most_two_collectives_for_sharded_parameters():
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_at_most_two_collectives_for_sharded_parameters(momentum):
     mesh = _mesh((4, 2))
     specs = _specs(mesh)
     params = {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in _draw(0).items()}
-    tx = shampoo_jax.shampoo(0.1, param_specs=specs, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.1, param_specs=specs, momentum=momentum, **OPTIONS)
     counts = _collectives(tx, params, mesh)
     assert counts.pop("all-gather") == 2
     assert not any(counts.values()), counts
