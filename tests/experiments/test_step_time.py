@@ -57,5 +57,5 @@ def test_command_writes_rows_of_all_columns(tmp_path):
 def test_sizes_are_checked():
     with pytest.raises(InputError, match="--frequency: expected at least 1, found 0"):
         step_time.StepTime(frequency=0)
-    with pytest.raises(InputError, match=r"--sets: expected some of .* found 'vgg'"):
+    with pytest.raises(InputError, match=r"--sets: expected some of .* found vgg"):
         step_time.StepTime(sets="blocks12,vgg")
