@@ -36,7 +36,7 @@ run: $(READY)
 test: export OPENBLAS_NUM_THREADS = 1
 test: export NPROC = 32
 test: $(READY)
-	$(PY) -m pytest $(or $(ARGS),-q --durations 10)
+	$(PY) -m pytest $(or $(ARGS),-q -n 2 --durations 10)
 
 lint: $(READY)
 	$(PY) -m ruff check .

@@ -95,7 +95,8 @@ class ShampooConfig:
         if not self.grafts:
             return grafting_lib.sgd()
         if isinstance(self.grafting, str):
-            return grafting_lib.adam(b2=self.b2)
+            is_sum = isinstance(self.b2, int | float) and self.b2 == 1
+            return grafting_lib.adagrad() if is_sum else grafting_lib.adam(b2=self.b2)
         if isinstance(self.grafting, grafting_lib.Grafting):
             return self.grafting
         return grafting_lib.elementwise(self.grafting)

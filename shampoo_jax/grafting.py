@@ -66,13 +66,20 @@ def _second_moment(decay, weight, eps, correction=lambda count, dtype: 1) -> Gra
     return Grafting(lambda blocks: SecondMomentState(jnp.zeros_like(blocks)), update)
 
 
+def _check_decay(b2) -> None:
+    if isinstance(b2, int | float) and not 0 <= b2 < 1:
+        raise ValueError(f"shampoo: grafting b2 must be in [0, 1), got b2={b2!r}")
+
+
 def adam(b2=0.999, eps=1e-8) -> Grafting:
     """Graft Adam: F / (sqrt(v / (1 - b2^t)) + eps), v an average of G^2 with decay `b2`."""
+    _check_decay(b2)
     return _second_moment(b2, 1 - b2, eps, lambda count, dtype: 1 - jnp.asarray(b2, dtype) ** count)
 
 
 def rmsprop(b2=0.99, eps=1e-8) -> Grafting:
     """Graft RMSProp: F / (sqrt(v) + eps), v an average of G^2 with decay `b2`."""
+    _check_decay(b2)
     return _second_moment(b2, 1 - b2, eps)
 
 

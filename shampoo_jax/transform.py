@@ -80,8 +80,8 @@ def scale_by_shampoo(
         to the root of the second moment.
       relative_eps: `eps` is a multiple of the factor's largest eigenvalue. Absolute
         otherwise, as in the paper.
-      grafting: see `shampoo_jax.grafting`; "auto" = Adam with decay `b2`, or none for the
-        eigenvalue-corrected form, which needs none; None = no grafting.
+      grafting: see `shampoo_jax.grafting`; "auto" = Adam with decay `b2` (AdaGrad where `b2` is 1),
+        or none for the eigenvalue-corrected form, which needs none; None = no grafting.
       precondition_frequency: steps between two refreshes of a root.
       start_preconditioning_step: first step that may refresh; None = `precondition_frequency`.
         Before its first refresh a block takes the grafting direction.

@@ -22,6 +22,7 @@ class Options:
     eps: float = 1e-3
     relative_eps: bool = False
     graft: str | None = "adam"
+    graft_b2: float = 0.9
     graft_eps: float = 1e-8
     precondition_frequency: int = 2
     block_size: int = 4
@@ -114,7 +115,7 @@ class Block:
         o = self.options
         if o.graft == "sgd":
             return f
-        decay = {"adam": o.b2, "rmsprop": o.b2, "adagrad": 1.0}[o.graft]
+        decay = 1.0 if o.graft == "adagrad" else o.graft_b2
         weight = 1.0 if o.graft == "adagrad" else 1 - decay
         self.v = decay * self.v + weight * g * g
         correction = 1 - decay**t if o.graft == "adam" else 1.0
@@ -131,7 +132,8 @@ def run(params, grads, options):
     path = []
     for t, step_grads in enumerate(grads, start=1):
         for k in params:
-            w, g = params[k].reshape(shapes[k]), np.asarray(step_grads[k]).reshape(shapes[k])
+            w, g = params[k].reshape(shapes[k]), np.asarray(step_grads[k], np.float64)
+            g = g.reshape(shapes[k])
             new = w.copy()
             for place, block in zip(places[k], blocks[k]):
                 new[place] = w[place] - options.learning_rate * block.step(g[place], w[place], t)

@@ -290,6 +290,31 @@ def test_hyperparameters_out_of_range_are_refused(options, message):
         shampoo_jax.scale_by_shampoo(**options)
 
 
+def test_grafting_decay_out_of_range_is_refused():
+    for method in (shampoo_jax.grafting.adam, shampoo_jax.grafting.rmsprop):
+        with pytest.raises(ValueError, match=r"grafting b2 must be in \[0, 1\), got b2=1.0"):
+            method(b2=1.0)
+
+
+def test_a_plain_sum_of_statistics_still_moves():
+    tx, params = shampoo_jax.shampoo(0.1, b2=1.0), {"w": jnp.ones((4, 3))}
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert optax.tree.norm(updates) > 0
+
+
+def test_any_elementwise_transformation_grafts():
+    params = _params()
+    ends = []
+    for method in (optax.scale_by_adam(b1=0.0), shampoo_jax.grafting.adam()):
+        tx = _shampoo(b1=0.0, grafting=method)
+        state, p = tx.init(params), params
+        for _ in range(3):
+            updates, state = tx.update(params, state, p)
+            p = optax.apply_updates(p, updates)
+        ends.append(p)
+    np.testing.assert_allclose(ends[0]["w"], ends[1]["w"], rtol=1e-4)
+
+
 def test_exponents_of_a_wrong_length_are_refused():
     tx = shampoo_jax.scale_by_shampoo(exponents=lambda shape: (0.5,))
     with pytest.raises(ValueError, match="one non-negative number a dim"):

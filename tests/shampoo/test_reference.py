@@ -47,7 +47,7 @@ def _grafting(o):
         return grafting.sgd()
     if o.graft == "adagrad":
         return grafting.adagrad(eps=o.graft_eps)
-    return getattr(grafting, o.graft)(b2=o.b2, eps=o.graft_eps)
+    return getattr(grafting, o.graft)(b2=o.graft_b2, eps=o.graft_eps)
 
 
 def _transform(o):
