@@ -66,7 +66,8 @@ def read(path) -> Content:
       ValueError: the file is not such an artefact.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # np.load would leave a file open that is not an archive.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = dict(file)
         header = json.loads(str(arrays.pop("header")))
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, TypeError) as error:

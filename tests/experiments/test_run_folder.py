@@ -141,7 +141,8 @@ def test_metrics_are_appended_truncated_and_repaired(tmp_path):
         for step in (1, 2, 3):
             run.log(stage, step, loss=step / 2, worst=float("nan"))
     path = run.folder / "metrics.jsonl"
-    path.open("a").write('{"stage": "b", "st')  # a kill in the middle of a line
+    with path.open("a") as file:
+        file.write('{"stage": "b", "st')  # a kill in the middle of a line
     run = opened(["--resume", str(run.folder)])
     run.truncate_metrics("b", after_step=1)
     lines = read_metrics(path)
