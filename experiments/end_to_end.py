@@ -28,7 +28,7 @@ import shampoo_jax
 from experiments import digits, retrieval
 from experiments.datasets import read
 from experiments.download import download
-from experiments.errors import exit_on_input_error
+from experiments.errors import InputError, bad_input, exit_on_input_error
 from experiments.interactions import Interactions
 from experiments.library_calls import library_calls
 from experiments.next_item import (
@@ -88,6 +88,24 @@ class EndToEnd(Options):
     """evaluations of the digits part, four steps apart"""
     digits_seeds: int = digits.PRESETS["default"].seeds
     """seeds of the digits part"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.download and self.data:
+            raise InputError("--data and --download: expected one of them, found both")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            counts = isinstance(value, int) and not isinstance(value, bool)
+            if counts and value < 1 and field.name != "seed":
+                flag = f"--{field.name.replace('_', '-')}"
+                raise bad_input(flag, expected="at least 1", found=str(value))
+        for name in ("adamw_rate", "shampoo_rate", "index_rate"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                flag = f"--{name.replace('_', '-')}"
+                raise bad_input(flag, expected="a number above 0", found=str(value))
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise bad_input("--dropout", expected="a rate in [0, 1)", found=str(self.dropout))
 
 
 PRESETS = {

@@ -6,8 +6,11 @@ import sys
 from collections.abc import Iterator
 
 
-class InputError(ValueError):
-    """An error the user can mend: one line that names the file (and line), expected, found."""
+class InputError(Exception):
+    """An error the user can mend: one line that names the file (and line), expected, found.
+
+    Not a ValueError: the command-line parser would put those of a config into a box of six lines.
+    """
 
 
 def bad_input(

@@ -151,6 +151,24 @@ def test_a_run_of_another_config_is_not_resumed(run, capsys):
     assert (run / "summary.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--nodes", "0"], "--nodes: expected at least 1, found 0"),
+        (["--epochs", "0"], "--epochs: expected at least 1, found 0"),
+        (["--batch-size", "-3"], "--batch-size: expected at least 1, found -3"),
+        (["--shampoo-rate", "0"], "--shampoo-rate: expected a number above 0, found 0.0"),
+        (["--dropout", "1"], "--dropout: expected a rate in [0, 1), found 1.0"),
+        (["--preset", "huge"], "--preset: expected one of default, smoke, found huge"),
+        (["--data", "x", "--download", "ml-1m"], "--data and --download: expected one of them"),
+    ],
+)
+def test_options_out_of_range_are_refused(tmp_path, capsys, flags, message):
+    line = _refused(capsys, ["--out", tmp_path / "out", *flags])
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_trains_nothing(capsys):
     with pytest.raises(SystemExit) as error:
         end_to_end.main(["--help"])

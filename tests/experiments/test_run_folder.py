@@ -58,6 +58,7 @@ def test_help_prints_presets_and_leaves_with_0(capsys):
         (["--resume", "nowhere"], "--resume nowhere: expected a run folder, no nowhere/config"),
         (["--out", f"{__file__}/x"], "expected a writable folder, found .*test_run_folder.py"),
         (["--out", str(Path(__file__).parent)], "expected a new or empty folder"),
+        (["--seed", "-1"], "--seed: expected at least 0, found -1"),
     ],
 )
 def test_bad_folders_and_presets_are_input_errors(argv, message):
@@ -65,7 +66,7 @@ def test_bad_folders_and_presets_are_input_errors(argv, message):
         parse("toy", PRESETS, argv)
 
 
-@pytest.mark.parametrize("argv", [["--epochs", "many"], ["--colour", "red"], ["--seed", "-1"]])
+@pytest.mark.parametrize("argv", [["--epochs", "many"], ["--colour", "red"]])
 def test_flags_that_do_not_parse_exit_with_2(argv, capsys):
     with pytest.raises(SystemExit) as exit_:
         parse("toy", PRESETS, argv)
