@@ -9,6 +9,7 @@ import pytest
 
 from experiments import library_calls as mining
 from experiments.datasets import read
+from experiments.errors import InputError
 from experiments.interactions import Events, from_events
 from experiments.library_calls import library_calls, package_split
 from experiments.readers_source import (
@@ -182,7 +183,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(small_library):
 def test_unknown_files_are_refused(small_library, monkeypatch):
     for path in small_library.iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match="expected Python source files, found none"):
+    with pytest.raises(InputError, match="expected Python source files, found none"):
         library_calls()
 
 
@@ -230,5 +231,5 @@ def test_the_installed_source(tmp_path, monkeypatch):
 
 
 def test_read_does_not_take_source_folders_for_data(small_library):
-    with pytest.raises(ValueError, match="expected MovieLens"):
+    with pytest.raises(InputError, match="expected MovieLens"):
         read(small_library)
