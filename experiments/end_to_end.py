@@ -253,8 +253,8 @@ def evaluate_test(
         baselines=baselines,
         models=models,
         training={stage: t.result for stage, t in trained.items()},
-        exact=retrieval.measure(problem, towers, None, queries),
-        indexed=retrieval.measure(problem, towers, indexed, queries, budget=budget),
+        exact=retrieval.measure(problem, towers, None, queries, requests),
+        indexed=retrieval.measure(problem, towers, indexed, queries, requests, budget=budget),
         budget=budget,
         curve=retrieval.recall_curve(
             towers, indexed, requests, retrieval.budgets_of(indexed.index)

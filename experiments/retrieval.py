@@ -215,10 +215,15 @@ class Retrieved:
 
 
 def measure(
-    problem: Problem, towers: Towers, indexed: Indexed | None, queries: Queries, *, budget: int = 0
+    problem: Problem,
+    towers: Towers,
+    indexed: Indexed | None,
+    queries: Queries,
+    requests: Requests,
+    *,
+    budget: int = 0,
 ) -> Retrieved:
-    """Search the queries through the index, or exactly without one."""
-    requests = make_requests(problem, towers, queries)
+    """Search the queries, made ready as `requests`, through the index, or exactly without one."""
 
     def run(some: Requests) -> SearchResult:
         if indexed is None:

@@ -181,7 +181,7 @@ def scale_by_shampoo(
         devices = distribution.resolve(mesh, mesh_axes)
         plan = _plan(leaves, config)
         _check_rows(state, plan, devices)
-        specs = None if param_specs is None else _flat_specs(param_specs, treedef)
+        specs = None if param_specs is None else treedef.flatten_up_to(param_specs)
         directions, pools = sharded_step(
             leaves, inside, state, plan, present, now, devices, specs, gather_dtype
         )
@@ -245,12 +245,6 @@ def _masked_weights(params, mask) -> list[jax.Array]:
         return leaves
     tree = mask(params) if callable(mask) else mask
     return [w if m else jnp.zeros_like(w) for w, m in zip(leaves, treedef.flatten_up_to(tree))]
-
-
-def _flat_specs(param_specs, treedef) -> list[P]:
-    return treedef.flatten_up_to(
-        jax.tree.map(lambda s: s, param_specs, is_leaf=lambda x: isinstance(x, P))
-    )
 
 
 def _check_rows(state: ShampooState, plan: Plan, devices: distribution.Devices) -> None:
