@@ -1,0 +1,68 @@
+"""What the user tower is trained for: losses, negatives, and their weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal, get_args
+
+Loss = Literal["sampled_softmax", "full_softmax", "gbce", "bce"]
+Negatives = Literal["uniform", "in_batch", "mixed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Choose the training objective; hashable, so a static argument of `jit`.
+
+    Attributes:
+      loss: "sampled_softmax", "full_softmax" over all candidates, "bce" (SASRec) or "gbce"
+        (gSASRec); see `losses`.
+      negatives: "uniform" over the candidates, "in_batch" (the paper: the labels of the batch's
+        other users) or "mixed" (both); see `negatives`. Of no effect in a full softmax.
+      num_negatives: draws that a batch shares; "mixed" takes as many of either kind.
+      logq: subtract from each logit the log of the probability that its item is drawn with.
+      short_weight: weight of the loss of each position against the item that follows.
+      long_weight: weight of the loss of the pooled user against the items after the window.
+      num_labels: m, how many items after the window the long-term loss has as labels.
+      calibration: t of gBCE in [0, 1]: 0 is BCE, 1 is fully calibrated.
+      chunk: items a chunk of the full softmax.
+
+    Raises:
+      ValueError: a value is out of range, or options contradict each other.
+
+    Source: NxtPost (arXiv 2202.03645), losses; gSASRec (arXiv 2308.07192), gBCE; Yi et al. 2019
+    (Sampling-bias-corrected neural modeling), logQ.
+    """
+
+    loss: Loss = "sampled_softmax"
+    negatives: Negatives = "uniform"
+    num_negatives: int = 256
+    logq: bool = False
+    short_weight: float = 1.0
+    long_weight: float = 0.0
+    num_labels: int = 1
+    calibration: float = 0.75
+    chunk: int = 8192
+
+    def __post_init__(self):
+        for name, kind in (("loss", Loss), ("negatives", Negatives)):
+            if getattr(self, name) not in get_args(kind):
+                expected = ", ".join(map(repr, get_args(kind)))
+                raise ValueError(
+                    f"{name}: expected one of {expected}, found {getattr(self, name)!r}"
+                )
+        for name in ("num_negatives", "num_labels", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        for name in ("short_weight", "long_weight"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name}: expected a finite number of at least 0, found {value}")
+        if not self.short_weight + self.long_weight > 0:
+            raise ValueError("long_weight: expected above 0 where short_weight is 0, found 0")
+        if not 0 <= self.calibration <= 1:
+            raise ValueError(f"calibration: expected in [0, 1], found {self.calibration}")
+        if self.logq and self.loss == "full_softmax":
+            raise ValueError(
+                "logq: expected False in a full softmax, which draws nothing, found True"
+            )

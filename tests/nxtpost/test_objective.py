@@ -1,0 +1,27 @@
+import pytest
+
+from nxtpost_jax.objective import Objective
+
+
+def test_equal_objectives_are_one_key():
+    assert len({Objective(), Objective(), Objective(logq=True)}) == 2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"loss": "hinge"}, "loss: expected one of 'sampled_softmax', .* found 'hinge'"),
+        ({"negatives": "hard"}, "negatives: expected one of .*'mixed', found 'hard'"),
+        ({"num_negatives": 0}, "num_negatives: expected at least 1, found 0"),
+        ({"num_labels": 0}, "num_labels: expected at least 1, found 0"),
+        ({"chunk": -1}, "chunk: expected at least 1, found -1"),
+        ({"short_weight": -1.0}, "short_weight: expected a finite number of at least 0, found -1"),
+        ({"long_weight": float("nan")}, "long_weight: expected a finite number .* found nan"),
+        ({"short_weight": 0.0}, "long_weight: expected above 0 where short_weight is 0, found 0"),
+        ({"calibration": 1.5}, r"calibration: expected in \[0, 1\], found 1.5"),
+        ({"logq": True, "loss": "full_softmax"}, "logq: expected False in a full softmax"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Objective(**options)
