@@ -14,20 +14,22 @@ import numpy as np
 from hsnn_jax.index import Index
 from hsnn_jax.lti import LTIConfig
 
-_FORMAT = "hsnn_jax.retriever/1"
+_FORMAT = "hsnn_jax.retriever/2"
+_READ = ("hsnn_jax.retriever/1", _FORMAT)  # format 1 has neither free rows nor a baseline
 
 
 class Content(NamedTuple):
     """What the file holds."""
 
     index: Index
-    item_vectors: np.ndarray  # float32 [n, d]
-    item_ids: np.ndarray  # int64 [n]
+    item_vectors: np.ndarray  # float32 [n, d]; zeros in free rows
+    item_ids: np.ndarray  # int64 [n]; -1 in free rows
     params: Any  # None or nested dicts of arrays
     config: LTIConfig
     scorer: str
     slack: float
     max_beam: int | None
+    baseline: dict[str, float] | None  # see `living.Living`; None in format 1
 
 
 def write(path, content: Content) -> None:
@@ -45,6 +47,7 @@ def write(path, content: Content) -> None:
         "scorer": content.scorer,
         "slack": content.slack,
         "max_beam": content.max_beam,
+        "baseline": content.baseline,
         "has_params": content.params is not None,
     }
     arrays["header"] = np.array(json.dumps(header))
@@ -72,7 +75,7 @@ def read(path) -> Content:
         header = json.loads(str(arrays.pop("header")))
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, TypeError) as error:
         raise ValueError(f"{path} is not a retriever's .npz file") from error
-    if header.get("format") != _FORMAT:
+    if header.get("format") not in _READ:
         raise ValueError(f"{path} must have format {_FORMAT!r}, got {header.get('format')!r}")
     return Content(
         index=Index(*(jnp.asarray(arrays[f"index/{name}"]) for name in Index._fields)),
@@ -83,6 +86,7 @@ def read(path) -> Content:
         scorer=header["scorer"],
         slack=header["slack"],
         max_beam=header["max_beam"],
+        baseline=header.get("baseline"),
     )
 
 

@@ -1,5 +1,8 @@
 """Hard assignment of items to nodes under a capacity."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,7 +38,48 @@ def assign(vectors, nodes, capacity: int, *, distance: Distance = "l2"):
         taken = order[_rank_in_group(asked[order]) < free[asked[order]]]
         node_of[waiting[taken]] = asked[taken]
         free -= np.bincount(asked[taken], minlength=free.size)
-    return _lists(node_of, nodes.shape[0], capacity)
+    return list_by(node_of, nodes.shape[0], capacity)
+
+
+@functools.partial(jax.jit, static_argnames=("capacity", "distance"))
+def assign_rows(vectors, nodes, waiting, *, capacity: int, distance: Distance = "l2"):
+    """Follow the rule of `assign` on the device, with shapes that do not depend on the data.
+
+    Args:
+      vectors: float [n, d].
+      nodes: float [K, d].
+      waiting: bool [n], the rows to place; at most K * capacity of them.
+      capacity: static slots of a list.
+      distance: see `distance.pairwise_distance`.
+
+    Returns:
+      int32 [n] node of each row, K where it does not wait.
+    """
+    num_nodes, rows = nodes.shape[0], vectors.shape[0]
+
+    def ask(carry):
+        node_of, waiting, free = carry
+        asked, distances = nearest(vectors, nodes, distance=distance, blocked=free == 0)
+        asked = jnp.where(waiting, asked, num_nodes)
+        order = jnp.argsort(distances, stable=True)  # ties go to the lower row
+        rank = jnp.zeros(rows, jnp.int32).at[order].set(rank_in_group(asked[order]))
+        free = jnp.pad(free, (0, 1))  # node K, of the rows that do not ask, has no room
+        taken = rank < free[asked]
+        node_of = jnp.where(taken, asked, node_of)
+        free -= jax.ops.segment_sum(taken.astype(jnp.int32), asked, num_nodes + 1)
+        return node_of, waiting & ~taken, free[:-1]
+
+    start = jnp.full(rows, num_nodes, jnp.int32), waiting, jnp.full(num_nodes, capacity, jnp.int32)
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), ask, start)[0]
+
+
+def rank_in_group(groups):
+    """Return int32 [n]: how many earlier elements are in the group, int [n], of each element."""
+    order = jnp.argsort(groups, stable=True)
+    in_order = groups[order]
+    first = jnp.searchsorted(in_order, in_order, method="sort")
+    rank = (jnp.arange(groups.size) - first).astype(jnp.int32)
+    return jnp.zeros_like(rank).at[order].set(rank)
 
 
 def _check(vectors, nodes, capacity):
@@ -44,11 +88,16 @@ def _check(vectors, nodes, capacity):
             "vectors [n, d] and nodes [K, d] must share their width, "
             f"got shapes {vectors.shape} and {nodes.shape}"
         )
-    items, slots = vectors.shape[0], nodes.shape[0] * capacity
+    check_capacity(vectors.shape[0], nodes.shape[0], capacity)
+
+
+def check_capacity(items: int, num_nodes: int, capacity: int) -> None:
+    """Raise a ValueError where the lists cannot hold all items."""
+    slots = num_nodes * capacity
     if slots < items:
         raise ValueError(
-            f"capacity {capacity} is too small: {nodes.shape[0]} nodes hold {slots} "
-            f"of {items} items; needed >= {-(-items // nodes.shape[0])}"
+            f"capacity {capacity} is too small: {num_nodes} nodes hold {slots} "
+            f"of {items} items; needed >= {-(-items // num_nodes)}"
         )
 
 
@@ -67,7 +116,8 @@ def _rank_in_group(groups):
     return np.arange(groups.size) - np.flatnonzero(starts)[np.cumsum(starts) - 1]
 
 
-def _lists(node_of, num_nodes, capacity):
+def list_by(node_of, num_nodes: int, capacity: int):
+    """Lay out given nodes int [n] as lists int32 [K, C], ids ascending, -1 in free slots."""
     lists = np.full((num_nodes, capacity), -1, np.int32)
     order = np.argsort(node_of, kind="stable")
     nodes = node_of[order]

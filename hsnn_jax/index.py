@@ -7,64 +7,116 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsnn_jax.assignment import assign
+from hsnn_jax.assignment import assign, check_capacity, list_by
 from hsnn_jax.distance import Distance, nearest, pairwise_distance
 
 
 class Index(NamedTuple):
-    """One level of a hierarchy over n items: K nodes, each with a list of C slots.
+    """One level of a hierarchy over n rows of items: K nodes, each with a list of C slots.
 
     The items of a level may themselves be nodes of a finer one; an id is a row of that level.
+    Rows may be free, kept for later items: they are in no list, and no search returns them.
     """
 
     nodes: jax.Array  # float32 [K, d]
     lists: jax.Array  # int32 [K, C]: item ids, -1 in a free slot
     counts: jax.Array  # int32 [K]: occupied slots
-    positions: jax.Array  # int32 [n]: an item's slot, node * C + column
+    positions: jax.Array  # int32 [n]: an item's slot, node * C + column; K * C in a free row
     representatives: jax.Array  # int32 [K]: the listed item nearest to the node, -1 if none
     overflow: jax.Array  # int32 []: items that their nearest node had no room for
 
 
 class Tiles(NamedTuple):
-    """Item features laid out by slot: every leaf is [K, C, ...], free slots repeat item 0."""
+    """Item features laid out by slot: every leaf is [K, C, ...]; free slots hold any item's."""
 
     features: Any
 
 
 def build_index(
-    item_vectors, nodes, *, capacity: int | None = None, slack=2.0, distance: Distance = "l2"
-):
+    item_vectors,
+    nodes,
+    *,
+    capacity: int | None = None,
+    slack=2.0,
+    reserve: int = 0,
+    node_of=None,
+    distance: Distance = "l2",
+) -> Index:
     """Assign items to nodes and lay out the lists.
 
     Args:
       item_vectors: float [n, d].
       nodes: float [K, d], from k-means or LTI.
-      capacity: slots of a list; by default `slack` times the mean number of items of a node.
+      capacity: slots of a list; by default `slack` times the mean number of rows of a node
+        (with `node_of`, at least the largest group).
       slack: >= 1; room for unequal lists and for later inserts.
+      reserve: free rows for items that are added later (see `living`).
+      node_of: optional int [n], the node of each item, as in a natural hierarchy; by default
+        its nearest node with room.
       distance: see `distance.pairwise_distance`.
 
     Returns:
-      `Index`.
+      `Index` of n + reserve rows.
 
     Raises:
-      ValueError: the widths differ, or the capacity cannot hold all items.
+      ValueError: the widths differ, the capacity cannot hold all rows, `reserve` is negative,
+        or `node_of` is not a node of every item.
     """
     items, num_nodes = item_vectors.shape[0], nodes.shape[0]
-    if capacity is None:
-        capacity = math.ceil(slack * items / num_nodes)
-    lists = assign(item_vectors, nodes, capacity, distance=distance)
-    slots = np.flatnonzero(lists.ravel() >= 0)
-    positions = np.empty(items, np.int32)
-    positions[lists.ravel()[slots]] = slots
-    wanted, _ = nearest(jnp.asarray(item_vectors), jnp.asarray(nodes), distance=distance)
+    if reserve < 0:
+        raise ValueError(f"reserve must be >= 0, got {reserve=}")
+    rows = items + reserve
+    default = math.ceil(slack * rows / num_nodes)
+    if node_of is None:
+        capacity = default if capacity is None else capacity
+        check_capacity(rows, num_nodes, capacity)
+        lists = assign(item_vectors, nodes, capacity, distance=distance)
+        wanted = np.asarray(
+            nearest(jnp.asarray(item_vectors), jnp.asarray(nodes), distance=distance)[0]
+        )
+    else:
+        wanted = _check_groups(node_of, items, num_nodes)
+        largest = int(np.bincount(wanted).max())
+        capacity = max(default, largest) if capacity is None else capacity
+        check_capacity(rows, num_nodes, capacity)
+        if largest > capacity:
+            raise ValueError(f"capacity must hold the largest group, {largest}, got {capacity}")
+        lists = list_by(wanted, num_nodes, capacity)
+    positions = positions_of(lists, rows)
+    overflow = np.sum(wanted != positions[:items] // capacity)
     return Index(
         nodes=jnp.asarray(nodes, jnp.float32),
         lists=jnp.asarray(lists),
         counts=jnp.asarray((lists >= 0).sum(axis=1), jnp.int32),
         positions=jnp.asarray(positions),
         representatives=_representatives(item_vectors, nodes, lists, distance),
-        overflow=jnp.asarray(np.sum(np.asarray(wanted) != positions // capacity), jnp.int32),
+        overflow=jnp.asarray(overflow, jnp.int32),
     )
+
+
+def positions_of(lists, rows: int):
+    """Return the slot of each row, int32 numpy [rows]; K * C where it is in no list."""
+    slots = np.flatnonzero(lists.ravel() >= 0)
+    positions = np.full(rows, lists.size, np.int32)
+    positions[lists.ravel()[slots]] = slots
+    return positions
+
+
+def live(index: Index):
+    """Return bool [n]: which rows hold an item; `allowed` of a brute force over all rows."""
+    return index.positions < index.lists.size
+
+
+def _check_groups(node_of, items, num_nodes):
+    node_of = np.asarray(node_of)
+    if node_of.shape != (items,):
+        raise ValueError(f"node_of must have shape ({items},), got shape {node_of.shape}")
+    if not 0 <= node_of.min() <= node_of.max() < num_nodes:
+        raise ValueError(
+            f"node_of must be in [0, {num_nodes}) (number of nodes), "
+            f"got values in [{node_of.min()}, {node_of.max()}]"
+        )
+    return node_of.astype(np.int32)
 
 
 @jax.jit
@@ -106,7 +158,9 @@ def stats(index: Index) -> dict[str, float]:
       their nearest node.
     """
     counts = np.asarray(index.counts)
-    share = counts[counts > 0] / counts.sum()
+    # An index whose items have all been removed has no distribution: its ratios are 0.
+    total = max(counts.sum(), 1)
+    share = counts[counts > 0] / total
     mean = counts.sum() / counts.size
     return {
         "items": int(counts.sum()),
@@ -116,7 +170,7 @@ def stats(index: Index) -> dict[str, float]:
         "perplexity": float(np.exp(-(share * np.log(share)).sum())),
         "max_occupancy": int(counts.max()),
         "mean_occupancy": float(mean),
-        "imbalance": float(counts.max() / mean),
+        "imbalance": float(counts.max() * counts.size / total),
         "fill": float(counts.sum() / index.lists.size),
         "overflow": int(index.overflow),
     }

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hsnn_jax import artefact
+from hsnn_jax import artefact, living
 from hsnn_jax.fit_index import fit_index
-from hsnn_jax.index import Index, build_index, pack, stats
+from hsnn_jax.index import Index, build_index, stats
+from hsnn_jax.living import Living, check_ids, check_vectors
 from hsnn_jax.lti import LTIConfig, init_params
 from hsnn_jax.scorers import dot
 from hsnn_jax.search import search
@@ -26,6 +27,10 @@ class Answer(NamedTuple):
 
 class Retriever:
     """Search items by a scorer through a learned index.
+
+    An update makes a new index and replaces the old one in a single assignment: a search in
+    another thread sees all of it or nothing, and an update that fails changes nothing. Updates
+    themselves must come from one thread at a time.
 
     Args:
       config: of the nodes, see `LTIConfig`.
@@ -44,8 +49,17 @@ class Retriever:
         self.slack = slack
         self.max_beam = max_beam
         self.nodes: jax.Array | None = None
-        self.index: Index | None = None
-        self._ids = self._rows = self._tiles = None
+        self._living: Living | None = None
+
+    @property
+    def index(self) -> Index | None:
+        """The index, over rows."""
+        return None if self._living is None else self._living.index
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The caller's id in each row, int64 [n]; -1 in a free row."""
+        return self._built().ids.copy()
 
     def fit(self, user_vectors, item_vectors, positives, tx: optax.GradientTransformation, *, key):
         """Learn the nodes by LTI on pairs; see `fit_index` for the arguments.
@@ -53,19 +67,22 @@ class Retriever:
         Returns:
           The records of the training.
         """
-        _check_vectors("user_vectors", user_vectors)
-        _check_vectors("item_vectors", item_vectors)
+        check_vectors("user_vectors", user_vectors)
+        check_vectors("item_vectors", item_vectors)
         fitted = fit_index(user_vectors, item_vectors, positives, tx, config=self.config, key=key)
         self.nodes = fitted.params["nodes"]
         return fitted.metrics
 
-    def build_index(self, item_vectors, *, item_ids=None, key=None) -> dict[str, float]:
+    def build_index(
+        self, item_vectors, *, item_ids=None, key=None, reserve: int = 0
+    ) -> dict[str, float]:
         """List the items by node.
 
         Args:
           item_vectors: float [n, d].
           item_ids: int [n], the caller's ids, >= 0; rows by default.
           key: PRNG key of k-means, needed when `fit` has not run.
+          reserve: rows kept free for `add`.
 
         Returns:
           `index.stats` of the new index.
@@ -73,81 +90,120 @@ class Retriever:
         Raises:
           ValueError: vectors are not finite or not as wide as the nodes; ids repeat; no key.
         """
-        _check_vectors("item_vectors", item_vectors)
+        check_vectors("item_vectors", item_vectors)
         ids = np.arange(item_vectors.shape[0]) if item_ids is None else np.asarray(item_ids)
-        _check_ids(ids, item_vectors.shape[0])
+        check_ids("item_ids", ids, item_vectors.shape[0])
         nodes = self.nodes
         if nodes is None:
             if key is None:
                 raise ValueError("build_index needs key (for k-means) when fit has not run")
             nodes = init_params(key, jnp.asarray(item_vectors), self.config)["nodes"]
-        index = build_index(item_vectors, nodes, slack=self.slack, distance=self.config.distance)
-        self._install(index, jnp.asarray(item_vectors, jnp.float32), ids)
+        distance = self.config.distance
+        index = build_index(
+            item_vectors, nodes, slack=self.slack, reserve=reserve, distance=distance
+        )
+        ids = np.pad(ids.astype(np.int64), (0, reserve), constant_values=-1)
+        self._living = living.start(index, item_vectors, ids, distance=distance)
         return stats(index)
+
+    def add(self, vectors, ids) -> None:
+        """List new items in free slots, near what they resemble, without training.
+
+        Args:
+          vectors: float [b, d].
+          ids: int [b], ids that the index does not hold.
+
+        Raises:
+          ValueError: see `living.add`; nothing has changed then.
+        """
+        self._living = living.add(self._built(), vectors, ids, distance=self.config.distance)
+
+    def remove(self, ids) -> None:
+        """Drop items; their rows and slots are free for others.
+
+        Args:
+          ids: int [b], ids that the index holds.
+
+        Raises:
+          ValueError: see `living.remove`; nothing has changed then.
+        """
+        self._living = living.remove(self._built(), ids, distance=self.config.distance)
+
+    def reassign(self, vectors=None, ids=None) -> None:
+        """List all items anew at the nodes as they are, some of them with new vectors.
+
+        Args:
+          vectors: optional float [b, d].
+          ids: int [b], whose vectors these are.
+
+        Raises:
+          ValueError: see `living.reassign`; nothing has changed then.
+        """
+        self._living = living.reassign(self._built(), vectors, ids, distance=self.config.distance)
+
+    def drift(self) -> dict[str, float]:
+        """Measure the index against its build; see `living.drift`."""
+        return living.drift(self._built(), distance=self.config.distance)
+
+    def needs_rebuild(self, **thresholds) -> bool:
+        """Tell whether new nodes are due; see `living.needs_rebuild` for the thresholds."""
+        return living.needs_rebuild(self.drift(), **thresholds)
 
     def search(self, users, k: int, *, budget=None, exclude=None, filter=None) -> Answer:
         """Return each user's best items, in the caller's ids.
 
         Args:
           users: float [B, d].
-          k: items to return, at most the number that `filter` allows.
+          k: items to return, at most the number that the index holds and `filter` allows.
           budget: most items to score for a user; all by default.
           exclude: optional int [B, E] of the caller's ids, -1 for padding; unknown ids exclude
             nothing.
-          filter: optional bool [n] in the order of `build_index`; True allows. One that allows
-            nothing gives an empty answer.
+          filter: optional bool [n] in the order of `ids`, free rows included; True allows. One
+            that allows nothing gives an empty answer, as does an index without items.
 
         Raises:
           ValueError: there is no index; users have a wrong width or NaN; k or budget is out of
-            range.
+            range; filter has a wrong shape.
         """
-        if self.index is None:
-            raise ValueError("there is no index: call build_index or load first")
-        _check_vectors("users", users, width=self.index.nodes.shape[1])
-        allowed = None if filter is None else np.asarray(filter, bool)
-        if allowed is not None and 0 < allowed.sum() < k:
-            raise ValueError(
-                f"k must be at most {allowed.sum()} (items that filter allows), got {k}"
-            )
+        now = self._built()  # held to the end, whatever replaces it meanwhile
+        check_vectors("users", users, width=now.index.nodes.shape[1])
         found = search(
             self.scorer,
             self.params,
-            self.index,
-            self._tiles,
+            now.index,
+            now.tiles,
             jnp.asarray(users),
             k,
-            budget=max(self._ids.size, self.index.lists.shape[1]) if budget is None else budget,
+            budget=max(now.ids.size, now.index.lists.shape[1]) if budget is None else budget,
             max_beam=self.max_beam,
-            exclude=None if exclude is None else self._rows_of(np.asarray(exclude)),
-            allowed=allowed,
+            exclude=None if exclude is None else living.rows_of(now, np.asarray(exclude)),
+            allowed=_allowed(now, filter, k),
         )
         rows, scores, scored, flops = jax.device_get(tuple(found))
-        return Answer(np.where(rows < 0, -1, self._ids[rows]), scores, scored, flops)
+        return Answer(np.where(rows < 0, -1, now.ids[rows]), scores, scored, flops)
 
     def stats(self) -> dict[str, float]:
         """Measure how evenly the items fill the lists; see `index.stats`."""
-        if self.index is None:
-            raise ValueError("there is no index: call build_index or load first")
-        return stats(self.index)
+        return stats(self._built().index)
 
     def save(self, path) -> None:
         """Write index, vectors, ids and the scorer's parameters as one .npz file.
 
         The file appears under its name only when it is complete.
         """
-        if self.index is None:
-            raise ValueError("there is no index to save: call build_index first")
+        now = self._built()
         artefact.write(
             path,
             artefact.Content(
-                index=self.index,
-                item_vectors=np.asarray(self._vectors()),
-                item_ids=self._ids,
+                index=now.index,
+                item_vectors=np.asarray(living.item_vectors(now)),
+                item_ids=now.ids,
                 params=self.params,
                 config=self.config,
                 scorer=self.scorer.__name__,
                 slack=self.slack,
                 max_beam=self.max_beam,
+                baseline=now.baseline,
             ),
         )
 
@@ -175,43 +231,35 @@ class Retriever:
             max_beam=content.max_beam,
         )
         retriever.nodes = content.index.nodes
-        retriever._install(content.index, jnp.asarray(content.item_vectors), content.item_ids)
+        retriever._living = living.start(
+            content.index,
+            content.item_vectors,
+            content.item_ids,
+            distance=content.config.distance,
+            baseline=content.baseline,
+        )
         return retriever
 
-    def _install(self, index, item_vectors, ids):
-        self.index, self._ids = index, ids
-        self._tiles = pack(index, item_vectors)
-        order = np.argsort(ids, kind="stable")
-        self._rows = (ids[order], order)
-
-    def _vectors(self):
-        width = self.index.nodes.shape[1]
-        return self._tiles.features.reshape(-1, width)[self.index.positions]
-
-    def _rows_of(self, ids):
-        """Return the rows of the caller's ids, -1 where unknown."""
-        sorted_ids, order = self._rows
-        place = np.minimum(np.searchsorted(sorted_ids, ids), sorted_ids.size - 1)
-        return np.where(sorted_ids[place] == ids, order[place], -1).astype(np.int32)
+    def _built(self) -> Living:
+        if self._living is None:
+            raise ValueError("there is no index: call build_index or load first")
+        return self._living
 
 
-def _check_vectors(name, vectors, *, width=None):
-    if vectors.ndim != 2 or vectors.shape[0] == 0:
-        raise ValueError(f"{name} must have shape [rows >= 1, d], got shape {vectors.shape}")
-    if width is not None and vectors.shape[1] != width:
-        raise ValueError(f"{name} must have width {width}, got shape {vectors.shape}")
-    finite = np.isfinite(np.asarray(vectors)).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"{name} must be finite, got NaN or inf in row {np.argmin(finite)}")
-
-
-def _check_ids(ids, num_items):
-    if ids.shape != (num_items,):
-        raise ValueError(f"item_ids must have shape ({num_items},), got shape {ids.shape}")
-    if ids.min() < 0:
-        raise ValueError(f"item_ids must be >= 0, got {ids.min()}")
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
+def _allowed(now: Living, filter, k):
+    """Return `filter` as an array, or None, once k is known to be within what it leaves."""
+    present = now.ids >= 0
+    if filter is None:
+        items = int(present.sum())
+        if k > items > 0:
+            raise ValueError(f"k must be in [1, {items}] (number of items), got {k=}")
+        return None
+    allowed = np.asarray(filter, bool)
+    if allowed.shape != present.shape:
         raise ValueError(
-            f"item_ids must be distinct, got {values[np.argmax(counts)]} twice or more"
+            f"filter must have shape [{present.size}], one entry a row, got shape {allowed.shape}"
         )
+    allowed = allowed & present
+    if 0 < allowed.sum() < k:
+        raise ValueError(f"k must be at most {allowed.sum()} (items that filter allows), got {k}")
+    return allowed

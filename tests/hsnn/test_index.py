@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from hsnn_jax import build_index, pack, representative_features, stats
 from hsnn_jax.assignment import assign
+from hsnn_jax.index import live
 
 
 def drawn(seed, items, nodes, width=5):
@@ -93,3 +94,30 @@ def test_bad_input():
         assign(vectors, nodes, 3)
     with pytest.raises(ValueError, match=r"share their width, got shapes \(10, 5\) and \(3, 4\)"):
         assign(vectors, nodes[:, :4], 4)
+
+
+def test_free_rows_are_in_no_list():
+    vectors, nodes = drawn(8, 30, 4)
+    index = build_index(vectors, nodes, slack=1.0, reserve=10)
+    assert index.lists.shape == (4, 10)
+    assert (index.positions[30:] == 40).all()
+    np.testing.assert_array_equal(live(index), np.arange(40) < 30)
+    with pytest.raises(ValueError, match="capacity 9 is too small: 4 nodes hold 36 of 40"):
+        build_index(vectors, nodes, capacity=9, reserve=10)
+
+
+def test_given_groups_are_the_lists():
+    vectors, nodes = drawn(9, 12, 3)
+    groups = np.array([2, 0, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0])  # node 1 stays empty
+    index = build_index(vectors, nodes, node_of=groups, slack=1.0)
+    assert index.lists.shape == (3, 7)
+    np.testing.assert_array_equal(index.positions // 7, groups)
+    assert index.representatives[1] == -1
+    for wrong, message in (
+        (groups[:5], r"node_of must have shape \(12,\), got shape \(5,\)"),
+        (groups + 1, r"node_of must be in \[0, 3\).*got values in \[1, 3\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_index(vectors, nodes, node_of=wrong)
+    with pytest.raises(ValueError, match="capacity must hold the largest group, 7, got 6"):
+        build_index(vectors, nodes, node_of=groups, capacity=6)

@@ -76,7 +76,7 @@ def test_load_refuses_other_scorers_and_files(tmp_path):
     with pytest.raises(ValueError, match=r"not a retriever's .npz file"):
         Retriever.load(path)
     np.savez(path, header=np.array('{"format": "other"}'))
-    with pytest.raises(ValueError, match=r"must have format 'hsnn_jax.retriever/1', got 'other'"):
+    with pytest.raises(ValueError, match=r"must have format 'hsnn_jax.retriever/2', got 'other'"):
         Retriever.load(path)
 
 
@@ -123,7 +123,7 @@ def test_bad_search():
         retriever.search(users, 121)
     with pytest.raises(ValueError, match=r"at most 4 \(items that filter allows\), got 5"):
         retriever.search(users, 5, filter=np.arange(120) < 4)
-    with pytest.raises(ValueError, match=r"allowed must have shape \[120\]"):
+    with pytest.raises(ValueError, match=r"filter must have shape \[120\]"):
         retriever.search(users, 5, filter=np.ones(10, bool))
     with pytest.raises(ValueError, match="at least one node's capacity, 30 items, got 29"):
         retriever.search(users, 5, budget=29)
