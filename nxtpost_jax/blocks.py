@@ -5,6 +5,7 @@ Shape suffixes as in `model`: B batch, L positions, D width, H heads, K head wid
 
 from __future__ import annotations
 
+import functools
 import math
 
 import flax.linen as nn
@@ -33,9 +34,16 @@ class Block(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x_BxLxD):
-        for branch in (self._attention, self._feed_forward):
-            name = branch.__name__.lstrip("_")
+    def __call__(self, x_BxLxD, attend=None):
+        """Map f32[B, L, D] to the same shape.
+
+        Args:
+          x_BxLxD: the residual stream.
+          attend: from queries, keys and values f32[B, L, H, K] to f32[B, L, H, K];
+            `causal_attention` when None.
+        """
+        attention = functools.partial(self._attention, attend or causal_attention)
+        for name, branch in (("attention", attention), ("feed_forward", self._feed_forward)):
             h_BxLxD = nn.LayerNorm(name=f"{name}_norm")(x_BxLxD)
             y_BxLxD = dropout(self, branch(h_BxLxD), self.dropout)
             if self.gated:
@@ -44,11 +52,11 @@ class Block(nn.Module):
             x_BxLxD += y_BxLxD
         return x_BxLxD
 
-    def _attention(self, x_BxLxD):
+    def _attention(self, attend, x_BxLxD):
         B, L, D = x_BxLxD.shape
         qkv = nn.Dense(3 * D, name="qkv")(x_BxLxD).reshape(B, L, 3, self.num_heads, -1)
         q, k, v = (qkv[:, :, i] for i in range(3))
-        out_BxLxHxK = causal_attention(q, k, v)
+        out_BxLxHxK = attend(q, k, v)
         return nn.Dense(D, name="attention_out")(out_BxLxHxK.reshape(B, L, D))
 
     def _feed_forward(self, x_BxLxD):

@@ -12,6 +12,9 @@ CORE = {"jax", "flax", "optax", "orbax", "numpy"}
 MODEL_FILES = {
     "nxtpost_jax/blocks.py",
     "nxtpost_jax/model.py",
+    "nxtpost_jax/pooling.py",
+    "nxtpost_jax/post_tower.py",
+    "nxtpost_jax/user_tower.py",
     "experiments/character_model.py",
     "experiments/digits_model.py",
 }

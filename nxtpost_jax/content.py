@@ -1,0 +1,148 @@
+"""What is known of items: one content embedding each, or several channels, some of them sets.
+
+Content is one of
+  None                    items are known by id only;
+  f32[N, C]               one channel, one vector an item;
+  {name: channel, ...}    several channels, each f32[N, C] or a `ContentSet`, C its own.
+An item lacks a channel where its vector is all zeros, or where its set has no vector. All of it
+is one pytree whose arrays have the items on the first axis, so it passes through `jax.jit`.
+
+Shape suffixes: N items, S vectors a set, C width of a channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class ContentSet(NamedTuple):
+    """Hold up to S vectors an item, such as those of a post's images, in any order.
+
+    Attributes:
+      vectors: f32[N, S, C]; what stands where the mask is False is never read.
+      mask: bool[N, S], True at a vector. A vector of zeros counts as absent too.
+    """
+
+    vectors: jax.Array
+    mask: jax.Array
+
+
+def num_rows(content) -> int:
+    """Count the items that content describes; it must not be None."""
+    return jax.tree.leaves(content)[0].shape[0]
+
+
+def take(content, ids):
+    """Gather the content of items: each array [N, ...] becomes [*ids.shape, ...].
+
+    Ids out of range, PAD among them, are clipped to the nearest item. None stays None.
+    """
+    ids = jnp.maximum(ids, 0)
+    return jax.tree.map(lambda table: jnp.take(table, ids, axis=0, mode="clip"), content)
+
+
+def channels(content) -> dict:
+    """Name the channels in a fixed order; the only channel of an array is called "content"."""
+    if content is None:
+        return {}
+    if isinstance(content, Mapping):
+        return {name: content[name] for name in sorted(content)}
+    return {"content": content}
+
+
+def present(channel):
+    """Tell which items have a channel: bool[...] for f32[..., C] or a set of [..., S, C]."""
+    if isinstance(channel, ContentSet):
+        return jnp.any(present_in_set(channel), axis=-1)
+    return jnp.any(channel != 0, axis=-1)
+
+
+def present_in_set(channel: ContentSet):
+    """Tell which vectors of sets are there: bool[..., S]."""
+    return channel.mask & jnp.any(channel.vectors != 0, axis=-1)
+
+
+def check(content, *, num_items: int | None = None, allow_missing: bool = False):
+    """Read content into numpy arrays and refuse what no embedding can be.
+
+    Args:
+      content: see the module.
+      num_items: expected N; any when None.
+      allow_missing: accept items that lack every channel, for models with an id embedding.
+
+    Returns:
+      The same content with float32 vectors and bool masks; None for None.
+
+    Raises:
+      ValueError: a channel has another shape, NaN or infinity, or another number of rows, a
+        channel's name is no plain word, there is no channel, or an item lacks every channel.
+    """
+    if content is None:
+        return None
+    if isinstance(content, Mapping):
+        if not content:
+            raise ValueError("content: expected at least one channel, found an empty mapping")
+        for name in content:
+            if not isinstance(name, str) or not name.isidentifier():
+                raise ValueError(f"content: expected a word as a channel's name, found {name!r}")
+        content = {name: _checked(f"content[{name!r}]", content[name]) for name in sorted(content)}
+    else:
+        content = _checked("content", content)
+    parts = list(channels(content).values())
+    rows = num_rows(content) if num_items is None else num_items
+    for label, channel in zip(_labels(content), parts):
+        found = num_rows(channel)
+        if found != rows:
+            raise ValueError(f"{label}: expected {rows} rows, one an item, found {found}")
+    absent = np.flatnonzero(~np.any([_present_on_host(part) for part in parts], axis=0))
+    if len(absent) and not allow_missing:
+        raise ValueError(
+            f"content: item {absent[0]} has none (row {absent[0]} is all zeros or an empty set): "
+            "an item without content needs an id embedding"
+        )
+    return content
+
+
+def _labels(content) -> list[str]:
+    if isinstance(content, Mapping):
+        return [f"content[{name!r}]" for name in content]
+    return ["content"]
+
+
+def _checked(label: str, channel):
+    if not isinstance(channel, ContentSet):
+        return _checked_vectors(label, channel, "[n, d]")
+    vectors = _checked_vectors(f"{label}.vectors", channel.vectors, "[n, s, d]")
+    mask = np.asarray(channel.mask)
+    if mask.dtype != bool or mask.shape != vectors.shape[:2]:
+        raise ValueError(
+            f"{label}.mask: expected bool of shape {vectors.shape[:2]}, found {mask.dtype} of "
+            f"shape {mask.shape}"
+        )
+    return ContentSet(vectors, mask)
+
+
+def _checked_vectors(label: str, vectors, shape: str) -> np.ndarray:
+    vectors = np.asarray(vectors)
+    if vectors.ndim != shape.count(",") + 1 or not vectors.size or vectors.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{label}: expected real numbers of shape {shape}, found {vectors.dtype} of shape "
+            f"{vectors.shape}"
+        )
+    vectors = vectors.astype(np.float32)
+    finite = np.isfinite(vectors).all(axis=tuple(range(1, vectors.ndim)))
+    broken = np.flatnonzero(~finite)
+    if len(broken):
+        raise ValueError(f"{label}: row {broken[0]} has NaN or infinity, expected finite numbers")
+    return vectors
+
+
+def _present_on_host(channel) -> np.ndarray:
+    if isinstance(channel, ContentSet):
+        return (channel.mask & channel.vectors.any(axis=-1)).any(axis=-1)
+    return channel.any(axis=-1)
