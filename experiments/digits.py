@@ -42,7 +42,9 @@ MODEL = Mlp(width=256, depth=2)
 OptimizerFactory = Callable[[float], optax.GradientTransformation]
 FACTORIES: dict[str, OptimizerFactory] = {
     "adamw": functools.partial(optax.adamw, b1=0.9, b2=0.99, weight_decay=1e-2),
-    "shampoo": functools.partial(shampoo_jax.shampoo, b1=0.9, b2=0.99, weight_decay=1e-2),
+    "shampoo": functools.partial(
+        shampoo_jax.shampoo, b1=0.9, b2=0.99, weight_decay=1e-2, block_size=256
+    ),
 }
 # The best of GRID by steps to the target, as `--preset search` found (medians of seeds 0 to 2):
 #   rate     3e-4  1e-3  3e-3  1e-2  3e-2  1e-1     (none: not within 160 steps)

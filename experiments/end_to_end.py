@@ -178,7 +178,9 @@ def optimizers(options: EndToEnd, *, steps: int) -> dict[str, optax.GradientTran
     both = {"b1": 0.9, "weight_decay": 0.01}
     return {
         "adamw": optax.adamw(schedule(options.adamw_rate), b2=0.98, **both),
-        "shampoo": shampoo_jax.shampoo(schedule(options.shampoo_rate), b2=0.95, **both),
+        "shampoo": shampoo_jax.shampoo(
+            schedule(options.shampoo_rate), b2=0.95, block_size=256, **both
+        ),
     }
 
 
@@ -230,7 +232,7 @@ def learn_index(run: Run, problem: Problem, towers, options: EndToEnd, *, mesh: 
         problem,
         towers,
         config=config,
-        tx=shampoo_jax.shampoo(options.index_rate),
+        tx=shampoo_jax.shampoo(options.index_rate, block_size=256),
         pairs=200_000,
         seed=options.seed,
         mesh=mesh,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from shampoo_jax.plan import Family, Piece, Plan, Pool
 
@@ -67,8 +68,36 @@ def _assemble(parts: Sequence[tuple[Piece, jax.Array]], shape: tuple[int, ...]) 
     return whole
 
 
-def from_pools(pools: Sequence[jax.Array], plan: Plan, dtypes: Sequence) -> list[jax.Array]:
-    """Undo `to_pools`; leaves without elements come back empty."""
+def _unstack(whole: jax.Array, count: jax.Array) -> list[jax.Array]:
+    """Take a family `[leaves, *merged]` apart.
+
+    XLA:CPU compiles kernels that differ in a constant one by one, 10 ms each, and equal ones
+    once: there the rows are read at starts that it cannot fold (`count` is at least 1).
+    """
+
+    def static(whole):
+        return [whole[row] for row in range(whole.shape[0])]
+
+    def dynamic(whole):
+        starts = range(whole.shape[0])
+        starts = lax.cond(
+            count > 0,
+            lambda: [jnp.int32(i) for i in starts],
+            lambda: [jnp.int32(0) for _ in starts],
+        )
+        zeros = [jnp.int32(0)] * (whole.ndim - 1)
+        sizes = (1, *whole.shape[1:])
+        return [lax.dynamic_slice(whole, (i, *zeros), sizes)[0] for i in starts]
+
+    if whole.shape[0] == 1:
+        return static(whole)
+    return lax.platform_dependent(whole, cpu=dynamic, default=static)
+
+
+def from_pools(
+    pools: Sequence[jax.Array], plan: Plan, dtypes: Sequence, count: jax.Array
+) -> list[jax.Array]:
+    """Undo `to_pools` at step `count`, from 1; leaves without elements come back empty."""
     parts: list[list[tuple[Piece, jax.Array]]] = [[] for _ in plan.families]
     for pool, rows in zip(plan.pools, pools):
         for piece in pool.pieces:
@@ -78,6 +107,6 @@ def from_pools(pools: Sequence[jax.Array], plan: Plan, dtypes: Sequence) -> list
     leaves = [jnp.zeros(shape, dtype) for shape, dtype in zip(plan.shapes, dtypes)]
     for family, pieces in zip(plan.families, parts):
         whole = _assemble(pieces, (len(family.leaves), *family.merged))
-        for row, i in enumerate(family.leaves):
-            leaves[i] = whole[row].reshape(plan.shapes[i]).astype(dtypes[i])
+        for i, leaf in zip(family.leaves, _unstack(whole, count)):
+            leaves[i] = leaf.reshape(plan.shapes[i]).astype(dtypes[i])
     return leaves

@@ -81,7 +81,7 @@ def _step(grads, weights, state, plan, present, config, devices, gather_dtype):
         pools.append(new)
         directions.append(direction)
     directions = _gather_directions(directions, devices, gather_dtype)
-    return layout.from_pools(directions, plan, [dtype] * len(grads)), tuple(pools)
+    return layout.from_pools(directions, plan, [dtype] * len(grads), count), tuple(pools)
 
 
 def sharded_step(grads, weights, state, plan, present, config, devices, specs, gather_dtype):

@@ -16,8 +16,8 @@ from shampoo_jax.state import ShampooState, block_dtype, init_pools
 
 
 def _default_block_size() -> int:
-    """256 on CPU, where eigh is cubic on one core; 1024 where products are cheap."""
-    return 256 if jax.default_backend() == "cpu" else 1024
+    """128 on CPU, where roots cost most (docs/shampoo.md); 1024 where products are cheap."""
+    return 128 if jax.default_backend() == "cpu" else 1024
 
 
 def plan_config(*, block_size: int | Literal["auto"] | None = "auto", **options) -> PlanConfig:
@@ -100,7 +100,7 @@ def scale_by_shampoo(
       nesterov: look ahead.
       weight_decay: decoupled, added to the direction; a number or an optax schedule.
       mask: tree of bools, or a function of the parameters giving one: where decay applies.
-      block_size: largest side of a block; None = never split; "auto" = 256 on CPU, else 1024.
+      block_size: largest side of a block; None = never split; "auto" = 128 on CPU, else 1024.
       target_dimensionality: small adjacent dims are merged while more dims are left than this
         (and the product stays <= `block_size`); None = keep shapes.
       exponents: function from a merged shape to an inverse exponent a dim, 0 = that dim has no
