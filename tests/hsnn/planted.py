@@ -27,3 +27,25 @@ def users_near(seed, vectors, *, users, noise):
 def integers(seed, *shape):
     """Draw small integers as float32: their inner products are exact in any order of summation."""
     return np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32)
+
+
+def tree(seed, *, items, width, branches, leaves, noise):
+    """Draw unit vectors around the leaves of a two-level tree with equal leaves.
+
+    Leaves lie around their branch at half of the branches' scale.
+
+    Returns:
+      (vectors [n, d], branch [n], leaf [n] numbered over all branches).
+    """
+    rng = np.random.default_rng(seed)
+    centres = unit(rng.normal(size=(branches, width)))
+    offsets = 0.5 * unit(rng.normal(size=(branches * leaves, width)))
+    leaf = np.arange(items) % (branches * leaves)
+    spread = noise * rng.normal(size=(items, width)) / np.sqrt(width)
+    return unit(centres[leaf // leaves] + offsets[leaf] + spread), leaf // leaves, leaf
+
+
+def purity(nodes, cluster):
+    """Return the share of items that belong to the commonest cluster of their node."""
+    tables = [np.bincount(cluster[nodes == k]).max() for k in np.unique(nodes)]
+    return sum(tables) / cluster.size
