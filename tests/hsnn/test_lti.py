@@ -10,7 +10,7 @@ from hsnn_jax import LTIConfig, build_index, fit_index, lti_loss, stats
 from hsnn_jax.distance import nearest
 from hsnn_jax.lti import alpha_schedule, balance_penalty, empty_history, push_history, warmup
 from tests.hsnn import lti_reference
-from tests.hsnn.planted import clusters, unit, users_near
+from tests.hsnn.planted import clusters, purity, unit, users_near
 
 CONFIG = LTIConfig(
     num_nodes=5,
@@ -50,6 +50,39 @@ def test_equals_the_reference(distance, loss, in_batch):
     alpha, ramp = 6.0 * 0.5**0.5, 6 / 8
     expected = lti_reference.loss(nodes, batch, alpha, ramp, config, history)
     np.testing.assert_allclose(value, expected, rtol=2e-6)
+
+
+def test_residual_levels_equal_the_reference():
+    config = dataclasses.replace(CONFIG, num_nodes=(5, 3))
+    rng = np.random.default_rng(2)
+    history = tuple(jnp.asarray(rng.dirichlet(np.ones(k), size=3), jnp.float32) for k in (5, 3))
+    batch, nodes = drawn_batch(), (drawn_nodes(), drawn_nodes(7, nodes=3))
+
+    def loss(nodes):
+        return lti_loss({"nodes": nodes}, batch, None, step=5, config=config, history=history)[0]
+
+    expected = lti_reference.loss(nodes, batch, 6.0 * 0.5**0.5, 6 / 8, config, history)
+    np.testing.assert_allclose(loss(nodes), expected, rtol=2e-6)
+    for gradient in jax.grad(loss)(nodes):
+        assert (np.abs(gradient).sum(axis=1) > 0).all()
+    # One level in a tuple is one level.
+    single = lti_loss({"nodes": nodes[0]}, batch, None, step=5, config=CONFIG)[0]
+    one = dataclasses.replace(CONFIG, num_nodes=(5,))
+    np.testing.assert_array_equal(
+        lti_loss({"nodes": nodes[:1]}, batch, None, step=5, config=one)[0], single
+    )
+
+
+def test_sinkhorn_in_place_of_the_softmax_ignores_padding():
+    config = dataclasses.replace(CONFIG, assignment="sinkhorn", sinkhorn_iterations=4)
+    batch, params = drawn_batch(), {"nodes": drawn_nodes()}
+    rows = ("users", "positives", "positive_ids")
+    padded = batch | {name: jnp.concatenate([batch[name], batch[name][:3] + 77]) for name in rows}
+    padded["weights"] = jnp.asarray([1.0] * 7 + [0.0] * 3)
+    found = [lti_loss(params, b, None, step=5, config=config) for b in (batch, padded)]
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5)
+    softmax = lti_loss(params, batch, None, step=5, config=CONFIG)[1]
+    assert found[0][1]["perplexity"] > softmax["perplexity"] + 0.2
 
 
 def test_gradient_equals_the_references_slope(x64):
@@ -140,7 +173,15 @@ def test_alpha_runs_from_zero_to_its_maximum():
 def test_warmup_is_linear():
     config = LTIConfig(warmup_steps=4)
     assert [float(warmup(step, config)) for step in (0, 1, 3, 9)] == [0.25, 0.5, 1.0, 1.0]
+
+
+def test_parts_switched_off_take_no_part():
+    constant = LTIConfig(alpha_max=8.0, alpha_exponent=0.0, total_steps=100)
+    assert [float(alpha_schedule(step, constant)) for step in (0, 50, 100)] == [8.0] * 3
     assert float(warmup(0, LTIConfig(warmup_steps=0))) == 1.0
+    config = dataclasses.replace(CONFIG, balance_weight=0.0, warmup_steps=0)
+    loss, metrics = lti_loss({"nodes": drawn_nodes()}, drawn_batch(), None, step=5, config=config)
+    np.testing.assert_allclose(loss, metrics["supervised"] + metrics["reconstruction"], rtol=1e-6)
 
 
 def test_soft_assignment_hardens():
@@ -170,17 +211,16 @@ def test_balance_is_one_when_even_and_pools_batches():
     [
         ("loss", "hinge", "loss must be"),
         ("num_nodes", 0, "num_nodes must be > 0, got 0"),
+        ("num_nodes", (4, 0), r"num_nodes must be > 0, got \(4, 0\)"),
+        ("assignment", "hard", "assignment must be 'softmax' or 'sinkhorn', got 'hard'"),
+        ("start", "zeros", "start must be 'kmeans' or 'random', got 'zeros'"),
+        ("dead_after", -1, "dead_after must be >= 0, got -1"),
         ("balance_weight", -1.0, "balance_weight must be >= 0, got -1.0"),
     ],
 )
 def test_bad_config(field, value, message):
     with pytest.raises(ValueError, match=message):
         LTIConfig(**{field: value})
-
-
-def purity(nodes, cluster):
-    tables = [np.bincount(cluster[nodes == k]).max() for k in np.unique(nodes)]
-    return sum(tables) / cluster.size
 
 
 def test_learned_index_is_pure_on_planted_clusters():
