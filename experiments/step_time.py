@@ -1,10 +1,12 @@
-"""Time one optimizer step alone: Shampoo beside AdamW and beside the floor of its own arithmetic.
+"""Time optimizer steps: Shampoo beside AdamW and beside the floor of its own arithmetic.
 
-    python -m experiments.step_time --sets blocks12,transformer      # minutes on 2 CPU cores
+    python -m experiments.step_time --sets blocks12,sequences_step   # minutes on 2 CPU cores
 
-Gradients are fixed random numbers; forward and backward passes are not part of it. All contestants
-of a set take turns step by step in one run, buffers donated, so that a noisy machine disturbs all
-alike. A row says:
+A parameter set is stepped with fixed random gradients, without a model. The names that end in
+`_step` are whole training steps: forward, backward and update (`experiments.whole_step`). All
+contestants of a set take turns step by step in one run, buffers donated, so that a noisy machine
+disturbs all alike. "thrifty" gathers statistics every 4 steps and refreshes roots every 40. A row
+says:
 
     ordinary_ms          median step before any root is due (same program)
     refresh_ms           a step that refreshes every root: ordinary + what a cycle spends on roots
@@ -33,9 +35,10 @@ from experiments.parameter_sets import PARAMETER_SETS, Shapes
 from experiments.report import Table, print_table, write_report
 from experiments.results import check_keep, keep_result
 from experiments.run_folder import open_run, write_atomically
-from experiments.sharding import make_mesh, replicated
+from experiments.sharding import make_mesh, replicated, shard_batch
 from experiments.step_floor import eigendecompositions, products
-from experiments.train_step import shardings_of
+from experiments.train_step import compile_step, init_state, make_step, shardings_of, state_layout
+from experiments.whole_step import WHOLE_STEPS
 
 ROW = (
     "set",
@@ -58,10 +61,10 @@ ROW = (
 class StepTime(Options):
     """Time optimizer steps without a model."""
 
-    sets: str = ",".join(PARAMETER_SETS)
-    """parameter sets, separated by commas"""
+    sets: str = ",".join((*PARAMETER_SETS, *WHOLE_STEPS))
+    """parameter sets and whole steps, separated by commas"""
     block_size: int = 256
-    """largest side of a block"""
+    """largest side of a block; whole steps take the default"""
     frequency: int = 10
     """steps between refreshes of a root"""
     cycles: int = 6
@@ -72,9 +75,9 @@ class StepTime(Options):
         for name in ("block_size", "frequency", "cycles"):
             if getattr(self, name) < 1:
                 raise bad_input(f"--{name}", expected="at least 1", found=getattr(self, name))
-        unknown = [name for name in self.names if name not in PARAMETER_SETS]
+        unknown = [name for name in self.names if name not in (PARAMETER_SETS | WHOLE_STEPS)]
         if unknown:
-            known = ", ".join(PARAMETER_SETS)
+            known = ", ".join((*PARAMETER_SETS, *WHOLE_STEPS))
             raise bad_input("--sets", expected=f"some of {known}", found=unknown[0])
 
     @property
@@ -100,6 +103,18 @@ def optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
         "adamw": optax.adamw(1e-3),
         "shampoo": shampoo_jax.shampoo(1e-3, **common),
         "shampoo, all at once": shampoo_jax.shampoo(1e-3, stagger=False, **common),
+    }
+
+
+def step_optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
+    """Build the contestants of whole steps: default blocks, roots due from the first step on."""
+    common = {"start_preconditioning_step": 1}
+    often = {"precondition_frequency": options.frequency}
+    seldom = {"precondition_frequency": 4 * options.frequency, "statistics_frequency": 4}
+    return {
+        "adamw": optax.adamw(1e-3),
+        "shampoo": shampoo_jax.shampoo(1e-3, **often, **common),
+        "thrifty": shampoo_jax.shampoo(1e-3, **seldom, **common),
     }
 
 
@@ -150,8 +165,65 @@ def make_contestant(tx: optax.GradientTransformation, shapes: Shapes, *, mesh, s
         call=call,
         compile_seconds=time.perf_counter() - start,
         hlo_lines=len(compiled.as_text().splitlines()),
-        state_bytes=sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)),
+        state_bytes=_bytes_a_device(state),
     )
+
+
+def make_step_contestant(tx: optax.GradientTransformation, name: str, *, mesh, seed: int):
+    """Compile a whole training step on the mesh of the context."""
+    problem = WHOLE_STEPS[name]()
+    layout = state_layout(
+        problem.init_params, tx, mesh, opt_state_sharding=shampoo_jax.state_sharding
+    )
+    state = init_state(problem.init_params, tx, layout, seed=seed)
+    batch = shard_batch(problem.batch, mesh)
+    start = time.perf_counter()
+    compiled = compile_step(make_step(problem.loss, tx, seed=seed), state, batch, mesh=mesh)
+    carry = [state]
+
+    def call():
+        carry[0], metrics = compiled(carry[0], batch)
+        return carry[0], metrics
+
+    return Contestant(
+        call=call,
+        compile_seconds=time.perf_counter() - start,
+        hlo_lines=len(compiled.as_text().splitlines()),
+        state_bytes=_bytes_a_device(state.opt_state),
+    )
+
+
+def _bytes_a_device(state) -> int:
+    return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
+
+
+def time_step(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
+    """Time a whole training step by every optimizer; return rows of `ROW`."""
+    with jax.set_mesh(mesh):
+        contestants = {
+            optimizer: make_step_contestant(tx, name, mesh=mesh, seed=options.seed)
+            for optimizer, tx in step_optimizers(options).items()
+        }
+        for _ in range(options.frequency * (options.cycles + 1)):
+            for contestant in contestants.values():
+                contestant.take_turn()
+    rows = []
+    for optimizer, contestant in contestants.items():
+        working = contestant.milliseconds[options.frequency :]  # the first cycle warms up
+        values = {
+            "set": name,
+            "optimizer": optimizer,
+            "amortised_ms": float(np.mean(working)),
+            "median_ms": float(np.median(working)),
+            "p95_ms": float(np.percentile(working, 95)),
+            "compile_s": contestant.compile_seconds,
+            "hlo_lines": contestant.hlo_lines,
+            "state_bytes": contestant.state_bytes,
+        }
+        rows.append({column: values.get(column) for column in ROW})
+    for row in rows:
+        row["ratio_to_adamw"] = row["amortised_ms"] / rows[0]["amortised_ms"]
+    return rows
 
 
 def time_set(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
@@ -239,7 +311,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with open_run("step_time", options, arguments=arguments) as run:
         rows = []
         for name in options.names:
-            rows += time_set(name, options, mesh=mesh)
+            timed = time_step if name in WHOLE_STEPS else time_set
+            rows += timed(name, options, mesh=mesh)
             print_table(tables_of(rows)[-1])
         summary = run.write_summary(
             protocol={"gradients": "fixed random", "order": "contestants take turns"},
@@ -250,7 +323,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         summary |= {"rows": rows}
         write_atomically(run.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        intro = "The optimizer's step alone, without a model. Milliseconds unless said otherwise."
+        intro = (
+            "The optimizer's step alone; names in `_step` are whole training steps. "
+            "Milliseconds unless said otherwise."
+        )
         tables = tables_of(rows)
         write_report(run, title="Step time", intro=intro, summary=summary, tables=tables)
         if options.keep:

@@ -87,9 +87,11 @@ class Schedule:
     select_mode: Literal["max", "min"]
     checkpoint_every: int | None
     log_every: int
+    patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps_per_epoch", "evaluate_every", "checkpoint_every", "log_every"):
+        names = ("steps_per_epoch", "evaluate_every", "checkpoint_every", "log_every", "patience")
+        for name in names:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, found {value}")
@@ -121,6 +123,7 @@ def train(
     opt_state_sharding: OptStateSharding | None = None,
     checkpoint_every: int | None = None,
     log_every: int = 10,
+    patience: int | None = None,
 ) -> TrainResult:
     """Train one stage, or finish it from where an earlier session stopped.
 
@@ -147,6 +150,8 @@ def train(
         checkpoint_every: steps between checkpoints; by default one at the end of each epoch. An
             epoch that becomes the best and the last one are saved in any case.
         log_every: steps between lines of metrics.jsonl.
+        patience: evaluations in a row without a new best after which the stage ends early; never
+            by default.
 
     Raises:
         InputError: a checkpoint of another config, or a batch that the devices do not divide.
@@ -161,9 +166,12 @@ def train(
         select_mode=select_mode,
         checkpoint_every=checkpoint_every,
         log_every=log_every,
+        patience=patience,
     )
     if select is not None and evaluate is None:
         raise ValueError(f"evaluate: expected a function because {select=}, found None")
+    if patience is not None and select is None:
+        raise ValueError(f"select: expected a metric because {patience=}, found None")
     checkpoint_config = {**run.config, "device_count": mesh.size}
     with (
         jax.set_mesh(mesh),
@@ -236,6 +244,8 @@ class _Loop:
                 self._finish_epoch(epoch, state, evaluate)
                 show(self.progress.step, _describe(self.progress.history[-1]))
                 self._stop_if_asked(state)
+                if self.progress.finished:
+                    break
         return state
 
     def _compile(self, step: Step, state: TrainState, batches: Batches) -> Step:
@@ -292,8 +302,8 @@ class _Loop:
             self.run.log(self.stage, **record)
             best = self._is_best(epoch, metrics)
         progress.history.append(record)
-        progress.finished = last
-        if last or best or self._save_is_due():
+        progress.finished = last or self._is_out_of_patience()
+        if progress.finished or best or self._save_is_due():
             self._save(state)
 
     def _is_best(self, epoch: int, metrics: Mapping[str, float]) -> bool:
@@ -305,6 +315,13 @@ class _Loop:
         self.progress.best_score = score
         self.progress.best_epoch, self.progress.best_step = epoch, self.progress.step
         return True
+
+    def _is_out_of_patience(self) -> bool:
+        if self.schedule.patience is None:
+            return False
+        best = -1 if self.progress.best_epoch is None else self.progress.best_epoch
+        since = [r for r in self.progress.history[best + 1 :] if self.schedule.select in r]
+        return len(since) >= self.schedule.patience
 
     def _wait_for_last_step(self) -> None:
         if self._in_flight is None:

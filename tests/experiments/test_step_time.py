@@ -1,11 +1,13 @@
 """The benchmark of optimizer steps times what it says, and its floor is the arithmetic it names."""
 
+import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import step_floor, step_time
+from experiments import step_floor, step_time, whole_step
 from experiments.errors import InputError
 from experiments.parameter_sets import PARAMETER_SETS
 
@@ -52,6 +54,29 @@ def test_command_writes_rows_of_all_columns(tmp_path):
     assert rows[1]["floor_ms"] > 0
     assert rows[1]["amortised_floor_ms"] > rows[1]["floor_ms"]
     assert rows[1]["state_bytes"] > rows[0]["state_bytes"]
+
+
+@pytest.mark.parametrize("name", whole_step.WHOLE_STEPS)
+def test_whole_steps_train(name):
+    small = {"transformer_step": {"width": 16, "layers": 1}, "sequences_step": {"items": 30}}
+    problem = whole_step.WHOLE_STEPS[name](rows=8, **small[name])
+    params = problem.init_params(jax.random.key(0))
+    gradient = jax.jit(jax.value_and_grad(problem.loss, has_aux=True))
+    (before, _), grads = gradient(params, problem.batch, jax.random.key(1))
+    params = jax.tree.map(lambda w, g: w - 0.1 * g, params, grads)
+    assert gradient(params, problem.batch, jax.random.key(1))[0][0] < before
+
+
+def test_command_times_whole_steps(tmp_path, monkeypatch):
+    tiny = functools.partial(whole_step.transformer, width=16, layers=1, rows=2)
+    monkeypatch.setitem(step_time.WHOLE_STEPS, "transformer_step", tiny)
+    out = tmp_path / "run"
+    sets = ["--sets", "transformer_step", "--frequency", "2", "--cycles", "1"]
+    step_time.main([*sets, "--out", str(out), "--devices", "1"])
+    rows = json.loads((out / "summary.json").read_text())["rows"]
+    assert [row["optimizer"] for row in rows] == ["adamw", "shampoo", "thrifty"]
+    assert all(tuple(row) == step_time.ROW for row in rows)
+    assert rows[1]["ratio_to_adamw"] == rows[1]["amortised_ms"] / rows[0]["amortised_ms"]
 
 
 def test_sizes_are_checked():

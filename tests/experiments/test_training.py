@@ -165,6 +165,21 @@ def test_evaluation_every_second_epoch_and_after_the_last(run):
     assert ["val_loss" in record for record in result.history] == [False, True, True]
 
 
+def test_stage_ends_after_so_many_evaluations_without_a_new_best(run):
+    values = iter([0.1, 0.5, 0.4, 0.5])
+    result = train_tiny(
+        run,
+        epochs=20,
+        evaluate=lambda params: {"score": next(values)},
+        select="score",
+        patience=2,
+    )
+    assert [r["score"] for r in result.history] == [0.1, 0.5, 0.4, 0.5]
+    assert (result.best_epoch, result.steps) == (1, 4 * STEPS)
+    again = train_tiny(run, epochs=20, evaluate=None, select=None)
+    assert again.steps == result.steps
+
+
 def test_no_epochs_return_the_initial_parameters(run):
     result = train_tiny(run, epochs=0)
     key = jax.random.split(jax.random.key(3))[0]
