@@ -71,12 +71,27 @@ class Block(nn.Module):
 
 def causal_attention(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK):
     """Attend from each position to itself and earlier ones: f32[B, L, H, K]."""
-    L, K = q_BxLxHxK.shape[1], q_BxLxHxK.shape[-1]
-    logits_BxHxLxL = jnp.einsum("blhk,bmhk->bhlm", q_BxLxHxK / math.sqrt(K), k_BxLxHxK)
+    L = q_BxLxHxK.shape[1]
     earlier_LxL = jnp.tril(jnp.ones((L, L), bool))
-    logits_BxHxLxL = jnp.where(earlier_LxL[None, None], logits_BxHxLxL, -jnp.inf)
-    weights_BxHxLxL = jax.nn.softmax(logits_BxHxLxL, axis=-1)
-    return jnp.einsum("bhlm,bmhk->blhk", weights_BxHxLxL, v_BxLxHxK)
+    return attention(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, earlier_LxL[None, None])
+
+
+def attention(q_BxLxHxK, k_BxMxHxK, v_BxMxHxK, visible_BxHxLxM):
+    """Average values under a softmax of q . k / sqrt(K) over the visible positions.
+
+    Args:
+      q_BxLxHxK: f32[B, L, H, K].
+      k_BxMxHxK, v_BxMxHxK: f32[B, M, H, K].
+      visible_BxHxLxM: bool, its axes of that size or 1; at least one True for each query.
+
+    Returns:
+      f32[B, L, H, K].
+    """
+    K = q_BxLxHxK.shape[-1]
+    logits_BxHxLxM = jnp.einsum("blhk,bmhk->bhlm", q_BxLxHxK / math.sqrt(K), k_BxMxHxK)
+    logits_BxHxLxM = jnp.where(visible_BxHxLxM, logits_BxHxLxM, -jnp.inf)
+    weights_BxHxLxM = jax.nn.softmax(logits_BxHxLxM, axis=-1)
+    return jnp.einsum("bhlm,bmhk->blhk", weights_BxHxLxM, v_BxMxHxK)
 
 
 def dropout(module: nn.Module, x, rate: float):

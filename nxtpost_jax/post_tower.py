@@ -6,6 +6,7 @@ Shape suffixes: K channels, D model width, C width of a channel, S vectors a set
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from nxtpost_jax.config import NxtPostConfig
@@ -82,10 +83,9 @@ def fuse(vectors_KxD, scores_Kx1, present_Kx1):
     Returns:
       f32[..., D].
     """
-    # Zeros in place of masked scores bound the maximum; the weights are masked after exp.
     scores_Kx1 = jnp.where(present_Kx1, scores_Kx1, -jnp.inf)
     top = jnp.max(scores_Kx1, axis=-2, keepdims=True)
-    top = jnp.where(jnp.isfinite(top), top, 0)
+    top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
     weights_Kx1 = jnp.exp(scores_Kx1 - top)
     total = jnp.sum(weights_Kx1, axis=-2)
     return jnp.sum(weights_Kx1 * vectors_KxD, axis=-2) / jnp.maximum(total, 1e-12)

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 PAD = -1
+_COLUMNS = {"times": np.float64, "actions": np.int32, "surfaces": np.int32}  # one value an event
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Sequences:
       offsets: int64[n_users + 1], from 0 up to n_events.
       times: float64[n_events] in seconds, or None.
       actions: int32[n_events], action ids from 0, or None.
+      surfaces: int32[n_events], ids from 0 of the surfaces the events came from, or None.
+      static: int32[n_users, G], G categorical features a user (language, country), -1 where
+        unknown, or None.
 
     Raises:
       ValueError: lengths disagree, offsets do not cover the events, or an id is negative.
@@ -29,23 +33,26 @@ class Sequences:
     offsets: np.ndarray
     times: np.ndarray | None = None
     actions: np.ndarray | None = None
+    surfaces: np.ndarray | None = None
+    static: np.ndarray | None = None
 
     def __post_init__(self):
-        dtypes = {"items": np.int32, "offsets": np.int64, "times": np.float64, "actions": np.int32}
-        for name, dtype in dtypes.items():
+        for name, dtype in ({"items": np.int32, "offsets": np.int64} | _COLUMNS).items():
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _one_dimensional(name, value, dtype))
         _check_offsets(self.offsets, len(self.items))
-        for name in ("times", "actions"):
+        for name in _COLUMNS:
             value = getattr(self, name)
             if value is not None and len(value) != len(self.items):
                 raise ValueError(
                     f"{name}: expected {len(self.items)} values, one an event, found {len(value)}"
                 )
-        _check_ids("items", self.items)
-        if self.actions is not None:
-            _check_ids("actions", self.actions)
+        for name in ("items", "actions", "surfaces"):
+            if getattr(self, name) is not None:
+                _check_ids(name, getattr(self, name))
+        if self.static is not None:
+            object.__setattr__(self, "static", _checked_static(self.static, len(self)))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -60,9 +67,22 @@ class Sequences:
         """Count each user's events: int64[n_users]."""
         return np.diff(self.offsets)
 
+    def owners(self, events: np.ndarray) -> np.ndarray:
+        """Find the users that own the events at some positions of the log: int64[...]."""
+        return np.searchsorted(self.offsets, events, side="right") - 1
+
     @classmethod
     def from_events(
-        cls, users, items, *, times=None, order=None, actions=None, num_users: int | None = None
+        cls,
+        users,
+        items,
+        *,
+        times=None,
+        order=None,
+        actions=None,
+        surfaces=None,
+        static=None,
+        num_users: int | None = None,
     ) -> Sequences:
         """Group a flat log by user and sort each user's events; ties keep their input order.
 
@@ -72,6 +92,8 @@ class Sequences:
           times: float[n_events] in seconds; sorts the events unless `order` is given.
           order: number[n_events], sorts the events instead of `times`.
           actions: int[n_events], action ids from 0.
+          surfaces: int[n_events], surface ids from 0.
+          static: int[n_users, G], categorical features a user, -1 where unknown.
           num_users: number of users; the largest id + 1 when None.
 
         Raises:
@@ -80,8 +102,8 @@ class Sequences:
         users = _one_dimensional("users", users, np.int64)
         items = _one_dimensional("items", items, np.int32)
         key = times if order is None else order
-        columns = {"items": items, "times": times, "order": order, "actions": actions}
-        for name, value in columns.items():
+        columns = {"times": times, "actions": actions, "surfaces": surfaces}
+        for name, value in ({"items": items, "order": order} | columns).items():
             if value is not None and len(value) != len(users):
                 raise ValueError(f"{name}: expected {len(users)} values, found {len(value)}")
         num_users = _user_count(users, num_users)
@@ -90,29 +112,37 @@ class Sequences:
         # Both sorts are stable: equal keys keep their input order.
         by = np.argsort(users, kind="stable") if key is None else np.lexsort((key, users))
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=num_users))])
-        return cls(
-            items[by],
-            offsets,
-            None if times is None else np.asarray(times)[by],
-            None if actions is None else np.asarray(actions)[by],
-        )
+        return cls(items[by], offsets, static=static, **_gathered(columns, by))
 
-    def ranges(self, starts: np.ndarray, stops: np.ndarray) -> Sequences:
-        """Cut out the event ranges `starts[i]:stops[i]`, each one sequence of the result."""
+    def ranges(self, starts: np.ndarray, stops: np.ndarray, users=None) -> Sequences:
+        """Cut out the event ranges `starts[i]:stops[i]`, each one sequence of the result.
+
+        Args:
+          starts, stops: int[n], positions in the log, a range within one user.
+          users: int[n], the ranges' users, whose static features they keep; read from the
+            events when None, which needs every range to have one.
+
+        Raises:
+          ValueError: there are static features, `users` is None and a range is empty.
+        """
         starts = np.asarray(starts, np.int64)
         lengths = np.asarray(stops, np.int64) - starts
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return Sequences(
-            self.items[index],
-            offsets,
-            None if self.times is None else self.times[index],
-            None if self.actions is None else self.actions[index],
-        )
+        columns = _gathered({name: getattr(self, name) for name in _COLUMNS}, index)
+        static = None
+        if self.static is not None:
+            if users is None:
+                if not lengths.all():
+                    raise ValueError("users: expected the users of empty ranges, found None")
+                users = self.owners(starts)
+            static = self.static[users]
+        return Sequences(self.items[index], offsets, static=static, **columns)
 
     def select(self, rows: np.ndarray) -> Sequences:
         """Take the sequences of some users, in the order given."""
-        return self.ranges(self.offsets[:-1][rows], self.offsets[1:][rows])
+        rows = np.arange(len(self))[rows]
+        return self.ranges(self.offsets[:-1][rows], self.offsets[1:][rows], rows)
 
 
 def pad_histories(sequences: Sequences, max_len: int) -> dict[str, np.ndarray]:
@@ -126,14 +156,16 @@ def pad_histories(sequences: Sequences, max_len: int) -> dict[str, np.ndarray]:
       times: float32[B, L], seconds since the row's previous event, 0 at its first and at PAD;
         only if the sequences have times. No time of a later event, such as the one to be
         predicted, can enter.
-      actions: int32[B, L], 0 at PAD; only if the sequences have actions.
+      actions, surfaces: int32[B, L], 0 at PAD; only if the sequences have them.
+      static: int32[B, G]; only if the sequences have static features.
     """
     if max_len < 1:
         raise ValueError(f"max_len: expected at least 1, found {max_len}")
     lengths = np.minimum(sequences.lengths, max_len)
     index_BxL, valid_BxL = window_index(sequences.offsets[1:] - lengths, lengths, max_len)
     log = sequences if len(sequences.items) else _with_an_event(sequences)
-    return gather_rows(log, index_BxL, valid_BxL)
+    rows = gather_rows(log, index_BxL, valid_BxL)
+    return rows if sequences.static is None else rows | {"static": sequences.static}
 
 
 def window_index(starts: np.ndarray, lengths: np.ndarray, width: int):
@@ -149,23 +181,47 @@ def window_index(starts: np.ndarray, lengths: np.ndarray, width: int):
 
 
 def gather_rows(sequences: Sequences, index_BxL, valid_BxL) -> dict[str, np.ndarray]:
-    """Gather the rows of `pad_histories` at the events that `window_index` gave."""
+    """Gather the rows of `pad_histories` at the events that `window_index` gave.
+
+    The static features of a row without events are unknown here, -1.
+    """
     rows = {"items": np.where(valid_BxL, sequences.items[index_BxL], np.int32(PAD))}
     if sequences.times is not None:
         times_BxL = sequences.times[index_BxL]
         gaps_BxL = np.diff(times_BxL, axis=1, prepend=times_BxL[:, :1])
         rows["times"] = np.where(valid_BxL, gaps_BxL, 0).astype(np.float32)
-    if sequences.actions is not None:
-        rows["actions"] = np.where(valid_BxL, sequences.actions[index_BxL], np.int32(0))
+    for name in ("actions", "surfaces"):
+        column = getattr(sequences, name)
+        if column is not None:
+            rows[name] = np.where(valid_BxL, column[index_BxL], np.int32(0))
+    if sequences.static is not None:
+        static_BxG = sequences.static[sequences.owners(index_BxL[:, 0])]
+        rows["static"] = np.where(valid_BxL[:, :1], static_BxG, np.int32(-1))
     return rows
 
 
 def _with_an_event(sequences: Sequences) -> Sequences:
     """Give an empty log one event that no user owns, for masked gathers to read."""
     zero = np.zeros(1)
-    times = None if sequences.times is None else zero
-    actions = None if sequences.actions is None else zero
-    return Sequences(zero, np.array([0, 1]), times, actions)
+    columns = {name: None if getattr(sequences, name) is None else zero for name in _COLUMNS}
+    return Sequences(zero, np.array([0, 1]), **columns)
+
+
+def _gathered(columns: dict, index: np.ndarray) -> dict:
+    return {
+        name: None if value is None else np.asarray(value)[index] for name, value in columns.items()
+    }
+
+
+def _checked_static(static, num_users: int) -> np.ndarray:
+    static = np.asarray(static)
+    if static.ndim != 2 or len(static) != num_users:
+        raise ValueError(
+            f"static: expected shape [{num_users}, G], one row a user, found {static.shape}"
+        )
+    if static.size and static.min() < -1:
+        raise ValueError(f"static: expected ids from 0 or -1 for unknown, found {static.min()}")
+    return np.ascontiguousarray(static, np.int32)
 
 
 def _one_dimensional(name: str, value, dtype) -> np.ndarray:

@@ -66,6 +66,8 @@ class UserTower(nn.Module):
         if config.action_weights is not None:
             weights = jnp.asarray(config.action_weights)
             x_BxLxD *= weights[_column(histories, "actions", "action_weights")][..., None]
+        if config.time_features and self.has_variable("params", "gaps"):
+            _column(histories, "times", "this model, trained with times,")
         if config.time_features and "times" in histories:
             gaps_BxLxD = self._embed("gaps", _GAP_BUCKETS, _gap_bucket(histories["times"]))
             if config.time_concat:

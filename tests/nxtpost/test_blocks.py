@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nxtpost_jax.blocks import causal_attention, dropout
+from nxtpost_jax.blocks import attention, causal_attention, dropout
 
 
 class Dropout(nn.Module):
@@ -39,4 +39,20 @@ def test_attention_equals_a_loop_over_positions():
         weights = np.exp(logits) / np.exp(logits).sum()
         expected[b, t, h] = weights @ v[b, : t + 1, h]
     out = causal_attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)))
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_hidden_positions_have_no_weight():
+    B, L, M, H, K = 2, 3, 5, 2, 4
+    rng = np.random.default_rng(0)
+    q = rng.normal(size=(B, L, H, K))
+    k, v = rng.normal(size=(2, B, M, H, K))
+    visible = rng.random((B, 1, L, M)) < 0.5
+    visible[..., 0] = True
+    expected = np.zeros((B, L, H, K))
+    for b, t, h in np.ndindex(B, L, H):
+        seen = visible[b, 0, t]
+        weights = np.exp(k[b, seen, h] @ q[b, t, h] / np.sqrt(K))
+        expected[b, t, h] = weights @ v[b, seen, h] / weights.sum()
+    out = attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), visible)
     np.testing.assert_allclose(out, expected, atol=1e-5)

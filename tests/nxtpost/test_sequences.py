@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nxtpost_jax.sequences import PAD, Sequences, pad_histories
+from nxtpost_jax.sequences import PAD, Sequences, gather_rows, pad_histories, window_index
 
 
 @settings(max_examples=50, deadline=None)
@@ -62,6 +62,50 @@ def test_histories_keep_the_last_events_left_aligned():
     assert "actions" not in rows
 
 
+def test_surfaces_and_static_features_follow_their_events_and_users():
+    static = [[1, -1], [2, 0], [3, 5]]
+    sequences = Sequences.from_events(
+        [2, 0, 2, 2],
+        [7, 8, 9, 6],
+        times=[3.0, 2.0, 1.0, 4.0],
+        surfaces=[0, 1, 2, 3],
+        static=static,
+    )
+    assert sequences.surfaces.tolist() == [1, 2, 0, 3]
+    assert sequences.owners(np.arange(4)).tolist() == [0, 2, 2, 2]
+    rows = pad_histories(sequences, 2)
+    assert rows["surfaces"].tolist() == [[1, 0], [0, 0], [0, 3]]
+    assert rows["static"].tolist() == static and rows["static"].dtype == np.int32
+    chosen = sequences.select([2, 1, 2])
+    assert chosen.static.tolist() == [static[2], static[1], static[2]]
+    assert sequences.ranges([1, 0], [3, 1]).static.tolist() == [static[2], static[0]]
+    assert sequences.ranges([1, 1], [1, 2], [1, 2]).static.tolist() == static[1:]
+    with pytest.raises(ValueError, match="users: expected the users of empty ranges"):
+        sequences.ranges([1], [1])
+
+
+def test_windows_know_their_users_static_features():
+    sequences = Sequences.from_events([0, 1, 1, 1], [5, 6, 7, 8], static=[[4], [9]])
+    index, valid = window_index(np.array([1, 2, 0, 0]), np.array([2, 1, 1, 0]), 2)
+    assert gather_rows(sequences, index, valid)["static"].tolist() == [[9], [9], [4], [-1]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"surfaces": [0]}, "surfaces: expected 2 values, one an event, found 1"),
+        ({"surfaces": [0, -1]}, "surfaces: expected ids from 0, found -1"),
+        ({"static": [1]}, r"static: expected shape \[1, G\], one row a user, found \(1,\)"),
+        ({"static": [[-2]]}, "static: expected ids from 0 or -1 for unknown, found -2"),
+    ],
+)
+def test_bad_columns_are_refused(columns, message):
+    with pytest.raises(ValueError, match=message):
+        Sequences([3, 4], [0, 2], **columns)
+
+
 def test_histories_without_any_event_are_padding():
     empty = Sequences(np.zeros(0), np.zeros(3), actions=np.zeros(0))
     assert (pad_histories(empty, 2)["items"] == PAD).all()
+    known = Sequences(np.zeros(0), np.zeros(3), surfaces=np.zeros(0), static=[[1], [2]])
+    assert pad_histories(known, 2)["static"].tolist() == [[1], [2]]
