@@ -72,6 +72,44 @@ def popularity(train: Sequences, num_items: int) -> ScoresFn:
     return scores_fn
 
 
+def recent_popularity(log: Sequences, num_items: int, *, window: float = 7 * 86400.0) -> ScoresFn:
+    """Score every item by its events in the `window` seconds before the query.
+
+    An event counts at times in [query time - window, query time). So the log may hold events
+    after the queries, but no query's own target at its query time or before.
+
+    Args:
+      log: events with times, of the training part or of all that is known by then.
+      num_items: N.
+      window: seconds, a week when not given.
+
+    Returns:
+      A `scores_fn` that reads `query_times` of its batch: pass them to `ranking.evaluate`.
+
+    Raises:
+      ValueError: there are no times, an item is at or beyond `num_items`, or the window is not
+        above 0. The function raises when a batch has no `query_times`.
+    """
+    _check_items(log, num_items)
+    if log.times is None:
+        raise ValueError("log: expected times, found none")
+    if not window > 0:
+        raise ValueError(f"window: expected seconds above 0, found {window}")
+    order = np.argsort(log.times, kind="stable")
+    times, items = log.times[order], log.items[order]
+
+    def scores_fn(histories):
+        if "query_times" not in histories:
+            raise ValueError("query_times: expected them in the call of evaluate, found none")
+        moments_B = histories["query_times"]
+        starts_B = np.searchsorted(times, moments_B - window)
+        stops_B = np.searchsorted(times, moments_B)
+        counts = [np.bincount(items[a:b], minlength=num_items) for a, b in zip(starts_B, stops_B)]
+        return np.stack(counts).astype(np.float32)
+
+    return scores_fn
+
+
 def markov(
     train: Sequences,
     num_items: int,

@@ -19,6 +19,8 @@ class Protocol:
       ties_in_time: order of events with equal times.
       ties_in_score: the rank of a target among equal scores.
       query_time: what is known of the moment of the query.
+      history: what a history holds: all earlier events, or the last n, and its backfill.
+      debias_power: the power of popularity in debiased NDCG; None where none is given.
       notes: anything else a reader must know, such as a reassembled file.
     """
 
@@ -31,6 +33,8 @@ class Protocol:
     ties_in_time: str = "input order (stable sort)"
     ties_in_score: str = "against the target"
     query_time: str = "the last event of the history; never the target's own time"
+    history: str = "all earlier events"
+    debias_power: float | None = None
     notes: str = ""
 
     def describe(self) -> str:
@@ -44,10 +48,12 @@ class Protocol:
             f"equal times: {self.ties_in_time}",
             f"equal scores: {self.ties_in_score}",
             f"query time: {self.query_time}",
+            f"history: {self.history}",
+            "" if self.debias_power is None else f"debiased by popularity^-{self.debias_power:g}",
             self.notes,
         ]
         return "; ".join(" ".join(part.split()) for part in parts if part)
 
-    def asdict(self) -> dict[str, str | bool]:
+    def asdict(self) -> dict[str, str | bool | float | None]:
         """Give the fields as plain values, for JSON."""
         return dataclasses.asdict(self)

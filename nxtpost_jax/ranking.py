@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -10,33 +9,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nxtpost_jax.checks import checked_mask
+from nxtpost_jax.metrics import Metrics, inverse_propensity, metrics_of_ranks
 from nxtpost_jax.sequences import PAD, Sequences, pad_histories
 from nxtpost_jax.splits import Queries
+
+__all__ = [
+    "Metrics",
+    "ScoresFn",
+    "best_of_scores",
+    "dot_scores",
+    "evaluate",
+    "last_times",
+    "metrics_of_ranks",
+    "rank_of_targets",
+    "unique_items",
+]
 
 ScoresFn = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Metrics:
-    """Hold mean figures over queries, their standard errors and the ranks behind them.
-
-    Attributes:
-      values: mean by name: "hr@10", "ndcg@10", "mrr", ...
-      standard_errors: bootstrap over queries, by the same names.
-      ranks: int32[q], the target's rank, 1 is the best.
-    """
-
-    values: dict[str, float]
-    standard_errors: dict[str, float]
-    ranks: np.ndarray
-
-    def __getitem__(self, name: str) -> float:
-        return self.values[name]
-
-
 @jax.jit
-def rank_of_targets(scores_BxN, targets_B, seen_BxS):
-    """Rank each target among all items, less the ones its user has seen.
+def rank_of_targets(scores_BxN, targets_B, seen_BxS, candidates_N=None):
+    """Rank each target among the candidates, less the ones its user has seen.
 
     Ties count against the target: its rank is the number of candidates, itself included, that
     score at least as much. A score of NaN counts as the highest for another item and ranks the
@@ -46,50 +41,48 @@ def rank_of_targets(scores_BxN, targets_B, seen_BxS):
       scores_BxN: f32[B, N].
       targets_B: int32[B].
       seen_BxS: int32[B, S], item ids left out, without repetition in a row, PAD elsewhere.
+      candidates_N: bool[N], the targets among them; every item when None.
 
     Returns:
-      int32[B], from 1 to N.
+      int32[B], from 1 to the number of candidates.
     """
-    num_items = scores_BxN.shape[1]
+    last = scores_BxN.shape[1] if candidates_N is None else jnp.sum(candidates_N)
     target_Bx1 = jnp.take_along_axis(scores_BxN, targets_B[:, None], axis=1)
-    above_B = jnp.sum(~(scores_BxN < target_Bx1), axis=1)
+    above_BxN = ~(scores_BxN < target_Bx1)
+    if candidates_N is not None:
+        above_BxN &= candidates_N[None]
+    above_B = jnp.sum(above_BxN, axis=1)
     seen_scores_BxS = jnp.take_along_axis(scores_BxN, jnp.maximum(seen_BxS, 0), axis=1)
     real_BxS = seen_BxS != PAD
+    if candidates_N is not None:
+        real_BxS &= candidates_N[jnp.maximum(seen_BxS, 0)]
     seen_above_B = jnp.sum(real_BxS & ~(seen_scores_BxS < target_Bx1), axis=1)
     target_seen_B = jnp.any(real_BxS & (seen_BxS == targets_B[:, None]), axis=1)
     last_B = target_seen_B | jnp.isnan(target_Bx1[:, 0])
-    return jnp.where(last_B, num_items, above_B - seen_above_B).astype(jnp.int32)
+    return jnp.where(last_B, last, above_B - seen_above_B).astype(jnp.int32)
 
 
-def metrics_of_ranks(
-    ranks, *, ks: Sequence[int] = (10,), bootstrap: int = 1000, seed: int = 0
-) -> Metrics:
-    """Average hit rate and NDCG at each k and the reciprocal rank over queries.
-
-    With one relevant item a query, NDCG@k is 1 / log2(rank + 1) for a rank of at most k, else 0.
+@partial(jax.jit, static_argnames="k")
+def best_of_scores(scores_BxN, left_out_BxS, allowed_N=None, *, k: int):
+    """Find each row's k best items.
 
     Args:
-      ranks: int[q], 1 is the best.
-      ks: cut-offs.
-      bootstrap: resamples of the queries for the standard errors.
-      seed: draws the resamples.
+      scores_BxN: f32[B, N].
+      left_out_BxS: int32[B, S], items never returned, PAD elsewhere.
+      allowed_N: bool[N], the items that may be returned; every item when None.
+      k: at most N.
 
-    Raises:
-      ValueError: there is no query, or a cut-off is below 1.
+    Returns:
+      ids int32[B, k], the best first, PAD where fewer than k items are left, and their scores
+      f32[B, k], -inf at PAD.
     """
-    ranks = np.asarray(ranks, np.int32)
-    if not len(ranks):
-        raise ValueError("queries: expected at least one, found none")
-    if min(ks) < 1:
-        raise ValueError(f"ks: expected cut-offs of at least 1, found {tuple(ks)}")
-    gain = 1 / np.log2(ranks + 1.0)
-    columns = {f"hr@{k}": (ranks <= k).astype(np.float64) for k in ks}
-    columns |= {f"ndcg@{k}": np.where(ranks <= k, gain, 0.0) for k in ks}
-    columns["mrr"] = 1.0 / ranks
-    values_QxM = np.stack(list(columns.values()), axis=1)
-    errors = _bootstrap_errors(values_QxM, bootstrap, np.random.default_rng(seed))
-    means = values_QxM.mean(axis=0)
-    return Metrics(dict(zip(columns, means.tolist())), dict(zip(columns, errors.tolist())), ranks)
+    rows_Bx1 = jnp.arange(len(scores_BxN))[:, None]
+    columns_BxS = jnp.where(left_out_BxS == PAD, scores_BxN.shape[1], left_out_BxS)
+    if allowed_N is not None:
+        scores_BxN = jnp.where(allowed_N[None], scores_BxN, -jnp.inf)
+    scores_BxN = jnp.asarray(scores_BxN).at[rows_Bx1, columns_BxS].set(-jnp.inf, mode="drop")
+    best_Bxk, ids_Bxk = jax.lax.top_k(scores_BxN, k)
+    return jnp.where(jnp.isneginf(best_Bxk), PAD, ids_Bxk), best_Bxk
 
 
 def evaluate(
@@ -98,12 +91,18 @@ def evaluate(
     *,
     max_len: int,
     ks: Sequence[int] = (10,),
+    candidates=None,
     seen_filter: bool = True,
+    backfill: Callable[[Sequences], Sequences] | None = None,
+    query_times=None,
+    coverage: bool = False,
+    popularity=None,
+    debias_power: float = 0.5,
     batch_size: int = 256,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Metrics:
-    """Rank every query's target against all items.
+    """Rank every query's target against all items, or all candidates.
 
     Args:
       scores_fn: takes a batch of `sequences.pad_histories` (B = `batch_size` rows, the last
@@ -111,17 +110,66 @@ def evaluate(
       queries: histories and targets.
       max_len: events of a history that `scores_fn` is given; the seen filter has all of them.
       ks: cut-offs of hit rate and NDCG.
+      candidates: bool[N] or int ids, the items that are ranked, all targets among them; every
+        item when None. Cold items only is a protocol of its own.
       seen_filter: leave a user's earlier items out of the candidates.
+      backfill: fills histories before they are scored (see `backfill`). What it adds counts as
+        seen by nobody.
+      query_times: float[q], the moments of the queries in seconds, for `scores_fn`s that ask
+        for them (`baselines.recent_popularity`); adds `query_times` float64[B] to the batch.
+      coverage: add "coverage@k", the share of the candidates in the top k of any query. It costs
+        a sort of all scores; without it targets are ranked by counting.
+      popularity: int[N], training events an item; adds "debiased_ndcg@k", see
+        `metrics.inverse_propensity`.
+      debias_power: its power.
       batch_size: B.
-      bootstrap, seed: see `metrics_of_ranks`.
+      bootstrap, seed: see `metrics_of_ranks`; queries of one user are resampled together.
+
+    Raises:
+      ValueError: a target is no candidate or beyond the scores, or there is no query.
     """
-    widest = int(queries.histories.lengths.max(initial=0)) if seen_filter else 0
-    ranks = [
-        _rank_batch(scores_fn, queries, rows, max_len, widest)
-        for rows in _fixed_batches(len(queries), batch_size)
-    ]
+    histories = queries.histories
+    widest = int(histories.lengths.max(initial=0)) if seen_filter else 0
+    filled = histories if backfill is None else backfill(histories)
+    lists = _TopLists(max(ks)) if coverage else None
+    ranks = []
+    for rows in _fixed_batches(len(queries), batch_size):
+        batch = pad_histories(filled.select(rows), max_len)
+        if query_times is not None:
+            batch["query_times"] = np.asarray(query_times, np.float64)[rows]
+        scores_BxN = scores_fn(batch)
+        allowed_N = _candidates(candidates, scores_BxN.shape[1])
+        targets_B = _checked_targets(queries.targets[rows], allowed_N, scores_BxN.shape[1])
+        seen_BxS = np.full((len(rows), 1), PAD, np.int32)
+        if widest:
+            seen_BxS = unique_items(histories.select(rows), widest)
+        ranks.append(np.asarray(rank_of_targets(scores_BxN, targets_B, seen_BxS, allowed_N)))
+        if lists is not None:
+            lists.add(scores_BxN, seen_BxS, allowed_N)
     ranks = np.concatenate(ranks)[: len(queries)] if ranks else np.zeros(0, np.int32)
-    return metrics_of_ranks(ranks, ks=ks, bootstrap=bootstrap, seed=seed)
+    weights = None
+    if popularity is not None:
+        weights = inverse_propensity(popularity, queries.targets, debias_power)
+    metrics = metrics_of_ranks(
+        ranks, ks=ks, users=queries.users, weights=weights, bootstrap=bootstrap, seed=seed
+    )
+    if lists is not None:
+        metrics.values.update(lists.coverage(ks))
+    return metrics
+
+
+def last_times(histories: Sequences) -> np.ndarray:
+    """Take the time of each history's last event as its query time: float64[B].
+
+    Raises:
+      ValueError: there are no times, or a history is empty.
+    """
+    if histories.times is None:
+        raise ValueError("histories: expected times, found none")
+    if not histories.lengths.all():
+        empty = np.flatnonzero(histories.lengths == 0)[0]
+        raise ValueError(f"histories: number {empty} is empty, expected an event with a time")
+    return histories.times[histories.offsets[1:] - 1]
 
 
 def dot_scores(users_fn: Callable, items_NxD) -> ScoresFn:
@@ -141,19 +189,56 @@ def unique_items(histories: Sequences, width: int) -> np.ndarray:
     return unique
 
 
-def _rank_batch(scores_fn, queries: Queries, rows, max_len: int, widest: int) -> np.ndarray:
-    histories = queries.histories.select(rows)
-    scores_BxN = scores_fn(pad_histories(histories, max_len))
-    targets_B = queries.targets[rows]
-    if targets_B.max() >= scores_BxN.shape[1]:
+class _TopLists:
+    """Collect which items any query's top lists hold."""
+
+    def __init__(self, k: int):
+        self._k = k
+        self._first_place_N = None  # the best place an item has in any list
+        self._num_candidates = 0
+
+    def add(self, scores_BxN, seen_BxS, allowed_N):
+        num_items = scores_BxN.shape[1]
+        if self._first_place_N is None:
+            self._first_place_N = np.full(num_items, self._k)
+            self._num_candidates = num_items if allowed_N is None else int(allowed_N.sum())
+        k = min(self._k, num_items)
+        ids_Bxk = np.asarray(best_of_scores(scores_BxN, seen_BxS, allowed_N, k=k)[0])
+        places_Bxk = np.broadcast_to(np.arange(k)[None, :], ids_Bxk.shape)
+        real_Bxk = ids_Bxk != PAD
+        np.minimum.at(self._first_place_N, ids_Bxk[real_Bxk], places_Bxk[real_Bxk])
+
+    def coverage(self, ks) -> dict[str, float]:
+        shown = {k: int((self._first_place_N < k).sum()) for k in ks}
+        return {f"coverage@{k}": count / self._num_candidates for k, count in shown.items()}
+
+
+def _candidates(candidates, num_items: int) -> np.ndarray | None:
+    if candidates is None:
+        return None
+    candidates = np.asarray(candidates)
+    if candidates.dtype == bool:
+        return checked_mask("candidates", candidates, num_items)
+    if len(candidates) and not 0 <= candidates.min() <= candidates.max() < num_items:
         raise ValueError(
-            f"targets: expected items below {scores_BxN.shape[1]}, the number of scores, "
-            f"found {targets_B.max()}"
+            f"candidates: expected items below {num_items}, the number of scores, found "
+            f"{candidates.min()}..{candidates.max()}"
         )
-    seen_BxS = np.full((len(rows), 1), PAD, np.int32)
-    if widest:
-        seen_BxS = unique_items(histories, widest)
-    return np.asarray(rank_of_targets(scores_BxN, targets_B, seen_BxS))
+    allowed_N = np.zeros(num_items, bool)
+    allowed_N[candidates] = True
+    return allowed_N
+
+
+def _checked_targets(targets_B, allowed_N, num_items: int) -> np.ndarray:
+    if targets_B.max() >= num_items:
+        raise ValueError(
+            f"targets: expected items below {num_items}, the number of scores, found "
+            f"{targets_B.max()}"
+        )
+    if allowed_N is not None and not allowed_N[targets_B].all():
+        outside = targets_B[~allowed_N[targets_B]][0]
+        raise ValueError(f"targets: expected candidates, found item {outside}, which is none")
+    return targets_B
 
 
 def _fixed_batches(count: int, batch_size: int):
@@ -164,12 +249,3 @@ def _fixed_batches(count: int, batch_size: int):
 
 def _dot_scores(users_fn, items_NxD, histories):
     return users_fn(histories) @ items_NxD.T
-
-
-def _bootstrap_errors(values_QxM, resamples: int, rng) -> np.ndarray:
-    """Deviate the means of resampled queries, a block of resamples at a time."""
-    count, means = len(values_QxM), []
-    for _ in range(resamples):
-        drawn = np.bincount(rng.integers(0, count, count), minlength=count)
-        means.append(drawn @ values_QxM / count)
-    return np.std(means, axis=0, ddof=1) if resamples > 1 else np.zeros(values_QxM.shape[1])

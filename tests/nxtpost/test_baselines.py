@@ -4,10 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nxtpost_jax.baselines import content_knn, item_knn, markov, popularity
-from nxtpost_jax.ranking import evaluate
+from nxtpost_jax.baselines import (
+    content_knn,
+    item_knn,
+    markov,
+    popularity,
+    recent_popularity,
+)
+from nxtpost_jax.ranking import evaluate, last_times
 from nxtpost_jax.sequences import Sequences, pad_histories
-from nxtpost_jax.splits import leave_one_out
+from nxtpost_jax.splits import Queries, leave_one_out
 
 N = 15
 ML_1M = Path(__file__).parents[3] / "shared/data/ml-1m-sasrec/ml-1m.txt.gz"
@@ -102,3 +108,41 @@ def test_published_figures_on_movielens():
     for baseline, figures in expected.items():
         metrics = evaluate(baseline(split.train, 3416), split.test, max_len=10, bootstrap=0)
         assert (metrics["hr@10"], metrics["ndcg@10"]) == pytest.approx(figures, abs=5e-5)
+
+
+def test_recent_popularity_counts_the_week_before_the_query():
+    rng = np.random.default_rng(0)
+    times = rng.integers(0, 30, 80) * 1.0
+    log = Sequences.from_events(rng.integers(0, 6, 80), rng.integers(0, N, 80), times=times)
+    histories = pad_histories(log, 3)
+    moments = np.array([0.0, 5, 7, 12, 29, 400])
+    scores = recent_popularity(log, N, window=7)(histories | {"query_times": moments})
+    for row, moment in enumerate(moments):
+        inside = (log.times >= moment - 7) & (log.times < moment)
+        np.testing.assert_array_equal(scores[row], np.bincount(log.items[inside], minlength=N))
+
+
+def test_recent_popularity_knows_its_queries_moments():
+    log = Sequences.from_events([0, 0, 1, 1], [1, 2, 2, 3], times=[0.0, 8, 9, 10])
+    queries = Queries(log.select([0, 1]), [2, 3], [0, 1])
+    scorer = recent_popularity(log, 5, window=5)
+    metrics = evaluate(
+        scorer,
+        queries,
+        max_len=2,
+        seen_filter=False,
+        query_times=last_times(queries.histories) + 1,
+        bootstrap=0,
+    )
+    # At 9: item 2 once, the others never. At 11: 2 twice and 3 once.
+    assert metrics.ranks.tolist() == [1, 2]
+    with pytest.raises(ValueError, match="query_times: expected them in the call of evaluate"):
+        evaluate(scorer, queries, max_len=2)
+    with pytest.raises(ValueError, match="log: expected times, found none"):
+        recent_popularity(Sequences([1], [0, 1]), 5)
+    with pytest.raises(ValueError, match="window: expected seconds above 0, found 0"):
+        recent_popularity(log, 5, window=0)
+    with pytest.raises(ValueError, match="histories: expected times, found none"):
+        last_times(Sequences([1], [0, 1]))
+    with pytest.raises(ValueError, match="histories: number 1 is empty"):
+        last_times(Sequences([1], [0, 1, 1], times=[0.0]))

@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nxtpost_jax.sequences import Sequences, pad_histories
-from nxtpost_jax.splits import by_user, leave_one_out
+from nxtpost_jax.splits import (
+    by_user,
+    global_time,
+    hold_out_items,
+    leave_one_out,
+    truncate_histories,
+    with_targets,
+)
 
 
 @pytest.fixture
@@ -58,3 +67,120 @@ def test_by_user_refuses_a_user_in_both_parts(sequences):
         by_user(sequences, [3], [3])
     with pytest.raises(ValueError, match=r"test_users: expected ids in \[0, 9\), found 9"):
         by_user(sequences, [3], [9])
+
+
+def timed(seed, num_users=7, static=True):
+    """Few distinct times, so that many events share a moment."""
+    rng = np.random.default_rng(seed)
+    users = rng.integers(0, num_users, 60)
+    return Sequences.from_events(
+        users,
+        np.arange(60),
+        times=rng.integers(0, 12, 60) * 1.0,
+        static=np.arange(num_users)[:, None] if static else None,
+        num_users=num_users,
+    )
+
+
+def events_of(sequences, user):
+    rows = slice(sequences.offsets[user], sequences.offsets[user + 1])
+    return list(zip(sequences.items[rows].tolist(), sequences.times[rows].tolist()))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from(["next", "each"]), st.integers(0, 3))
+def test_global_time_equals_its_definition(seed, targets, min_history):
+    sequences = timed(seed)
+    split = global_time(sequences, 4, 9, targets=targets, min_history=min_history)
+    periods = {"validation": (4, 9), "test": (9, np.inf)}
+    for name, (start, stop) in periods.items():
+        expected = []
+        for user in range(len(sequences)):
+            events = events_of(sequences, user)
+            inside = [event for event in events if start <= event[1] < stop]
+            for item, time in inside[:1] if targets == "next" else inside:
+                history = [other for other, earlier in events if earlier < time]
+                if len(history) >= min_history:
+                    expected.append((user, item, history))
+        queries = getattr(split, name)
+        found = [
+            (user, target, queries.histories[row].tolist())
+            for row, (user, target) in enumerate(zip(queries.users, queries.targets))
+        ]
+        assert sorted(found) == sorted(expected)
+        np.testing.assert_array_equal(queries.histories.static[:, 0], queries.users)
+    assert sorted(split.train.items) == sorted(sequences.items[sequences.times < 4])
+
+
+def test_global_time_refuses_what_it_cannot_cut():
+    sequences = timed(0)
+    plain = Sequences(sequences.items, sequences.offsets)
+    with pytest.raises(ValueError, match="sequences: expected times, found none"):
+        global_time(plain, 1, 2)
+    with pytest.raises(ValueError, match="test_from: expected a time after validation_from=4"):
+        global_time(sequences, 4, 4)
+    with pytest.raises(ValueError, match="targets: expected 'next' or 'each', found 'all'"):
+        global_time(sequences, 4, 5, targets="all")
+    with pytest.raises(ValueError, match="min_history: expected at least 0, found -1"):
+        global_time(sequences, 4, 5, min_history=-1)
+    backwards = Sequences([1, 2], [0, 2], times=[5.0, 4.0])
+    with pytest.raises(ValueError, match="sequences: number 0 has times out of order"):
+        global_time(backwards, 4, 5)
+    with pytest.raises(ValueError, match="sequences: number 0 has a time of NaN"):
+        global_time(Sequences([1], [0, 1], times=[np.nan]), 4, 5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_held_out_items_are_known_by_nobody(seed):
+    rng = np.random.default_rng(seed)
+    users = np.repeat(np.arange(9), rng.integers(0, 8, 9))
+    sequences = Sequences.from_events(users, rng.integers(0, 12, len(users)), num_users=9)
+    cold = [2, 5, 7]
+    before, split = leave_one_out(sequences), hold_out_items(sequences, cold)
+    assert not np.isin(split.train.items, cold).any()
+    for name in ("validation", "test"):
+        queries, whole = getattr(split, name), getattr(before, name)
+        expected = {
+            user: (target, [i for i in whole.histories[row].tolist() if i not in cold])
+            for row, (user, target) in enumerate(zip(whole.users, whole.targets))
+        }
+        expected = {user: pair for user, pair in expected.items() if pair[1]}
+        assert queries.users.tolist() == sorted(expected)
+        for row, user in enumerate(queries.users):
+            assert (queries.targets[row], queries.histories[row].tolist()) == expected[user]
+        cold_part, warm_part = with_targets(queries, cold)
+        assert np.isin(cold_part.targets, cold).all()
+        assert not np.isin(warm_part.targets, cold).any()
+        assert len(cold_part) + len(warm_part) == len(queries)
+
+
+def test_items_are_held_out_of_any_split():
+    sequences = timed(3)
+    split = hold_out_items(
+        sequences, np.arange(0, 60, 7), split=lambda s: global_time(s, 4, 9, targets="each")
+    )
+    assert len(with_targets(split.test, np.arange(0, 60, 7))[0])
+    assert not np.isin(split.test.histories.items, np.arange(0, 60, 7)).any()
+    with pytest.raises(ValueError, match="items: expected ids from 0, at least one"):
+        hold_out_items(sequences, [])
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 100])
+def test_truncated_histories_keep_the_last_events(n):
+    queries = leave_one_out(timed(1)).test
+    short = truncate_histories(queries, n)
+    np.testing.assert_array_equal(short.targets, queries.targets)
+    np.testing.assert_array_equal(short.histories.static, queries.histories.static)
+    for row in range(len(queries)):
+        events = events_of(queries.histories, row)
+        assert events_of(short.histories, row) == events[max(len(events) - n, 0) :]
+    with pytest.raises(ValueError, match="n: expected at least 0, found -1"):
+        truncate_histories(queries, -1)
+
+
+def test_static_features_go_with_their_users():
+    sequences = timed(2)
+    for split in (leave_one_out(sequences), by_user(sequences, [0, 2], [3])):
+        np.testing.assert_array_equal(split.train.static, sequences.static)
+        np.testing.assert_array_equal(split.test.histories.static[:, 0], split.test.users)
