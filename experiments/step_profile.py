@@ -1,0 +1,181 @@
+"""Where an ordinary Shampoo step spends its time: its parts, each timed alone beside the whole.
+
+    python -m experiments.step_profile --sets blocks12     # a minute on 2 CPU cores
+
+The parts are the functions that the step is made of, compiled by themselves on drawn arrays of the
+same pools; they take turns with the whole step. What the whole takes beyond their sum is
+grafting, moments and what the parts share no longer when they are apart. A second table times the
+batched product of XLA by block size, at the same number of parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import shampoo_jax
+from experiments.errors import bad_input, exit_on_input_error
+from experiments.options import Options, parse, select_devices
+from experiments.parameter_sets import PARAMETER_SETS
+from experiments.report import Table, print_table, write_report
+from experiments.results import check_keep, keep_result
+from experiments.run_folder import open_run
+from experiments.sharding import make_mesh
+from experiments.step_time import Contestant, make_contestant
+from shampoo_jax.layout import from_pools, to_pools
+from shampoo_jax.plan import PlanConfig, make_plan
+from shampoo_jax.step import gram, multiply
+
+SIDES = (64, 128, 256, 512, 1024)
+PARAMETERS = 2**22
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepProfile(Options):
+    """Time the parts of a Shampoo step."""
+
+    sets: str = "blocks12"
+    """parameter sets, separated by commas"""
+    block_size: int = 256
+    """largest side of a block"""
+    turns: int = 30
+    """times that each part is timed"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("block_size", "turns"):
+            if getattr(self, name) < 1:
+                flag = f"--{name.replace('_', '-')}"
+                raise bad_input(flag, expected="at least 1", found=getattr(self, name))
+        unknown = [name for name in self.sets.split(",") if name not in PARAMETER_SETS]
+        if unknown:
+            known = ", ".join(PARAMETER_SETS)
+            raise bad_input("--sets", expected=f"some of {known}", found=unknown[0])
+
+
+PRESETS = {"default": StepProfile(), "smoke": StepProfile(sets="layers200", turns=2)}
+
+
+def _timed(function, *arguments) -> Contestant:
+    compiled = jax.jit(function).lower(*arguments).compile()
+    return Contestant(lambda: compiled(*arguments))
+
+
+def parts_of(name: str, *, block_size: int) -> dict[str, Contestant]:
+    """Compile the parts of a step on drawn pools."""
+    shapes = PARAMETER_SETS[name]()
+    plan = make_plan(tuple(shapes.values()), PlanConfig(block_size=block_size))
+    keys = iter(jax.random.split(jax.random.key(0), 1000))
+    leaves = [jax.random.normal(next(keys), shape) for shape in shapes.values()]
+    pools = to_pools(leaves, plan, devices=1, dtype=jnp.float32)
+    roots = [
+        [jax.random.normal(next(keys), (len(g), d, d)) for d in pool.dims]
+        for pool, g in zip(plan.pools, pools)
+    ]
+
+    def grams(pools):
+        return [[gram(g, axis) for axis in range(g.ndim - 1)] for g in pools]
+
+    def applications(pools, roots):
+        directions = []
+        for g, own in zip(pools, roots):
+            for axis, root in enumerate(own):
+                g = multiply(g, root, axis)
+            directions.append(g)
+        return directions
+
+    def unstack(pools, count):
+        return from_pools(pools, plan, [jnp.float32] * len(leaves), count)
+
+    return {
+        "stack gradients": _timed(
+            lambda leaves: to_pools(leaves, plan, devices=1, dtype=jnp.float32), leaves
+        ),
+        "Gram products": _timed(grams, pools),
+        "apply the roots": _timed(applications, pools, roots),
+        "unstack directions": _timed(unstack, pools, jnp.int32(1)),
+    }
+
+
+def products_by_side() -> dict[int, Contestant]:
+    """Compile X_n Y_n over blocks of each side, together 4 million numbers."""
+    contestants = {}
+    for side in SIDES:
+        x = jax.random.normal(jax.random.key(side), (PARAMETERS // side**2, side, side))
+        contestants[side] = _timed(lambda x, y: jnp.einsum("nij,njk->nik", x, y), x, x)
+    return contestants
+
+
+def medians(contestants: dict, turns: int) -> dict:
+    """Let all take turns; return each one's median milliseconds, warm-up left out."""
+    for _ in range(turns + 1):
+        for contestant in contestants.values():
+            contestant.take_turn()
+    return {key: float(np.median(c.milliseconds[1:])) for key, c in contestants.items()}
+
+
+def part_table(name: str, options: StepProfile, *, mesh) -> tuple[Table, dict[str, float]]:
+    """Time the parts beside the whole step, before any root is due."""
+    tx = shampoo_jax.shampoo(1e-3, block_size=options.block_size, start_preconditioning_step=10**6)
+    with jax.set_mesh(mesh):
+        whole = make_contestant(tx, PARAMETER_SETS[name](), mesh=mesh, seed=options.seed)
+        parts = parts_of(name, block_size=options.block_size)
+        times = medians({"ordinary step": whole, **parts}, options.turns)
+    whole_ms = times["ordinary step"]
+    times["the rest"] = whole_ms - sum(times[part] for part in parts)
+    rows = [[part, ms, ms / whole_ms] for part, ms in times.items()]
+    columns = ("part", "ms", "share")
+    table = Table(
+        title=f"Parts of a step: {name}", columns=columns, baselines=rows[:1], rows=rows[1:]
+    )
+    return table, {f"{name}/{part}/ms": ms for part, ms in times.items()}
+
+
+def product_table(turns: int) -> tuple[Table, dict[str, float]]:
+    """Time the batched product by block size."""
+    times = medians(products_by_side(), turns)
+    rows = [[side, ms, 2 * PARAMETERS * side / ms / 1e6] for side, ms in times.items()]
+    table = Table(
+        title="Batched product of 4,194,304 parameters by side of a block",
+        columns=("side", "ms", "GFLOP/s"),
+        baselines=rows[-1:],
+        rows=rows[:-1],
+    )
+    return table, {f"products/{side}/ms": ms for side, ms in times.items()}
+
+
+@exit_on_input_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Time the parts and write the run folder."""
+    options, arguments = parse("step_profile", PRESETS, argv)
+    check_keep(options.keep)
+    mesh = make_mesh(select_devices(options.devices))
+    with open_run("step_profile", options, arguments=arguments) as run:
+        timed = [part_table(name, options, mesh=mesh) for name in options.sets.split(",")]
+        timed.append(product_table(options.turns))
+        tables, figures = zip(*timed)
+        for table in tables:
+            print_table(table)
+        whole = {k: v for f in figures for k, v in f.items() if k.endswith("ordinary step/ms")}
+        summary = run.write_summary(
+            protocol={"gradients": "fixed random", "order": "parts take turns"},
+            metrics={k: v for f in figures for k, v in f.items() if k not in whole},
+            baselines=whole,
+            seeds=[options.seed],
+            devices=list(mesh.devices.flat),
+        )
+        intro = "An ordinary Shampoo step and its parts, each compiled alone."
+        write_report(
+            run, title="Parts of a Shampoo step", intro=intro, summary=summary, tables=tables
+        )
+        if options.keep:
+            keep_result(run, name=options.keep)
+        print(f"run folder: {run.folder}")
+
+
+if __name__ == "__main__":
+    main()
