@@ -1,14 +1,60 @@
-"""The short-term loss: each state against the event that follows it."""
+"""The training losses: each state against the next event, the pooled user against the next m.
+
+Shape suffixes: B rows, L positions, Q scored labels a row (L or m), R positions that share a
+row's logits (Q, or 1), N negatives, M candidates, S items of a row, D model width.
+"""
 
 from __future__ import annotations
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
+from nxtpost_jax import negatives as negative_draws
+from nxtpost_jax.content import num_rows
+from nxtpost_jax.full_softmax import chunked_logsumexp, sharded_logsumexp
 from nxtpost_jax.model import NxtPost
+from nxtpost_jax.objective import Objective, resolve
 from nxtpost_jax.sequences import PAD
 
 _MASKED = -1e9  # finite: a row with every negative masked keeps a finite gradient
+
+
+def sampled_softmax(positive_BxQ, negative_BxRxN, kept_BxRxN):
+    """Compute -log exp(s+) / (exp(s+) + sum over the kept negatives exp(s-)): f32[B, Q].
+
+    Args:
+      positive_BxQ: f32[B, Q], logits of the positives.
+      negative_BxRxN: f32[B, R, N], logits of the negatives; R is Q, or 1 for all of a row.
+      kept_BxRxN: bool[B, R, N], or of a shape that broadcasts to it.
+    """
+    total_BxR = jax.nn.logsumexp(jnp.where(kept_BxRxN, negative_BxRxN, _MASKED), axis=-1)
+    return jax.nn.softplus(total_BxR - positive_BxQ)
+
+
+def binary_cross_entropy(positive_BxQ, negative_BxRxN, kept_BxRxN, *, beta: float = 1.0):
+    """Compute the mean cross entropy of a positive and its k kept negatives: f32[B, Q].
+
+    -(log sigmoid(s+)^beta + sum over negatives log(1 - sigmoid(s-))) / (1 + k). Its power is
+    taken in the log, beta log sigmoid(s+), where nothing overflows. Args as `sampled_softmax`.
+
+    Source: SASRec (Kang and McAuley 2018) with beta 1, up to the factor 1 / (1 + k); gSASRec
+    (arXiv 2308.07192), Eq. gBCE, with `calibrated_beta`.
+    """
+    kept_BxRxN = jnp.broadcast_to(kept_BxRxN, negative_BxRxN.shape)
+    total_BxR = jnp.sum(jnp.where(kept_BxRxN, jax.nn.softplus(negative_BxRxN), 0), axis=-1)
+    terms_BxR = 1 + jnp.sum(kept_BxRxN, axis=-1)
+    return (beta * jax.nn.softplus(-positive_BxQ) + total_BxR) / terms_BxR
+
+
+def calibrated_beta(num_negatives: int, num_candidates: int, calibration: float) -> float:
+    """Compute gSASRec's beta = alpha (t (1 - 1 / alpha) + 1 / alpha) = 1 - t (1 - alpha).
+
+    alpha = k / (M - 1) is the share of the other items that is drawn, at most 1.
+    """
+    alpha = min(1.0, num_negatives / max(num_candidates - 1, 1))
+    return 1 - calibration * (1 - alpha)
 
 
 def short_term_loss(
@@ -16,15 +62,15 @@ def short_term_loss(
 ):
     """Score each state's next item against negatives that the whole batch shares.
 
-    Sampled softmax of cosines over a temperature:
+    Sampled softmax of similarities over a temperature:
     -log exp(u.p / T) / (exp(u.p / T) + sum over negatives exp(u.n / T)),
     averaged over all positions with a label. A negative that is the position's own label is
-    left out of its sum.
+    left out of its sum. `loss` has the other losses and negatives.
 
     Args:
-      states_BxLxD: f32[B, L, D], unit vectors u.
-      positives_BxLxD: f32[B, L, D], unit vectors p of the labels.
-      negatives_NxD: f32[N, D], unit vectors n.
+      states_BxLxD: f32[B, L, D], states u.
+      positives_BxLxD: f32[B, L, D], vectors p of the labels.
+      negatives_NxD: f32[N, D], vectors n.
       labels_BxL: int32[B, L], PAD where a position is not scored.
       negative_ids_N: int32[N].
       temperature: T.
@@ -35,20 +81,40 @@ def short_term_loss(
     Source: NxtPost (arXiv 2202.03645), short-term loss, with uniform negatives in place of the
     batch's other posts.
     """
-    D = states_BxLxD.shape[-1]
-    states_PxD = states_BxLxD.reshape(-1, D) / temperature
-    labels_P = labels_BxL.reshape(-1)
-    positive_P = jnp.sum(states_PxD * positives_BxLxD.reshape(-1, D), axis=-1)
-    negative_PxN = states_PxD @ negatives_NxD.T
-    hit_PxN = labels_P[:, None] == negative_ids_N[None, :]
-    total_P = jax.nn.logsumexp(jnp.where(hit_PxN, _MASKED, negative_PxN), axis=-1)
-    loss_P = jax.nn.softplus(total_P - positive_P)
-    scored_P = labels_P != PAD
-    return jnp.sum(jnp.where(scored_P, loss_P, 0)) / jnp.maximum(jnp.sum(scored_P), 1)
+    states_BxLxD = states_BxLxD / temperature
+    positive_BxL = jnp.sum(states_BxLxD * positives_BxLxD, axis=-1)
+    kept_BxLxN = labels_BxL[:, :, None] != negative_ids_N[None, None, :]
+    loss_BxL = sampled_softmax(positive_BxL, states_BxLxD @ negatives_NxD.T, kept_BxLxN)
+    return _mean_over_labels(loss_BxL, labels_BxL)
 
 
-def loss(model: NxtPost, params, batch, content, key, *, num_negatives: int, candidates=None):
-    """Compute the training loss of a batch, with uniform negatives shared over it.
+def loss(
+    model: NxtPost,
+    params,
+    batch,
+    content,
+    key,
+    *,
+    objective: Objective | None = None,
+    num_negatives: int | None = None,
+    candidates=None,
+    log_popularity=None,
+    mesh=None,
+):
+    """Compute the training loss of a batch: short_weight * short-term + long_weight * long-term.
+
+    The short-term loss scores every state against the item that follows it, the long-term loss
+    the pooled vector of a row's first `pooled_lengths` states against its `long_labels`; each is
+    a mean over its labels. Both share one draw of negatives. What is no negative:
+      the position's own label, or for the pooled vector any of the row's long labels;
+      of in-batch negatives, whatever is the same user's label or occurs in the row; PAD.
+    In-batch negatives are the labels of those losses that have a weight. In a full softmax every
+    candidate counts, a row's other labels too, so labels must be among the candidates.
+
+    With `logq` each negative's logit is lowered by the log of its expected count among the
+    draws, and the positive's is not: it is never drawn but always there, and the sum over
+    negatives then estimates the sum over all other items without bias (Bengio and Senecal 2003;
+    Yi et al. 2019 correct the positive too).
 
     A pure function for `jax.value_and_grad` over `params` under `jit`: with the batch sharded
     over a mesh axis the mean is still over all positions of the whole batch.
@@ -56,37 +122,166 @@ def loss(model: NxtPost, params, batch, content, key, *, num_negatives: int, can
     Args:
       model: the towers.
       params: the "params" collection of `model.init`.
-      batch: dict of `batches.train_batches`.
-      content: f32[n, C], or None for ids only.
+      batch: dict of `batches.train_batches`, its `num_labels` that of the objective. Only
+        `items` and `labels` are needed without in-batch negatives and long-term loss.
+      content: the catalogue's content, such as f32[n, C], or None for ids only.
       key: a jax random key, for negatives and dropout.
-      num_negatives: N, drawn with replacement.
-      candidates: int32[m], the items negatives come from, each as likely; the whole catalogue
-        when None. Leave out items that the training period does not know, or they are taught
-        to be wrong.
+      objective: losses and negatives; `Objective()` when None.
+      num_negatives: short for `objective=Objective(num_negatives=...)`.
+      candidates: int32[M], the items that uniform negatives and the full softmax's catalogue
+        are made of, each once; all items when None. Leave out items that the training period
+        does not know, or they are taught to be wrong.
+      log_popularity: f32[n] of `negatives.log_popularity`, for `logq` with in-batch negatives.
+      mesh: for a full softmax, the mesh over all axes of which the catalogue is dealt.
 
     Returns:
-      f32[] and metrics: `loss` f32[], `positions` int32[], the number of labels scored.
+      f32[] and metrics: `loss` f32[]; `positions` int32[], the number of short-term labels; and
+      `short_loss` and `long_loss` f32[] where both have a weight.
+
+    Raises:
+      ValueError: both `objective` and `num_negatives` are given, the batch lacks something that
+        the objective reads, or `log_popularity` is missing.
+
+    Source: NxtPost (arXiv 2202.03645), short-term and long-term loss.
     """
+    objective = resolve(objective, num_negatives)
+    _check(objective, batch, log_popularity)
     draw_key, dropout_key = jax.random.split(key)
     if candidates is None:
-        num_items = model.num_items if content is None else content.shape[0]
-        negative_ids_N = jax.random.randint(draw_key, (num_negatives,), 0, num_items)
+        num_items = model.num_items if content is None else num_rows(content)
+        candidates = jnp.arange(num_items, dtype=jnp.int32)
+    labels = _scored_labels(objective, batch)
+    if objective.loss == "full_softmax":
+        others_N = candidates
+        score = partial(_full_softmax, objective, mesh)
     else:
-        negative_ids_N = jax.random.choice(draw_key, candidates, (num_negatives,))
-    states_BxLxD, (positives_BxLxD, negatives_NxD) = model.apply(
+        drawn = _draw(objective, draw_key, batch, labels, candidates)
+        others_N = drawn.ids_N
+        score = partial(
+            _sampled_loss,
+            objective,
+            drawn,
+            own_kept_BxN=_kept_of_each_row(objective, drawn, batch, labels),
+            num_candidates=len(candidates),
+            log_popularity=log_popularity,
+        )
+    encoded = model.apply(
         {"params": params},
         batch,
-        [batch["labels"], negative_ids_N],
+        [*labels.values(), others_N],
         content,
         rngs={"dropout": dropout_key},
-        method="encode_training",
+        method="encode_batch",
     )
-    value = short_term_loss(
-        states_BxLxD,
-        positives_BxLxD,
-        negatives_NxD,
-        batch["labels"],
-        negative_ids_N,
-        temperature=model.config.temperature,
+    queries = {"short": encoded.states_BxLxD}
+    if "long" in labels:
+        queries["long"] = _pooled(model, params, batch, encoded.states_BxLxD)[:, None]
+    terms = {}
+    for term, positives_BxQxD in zip(labels, encoded.items):
+        queries_BxRxD = queries[term] / model.config.temperature
+        positive_BxQ = jnp.sum(queries_BxRxD * positives_BxQxD, axis=-1)
+        loss_BxQ = score(queries_BxRxD, positive_BxQ, labels[term], encoded.items[-1])
+        terms[term] = _mean_over_labels(loss_BxQ, labels[term])
+    weights = {"short": objective.short_weight, "long": objective.long_weight}
+    value = sum(weights[term] * terms[term] for term in terms)
+    metrics = {"loss": value, "positions": jnp.sum(batch["labels"] != PAD)}
+    if len(terms) > 1:
+        metrics |= {f"{term}_loss": terms[term] for term in terms}
+    return value, metrics
+
+
+def _check(objective: Objective, batch, log_popularity) -> None:
+    in_batch = objective.loss != "full_softmax" and objective.negatives != "uniform"
+    needed = ["users"] if in_batch else []
+    needed += ["long_labels", "pooled_lengths"] if objective.long_weight else []
+    for name in needed:
+        if name not in batch:
+            raise ValueError(f"batch: expected {name!r}, which this objective reads, found none")
+    if objective.long_weight and batch["long_labels"].shape[1] != objective.num_labels:
+        raise ValueError(
+            f"batch: expected num_labels={objective.num_labels} long labels a row, found "
+            f"{batch['long_labels'].shape[1]}"
+        )
+    if objective.logq and in_batch and log_popularity is None:
+        raise ValueError("log_popularity: expected an array for logq with in-batch, found None")
+
+
+def _scored_labels(objective: Objective, batch) -> dict:
+    """Name the labels of the losses that have a weight."""
+    labels = {"short": batch["labels"]} if objective.short_weight else {}
+    return labels | ({"long": batch["long_labels"]} if objective.long_weight else {})
+
+
+def _draw(objective: Objective, key, batch, labels, candidates) -> negative_draws.Negatives:
+    count = objective.num_negatives
+    if objective.negatives == "uniform":
+        return negative_draws.draw_uniform(key, candidates, count)
+    labels_BxS = jnp.concatenate(list(labels.values()), axis=1)
+    if objective.negatives == "in_batch":
+        return negative_draws.draw_in_batch(key, labels_BxS, batch["users"], count)
+    uniform_key, batch_key = jax.random.split(key)
+    return negative_draws.join(
+        negative_draws.draw_uniform(uniform_key, candidates, count),
+        negative_draws.draw_in_batch(batch_key, labels_BxS, batch["users"], count),
     )
-    return value, {"loss": value, "positions": jnp.sum(batch["labels"] != PAD)}
+
+
+def _kept_of_each_row(objective: Objective, drawn, batch, labels):
+    """Mask a row's own posts: bool[B, N]; [1, N] where negatives come from no row."""
+    if objective.negatives == "uniform":
+        return jnp.ones((1, len(drawn.ids_N)), bool)
+    own_BxS = jnp.concatenate([batch["items"], batch["labels"], *labels.values()], axis=1)
+    return negative_draws.allowed(drawn, batch["users"], own_BxS)
+
+
+def _sampled_loss(
+    objective: Objective,
+    drawn,
+    queries_BxRxD,
+    positive_BxQ,
+    labels_BxQ,
+    negatives_NxD,
+    *,
+    own_kept_BxN,
+    num_candidates: int,
+    log_popularity,
+):
+    miss_BxQxN = labels_BxQ[:, :, None] != drawn.ids_N[None, None, :]
+    if queries_BxRxD.shape[1] == 1:  # one vector for all labels: none of them is its negative
+        miss_BxQxN = jnp.all(miss_BxQxN, axis=1, keepdims=True)
+    kept_BxRxN = miss_BxQxN & own_kept_BxN[:, None, :]
+    negative_BxRxN = queries_BxRxD @ negatives_NxD.T
+    if objective.logq:
+        shift_N = negative_draws.log_expected_counts(drawn, num_candidates, log_popularity)
+        negative_BxRxN -= shift_N[None, None, :]
+    if objective.loss == "sampled_softmax":
+        return sampled_softmax(positive_BxQ, negative_BxRxN, kept_BxRxN)
+    beta = 1.0
+    if objective.loss == "gbce":
+        beta = calibrated_beta(len(drawn.ids_N), num_candidates, objective.calibration)
+    return binary_cross_entropy(positive_BxQ, negative_BxRxN, kept_BxRxN, beta=beta)
+
+
+def _full_softmax(objective: Objective, mesh, queries_BxRxD, positive_BxQ, labels_BxQ, items_NxD):
+    del labels_BxQ
+    queries_PxD = queries_BxRxD.reshape(-1, queries_BxRxD.shape[-1])
+    if mesh is None:
+        total_P = chunked_logsumexp(queries_PxD, items_NxD, chunk=objective.chunk)
+    else:
+        total_P = sharded_logsumexp(
+            queries_PxD, items_NxD, mesh=mesh, axis=mesh.axis_names, chunk=objective.chunk
+        )
+    return total_P.reshape(queries_BxRxD.shape[:2]) - positive_BxQ
+
+
+def _pooled(model: NxtPost, params, batch, states_BxLxD):
+    """Pool the states before the long labels: f32[B, D]."""
+    columns_L = jnp.arange(states_BxLxD.shape[1])
+    read_BxL = columns_L[None, :] < batch["pooled_lengths"][:, None]
+    items_BxL = jnp.where(read_BxL, batch["items"], PAD)
+    return model.apply({"params": params}, states_BxLxD, items_BxL, method="pool")
+
+
+def _mean_over_labels(loss_BxQ, labels_BxQ):
+    scored_BxQ = labels_BxQ != PAD
+    return jnp.sum(jnp.where(scored_BxQ, loss_BxQ, 0)) / jnp.maximum(jnp.sum(scored_BxQ), 1)

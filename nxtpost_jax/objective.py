@@ -18,9 +18,10 @@ class Objective:
       loss: "sampled_softmax", "full_softmax" over all candidates, "bce" (SASRec) or "gbce"
         (gSASRec); see `losses`.
       negatives: "uniform" over the candidates, "in_batch" (the paper: the labels of the batch's
-        other users) or "mixed" (both); see `negatives`. Of no effect in a full softmax.
+        other users) or "mixed" (both); see `negatives`. A full softmax draws none.
       num_negatives: draws that a batch shares; "mixed" takes as many of either kind.
-      logq: subtract from each logit the log of the probability that its item is drawn with.
+      logq: in a sampled softmax, lower each negative's logit by the log of its item's expected
+        count among the draws; see `losses.loss`.
       short_weight: weight of the loss of each position against the item that follows.
       long_weight: weight of the loss of the pooled user against the items after the window.
       num_labels: m, how many items after the window the long-term loss has as labels.
@@ -62,7 +63,22 @@ class Objective:
             raise ValueError("long_weight: expected above 0 where short_weight is 0, found 0")
         if not 0 <= self.calibration <= 1:
             raise ValueError(f"calibration: expected in [0, 1], found {self.calibration}")
-        if self.logq and self.loss == "full_softmax":
+        if self.logq and self.loss != "sampled_softmax":
             raise ValueError(
-                "logq: expected False in a full softmax, which draws nothing, found True"
+                f"logq: expected loss 'sampled_softmax' beside it, found {self.loss!r}"
             )
+
+
+def resolve(objective: Objective | None, num_negatives: int | None) -> Objective:
+    """Read `num_negatives=n` as short for `objective=Objective(num_negatives=n)`.
+
+    Raises:
+      ValueError: both are given.
+    """
+    if num_negatives is None:
+        return Objective() if objective is None else objective
+    if objective is not None:
+        raise ValueError(
+            f"num_negatives: expected it within the objective alone, found {num_negatives} too"
+        )
+    return Objective(num_negatives=num_negatives)

@@ -11,6 +11,7 @@ import optax
 
 from nxtpost_jax.losses import loss
 from nxtpost_jax.model import NxtPost
+from nxtpost_jax.objective import Objective, resolve
 
 
 @partial(jax.jit, static_argnames=("model", "tx"))
@@ -22,25 +23,43 @@ def init(model: NxtPost, tx: optax.GradientTransformation, batch, content, key):
 
 @partial(
     jax.jit,
-    static_argnames=("model", "tx", "num_negatives"),
+    static_argnames=("model", "tx", "objective", "num_negatives"),
     donate_argnames=("params", "state"),
 )
-def step(model, tx, params, state, batch, content, key, candidates, *, num_negatives: int):
-    """Take one optimizer step; `params` and `state` are donated.
+def step(
+    model,
+    tx,
+    params,
+    state,
+    batch,
+    content,
+    key,
+    candidates,
+    *,
+    objective: Objective | None = None,
+    num_negatives: int | None = None,
+    log_popularity=None,
+):
+    """Take one optimizer step; `params` and `state` are donated. Arguments as in `losses.loss`.
 
     Returns:
       params, state and the batch's loss, f32[].
     """
-    objective = partial(
-        loss,
-        model,
-        batch=batch,
-        content=content,
-        key=key,
-        num_negatives=num_negatives,
-        candidates=candidates,
-    )
-    (value, _), grads = jax.value_and_grad(objective, has_aux=True)(params)
+
+    def value_of(params):
+        return loss(
+            model,
+            params,
+            batch,
+            content,
+            key,
+            objective=objective,
+            num_negatives=num_negatives,
+            candidates=candidates,
+            log_popularity=log_popularity,
+        )
+
+    (value, _), grads = jax.value_and_grad(value_of, has_aux=True)(params)
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state, value
 
@@ -55,13 +74,16 @@ def train_epoch(
     key,
     candidates,
     *,
-    num_negatives: int,
+    objective: Objective | None = None,
+    num_negatives: int | None = None,
+    log_popularity=None,
 ):
     """Step through batches; step i draws from `fold_in(key, i)`.
 
     Returns:
       params, state and the mean loss over the steps, a float.
     """
+    objective = resolve(objective, num_negatives)
     losses = []
     for i, batch in enumerate(batches):
         step_key = jax.random.fold_in(key, i)
@@ -74,7 +96,8 @@ def train_epoch(
             content,
             step_key,
             candidates,
-            num_negatives=num_negatives,
+            objective=objective,
+            log_popularity=log_popularity,
         )
         losses.append(value)  # left on the device: the host runs ahead and makes batches
     return params, state, float(np.mean(jax.device_get(losses)))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -62,3 +64,53 @@ def test_nothing_to_train_on_is_refused():
         next(train_batches(drawn_sequences([1, 1]), max_len=4, batch_size=2, seed=0, epoch=0))
     with pytest.raises(ValueError, match="batch_size: expected at least 1, found 0"):
         next(train_batches(drawn_sequences([3]), max_len=4, batch_size=0, seed=0, epoch=0))
+    with pytest.raises(ValueError, match="num_labels: expected at least 1, found 0"):
+        shapes = {"max_len": 4, "batch_size": 2, "num_labels": 0}
+        next(train_batches(drawn_sequences([3]), seed=0, epoch=0, **shapes))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(0, 20), min_size=1, max_size=6).filter(lambda x: max(x) > 1),
+    st.integers(1, 7),
+    st.integers(1, 5),
+)
+def test_long_labels_follow_what_the_pooled_vector_reads(lengths, max_len, num_labels):
+    """Items number the events, so a row's place in its user's log can be read off it."""
+    sequences = drawn_sequences(lengths)
+    shapes = {"max_len": max_len, "batch_size": 4, "seed": 0, "epoch": 0}
+    plain = train_batches(sequences, **shapes)
+    for batch, short in zip(train_batches(sequences, num_labels=num_labels, **shapes), plain):
+        for name in ("items", "labels", "times", "users"):
+            np.testing.assert_array_equal(batch[name], short[name])
+        for row in range(4):
+            items, user = batch["items"][row], batch["users"][row]
+            own = sequences[user].tolist()
+            assert items[0] in own
+            inputs, read = int((items != PAD).sum()), batch["pooled_lengths"][row]
+            assert 1 <= read <= inputs
+            follow = own[own.index(items[read - 1]) + 1 :][:num_labels]
+            expected = follow + [PAD] * (num_labels - len(follow))
+            assert batch["long_labels"][row].tolist() == expected
+            # All m labels, unless the user has too few events after the window's first.
+            assert len(follow) == min(num_labels, len(own) - own.index(items[0]) - 1)
+            # No input is given up where the labels exist beyond it.
+            assert read == inputs or own[-1] - items[read] + 1 == len(follow)
+
+
+def test_one_long_label_is_the_last_short_one():
+    sequences = drawn_sequences([1, 9, 2, 4])
+    for batch in train_batches(sequences, max_len=4, batch_size=3, seed=0, epoch=0):
+        inputs = (batch["items"] != PAD).sum(axis=1)
+        np.testing.assert_array_equal(batch["pooled_lengths"], inputs)
+        np.testing.assert_array_equal(
+            batch["long_labels"][:, 0], batch["labels"][np.arange(3), inputs - 1]
+        )
+
+
+def test_static_features_come_with_their_users():
+    sequences = drawn_sequences([1, 9, 2, 4])
+    static = np.arange(8).reshape(4, 2)
+    sequences = dataclasses.replace(sequences, static=static)
+    for batch in train_batches(sequences, max_len=4, batch_size=3, seed=0, epoch=0):
+        np.testing.assert_array_equal(batch["static"], static[batch["users"]])

@@ -1,0 +1,94 @@
+"""The softmax over a whole catalogue, a chunk of it at a time, on one device or dealt over many.
+
+Shape suffixes: P positions, N items, K items a chunk, D model width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+# A logit that no item has, and finite: a device that holds padding alone must not give NaN.
+_LOWEST = -1e30
+
+
+def chunked_logsumexp(queries_PxD, items_NxD, *, chunk: int):
+    """Compute log sum over items of exp(query . item) without ever holding all P x N products.
+
+    The scan keeps a running maximum and sum; the backward pass computes each chunk's products
+    again. Memory besides the arguments and their gradients: O(P (chunk + N / chunk)).
+
+    Args:
+      queries_PxD: f32[P, D], divided by the temperature already.
+      items_NxD: f32[N, D].
+      chunk: the most items a chunk; the chunks are of equal size.
+
+    Returns:
+      f32[P].
+    """
+    top_P, total_P = _running_sums(queries_PxD, items_NxD, len(items_NxD), chunk)
+    return top_P + jnp.log(total_P)
+
+
+def sharded_logsumexp(queries_PxD, items_NxD, *, mesh: Mesh, axis, chunk: int):
+    """Compute `chunked_logsumexp` with the items dealt over a mesh.
+
+    Each device runs through the chunks of its own items; maximum and sum are then reduced over
+    the mesh, P numbers each, and no products are exchanged. Every device gets all queries.
+
+    Args:
+      queries_PxD, items_NxD, chunk: as in `chunked_logsumexp`; N need not divide.
+      mesh: the devices.
+      axis: the mesh axis, or a tuple of axes, that items are dealt over.
+
+    Returns:
+      f32[P], on every device.
+    """
+    num_items = len(items_NxD)
+    axes = (axis,) if isinstance(axis, str) else tuple(axis)
+    items_NxD = _pad_to_multiple(items_NxD, math.prod(mesh.shape[name] for name in axes))
+
+    def local(queries_PxD, items_NxD):
+        left = num_items - jax.lax.axis_index(axes) * len(items_NxD)
+        # Each device's sums are its own, so the scan's carry must start as such.
+        queries_PxD = jax.lax.pcast(queries_PxD, axes, to="varying")
+        top_P, total_P = _running_sums(queries_PxD, items_NxD, left, chunk)
+        highest_P = jax.lax.pmax(jax.lax.stop_gradient(top_P), axes)
+        total_P = jax.lax.psum(total_P * jnp.exp(top_P - highest_P), axes)
+        return highest_P + jnp.log(total_P)
+
+    return jax.shard_map(local, mesh=mesh, in_specs=(P(), P(axes)), out_specs=P())(
+        queries_PxD, items_NxD
+    )
+
+
+def _running_sums(queries_PxD, items_NxD, num_items, chunk: int):
+    """Reduce the first `num_items` items: the largest logit f32[P], and sum exp(logit - it)."""
+    num_items = jnp.minimum(num_items, len(items_NxD))
+    size = math.ceil(len(items_NxD) / math.ceil(len(items_NxD) / chunk))
+    items_NxD = _pad_to_multiple(items_NxD, size)
+    chunks_xKxD = items_NxD.reshape(-1, size, items_NxD.shape[1])
+    real_xK = (jnp.arange(len(items_NxD)) < num_items).reshape(-1, size)
+
+    @jax.checkpoint
+    def add_chunk(carry, chunk):
+        (top_P, total_P), (items_KxD, real_K) = carry, chunk
+        logits_PxK = jnp.where(real_K[None, :], queries_PxD @ items_KxD.T, _LOWEST)
+        # The result does not depend on the maximum, so neither does its gradient.
+        new_top_P = jax.lax.stop_gradient(jnp.maximum(top_P, jnp.max(logits_PxK, axis=1)))
+        total_P *= jnp.exp(top_P - new_top_P)
+        total_P += jnp.sum(jnp.exp(logits_PxK - new_top_P[:, None]), axis=1)
+        return (new_top_P, total_P), None
+
+    # Zeros made from the queries vary over the mesh where these do.
+    zeros_P = jax.lax.stop_gradient(queries_PxD[:, 0]) * 0
+    sums, _ = jax.lax.scan(add_chunk, (zeros_P + _LOWEST, zeros_P), (chunks_xKxD, real_xK))
+    return sums
+
+
+def _pad_to_multiple(items_NxD, multiple: int):
+    return jnp.pad(items_NxD, ((0, -len(items_NxD) % multiple), (0, 0)))
