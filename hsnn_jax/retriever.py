@@ -10,8 +10,9 @@ import optax
 from hsnn_jax import artefact, living
 from hsnn_jax.fit_index import fit_index
 from hsnn_jax.index import Index, build_index, stats
+from hsnn_jax.levels import residual_nodes
 from hsnn_jax.living import Living, check_ids, check_vectors
-from hsnn_jax.lti import LTIConfig, init_params
+from hsnn_jax.lti import LTIConfig, init_params, levels_of
 from hsnn_jax.scorers import dot
 from hsnn_jax.search import search
 
@@ -33,7 +34,8 @@ class Retriever:
     themselves must come from one thread at a time.
 
     Args:
-      config: of the nodes, see `LTIConfig`.
+      config: of the nodes, see `LTIConfig`; of residual levels, the index has all sums of codes
+        as its nodes.
       scorer: see `search`; the inner product by default.
       params: the scorer's parameters.
       slack: capacity of a list over the mean number of items of a node.
@@ -70,7 +72,7 @@ class Retriever:
         check_vectors("user_vectors", user_vectors)
         check_vectors("item_vectors", item_vectors)
         fitted = fit_index(user_vectors, item_vectors, positives, tx, config=self.config, key=key)
-        self.nodes = fitted.params["nodes"]
+        self.nodes = _finest(fitted.params)
         return fitted.metrics
 
     def build_index(
@@ -97,7 +99,7 @@ class Retriever:
         if nodes is None:
             if key is None:
                 raise ValueError("build_index needs key (for k-means) when fit has not run")
-            nodes = init_params(key, jnp.asarray(item_vectors), self.config)["nodes"]
+            nodes = _finest(init_params(key, jnp.asarray(item_vectors), self.config))
         distance = self.config.distance
         index = build_index(
             item_vectors, nodes, slack=self.slack, reserve=reserve, distance=distance
@@ -244,6 +246,10 @@ class Retriever:
         if self._living is None:
             raise ValueError("there is no index: call build_index or load first")
         return self._living
+
+
+def _finest(params):
+    return residual_nodes(levels_of(params["nodes"]))[0][-1]
 
 
 def _allowed(now: Living, filter, k):

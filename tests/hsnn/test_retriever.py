@@ -129,3 +129,14 @@ def test_bad_search():
         retriever.search(users, 5, budget=29)
     with pytest.raises(ValueError, match="there is no index"):
         Retriever(CONFIG).search(users, 2)
+
+
+def test_residual_levels_make_one_index_of_sums(tmp_path):
+    items, users, _ = data()
+    retriever = Retriever(LTIConfig(num_nodes=(2, 3), kmeans_iterations=5))
+    assert retriever.build_index(items, key=jax.random.key(0))["nodes"] == 6
+    path = tmp_path / "retriever.npz"
+    retriever.save(path)
+    loaded = Retriever.load(path)
+    assert loaded.config == retriever.config
+    np.testing.assert_array_equal(loaded.search(users, 3).ids, retriever.search(users, 3).ids)
