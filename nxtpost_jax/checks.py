@@ -25,7 +25,8 @@ def as_sequences(name: str, histories: Sequences | Sequence) -> Sequences:
                 "list of item ids"
             )
     offsets = np.cumsum([0] + [len(array) for array in arrays])
-    items = np.concatenate([np.zeros(0, np.int64), *arrays])
+    # An empty list is an array of floats.
+    items = np.concatenate([np.zeros(0, np.int64), *(array for array in arrays if array.size)])
     return Sequences(item_ids(name, items), offsets)
 
 
