@@ -47,7 +47,7 @@ from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
 from experiments.training import TrainResult
 from hsnn_jax import LTIConfig
-from nxtpost_jax import NxtPost, NxtPostConfig
+from nxtpost_jax import NxtPost, NxtPostConfig, Objective
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,7 +210,7 @@ def train_all(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> d
                 tx=make[optimizer],
                 epochs=options.epochs,
                 batch_size=options.batch_size,
-                num_negatives=options.num_negatives,
+                objective=Objective(num_negatives=options.num_negatives),
                 evaluate_every=options.evaluate_every,
                 seed=options.seed,
                 mesh=mesh,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +18,20 @@ from experiments.errors import InputError
 from experiments.interactions import Interactions
 from experiments.library_calls import package_split
 from experiments.run_folder import Run
+from experiments.train_step import Params
 from experiments.training import TrainResult, train
-from nxtpost_jax import Metrics, NxtPost, NxtPostConfig, Protocol, Queries, Sequences, Split
+from nxtpost_jax import (
+    Metrics,
+    NxtPost,
+    NxtPostConfig,
+    Objective,
+    Protocol,
+    Queries,
+    Sequences,
+    Split,
+)
 from nxtpost_jax import baselines as baseline_models
+from nxtpost_jax.ranking import ScoresFn
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,8 +57,8 @@ class Problem:
 def pose(interactions: Interactions, *, content_dim: int, seed: int = 0) -> Problem:
     """Split interactions and embed the items' texts, fitted on the training period.
 
-    Users' last two events are test and validation; where users have groups (packages of library
-    calls), whole groups are.
+    A `content_dim` of 0 leaves content out. Users' last two events are test and validation; where
+    users have groups (packages of library calls), whole groups are.
 
     Raises:
       InputError: the data has no order, or no user is long enough to be asked about.
@@ -71,7 +82,10 @@ def pose(interactions: Interactions, *, content_dim: int, seed: int = 0) -> Prob
             )
     known = np.zeros(interactions.n_items, bool)
     known[split.train.items] = True
-    content, has_content = content_vectors(interactions, known, dim=content_dim, seed=seed)
+    content = None
+    if content_dim:
+        content, has_content = content_vectors(interactions, known, dim=content_dim, seed=seed)
+        content = content if has_content.any() else None
     rule = "whole packages are validation or test; a function's last call is its target"
     # A function may call what it called before: seen items stay candidates there.
     own = {"split": rule, "seen_filter": False} if grouped else {}
@@ -84,7 +98,7 @@ def pose(interactions: Interactions, *, content_dim: int, seed: int = 0) -> Prob
     return Problem(
         split=split,
         num_items=interactions.n_items,
-        content=content if has_content.any() else None,
+        content=content,
         candidates=np.flatnonzero(known).astype(np.int32),
         protocol=protocol,
     )
@@ -95,21 +109,39 @@ def _split_by_group(interactions: Interactions, sequences: Sequences) -> Split:
     return nxtpost_jax.by_user(sequences, np.flatnonzero(validation), np.flatnonzero(test))
 
 
-def score_baselines(problem: Problem, queries: Queries, *, max_len: int) -> dict[str, Metrics]:
-    """Rank the targets by popularity, skip-3 Markov and content-KNN."""
+def baseline_scorers(problem: Problem, queries: Queries) -> dict[str, ScoresFn]:
+    """Fit the baselines to the training part.
+
+    Popularity (of all time and, where there are times, of the seven days before the query),
+    skip-3 Markov, item-KNN and, where there is content, content-KNN.
+    """
     train_part, num_items = problem.split.train, problem.num_items
-    scorers = {
-        "popularity": baseline_models.popularity(train_part, num_items),
-        "markov": baseline_models.markov(train_part, num_items),
-    }
+    scorers = {"popularity": baseline_models.popularity(train_part, num_items)}
+    if queries.histories.times is not None:
+        scorers["popularity_7d"] = baseline_models.recent_popularity(train_part, num_items)
+    scorers["markov"] = baseline_models.markov(train_part, num_items)
+    scorers["item_knn"] = baseline_models.item_knn(train_part, num_items)
     if problem.content is not None:
         scorers["content_knn"] = baseline_models.content_knn(problem.content)
+    return scorers
+
+
+def score_baselines(
+    problem: Problem, queries: Queries, *, max_len: int, **options
+) -> dict[str, Metrics]:
+    """Rank the targets by every baseline; options as in `ranking.evaluate`."""
+    times = None
+    if queries.histories.times is not None:
+        times = nxtpost_jax.last_times(queries.histories)
     evaluate = functools.partial(
         nxtpost_jax.evaluate,
         queries=queries,
         max_len=max_len,
         seen_filter=problem.protocol.seen_filter,
+        query_times=times,
+        **options,
     )
+    scorers = baseline_scorers(problem, queries)
     return {name: evaluate(scores) for name, scores in scorers.items()}
 
 
@@ -122,26 +154,39 @@ def train_nxtpost(
     tx: optax.GradientTransformation,
     epochs: int,
     batch_size: int,
-    num_negatives: int,
+    objective: Objective,
     evaluate_every: int,
     seed: int,
     mesh: Mesh,
+    patience: int | None = None,
+    evaluate: Callable[[NxtPost, Params], Mapping[str, float]] | None = None,
 ) -> tuple[NxtPost, TrainResult]:
-    """Train both towers as one stage of a run; the epoch is selected by validation NDCG@10."""
+    """Train both towers as one stage of a run; the epoch is selected by validation NDCG@10.
+
+    `evaluate` maps the model and parameters to validation metrics, "ndcg@10" among them; by
+    default the validation targets are ranked among all items.
+    """
     model = NxtPost(config, num_items=problem.num_items)
     content = None if problem.content is None else jnp.asarray(problem.content)
-    candidates = jnp.asarray(problem.candidates)
+    train_part = problem.split.train
+    known = {
+        "candidates": jnp.asarray(problem.candidates),
+        "log_popularity": jnp.asarray(nxtpost_jax.log_popularity(train_part, problem.num_items)),
+    }
     rows = {"max_len": config.max_len, "batch_size": batch_size}
-    batches = functools.partial(nxtpost_jax.train_batches, problem.split.train, seed=seed, **rows)
+    batches = functools.partial(
+        nxtpost_jax.train_batches, train_part, seed=seed, num_labels=objective.num_labels, **rows
+    )
     first = next(iter(batches(epoch=0)))
 
     def init_params(key):
         return model.init(key, first, content)["params"]
 
+    if evaluate is None:
+        evaluate = functools.partial(validation_metrics, problem)
+
     def loss(params, batch, key):
-        return nxtpost_jax.loss(
-            model, params, batch, content, key, num_negatives=num_negatives, candidates=candidates
-        )
+        return nxtpost_jax.loss(model, params, batch, content, key, objective=objective, **known)
 
     result = train(
         run,
@@ -151,12 +196,13 @@ def train_nxtpost(
         tx=tx,
         batches=lambda epoch: batches(epoch=epoch),
         epochs=epochs,
-        steps_per_epoch=nxtpost_jax.steps_per_epoch(problem.split.train, **rows),
+        steps_per_epoch=nxtpost_jax.steps_per_epoch(train_part, **rows),
         seed=seed,
         mesh=mesh,
-        evaluate=lambda params: validation_metrics(problem, model, params),
+        evaluate=functools.partial(evaluate, model),
         evaluate_every=evaluate_every,
         select="ndcg@10",
+        patience=patience,
         opt_state_sharding=shampoo_jax.state_sharding,
     )
     return model, result
@@ -168,9 +214,9 @@ def validation_metrics(problem: Problem, model: NxtPost, params) -> Mapping[str,
 
 
 def score(
-    problem: Problem, model: NxtPost, params, queries: Queries, *, bootstrap: int = 1000
+    problem: Problem, model: NxtPost, params, queries: Queries, *, bootstrap: int = 1000, **options
 ) -> Metrics:
-    """Rank the targets of queries by a trained model."""
+    """Rank the targets of queries by a trained model; options as in `ranking.evaluate`."""
     content = None if problem.content is None else jnp.asarray(problem.content)
     scores = nxtpost_jax.model_scores(model, params, content)
     return nxtpost_jax.evaluate(
@@ -179,6 +225,7 @@ def score(
         max_len=model.config.max_len,
         seen_filter=problem.protocol.seen_filter,
         bootstrap=bootstrap,
+        **options,
     )
 
 

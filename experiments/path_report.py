@@ -27,7 +27,9 @@ from nxtpost_jax import Metrics
 
 NAMES = {
     "popularity": "popularity",
+    "popularity_7d": "popularity of 7 days",
     "markov": "skip-3 Markov",
+    "item_knn": "item-KNN",
     "content_knn": "content-KNN",
     "adamw": "NxtPost, AdamW",
     "shampoo": "NxtPost, Shampoo",

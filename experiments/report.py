@@ -140,7 +140,7 @@ def draw_curves(
     axes.set_xlabel({"step": "step", "seconds": "training seconds (without compilation)"}[against])
     axes.set_ylabel(label or metric)
     axes.set_title(f"{label or metric} by {'step' if against == 'step' else 'second'}")
-    _finish(axes)
+    finish_axes(axes)
 
 
 def _running_mean(y: np.ndarray, width: int) -> np.ndarray:
@@ -169,10 +169,10 @@ def draw_recall(
     axes.set_xlabel("items scored a query")
     axes.set_ylabel(label)
     axes.set_title(f"{label} by cost")
-    _finish(axes)
+    finish_axes(axes)
 
 
-def _finish(axes: Axes) -> None:
+def finish_axes(axes: Axes) -> None:
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:

@@ -1,36 +1,79 @@
 """A sequential recommender over external content embeddings, after NxtPost."""
 
+from nxtpost_jax.backfill import fill_from_similar_users, fill_with_popular
 from nxtpost_jax.batches import steps_per_epoch, train_batches
+from nxtpost_jax.catalogue import Catalogue
+from nxtpost_jax.content import ContentSet
+from nxtpost_jax.filters import apply_filter
+from nxtpost_jax.live_users import Event
 from nxtpost_jax.losses import loss, short_term_loss
-from nxtpost_jax.model import NxtPost, NxtPostConfig
+from nxtpost_jax.metrics import (
+    Difference,
+    Metrics,
+    harmonic_mean,
+    inverse_propensity,
+    paired_difference,
+)
+from nxtpost_jax.model import Encoded, NxtPost, NxtPostConfig
+from nxtpost_jax.negatives import log_popularity
+from nxtpost_jax.objective import Objective
+from nxtpost_jax.post_to_post import pretrain
 from nxtpost_jax.protocol import Protocol
-from nxtpost_jax.ranking import Metrics, evaluate, rank_of_targets
+from nxtpost_jax.ranking import evaluate, last_times, rank_of_targets
 from nxtpost_jax.recommender import Recommender
 from nxtpost_jax.scoring import encode_catalogue, model_scores, top_items, user_vectors
 from nxtpost_jax.sequences import PAD, Sequences, pad_histories
-from nxtpost_jax.splits import Queries, Split, by_user, leave_one_out
+from nxtpost_jax.splits import (
+    Queries,
+    Split,
+    by_user,
+    global_time,
+    hold_out_items,
+    leave_one_out,
+    truncate_histories,
+    with_targets,
+)
 
 __all__ = [
     "PAD",
+    "Catalogue",
+    "ContentSet",
+    "Difference",
+    "Encoded",
+    "Event",
     "Metrics",
     "NxtPost",
     "NxtPostConfig",
+    "Objective",
     "Protocol",
     "Queries",
     "Recommender",
     "Sequences",
     "Split",
+    "apply_filter",
     "by_user",
     "encode_catalogue",
     "evaluate",
+    "fill_from_similar_users",
+    "fill_with_popular",
+    "global_time",
+    "harmonic_mean",
+    "hold_out_items",
+    "inverse_propensity",
+    "last_times",
     "leave_one_out",
+    "log_popularity",
     "loss",
     "model_scores",
     "pad_histories",
+    "paired_difference",
+    "pretrain",
     "rank_of_targets",
     "short_term_loss",
     "steps_per_epoch",
     "top_items",
     "train_batches",
+    "truncate_histories",
     "user_vectors",
+    "with_targets",
 ]

@@ -1,0 +1,232 @@
+"""How well NxtPost serves users of whom little is known, by the number of events known.
+
+    python -m experiments.cold_users --data FOLDER
+
+One model is trained on whole histories. Each test history is then cut to its last n events, and
+filled up in three ways: not at all, with popular items, with items of similar users. Where the
+data tells of its users (MovieLens), a second model also reads their static features. The
+baselines see the same cut histories. A target's rank leaves out the events that were kept only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from jax.sharding import Mesh
+from matplotlib.axes import Axes
+
+import nxtpost_jax
+from experiments.datasets import read
+from experiments.errors import exit_on_input_error
+from experiments.library_calls import library_calls
+from experiments.next_item import Problem, baseline_scorers, pose, score, train_nxtpost
+from experiments.nxtpost import NxtPostOptions, make_optimizer
+from experiments.options import parse, select_devices
+from experiments.path_report import NAMES
+from experiments.provenance import DataName
+from experiments.report import COLORS, Table, finish_axes, print_table, write_report
+from experiments.results import check_keep, keep_result, log_test_evaluation
+from experiments.run_folder import Run, open_run
+from experiments.sharding import make_mesh
+from experiments.user_features import UserFeatures, read_user_features
+from nxtpost_jax import Metrics, NxtPostConfig, Objective, Sequences, Split, backfill
+
+Fill = Callable[[Sequences], Sequences] | None
+ROWS = {
+    "none": "NxtPost, no backfill",
+    "popular": "NxtPost, popular items",
+    "similar": "NxtPost, items of similar users",
+    "static": "NxtPost with static features, no backfill",
+}
+COMPARED = ("popularity", "markov", "item_knn", "content_knn")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColdUsers(NxtPostOptions):
+    """Recommend to users of whom few events are known."""
+
+    optimizer: Literal["adamw", "shampoo"] = "shampoo"
+    """who trains"""
+    lengths: tuple[int, ...] = (0, 1, 2, 3, 5, 10)
+    """events of a history that are kept"""
+    fill_to: int = 10
+    """events that a backfilled history has"""
+
+
+PRESETS = {
+    "default": ColdUsers(epochs=20),
+    "smoke": ColdUsers(
+        epochs=2,
+        evaluate_every=1,
+        lengths=(0, 2),
+        model=NxtPostConfig.default(max_len=16, d_model=32, d_ff=32),
+        objective=Objective(num_negatives=64),
+    ),
+}
+
+
+def with_static(problem: Problem, features: UserFeatures) -> Problem:
+    """Give training sequences and histories their users' static features."""
+
+    def told(sequences: Sequences, users) -> Sequences:
+        return dataclasses.replace(sequences, static=features.values[users])
+
+    split = problem.split
+    parts = [
+        dataclasses.replace(q, histories=told(q.histories, q.users))
+        for q in (split.validation, split.test)
+    ]
+    train = told(split.train, np.arange(len(split.train)))
+    return dataclasses.replace(problem, split=Split(train, *parts))
+
+
+def fills_of(problem: Problem, *, fill_to: int) -> dict[str, Fill]:
+    """Return the ways to fill a short history up."""
+    train = problem.split.train
+    fills: dict[str, Fill] = {
+        "none": None,
+        "popular": functools.partial(backfill.fill_with_popular, train=train, n=fill_to),
+    }
+    if problem.content is not None:
+        fills["similar"] = functools.partial(
+            backfill.fill_from_similar_users, train=train, n=fill_to, content=problem.content
+        )
+    return fills
+
+
+def train_one(run: Run, problem: Problem, options: ColdUsers, *, stage: str, mesh: Mesh):
+    """Train a model on whole histories; return it with its parameters."""
+    rows = {"max_len": options.model.max_len, "batch_size": options.batch_size}
+    steps = nxtpost_jax.steps_per_epoch(problem.split.train, **rows)
+    static = problem.split.train.static
+    sizes = () if static is None else tuple(int(n) for n in static.max(axis=0) + 1)
+    model, result = train_nxtpost(
+        run,
+        problem,
+        dataclasses.replace(options.model, static_sizes=sizes),
+        stage=stage,
+        tx=make_optimizer(options.optimizer, options, steps_per_epoch=steps),
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        objective=options.objective,
+        evaluate_every=options.evaluate_every,
+        seed=options.seed,
+        mesh=mesh,
+        patience=options.patience,
+    )
+    return model, result.params
+
+
+def curves_of(problem: Problem, model, params, fills, lengths) -> dict[str, list[Metrics]]:
+    """Rank the test targets with histories cut to each length, filled in each way."""
+    curves: dict[str, list[Metrics]] = {name: [] for name in fills}
+    for n in lengths:
+        queries = nxtpost_jax.truncate_histories(problem.split.test, n)
+        for name, fill in fills.items():
+            curves[name].append(score(problem, model, params, queries, backfill=fill))
+    return curves
+
+
+def baseline_curves(problem: Problem, lengths, *, max_len: int) -> dict[str, list[Metrics]]:
+    """Rank by the baselines with the same cut histories."""
+    scorers = baseline_scorers(problem, problem.split.test)
+    cut = [nxtpost_jax.truncate_histories(problem.split.test, n) for n in lengths]
+    common = {"max_len": max_len, "seen_filter": problem.protocol.seen_filter}
+    return {
+        name: [nxtpost_jax.evaluate(scorers[name], queries, **common) for queries in cut]
+        for name in COMPARED
+        if name in scorers
+    }
+
+
+def table_of(lengths, baselines, models, *, figure: str) -> Table:
+    """Lay one figure out by length."""
+
+    def row(label: str, runs: Sequence[Metrics]) -> list:
+        return [label, *(m[figure] for m in runs), runs[0].standard_errors[figure]]
+
+    return Table(
+        title=f"{figure.upper()} by events known",
+        columns=("", *map(str, lengths), f"s.e. at {lengths[0]}"),
+        baselines=[row(NAMES[name], runs) for name, runs in baselines.items()],
+        rows=[row(ROWS[name], runs) for name, runs in models.items()],
+    )
+
+
+def draw(axes: Axes, *, lengths, curves: Mapping[str, Sequence[Metrics]]) -> None:
+    """Draw NDCG@10 against the number of events known."""
+    for i, (name, runs) in enumerate(curves.items()):
+        label = ROWS.get(name) or NAMES[name]
+        style = {"linestyle": "-" if name in ROWS else ":", "color": COLORS[i % len(COLORS)]}
+        axes.plot(lengths, [m["ndcg@10"] for m in runs], marker="o", label=label, **style)
+    axes.set_xlabel("events known of a user")
+    axes.set_ylabel("NDCG@10")
+    axes.set_title("Cold users")
+    finish_axes(axes)
+
+
+@exit_on_input_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, cut histories, test, report."""
+    options, arguments = parse("cold_users", PRESETS, argv)
+    check_keep(options.keep)
+    mesh = make_mesh(select_devices(options.devices))
+    interactions = library_calls() if options.data is None else read(options.data)
+    problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
+    features = options.data and read_user_features(options.data, interactions.user_ids)
+    name = DataName(interactions.name, interactions.sha256)
+    with open_run("cold_users", options, arguments=arguments, data=name) as run:
+        plain = train_one(run, problem, options, stage="plain", mesh=mesh)
+        told = with_static(problem, features) if features else None
+        static = told and train_one(run, told, options, stage="static", mesh=mesh)
+        reason = "all training is finished"
+        log_test_evaluation(run, name=options.keep or run.folder.name, reason=reason)
+        fills = fills_of(problem, fill_to=options.fill_to)
+        models = curves_of(problem, *plain, fills, options.lengths)
+        if static:
+            models |= curves_of(told, *static, {"static": None}, options.lengths)
+        baselines = baseline_curves(problem, options.lengths, max_len=options.model.max_len)
+        _report(run, problem, options, baselines, models, mesh=mesh)
+
+
+def _flat(curves: Mapping[str, Sequence[Metrics]], lengths) -> dict[str, float]:
+    return {
+        f"{name}/{n}/{figure}": value
+        for name, runs in curves.items()
+        for n, metrics in zip(lengths, runs)
+        for figure, value in metrics.values.items()
+    }
+
+
+def _report(run: Run, problem: Problem, options: ColdUsers, baselines, models, *, mesh) -> None:
+    lengths = options.lengths
+    summary = run.write_summary(
+        protocol=problem.protocol.asdict(),
+        metrics=_flat(models, lengths),
+        baselines=_flat(baselines, lengths),
+        seeds=[options.seed],
+        devices=list(mesh.devices.flat),
+    )
+    tables = [table_of(lengths, baselines, models, figure=f) for f in ("ndcg@10", "hr@10")]
+    for table in tables:
+        print_table(table)
+    write_report(
+        run,
+        title=f"Cold users: {problem.protocol.data}",
+        intro=f"Trained by {options.optimizer}; backfill up to {options.fill_to} events. "
+        f"{problem.protocol.describe()}",
+        summary=summary,
+        tables=tables,
+        panels=[functools.partial(draw, lengths=lengths, curves=models | baselines)],
+    )
+    if options.keep:
+        keep_result(run, name=options.keep)
+    print(f"run folder: {run.folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,353 @@
+"""Items that training never saw: NxtPost by content, by id and by both, beside content-KNN.
+
+    python -m experiments.fresh_items --data FOLDER --split items    # 10 % of the items held out
+    python -m experiments.fresh_items --data FOLDER --split time     # what is new at the end
+
+`items`: a tenth of the items, drawn by seed, loses all its events before training; their targets
+are the cold test queries. A twentieth more is held out for the cold validation queries, so that
+selection never looks at the test items. `time`: training ends after 80 % of the events, validation
+after 90 %; an item is cold that has no training event. Cold targets are ranked among all items and
+among the cold ones alone. The epoch is selected by the harmonic mean of warm and cold validation
+NDCG@10.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+import nxtpost_jax
+from experiments.content import content_vectors
+from experiments.datasets import read
+from experiments.errors import bad_input, exit_on_input_error
+from experiments.interactions import Interactions
+from experiments.library_calls import library_calls
+from experiments.next_item import Problem, baseline_scorers, score, train_nxtpost
+from experiments.nxtpost import NxtPostOptions, make_optimizer
+from experiments.options import parse, select_devices
+from experiments.path_report import NAMES
+from experiments.provenance import DataName
+from experiments.report import Table, print_table, write_report
+from experiments.results import check_keep, keep_result, log_test_evaluation
+from experiments.run_folder import Run, open_run
+from experiments.sharding import make_mesh
+from nxtpost_jax import Metrics, NxtPostConfig, Objective, Protocol, Queries, Sequences
+
+TEST_SHARE, VALIDATION_SHARE = 0.10, 0.05
+MODELS = {
+    "both": "NxtPost, content and id",
+    "content": "NxtPost, content alone",
+    "id": "NxtPost, id alone",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FreshItems(NxtPostOptions):
+    """Recommend items that training never saw."""
+
+    optimizer: Literal["adamw", "shampoo"] = "shampoo"
+    """who trains"""
+    split: Literal["items", "time"] = "items"
+    """how items become cold: held out by draw, or new in time"""
+    models: tuple[str, ...] = tuple(MODELS)
+    """what items are known by"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.models:
+            if name not in MODELS:
+                raise bad_input("--models", expected=f"some of {', '.join(MODELS)}", found=name)
+
+
+PRESETS = {
+    "default": FreshItems(epochs=20),
+    "smoke": FreshItems(
+        epochs=2,
+        evaluate_every=1,
+        model=NxtPostConfig.default(max_len=16, d_model=32, d_ff=32),
+        objective=Objective(num_negatives=64),
+    ),
+}
+
+
+class Parts(NamedTuple):
+    """Queries for items that training knows, and for the cold ones of this split."""
+
+    warm: Queries
+    cold: Queries
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fresh:
+    """A problem with cold items.
+
+    Attributes:
+      problem: as others train on it; its content is fitted on the training items.
+      cold: bool [N], the items whose recommendation is tested cold.
+      validation, test: the queries.
+    """
+
+    problem: Problem
+    cold: np.ndarray
+    validation: Parts
+    test: Parts
+
+
+def pose_fresh(interactions: Interactions, options: FreshItems) -> Fresh:
+    """Split interactions so that some items are cold, and embed what is said of the items.
+
+    Raises:
+      InputError: the data has no order, no times for `--split time`, no content, or no query of
+        one of the four kinds is left.
+    """
+    if not interactions.ordered:
+        raise bad_input(interactions.name, expected="events in an order", found="sets")
+    sequences = Sequences.from_events(
+        interactions.users,
+        interactions.items,
+        times=interactions.timestamps,
+        num_users=interactions.n_users,
+    )
+    by_draw = options.split == "items"
+    cut = _hold_out if by_draw else _cut_in_time
+    split, validation_cold, test_cold, rule = cut(interactions, sequences, options.seed)
+    known = np.zeros(interactions.n_items, bool)
+    known[split.train.items] = True
+    content, has_content = content_vectors(
+        interactions, known, dim=max(options.content_dim, 1), seed=options.seed
+    )
+    if not has_content.any():
+        raise bad_input(interactions.name, expected="items with content", found="none")
+    validation, test = (
+        Parts(
+            warm=nxtpost_jax.with_targets(queries, np.flatnonzero(known))[0],
+            cold=nxtpost_jax.with_targets(queries, np.flatnonzero(cold))[0],
+        )
+        for queries, cold in ((split.validation, validation_cold), (split.test, test_cold))
+    )
+    for name, parts in (("validation", validation), ("test", test)):
+        for kind, queries in parts._asdict().items():
+            if not len(queries):
+                what = f"{kind} queries for {name}"
+                raise bad_input(interactions.name, expected=what, found="none")
+    protocol = Protocol(
+        data=interactions.name,
+        data_hash=interactions.sha256,
+        split=rule,
+        selection="harmonic mean of warm and cold validation NDCG@10",
+        seen_filter=by_draw,
+        notes="; ".join(interactions.notes),
+    )
+    problem = Problem(
+        split=split,
+        num_items=interactions.n_items,
+        content=content,
+        candidates=np.flatnonzero(known).astype(np.int32),
+        protocol=protocol,
+    )
+    return Fresh(problem, test_cold, validation, test)
+
+
+def _hold_out(interactions: Interactions, sequences: Sequences, seed: int):
+    """Draw the cold items: a tenth for the test, a twentieth for validation."""
+    order = np.random.default_rng(seed).permutation(interactions.n_items)
+    ends = [round(share * len(order)) for share in (TEST_SHARE, TEST_SHARE + VALIDATION_SHARE)]
+    test_cold, validation_cold = (np.zeros(len(order), bool) for _ in range(2))
+    test_cold[order[: ends[0]]] = True
+    validation_cold[order[ends[0] : ends[1]]] = True
+    split = nxtpost_jax.hold_out_items(sequences, order[: ends[1]])
+    rule = "leave one out; a tenth of the items is cold in test, a twentieth in validation"
+    return split, validation_cold, test_cold, rule
+
+
+def _cut_in_time(interactions: Interactions, sequences: Sequences, seed: int):
+    """Take what has no training event as cold, in validation and test alike."""
+    del seed
+    if interactions.timestamps is None:
+        raise bad_input(interactions.name, expected="timestamps for --split time", found="none")
+    moments = np.quantile(interactions.timestamps, (0.8, 0.9))
+    split = nxtpost_jax.global_time(sequences, *moments)
+    cold = np.ones(interactions.n_items, bool)
+    cold[split.train.items] = False
+    rule = "global time: training ends after 80 % of the events, validation after 90 %; a user's "
+    return split, cold, cold, rule + "first event of the period is the target"
+
+
+class Scores(NamedTuple):
+    """What a model reaches on warm targets, on cold ones, and on those among the cold alone."""
+
+    warm: Metrics
+    cold: Metrics
+    cold_only: Metrics
+
+    @property
+    def harmonic(self) -> float:
+        """The harmonic mean of warm and cold NDCG@10, each among all items."""
+        return nxtpost_jax.harmonic_mean(self.warm["ndcg@10"], self.cold["ndcg@10"])
+
+
+def score_parts(evaluate, parts: Parts, cold: np.ndarray) -> Scores:
+    """Rank the targets of each part by `evaluate(queries, **options)`."""
+    return Scores(
+        warm=evaluate(parts.warm),
+        cold=evaluate(parts.cold),
+        cold_only=evaluate(parts.cold, candidates=cold),
+    )
+
+
+def train_model(run: Run, fresh: Fresh, kind: str, options: FreshItems, *, mesh: Mesh, seed: int):
+    """Train one kind of model; return it with its parameters and the problem it reads."""
+    content = None if kind == "id" else fresh.problem.content
+    problem = dataclasses.replace(fresh.problem, content=content)
+    config = dataclasses.replace(options.model, id_embedding=kind != "content")
+    rows = {"max_len": config.max_len, "batch_size": options.batch_size}
+    steps = nxtpost_jax.steps_per_epoch(problem.split.train, **rows)
+
+    def evaluate(model, params) -> Mapping[str, float]:
+        def ndcg(queries):
+            return score(problem, model, params, queries, bootstrap=0)["ndcg@10"]
+
+        warm, cold = ndcg(fresh.validation.warm), ndcg(fresh.validation.cold)
+        # An id says nothing of a cold item: such a model is selected on the warm ones.
+        both = warm if kind == "id" else nxtpost_jax.harmonic_mean(warm, cold)
+        return {"ndcg@10": both, "warm_ndcg@10": warm, "cold_ndcg@10": cold}
+
+    model, result = train_nxtpost(
+        run,
+        problem,
+        config,
+        stage=f"{kind}-{seed}",
+        tx=make_optimizer(options.optimizer, options, steps_per_epoch=steps),
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        objective=options.objective,
+        evaluate_every=options.evaluate_every,
+        seed=seed,
+        mesh=mesh,
+        patience=options.patience,
+        evaluate=evaluate,
+    )
+    return problem, model, result.params
+
+
+def score_baselines(fresh: Fresh, *, max_len: int) -> dict[str, Scores]:
+    """Rank by every baseline."""
+    scorers = baseline_scorers(fresh.problem, fresh.test.warm)
+
+    def of(scores_fn):
+        def evaluate(queries, **options):
+            times = queries.histories.times
+            return nxtpost_jax.evaluate(
+                scores_fn,
+                queries,
+                max_len=max_len,
+                seen_filter=fresh.problem.protocol.seen_filter,
+                query_times=None if times is None else nxtpost_jax.last_times(queries.histories),
+                **options,
+            )
+
+        return evaluate
+
+    return {name: score_parts(of(fn), fresh.test, fresh.cold) for name, fn in scorers.items()}
+
+
+def table_of(
+    fresh: Fresh, baselines: Mapping[str, Scores], models: Mapping[str, Sequence[Scores]]
+) -> Table:
+    """Lay the test figures out; medians over seeds."""
+
+    def cells(runs: Sequence[Scores]) -> list[float]:
+        figures = [
+            [
+                *(s.warm["hr@10"], s.warm["ndcg@10"], s.cold["hr@10"], s.cold["ndcg@10"]),
+                *(s.harmonic, s.cold_only["hr@10"], s.cold_only["ndcg@10"]),
+            ]
+            for s in runs
+        ]
+        errors = [runs[0].cold_only.standard_errors["hr@10"]]
+        return [*np.median(figures, axis=0).tolist(), *errors]
+
+    test = fresh.test
+    return Table(
+        title="Test split",
+        columns=(
+            "",
+            "warm HR@10",
+            "warm NDCG@10",
+            "cold HR@10",
+            "cold NDCG@10",
+            "harmonic mean",
+            "cold-only HR@10",
+            "cold-only NDCG@10",
+            "its s.e. (HR)",
+        ),
+        baselines=[[NAMES[name], *cells([own])] for name, own in baselines.items()],
+        rows=[[MODELS[kind], *cells(own)] for kind, own in models.items()],
+        note=f"{len(test.warm):,} warm and {len(test.cold):,} cold queries; {fresh.cold.sum():,} "
+        f"of {len(fresh.cold):,} items are cold. Warm and cold targets are ranked among all items, "
+        "cold-only ones among the cold items; the harmonic mean is of warm and cold NDCG@10.",
+    )
+
+
+def _flat(name: str, scores: Scores) -> dict[str, float]:
+    return {
+        f"{name}/{part}/{figure}": value
+        for part, metrics in scores._asdict().items()
+        for figure, value in metrics.values.items()
+    } | {f"{name}/harmonic": scores.harmonic}
+
+
+@exit_on_input_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, select, test, report."""
+    options, arguments = parse("fresh_items", PRESETS, argv)
+    check_keep(options.keep)
+    mesh = make_mesh(select_devices(options.devices))
+    interactions = library_calls() if options.data is None else read(options.data)
+    fresh = pose_fresh(interactions, options)
+    name = DataName(interactions.name, interactions.sha256)
+    seeds = range(options.seed, options.seed + options.seeds)
+    with open_run("fresh_items", options, arguments=arguments, data=name) as run:
+        trained = {
+            kind: [train_model(run, fresh, kind, options, mesh=mesh, seed=s) for s in seeds]
+            for kind in options.models
+        }
+        reason = "all training is finished"
+        log_test_evaluation(run, name=options.keep or run.folder.name, reason=reason)
+        baselines = score_baselines(fresh, max_len=options.model.max_len)
+
+        def test(problem, model, params) -> Scores:
+            def evaluate(queries, **choices):
+                return score(problem, model, params, queries, **choices)
+
+            return score_parts(evaluate, fresh.test, fresh.cold)
+
+        models = {kind: [test(*one) for one in own] for kind, own in trained.items()}
+        figures = [
+            _flat(f"{kind}/{seed}", own)
+            for kind, runs in models.items()
+            for seed, own in zip(seeds, runs)
+        ]
+        summary = run.write_summary(
+            protocol=fresh.problem.protocol.asdict(),
+            metrics={k: v for part in figures for k, v in part.items()},
+            baselines={k: v for n, own in baselines.items() for k, v in _flat(n, own).items()},
+            seeds=list(seeds),
+            devices=list(mesh.devices.flat),
+        )
+        table = table_of(fresh, baselines, models)
+        print_table(table)
+        title = f"Fresh items: {interactions.name}"
+        intro = f"Trained by {options.optimizer}. {fresh.problem.protocol.describe()}"
+        write_report(run, title=title, intro=intro, summary=summary, tables=[table])
+        if options.keep:
+            keep_result(run, name=options.keep)
+        print(f"run folder: {run.folder}")
+
+
+if __name__ == "__main__":
+    main()

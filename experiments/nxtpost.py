@@ -1,0 +1,303 @@
+"""NxtPost on any interactions: baselines, AdamW and Shampoo, selected on validation, tested once.
+
+    python -m experiments.nxtpost --data FILE --preset sasrec            # ids only
+    python -m experiments.nxtpost --data FOLDER --preset default         # content joined to ids
+    python -m experiments.nxtpost --data FOLDER --preset paper           # content alone
+
+Each optimizer trains from `--seeds` seeds. The epoch is selected by validation NDCG@10; the test
+split is ranked once a seed, after all training, among all items. `--model.d-model 128`,
+`--objective.loss gbce` and the like change one field of the preset. Without `--data` the
+interactions are library calls in Python source (docs/data.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+import nxtpost_jax
+import shampoo_jax
+from experiments.datasets import read
+from experiments.errors import bad_input, exit_on_input_error
+from experiments.library_calls import library_calls
+from experiments.next_item import (
+    Problem,
+    ndcg_difference,
+    pose,
+    score,
+    score_baselines,
+    train_nxtpost,
+)
+from experiments.options import Options, parse, select_devices
+from experiments.path_report import NAMES
+from experiments.provenance import DataName
+from experiments.report import Table, draw_curves, print_table, read_curves, write_report
+from experiments.results import check_keep, keep_result, log_test_evaluation
+from experiments.run_folder import Run, open_run
+from experiments.sharding import make_mesh
+from experiments.training import TrainResult
+from nxtpost_jax import Metrics, NxtPostConfig, Objective
+
+OPTIMIZERS = {"adamw": "NxtPost, AdamW", "shampoo": "NxtPost, Shampoo"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NxtPostOptions(Options):
+    """Train NxtPost and rank each user's next item among all items."""
+
+    optimizer: Literal["adamw", "shampoo", "both"] = "both"
+    """who trains"""
+    seeds: int = 1
+    """seeds, from --seed on"""
+    epochs: int = 100
+    """passes over the training data at most"""
+    patience: int = 10
+    """evaluations in a row without a new best that end a training"""
+    evaluate_every: int = 2
+    """epochs between evaluations of the validation split"""
+    batch_size: int = 128
+    """windows of histories a step"""
+    adamw_rate: float = 1e-3
+    """peak learning rate of AdamW"""
+    shampoo_rate: float = 2e-3
+    """peak learning rate of Shampoo"""
+    weight_decay: float = 0.0
+    """decoupled decay of both optimizers"""
+    content_dim: int = 128
+    """features of the text embeddings; 0 leaves content out"""
+    model: NxtPostConfig = dataclasses.field(default_factory=NxtPostConfig.default)
+    """the towers"""
+    objective: Objective = dataclasses.field(default_factory=Objective)
+    """the training objective"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = {"seeds": 1, "epochs": 1, "patience": 1, "evaluate_every": 1, "batch_size": 1}
+        for name, smallest in (least | {"content_dim": 0, "weight_decay": 0}).items():
+            if getattr(self, name) < smallest:
+                flag = f"--{name.replace('_', '-')}"
+                raise bad_input(flag, expected=f"at least {smallest}", found=getattr(self, name))
+        for name in ("adamw_rate", "shampoo_rate"):
+            if not getattr(self, name) > 0:
+                flag = f"--{name.replace('_', '-')}"
+                raise bad_input(flag, expected="a number above 0", found=getattr(self, name))
+
+    @property
+    def optimizers(self) -> tuple[str, ...]:
+        """The optimizers that train."""
+        return tuple(OPTIMIZERS) if self.optimizer == "both" else (self.optimizer,)
+
+
+PRESETS = {
+    "default": NxtPostOptions(),
+    "sasrec": NxtPostOptions(
+        content_dim=0,
+        model=NxtPostConfig.sasrec(),
+        objective=Objective(loss="full_softmax"),
+    ),
+    "paper": NxtPostOptions(
+        model=NxtPostConfig.paper(),
+        objective=Objective(negatives="in_batch", long_weight=1.0, num_labels=5),
+    ),
+    "smoke": NxtPostOptions(
+        epochs=2,
+        evaluate_every=1,
+        model=NxtPostConfig.default(max_len=16, d_model=32, d_ff=32),
+        objective=Objective(num_negatives=64),
+    ),
+}
+
+
+def make_optimizer(name: str, options: NxtPostOptions, *, steps_per_epoch: int):
+    """Build an optimizer: one epoch of linear warm-up, then a constant rate.
+
+    A constant rate leaves the number of epochs open, which validation decides.
+    """
+    peak = options.adamw_rate if name == "adamw" else options.shampoo_rate
+    schedule = optax.linear_schedule(peak / steps_per_epoch, peak, steps_per_epoch)
+    make = optax.adamw if name == "adamw" else shampoo_jax.shampoo
+    return make(schedule, b1=0.9, b2=0.95, weight_decay=options.weight_decay)
+
+
+def train_all(
+    run: Run, problem: Problem, options: NxtPostOptions, *, mesh: Mesh
+) -> dict[str, list[tuple]]:
+    """Train every optimizer from every seed: (model, result) by optimizer."""
+    rows = {"max_len": options.model.max_len, "batch_size": options.batch_size}
+    steps = nxtpost_jax.steps_per_epoch(problem.split.train, **rows)
+    trained = {}
+    for name in options.optimizers:
+        trained[name] = [
+            train_nxtpost(
+                run,
+                problem,
+                options.model,
+                stage=f"{name}-{seed}",
+                tx=make_optimizer(name, options, steps_per_epoch=steps),
+                objective=options.objective,
+                epochs=options.epochs,
+                patience=options.patience,
+                batch_size=options.batch_size,
+                evaluate_every=options.evaluate_every,
+                seed=seed,
+                mesh=mesh,
+            )
+            for seed in range(options.seed, options.seed + options.seeds)
+        ]
+    return trained
+
+
+def best_validation(result: TrainResult) -> float:
+    """Return the best validation NDCG@10."""
+    return max(r["ndcg@10"] for r in result.history if "ndcg@10" in r)
+
+
+def reach(result: TrainResult, target: float) -> Mapping[str, float]:
+    """Return the first evaluation at which validation NDCG@10 reaches a target, or {}."""
+    return next((r for r in result.history if r.get("ndcg@10", -1.0) >= target), {})
+
+
+def training_table(results: Mapping[str, Sequence[TrainResult]]) -> Table:
+    """Compare the optimizers by when they reach the first one's best validation figure."""
+    first = next(iter(results))
+    target = float(np.median([best_validation(r) for r in results[first]]))
+
+    def median(values) -> float | None:
+        values = [v for v in values if v is not None]
+        return float(np.median(values)) if values else None
+
+    def row(name: str) -> list:
+        own = results[name]
+        reached = [reach(r, target) for r in own]
+        return [
+            OPTIMIZERS[name],
+            median(best_validation(r) for r in own),
+            median(r.get("epoch") for r in reached),
+            median(r.get("seconds") for r in reached),
+            f"{sum(bool(r) for r in reached)} of {len(own)}",
+            median(r.best_epoch for r in own),
+            median(r.seconds for r in own),
+            median(r.compile_seconds for r in own),
+        ]
+
+    return Table(
+        title="Training",
+        columns=(
+            "optimizer",
+            "best validation NDCG@10",
+            "epoch of the target",
+            "seconds to it",
+            "seeds that reach it",
+            "best epoch",
+            "seconds",
+            "compile s",
+        ),
+        baselines=[row(first)],
+        rows=[row(name) for name in results if name != first],
+        note=f"Medians over seeds. The target, {target:.4f}, is the median best validation "
+        f"NDCG@10 of {OPTIMIZERS[first]}. Seconds leave out compilation and evaluation.",
+    )
+
+
+def ranking_table(
+    baselines: Mapping[str, Metrics], models: Mapping[str, Sequence[Metrics]]
+) -> Table:
+    """Lay out the test figures: baselines, then the median of each optimizer's seeds."""
+    figures = ("hr@10", "ndcg@10", "mrr")
+    best = max(baselines, key=lambda name: baselines[name]["ndcg@10"])
+
+    def cells(runs: Sequence[Metrics]) -> list:
+        medians = [float(np.median([m[f] for m in runs])) for f in figures]
+        return [*medians, runs[0].standard_errors["ndcg@10"]]
+
+    def row(name: str) -> list:
+        runs = models[name]
+        middle = sorted(runs, key=lambda m: m["ndcg@10"])[(len(runs) - 1) // 2]
+        difference, error = ndcg_difference(middle, baselines[best])
+        values = [m["ndcg@10"] for m in runs]
+        return [
+            OPTIMIZERS[name],
+            *cells(runs),
+            f"{min(values):.4f} to {max(values):.4f}",
+            f"{difference:+.4f} ± {error:.4f}",
+        ]
+
+    return Table(
+        title="Test split, ranked among all items",
+        columns=("", "HR@10", "NDCG@10", "MRR", "s.e.", "NDCG@10 of seeds", f"above {best}"),
+        baselines=[[NAMES[n], *cells([m]), None, None] for n, m in baselines.items()],
+        rows=[row(name) for name in models],
+        note="Medians over seeds; s.e. over users; the last column is paired by user, for the "
+        "median seed.",
+    )
+
+
+@exit_on_input_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, select, test, report."""
+    options, arguments = parse("nxtpost", PRESETS, argv)
+    check_keep(options.keep)
+    mesh = make_mesh(select_devices(options.devices))
+    interactions = library_calls() if options.data is None else read(options.data)
+    problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
+    name = DataName(interactions.name, interactions.sha256)
+    with open_run("nxtpost", options, arguments=arguments, data=name) as run:
+        trained = train_all(run, problem, options, mesh=mesh)
+        test = problem.split.test
+        log_test_evaluation(
+            run, name=options.keep or run.folder.name, reason="all training is finished"
+        )
+        baselines = score_baselines(problem, test, max_len=options.model.max_len)
+        models = {
+            name: [score(problem, model, result.params, test) for model, result in own]
+            for name, own in trained.items()
+        }
+        results = {name: [result for _, result in own] for name, own in trained.items()}
+        _report(run, problem, options, baselines, models, results, mesh=mesh)
+
+
+def _report(run: Run, problem: Problem, options, baselines, models, results, *, mesh: Mesh) -> None:
+    figures = {
+        f"{name}/{seed}/{figure}": value
+        for name, runs in models.items()
+        for seed, metrics in enumerate(runs, options.seed)
+        for figure, value in metrics.values.items()
+    }
+    summary = run.write_summary(
+        protocol=problem.protocol.asdict(),
+        metrics=figures,
+        baselines={f"{n}/{f}": v for n, m in baselines.items() for f, v in m.values.items()},
+        seeds=list(range(options.seed, options.seed + options.seeds)),
+        devices=list(mesh.devices.flat),
+    )
+    tables = [ranking_table(baselines, models), training_table(results)]
+    for table in tables:
+        print_table(table)
+    lines = read_curves(run.folder)
+    curves = {OPTIMIZERS[n]: lines[f"{n}-{options.seed}"] for n in results}
+    panels = [
+        functools.partial(draw_curves, curves=curves, against="seconds", metric=metric, label=label)
+        for metric, label in (("loss", "training loss"), ("ndcg@10", "validation NDCG@10"))
+    ]
+    write_report(
+        run,
+        title=f"NxtPost on {problem.protocol.data}",
+        intro=f"Preset {options.preset}; loss {options.objective.loss}. "
+        f"{problem.protocol.describe()}",
+        summary=summary,
+        tables=tables,
+        panels=panels,
+    )
+    if options.keep:
+        keep_result(run, name=options.keep)
+    print(f"run folder: {run.folder}")
+
+
+if __name__ == "__main__":
+    main()

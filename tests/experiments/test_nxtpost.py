@@ -1,0 +1,76 @@
+"""The NxtPost command: options, tables, and one small run through all of it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import nxtpost
+from experiments.errors import InputError
+from experiments.training import TrainResult
+from nxtpost_jax.ranking import metrics_of_ranks
+
+
+def _write_cycles(folder, *, users=60, items=12):
+    """Each user walks the items in a circle from a start of its own."""
+    rows = ["user,item,timestamp"]
+    for user in range(users):
+        rows += [f"u{user},i{(user + t) % items},{100 * t}" for t in range(8)]
+    (folder / "interactions.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_command_learns_an_order_and_reports_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _write_cycles(tmp_path)
+    out = tmp_path / "run"
+    arguments = ["--data", str(tmp_path), "--preset", "smoke", "--devices", "1", "--out", str(out)]
+    rates = ["--epochs", "30", "--evaluate-every", "10", "--adamw-rate", "0.01", "--seeds", "2"]
+    nxtpost.main([*arguments, *rates, "--optimizer", "adamw"])
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["baselines"]) >= {"popularity/ndcg@10", "markov/ndcg@10"}
+    found = [summary["metrics"][f"adamw/{seed}/ndcg@10"] for seed in (0, 1)]
+    # With 12 items, of which 7 are seen, a random order would have .66 (5 candidates).
+    assert min(found) > 0.9
+    assert summary["seeds"] == [0, 1]
+    report = (out / "report.md").read_text()
+    assert "NxtPost, AdamW" in report
+    assert "skip-3 Markov" in report
+
+
+def _result(values):
+    history = [
+        {"epoch": e, "step": e, "seconds": 2.0 * e, "ndcg@10": v} for e, v in enumerate(values)
+    ]
+    return TrainResult({}, (), history, len(values), 9.0, 1.0, int(np.argmax(values)))
+
+
+def test_training_table_counts_the_seeds_that_reach_the_target():
+    results = {
+        "adamw": [_result([0.1, 0.3]), _result([0.2, 0.3])],
+        "shampoo": [_result([0.3, 0.4]), _result([0.1, 0.2])],
+    }
+    table = nxtpost.training_table(results)
+    (row,) = table.rows
+    assert row[:5] == ["NxtPost, Shampoo", pytest.approx(0.3), 0.0, 0.0, "1 of 2"]
+
+
+def test_ranking_table_pairs_the_median_seed_with_the_best_baseline():
+    ranks = {"good": [1, 1, 2, 1], "bad": [1, 3, 9, 20], "base": [1, 2, 9, 30]}
+    good, bad, base = (metrics_of_ranks(np.array(r), bootstrap=20) for r in ranks.values())
+    table = nxtpost.ranking_table({"markov": base}, {"adamw": [bad, good, bad]})
+    assert table.columns[-1] == "above markov"
+    assert table.rows[0][1] == pytest.approx(bad["hr@10"])
+    assert table.rows[0][-1].startswith(f"{bad['ndcg@10'] - base['ndcg@10']:+.4f}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 0}, "--seeds: expected at least 1, found 0"),
+        ({"adamw_rate": 0.0}, "--adamw-rate: expected a number above 0, found 0.0"),
+        ({"content_dim": -1}, "--content-dim: expected at least 0, found -1"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        nxtpost.NxtPostOptions(**options)
