@@ -251,11 +251,9 @@ def _report(run: Run, text: Text, results, *, options: Ablation, devices) -> Non
     )
     table = table_of(results, rates=options.rates, seeds=len(options.seeds))
     print_table(table)
-    curves = {
-        stage.removesuffix(f"-{options.seed}"): lines
-        for stage, lines in read_curves(run.folder).items()
-        if stage.endswith(f"-{options.seed}")
-    }
+    lines = read_curves(run.folder)
+    best = {name: best_rate(ends, name) for name in ("adamw", *VARIANTS)}
+    curves = {f"{n}, {rate:g}": lines[f"{n}-{rate:g}-{options.seed}"] for n, rate in best.items()}
     write_report(
         run,
         title="Shampoo against AdamW on characters",
