@@ -36,8 +36,15 @@ def init_mol(
         "item_parts": _dense(keys[1], (item_width, item_parts, part_width)),
         "user_gate": _dense(keys[2], (user_width, pairs)),
         "item_gate": _dense(keys[3], (item_width, pairs)),
-        "pair_hidden": _dense(keys[4], (pairs, hidden)),
-        "pair_gate": _dense(keys[5], (hidden, pairs)),
+        **init_mixture(keys[4:], pairs, hidden),
+    }
+
+
+def init_mixture(keys, pairs: int, hidden: int) -> dict:
+    """Draw the parameters of `mixture` for this many cosines, from two keys."""
+    return {
+        "pair_hidden": _dense(keys[0], (pairs, hidden)),
+        "pair_gate": _dense(keys[1], (hidden, pairs)),
         "log_temperature": jnp.asarray(math.log(0.05)),
     }
 
@@ -55,14 +62,36 @@ def mol(params, users, items):
 
     Source: Zhai et al. 2023, "Revisiting Neural Retrieval on Accelerators", section 3.
     """
-    u_BxPxW = _unit(jnp.einsum("bd,dpw->bpw", users, params["user_parts"]))
-    x_BxMxQxW = _unit(jnp.einsum("bmd,dqw->bmqw", items, params["item_parts"]))
-    cosines = jnp.einsum("bpw,bmqw->bmpq", u_BxPxW, x_BxMxQxW)
-    cosines = cosines.reshape(*cosines.shape[:2], -1)
-    pair = jax.nn.silu(cosines @ params["pair_hidden"]) @ params["pair_gate"]
-    user = jax.nn.silu(users @ params["user_gate"])
-    gate = jax.nn.softmax(user[:, None, :] * (items @ params["item_gate"]) + pair, axis=-1)
+    u_BxPxW = unit(jnp.einsum("bd,dpw->bpw", users, params["user_parts"]))
+    x_BxMxQxW = unit(jnp.einsum("bmd,dqw->bmqw", items, params["item_parts"]))
+    user_gate = jax.nn.silu(users @ params["user_gate"])
+    item_gate = items @ params["item_gate"]
+    return mixture(params, component_products(u_BxPxW, x_BxMxQxW), user_gate, item_gate)
+
+
+def component_products(u_BxPxW, x_BxMxQxW):
+    """Return the inner products of all components of users and items: [B, M, P * Q]."""
+    products = jnp.einsum("bpw,bmqw->bmpq", u_BxPxW, x_BxMxQxW)
+    return products.reshape(*products.shape[:2], -1)
+
+
+def mixture(params, cosines, user_gate, item_gate):
+    """Average cosines [B, M, P * Q] under a gate and divide by the temperature: [B, M].
+
+    Args:
+      params: from `init_mixture`.
+      cosines: float [B, M, P * Q].
+      user_gate: float [B, P * Q].
+      item_gate: float [B, M, P * Q].
+    """
+    pair_gate = jax.nn.silu(cosines @ params["pair_hidden"]) @ params["pair_gate"]
+    gate = jax.nn.softmax(user_gate[:, None, :] * item_gate + pair_gate, axis=-1)
     return jnp.sum(gate * cosines, axis=-1) / jnp.exp(params["log_temperature"])
+
+
+def unit(vectors):
+    """Scale vectors to length 1 along the last axis; zero stays zero, with a finite gradient."""
+    return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-12)
 
 
 def score_all(scorer, params, users, items):
@@ -104,7 +133,3 @@ def _with_leading(leading, x, drop=0):
 
 def _dense(key, shape):
     return jax.random.normal(key, shape) / math.sqrt(shape[0])
-
-
-def _unit(vectors):
-    return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-12)

@@ -1,0 +1,69 @@
+"""Losses of a scorer: weighted cross entropy a task, and a sampled softmax for implicit data."""
+
+import jax
+import jax.numpy as jnp
+
+
+def binary_cross_entropy(logits, labels):
+    """Return -y log p - (1 - y) log(1 - p) elementwise, p = sigmoid(logits), without overflow.
+
+    Args:
+      logits: float [...].
+      labels: [...] in [0, 1]; probabilities are welcome.
+    """
+    return jax.nn.softplus(logits) - labels * logits
+
+
+def multi_task_loss(logits, labels, *, weights, mask=None):
+    """Compute the weighted sum over tasks of the mean cross entropy of the labelled examples.
+
+    A task is averaged over its own labels, so that a task with few labels keeps its weight.
+
+    Args:
+      logits: float [..., T].
+      labels: [..., T] in [0, 1]; what `mask` leaves out may hold anything, NaN too.
+      weights: float [T], such as {click: 1, conversion: 5}'s values.
+      mask: optional bool [..., T], False where a label is missing.
+
+    Returns:
+      (loss float [], mean cross entropy float [T]; 0 for a task without labels).
+
+    Raises:
+      ValueError: the shapes do not fit.
+
+    Source: arXiv 2408.06653v3, supervised loss of MoNN.
+    """
+    weights = jnp.asarray(weights, jnp.float32)
+    tasks = logits.shape[-1]
+    if labels.shape != logits.shape or weights.shape != (tasks,):
+        raise ValueError(
+            f"labels must have the logits' shape {logits.shape} and weights [{tasks}], got "
+            f"{labels.shape} and {weights.shape}"
+        )
+    mask = jnp.ones(logits.shape, bool) if mask is None else mask
+    # The label is replaced before the loss: a NaN times a zero gradient is NaN.
+    losses = binary_cross_entropy(logits, jnp.where(mask, labels, 0))
+    axes = tuple(range(logits.ndim - 1))
+    total = jnp.sum(jnp.where(mask, losses, 0), axis=axes)
+    per_task = total / jnp.maximum(jnp.sum(mask, axis=axes), 1)
+    return weights @ per_task, per_task
+
+
+def sampled_softmax(positive_B, negative_BxN, *, kept_BxN=None, log_expected_BxN=None):
+    """Compute the mean of -log exp(s+) / (exp(s+) + sum over kept negatives exp(s-)).
+
+    Args:
+      positive_B: float [B], a user's logit of its item.
+      negative_BxN: float [B, N], of the negatives.
+      kept_BxN: optional bool [B, N], False for a negative that is one of the user's items. A
+        row without any has loss 0.
+      log_expected_BxN: optional, the log of each negative's expected number of draws, of a
+        shape that broadcasts; the sum then estimates that over all items without bias (Bengio
+        and Senecal 2003).
+    """
+    if log_expected_BxN is not None:
+        negative_BxN = negative_BxN - log_expected_BxN
+    if kept_BxN is not None:
+        # Finite: a row with every negative left out keeps a finite gradient.
+        negative_BxN = jnp.where(kept_BxN, negative_BxN, -1e9)
+    return jnp.mean(jax.nn.softplus(jax.nn.logsumexp(negative_BxN, axis=1) - positive_B))
