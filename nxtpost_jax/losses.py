@@ -1,7 +1,7 @@
 """The training losses: each state against the next event, the pooled user against the next m.
 
-Shape suffixes: B rows, L positions, Q scored labels a row (L or m), R positions that share a
-row's logits (Q, or 1), N negatives, M candidates, S items of a row, D model width.
+Shape suffixes: B rows, L positions, P vectors that are scored (B L states, or B pooled ones), Q
+labels of each (1, or m), N negatives, M candidates, S items of a row, D model width.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from nxtpost_jax.sequences import PAD
 _MASKED = -1e9  # finite: a row with every negative masked keeps a finite gradient
 
 
-def sampled_softmax(positive_BxQ, negative_BxRxN, kept_BxRxN):
-    """Compute -log exp(s+) / (exp(s+) + sum over the kept negatives exp(s-)): f32[B, Q].
+def sampled_softmax(positive_PxQ, negative_PxN, kept_PxN):
+    """Compute -log exp(s+) / (exp(s+) + sum over the kept negatives exp(s-)): f32[P, Q].
 
     Args:
-      positive_BxQ: f32[B, Q], logits of the positives.
-      negative_BxRxN: f32[B, R, N], logits of the negatives; R is Q, or 1 for all of a row.
-      kept_BxRxN: bool[B, R, N], or of a shape that broadcasts to it.
+      positive_PxQ: f32[P, Q], logits of the positives.
+      negative_PxN: f32[P, N], logits of the negatives, which the Q positives share.
+      kept_PxN: bool[P, N].
     """
-    total_BxR = jax.nn.logsumexp(jnp.where(kept_BxRxN, negative_BxRxN, _MASKED), axis=-1)
-    return jax.nn.softplus(total_BxR - positive_BxQ)
+    masked_PxN = jnp.where(kept_PxN, negative_PxN, _MASKED)
+    return jax.nn.softplus(jax.nn.logsumexp(masked_PxN, axis=1, keepdims=True) - positive_PxQ)
 
 
-def binary_cross_entropy(positive_BxQ, negative_BxRxN, kept_BxRxN, *, beta: float = 1.0):
-    """Compute the mean cross entropy of a positive and its k kept negatives: f32[B, Q].
+def binary_cross_entropy(positive_PxQ, negative_PxN, kept_PxN, *, beta: float = 1.0):
+    """Compute the mean cross entropy of a positive and its k kept negatives: f32[P, Q].
 
-    -(log sigmoid(s+)^beta + sum over negatives log(1 - sigmoid(s-))) / (1 + k). Its power is
+    -(log sigmoid(s+)^beta + sum over negatives log(1 - sigmoid(s-))) / (1 + k). The power is
     taken in the log, beta log sigmoid(s+), where nothing overflows. Args as `sampled_softmax`.
 
     Source: SASRec (Kang and McAuley 2018) with beta 1, up to the factor 1 / (1 + k); gSASRec
-    (arXiv 2308.07192), Eq. gBCE, with `calibrated_beta`.
+    (arXiv 2308.07192), gBCE, with `calibrated_beta`.
     """
-    kept_BxRxN = jnp.broadcast_to(kept_BxRxN, negative_BxRxN.shape)
-    total_BxR = jnp.sum(jnp.where(kept_BxRxN, jax.nn.softplus(negative_BxRxN), 0), axis=-1)
-    terms_BxR = 1 + jnp.sum(kept_BxRxN, axis=-1)
-    return (beta * jax.nn.softplus(-positive_BxQ) + total_BxR) / terms_BxR
+    softplus_PxN = jnp.where(kept_PxN, jax.nn.softplus(negative_PxN), 0)
+    total_Px1 = jnp.sum(softplus_PxN, axis=1, keepdims=True)
+    terms_Px1 = 1 + jnp.sum(kept_PxN, axis=1, keepdims=True)
+    return (beta * jax.nn.softplus(-positive_PxQ) + total_Px1) / terms_Px1
 
 
 def calibrated_beta(num_negatives: int, num_candidates: int, calibration: float) -> float:
@@ -81,11 +81,13 @@ def short_term_loss(
     Source: NxtPost (arXiv 2202.03645), short-term loss, with uniform negatives in place of the
     batch's other posts.
     """
-    states_BxLxD = states_BxLxD / temperature
-    positive_BxL = jnp.sum(states_BxLxD * positives_BxLxD, axis=-1)
-    kept_BxLxN = labels_BxL[:, :, None] != negative_ids_N[None, None, :]
-    loss_BxL = sampled_softmax(positive_BxL, states_BxLxD @ negatives_NxD.T, kept_BxLxN)
-    return _mean_over_labels(loss_BxL, labels_BxL)
+    D = states_BxLxD.shape[-1]
+    states_PxD = states_BxLxD.reshape(-1, D) / temperature
+    labels_Px1 = labels_BxL.reshape(-1, 1)
+    positive_Px1 = jnp.sum(states_PxD * positives_BxLxD.reshape(-1, D), axis=1, keepdims=True)
+    kept_PxN = labels_Px1 != negative_ids_N[None, :]
+    loss_Px1 = sampled_softmax(positive_Px1, states_PxD @ negatives_NxD.T, kept_PxN)
+    return _mean_over_labels(loss_Px1, labels_Px1)
 
 
 def loss(
@@ -173,15 +175,19 @@ def loss(
         rngs={"dropout": dropout_key},
         method="encode_batch",
     )
-    queries = {"short": encoded.states_BxLxD}
-    if "long" in labels:
-        queries["long"] = _pooled(model, params, batch, encoded.states_BxLxD)[:, None]
     terms = {}
     for term, positives_BxQxD in zip(labels, encoded.items):
-        queries_BxRxD = queries[term] / model.config.temperature
-        positive_BxQ = jnp.sum(queries_BxRxD * positives_BxQxD, axis=-1)
-        loss_BxQ = score(queries_BxRxD, positive_BxQ, labels[term], encoded.items[-1])
-        terms[term] = _mean_over_labels(loss_BxQ, labels[term])
+        if term == "short":  # one matrix of all positions: faster on CPU than three dimensions
+            queries_PxD, Q = encoded.states_BxLxD.reshape(-1, encoded.states_BxLxD.shape[-1]), 1
+        else:
+            queries_PxD = _pooled(model, params, batch, encoded.states_BxLxD)
+            Q = objective.num_labels
+        queries_PxD = queries_PxD / model.config.temperature
+        positives_PxQxD = positives_BxQxD.reshape(-1, Q, queries_PxD.shape[1])
+        positive_PxQ = jnp.sum(queries_PxD[:, None] * positives_PxQxD, axis=-1)
+        labels_PxQ = labels[term].reshape(-1, Q)
+        loss_PxQ = score(queries_PxD, positive_PxQ, labels_PxQ, encoded.items[-1])
+        terms[term] = _mean_over_labels(loss_PxQ, labels_PxQ)
     weights = {"short": objective.short_weight, "long": objective.long_weight}
     value = sum(weights[term] * terms[term] for term in terms)
     metrics = {"loss": value, "positions": jnp.sum(batch["labels"] != PAD)}
@@ -237,41 +243,47 @@ def _kept_of_each_row(objective: Objective, drawn, batch, labels):
 def _sampled_loss(
     objective: Objective,
     drawn,
-    queries_BxRxD,
-    positive_BxQ,
-    labels_BxQ,
+    queries_PxD,
+    positive_PxQ,
+    labels_PxQ,
     negatives_NxD,
     *,
     own_kept_BxN,
     num_candidates: int,
     log_popularity,
 ):
-    miss_BxQxN = labels_BxQ[:, :, None] != drawn.ids_N[None, None, :]
-    if queries_BxRxD.shape[1] == 1:  # one vector for all labels: none of them is its negative
-        miss_BxQxN = jnp.all(miss_BxQxN, axis=1, keepdims=True)
-    kept_BxRxN = miss_BxQxN & own_kept_BxN[:, None, :]
-    negative_BxRxN = queries_BxRxD @ negatives_NxD.T
+    # None of a vector's labels is its negative.
+    miss_PxN = jnp.all(labels_PxQ[:, :, None] != drawn.ids_N[None, None, :], axis=1)
+    kept_PxN = miss_PxN & _of_each_vector(own_kept_BxN, len(queries_PxD))
+    negative_PxN = queries_PxD @ negatives_NxD.T
     if objective.logq:
         shift_N = negative_draws.log_expected_counts(drawn, num_candidates, log_popularity)
-        negative_BxRxN -= shift_N[None, None, :]
+        negative_PxN -= shift_N[None, :]
     if objective.loss == "sampled_softmax":
-        return sampled_softmax(positive_BxQ, negative_BxRxN, kept_BxRxN)
+        return sampled_softmax(positive_PxQ, negative_PxN, kept_PxN)
     beta = 1.0
     if objective.loss == "gbce":
         beta = calibrated_beta(len(drawn.ids_N), num_candidates, objective.calibration)
-    return binary_cross_entropy(positive_BxQ, negative_BxRxN, kept_BxRxN, beta=beta)
+    return binary_cross_entropy(positive_PxQ, negative_PxN, kept_PxN, beta=beta)
 
 
-def _full_softmax(objective: Objective, mesh, queries_BxRxD, positive_BxQ, labels_BxQ, items_NxD):
-    del labels_BxQ
-    queries_PxD = queries_BxRxD.reshape(-1, queries_BxRxD.shape[-1])
+def _of_each_vector(mask_BxN, count: int):
+    """Repeat a row's mask for each of its vectors: bool[P, N], or [1, N] if all rows share one."""
+    B, N = mask_BxN.shape
+    if B == 1:
+        return mask_BxN
+    return jnp.broadcast_to(mask_BxN[:, None], (B, count // B, N)).reshape(count, N)
+
+
+def _full_softmax(objective: Objective, mesh, queries_PxD, positive_PxQ, labels_PxQ, items_NxD):
+    del labels_PxQ
     if mesh is None:
         total_P = chunked_logsumexp(queries_PxD, items_NxD, chunk=objective.chunk)
     else:
         total_P = sharded_logsumexp(
             queries_PxD, items_NxD, mesh=mesh, axis=mesh.axis_names, chunk=objective.chunk
         )
-    return total_P.reshape(queries_BxRxD.shape[:2]) - positive_BxQ
+    return total_P[:, None] - positive_PxQ
 
 
 def _pooled(model: NxtPost, params, batch, states_BxLxD):
@@ -282,6 +294,6 @@ def _pooled(model: NxtPost, params, batch, states_BxLxD):
     return model.apply({"params": params}, states_BxLxD, items_BxL, method="pool")
 
 
-def _mean_over_labels(loss_BxQ, labels_BxQ):
-    scored_BxQ = labels_BxQ != PAD
-    return jnp.sum(jnp.where(scored_BxQ, loss_BxQ, 0)) / jnp.maximum(jnp.sum(scored_BxQ), 1)
+def _mean_over_labels(loss_PxQ, labels_PxQ):
+    scored_PxQ = labels_PxQ != PAD
+    return jnp.sum(jnp.where(scored_PxQ, loss_PxQ, 0)) / jnp.maximum(jnp.sum(scored_PxQ), 1)

@@ -118,9 +118,7 @@ def loss(model: WideDeep, params, batch, content, key):
     logits_BxB = model.apply({"params": params}, items_BxL, labels_B, content)
     own_BxS = jnp.concatenate([batch["items"], batch["labels"]], axis=1)
     kept_BxB = allowed(Negatives(labels_B, batch["users"]), batch["users"], own_BxS)
-    loss_Bx1 = binary_cross_entropy(
-        jnp.diagonal(logits_BxB)[:, None], logits_BxB[:, None, :], kept_BxB[:, None, :]
-    )
+    loss_Bx1 = binary_cross_entropy(jnp.diagonal(logits_BxB)[:, None], logits_BxB, kept_BxB)
     real_B = labels_B != PAD
     value = jnp.sum(jnp.where(real_B, loss_Bx1[:, 0], 0)) / jnp.maximum(jnp.sum(real_B), 1)
     return value, {"loss": value}

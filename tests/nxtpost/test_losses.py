@@ -193,9 +193,9 @@ def test_calibration_runs_from_plain_to_the_sampling_rate():
 
 
 def test_cross_entropy_of_large_logits_is_finite():
-    logits = jnp.array([[200.0, -200.0]])
-    value = binary_cross_entropy(logits, -logits[:, :, None], jnp.ones((1, 2, 1), bool), beta=1e-3)
-    np.testing.assert_allclose(value, [[0.0, (1e-3 * 200 + 200) / 2]], atol=1e-6)
+    logits = jnp.array([[200.0], [-200.0]])
+    value = binary_cross_entropy(logits, -logits, jnp.ones((2, 1), bool), beta=1e-3)
+    np.testing.assert_allclose(value, [[0.0], [(1e-3 * 200 + 200) / 2]], atol=1e-6)
 
 
 def reference(states, positives, negatives, labels, negative_ids):
