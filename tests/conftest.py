@@ -10,6 +10,8 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+# The same programs, their kernels without LLVM's expensive passes: small tests mostly compile.
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
