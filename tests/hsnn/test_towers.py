@@ -82,7 +82,7 @@ def tower(**options):
     return jax.jit(lambda params, inputs: module.apply({"params": params}, inputs)), params
 
 
-@pytest.mark.parametrize("num_layers", [0, 1, 3])
+@pytest.mark.parametrize("num_layers", [0, 1])
 def test_a_tower_emits_several_vectors_of_each_row_by_itself(num_layers):
     run, params = tower(num_layers=num_layers)
     out = run(params, inputs())
@@ -93,7 +93,7 @@ def test_a_tower_emits_several_vectors_of_each_row_by_itself(num_layers):
 
 
 def test_every_feature_moves_the_output_and_gets_a_gradient():
-    run, params = tower()
+    run, params = tower(num_layers=1)
     out = run(params, inputs())
     for name in ("age", "text", "country", "genres"):
         changed = inputs() | {name: inputs()[name][::-1]}
@@ -125,17 +125,21 @@ def test_lists_are_averaged_and_unknown_ids_absent():
     )
 
 
-def test_dense_fields_and_field_width_set_the_fields():
+def test_the_configuration_sets_the_shapes():
     for fields in (1, 3):
-        _, params = tower(dense_fields=fields, num_layers=1)
+        config = TowerConfig(dense_fields=fields, field_width=4, hidden=9, attention_width=5)
+        module = Tower(FEATURES, config, 3, 5)
+        params = jax.eval_shape(module.init, jax.random.key(0), inputs())["params"]
         assert params["dense_text"]["kernel"].shape == (6, fields * 4)
-        assert params["layer_0"]["mlp_gate"].shape == (2 * fields + 2,)
+        assert params["layer_1"]["mlp_gate"].shape == (2 * fields + 2,)
+        assert params["layer_1"]["hidden"]["kernel"].shape == ((2 * fields + 2) * 4, 9)
+        assert params["layer_1"]["afm"]["attention"]["kernel"].shape == (4, 5)
 
 
 def test_a_single_field_has_no_pairs():
     features = Features(sparse={"id": 5})
     module = Tower(features, TowerConfig(num_layers=1), 1, 4)
-    params = jax.jit(module.init)(jax.random.key(0), {"id": np.arange(3)})["params"]
+    params = jax.eval_shape(module.init, jax.random.key(0), {"id": np.arange(3)})["params"]
     assert "afm" not in params["layer_0"]
 
 
@@ -149,7 +153,7 @@ def test_a_single_field_has_no_pairs():
     ],
 )
 def test_bad_features(change, message):
-    run, params = tower()
+    run, params = tower(num_layers=1)
     given = {k: v for k, v in (inputs() | change).items() if v is not None}
     with pytest.raises(ValueError, match=message):
         run(params, given)
