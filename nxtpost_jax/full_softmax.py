@@ -20,8 +20,8 @@ def chunked_logsumexp(queries_PxD, items_NxD, *, chunk: int):
     """Compute log sum over items of exp(query . item) without ever holding all P x N products.
 
     The scan keeps a running maximum and sum; the backward pass computes each chunk's products
-    again. A single chunk takes the plain way, a fifth faster. Memory besides the arguments and
-    their gradients: O(P (chunk + N / chunk)).
+    again, unless there is one chunk only. Memory besides the arguments and their gradients:
+    O(P (chunk + N / chunk)).
 
     Args:
       queries_PxD: f32[P, D], divided by the temperature already.
