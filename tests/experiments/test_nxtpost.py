@@ -24,14 +24,13 @@ def test_command_learns_an_order_and_reports_it(tmp_path, monkeypatch):
     _write_cycles(tmp_path)
     out = tmp_path / "run"
     arguments = ["--data", str(tmp_path), "--preset", "smoke", "--devices", "1", "--out", str(out)]
-    rates = ["--epochs", "30", "--evaluate-every", "10", "--adamw-rate", "0.01", "--seeds", "2"]
+    rates = ["--epochs", "30", "--evaluate-every", "10", "--adamw-rate", "0.01", "--seed", "3"]
     nxtpost.main([*arguments, *rates, "--optimizer", "adamw"])
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["baselines"]) >= {"popularity/ndcg@10", "markov/ndcg@10"}
-    found = [summary["metrics"][f"adamw/{seed}/ndcg@10"] for seed in (0, 1)]
     # With 12 items, of which 7 are seen, a random order would have .66 (5 candidates).
-    assert min(found) > 0.9
-    assert summary["seeds"] == [0, 1]
+    assert summary["metrics"]["adamw/3/ndcg@10"] > 0.9
+    assert summary["seeds"] == [3]
     report = (out / "report.md").read_text()
     assert "NxtPost, AdamW" in report
     assert "skip-3 Markov" in report

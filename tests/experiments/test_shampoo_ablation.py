@@ -29,7 +29,10 @@ def test_batches_are_a_function_of_seed_and_epoch():
     assert not np.array_equal(one["inputs"], other["inputs"])
 
 
-def test_command_compares_both_optimizers(tmp_path, capsys):
+def test_command_compares_both_optimizers(tmp_path, monkeypatch):
+    monkeypatch.setattr(shampoo_ablation, "STEPS_BETWEEN_EVALUATIONS", 15)
+    monkeypatch.setattr(shampoo_ablation, "BATCH_SIZE", 8)
+    monkeypatch.setattr(shampoo_ablation, "VALIDATION_WINDOWS", 64)
     text = tmp_path / "rhyme.txt"
     text.write_text("the cat sat on the mat, and that was that. " * 200)
     out = tmp_path / "run"
@@ -37,6 +40,7 @@ def test_command_compares_both_optimizers(tmp_path, capsys):
     shampoo_ablation.main([*arguments, "--out", str(out)])
     summary = json.loads((out / "summary.json").read_text())
     assert summary["metrics"]["shampoo/0.004/validation_loss"] < 3.0
+    assert summary["metrics"]["thrifty/0.004/validation_loss"] < 3.0
     assert summary["baselines"]["adamw/0.004/validation_loss"] < 3.0
     assert "<rhyme>" in summary["command"]
 
