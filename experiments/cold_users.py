@@ -16,24 +16,29 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from jax.sharding import Mesh
 from matplotlib.axes import Axes
 
 import nxtpost_jax
-from experiments.datasets import read
 from experiments.errors import exit_on_input_error
-from experiments.library_calls import library_calls
-from experiments.next_item import Problem, baseline_scorers, pose, score, train_nxtpost
-from experiments.nxtpost import NxtPostOptions, make_optimizer
+from experiments.next_item import (
+    Problem,
+    baseline_scorers,
+    data_name,
+    pose,
+    rank,
+    read_interactions,
+    score,
+)
+from experiments.nxtpost import NxtPostOptions, log_test, train_one
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
-from experiments.provenance import DataName
 from experiments.report import COLORS, Table, finish_axes, print_table, write_report
-from experiments.results import check_keep, keep_result, log_test_evaluation
+from experiments.results import check_keep, finish
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
+from experiments.training import TrainResult
 from experiments.user_features import UserFeatures, read_user_features
-from nxtpost_jax import Metrics, NxtPostConfig, Objective, Sequences, Split, backfill
+from nxtpost_jax import Metrics, NxtPost, NxtPostConfig, Objective, Sequences, Split, backfill
 
 Fill = Callable[[Sequences], Sequences] | None
 ROWS = {
@@ -98,36 +103,15 @@ def fills_of(problem: Problem, *, fill_to: int) -> dict[str, Fill]:
     return fills
 
 
-def train_one(run: Run, problem: Problem, options: ColdUsers, *, stage: str, mesh: Mesh):
-    """Train a model on whole histories; return it with its parameters."""
-    rows = {"max_len": options.model.max_len, "batch_size": options.batch_size}
-    steps = nxtpost_jax.steps_per_epoch(problem.split.train, **rows)
-    static = problem.split.train.static
-    sizes = () if static is None else tuple(int(n) for n in static.max(axis=0) + 1)
-    model, result = train_nxtpost(
-        run,
-        problem,
-        dataclasses.replace(options.model, static_sizes=sizes),
-        stage=stage,
-        tx=make_optimizer(options.optimizer, options, steps_per_epoch=steps),
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        objective=options.objective,
-        evaluate_every=options.evaluate_every,
-        seed=options.seed,
-        mesh=mesh,
-        patience=options.patience,
-    )
-    return model, result.params
-
-
-def curves_of(problem: Problem, model, params, fills, lengths) -> dict[str, list[Metrics]]:
+def curves_of(
+    problem: Problem, model: NxtPost, trained: TrainResult, fills, lengths
+) -> dict[str, list[Metrics]]:
     """Rank the test targets with histories cut to each length, filled in each way."""
     curves: dict[str, list[Metrics]] = {name: [] for name in fills}
     for n in lengths:
         queries = nxtpost_jax.truncate_histories(problem.split.test, n)
         for name, fill in fills.items():
-            curves[name].append(score(problem, model, params, queries, backfill=fill))
+            curves[name].append(score(problem, model, trained.params, queries, backfill=fill))
     return curves
 
 
@@ -135,9 +119,8 @@ def baseline_curves(problem: Problem, lengths, *, max_len: int) -> dict[str, lis
     """Rank by the baselines with the same cut histories."""
     scorers = baseline_scorers(problem, problem.split.test)
     cut = [nxtpost_jax.truncate_histories(problem.split.test, n) for n in lengths]
-    common = {"max_len": max_len, "seen_filter": problem.protocol.seen_filter}
     return {
-        name: [nxtpost_jax.evaluate(scorers[name], queries, **common) for queries in cut]
+        name: [rank(problem, scorers[name], queries, max_len=max_len) for queries in cut]
         for name in COMPARED
         if name in scorers
     }
@@ -175,19 +158,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, arguments = parse("cold_users", PRESETS, argv)
     check_keep(options.keep)
     mesh = make_mesh(select_devices(options.devices))
-    interactions = library_calls() if options.data is None else read(options.data)
+    interactions = read_interactions(options.data)
     problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
     features = options.data and read_user_features(options.data, interactions.user_ids)
-    name = DataName(interactions.name, interactions.sha256)
-    with open_run("cold_users", options, arguments=arguments, data=name) as run:
-        plain = train_one(run, problem, options, stage="plain", mesh=mesh)
-        told = with_static(problem, features) if features else None
-        static = told and train_one(run, told, options, stage="static", mesh=mesh)
-        reason = "all training is finished"
-        log_test_evaluation(run, name=options.keep or run.folder.name, reason=reason)
+    data = data_name(interactions)
+    with open_run("cold_users", options, arguments=arguments, data=data) as run:
+        train = functools.partial(
+            train_one,
+            run,
+            options=options,
+            optimizer=options.optimizer,
+            seed=options.seed,
+            mesh=mesh,
+        )
+        plain = train(problem, options.model, stage="plain")
+        if features:
+            told = with_static(problem, features)
+            config = dataclasses.replace(options.model, static_sizes=features.sizes)
+            static = train(told, config, stage="static")
+        log_test(run, options)
         fills = fills_of(problem, fill_to=options.fill_to)
         models = curves_of(problem, *plain, fills, options.lengths)
-        if static:
+        if features:
             models |= curves_of(told, *static, {"static": None}, options.lengths)
         baselines = baseline_curves(problem, options.lengths, max_len=options.model.max_len)
         _report(run, problem, options, baselines, models, mesh=mesh)
@@ -223,9 +215,7 @@ def _report(run: Run, problem: Problem, options: ColdUsers, baselines, models, *
         tables=tables,
         panels=[functools.partial(draw, lengths=lengths, curves=models | baselines)],
     )
-    if options.keep:
-        keep_result(run, name=options.keep)
-    print(f"run folder: {run.folder}")
+    finish(run, keep=options.keep)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from experiments.digits_model import Mlp
 from experiments.errors import exit_on_input_error
 from experiments.options import Options, parse, select_devices
 from experiments.report import Draw, Table, draw_curves, print_table, read_curves, write_report
-from experiments.results import check_keep, keep_result, log_test_evaluation
+from experiments.results import check_keep, finish, log_test_evaluation
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
 from experiments.training import TrainResult, train
@@ -318,9 +318,7 @@ def _report(
         tables=[table],
         panels=panels_of(run, seed=options.seed),
     )
-    if options.keep:
-        keep_result(run, name=options.keep)
-    print(f"run folder: {run.folder}")
+    finish(run, keep=options.keep)
 
 
 if __name__ == "__main__":

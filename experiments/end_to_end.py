@@ -30,18 +30,18 @@ from experiments.datasets import read
 from experiments.download import download
 from experiments.errors import InputError, bad_input, exit_on_input_error
 from experiments.interactions import Interactions
-from experiments.library_calls import library_calls
 from experiments.next_item import (
     Problem,
+    data_name,
     ndcg_difference,
     pose,
+    read_interactions,
     score,
     score_baselines,
     train_nxtpost,
 )
 from experiments.options import Options, parse, select_devices
 from experiments.path_report import Outcome, report
-from experiments.provenance import DataName
 from experiments.results import check_keep, log_test_evaluation
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
@@ -153,7 +153,7 @@ def load(options: EndToEnd) -> Interactions:
     """Read what --data names, or fetch what --download names, or mine library calls."""
     if options.download:
         return read(download(options.download, Path("runs") / "data" / options.download))
-    return library_calls() if options.data is None else read(options.data)
+    return read_interactions(options.data)
 
 
 def model_config(options: EndToEnd, *, ids: bool) -> NxtPostConfig:
@@ -299,8 +299,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
     print(f"protocol: {problem.protocol.describe()}")
     options = with_recipe(options, problem)
-    data = DataName(f"<{interactions.name}>", interactions.sha256)
-    with open_run("end_to_end", options, arguments=arguments, data=data) as run:
+    with open_run("end_to_end", options, arguments=arguments, data=data_name(interactions)) as run:
         digit_rows = run_digits(run, options, mesh=mesh)
         outcome = run_path(run, problem, options, mesh=mesh)
         report(run, problem, outcome, digit_rows, options=options, mesh=mesh)

@@ -14,6 +14,7 @@ NDCG@10.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -22,20 +23,26 @@ from jax.sharding import Mesh
 
 import nxtpost_jax
 from experiments.content import content_vectors
-from experiments.datasets import read
 from experiments.errors import bad_input, exit_on_input_error
 from experiments.interactions import Interactions
-from experiments.library_calls import library_calls
-from experiments.next_item import Problem, baseline_scorers, score, train_nxtpost
-from experiments.nxtpost import NxtPostOptions, make_optimizer
+from experiments.next_item import (
+    Problem,
+    baseline_scorers,
+    data_name,
+    query_times,
+    rank,
+    read_interactions,
+    score,
+    sequences_of,
+)
+from experiments.nxtpost import NxtPostOptions, log_test, train_one
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
-from experiments.provenance import DataName
 from experiments.report import Table, print_table, write_report
-from experiments.results import check_keep, keep_result, log_test_evaluation
+from experiments.results import check_keep, finish
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
-from nxtpost_jax import Metrics, NxtPostConfig, Objective, Protocol, Queries, Sequences
+from nxtpost_jax import Metrics, NxtPost, NxtPostConfig, Objective, Protocol, Queries, Sequences
 
 TEST_SHARE, VALIDATION_SHARE = 0.10, 0.05
 MODELS = {
@@ -104,14 +111,7 @@ def pose_fresh(interactions: Interactions, options: FreshItems) -> Fresh:
       InputError: the data has no order, no times for `--split time`, no content, or no query of
         one of the four kinds is left.
     """
-    if not interactions.ordered:
-        raise bad_input(interactions.name, expected="events in an order", found="sets")
-    sequences = Sequences.from_events(
-        interactions.users,
-        interactions.items,
-        times=interactions.timestamps,
-        num_users=interactions.n_users,
-    )
+    sequences = sequences_of(interactions)
     by_draw = options.split == "items"
     cut = _hold_out if by_draw else _cut_in_time
     split, validation_cold, test_cold, rule = cut(interactions, sequences, options.seed)
@@ -204,8 +204,6 @@ def train_model(run: Run, fresh: Fresh, kind: str, options: FreshItems, *, mesh:
     content = None if kind == "id" else fresh.problem.content
     problem = dataclasses.replace(fresh.problem, content=content)
     config = dataclasses.replace(options.model, id_embedding=kind != "content")
-    rows = {"max_len": config.max_len, "batch_size": options.batch_size}
-    steps = nxtpost_jax.steps_per_epoch(problem.split.train, **rows)
 
     def evaluate(model, params) -> Mapping[str, float]:
         def ndcg(queries):
@@ -216,19 +214,15 @@ def train_model(run: Run, fresh: Fresh, kind: str, options: FreshItems, *, mesh:
         both = warm if kind == "id" else nxtpost_jax.harmonic_mean(warm, cold)
         return {"ndcg@10": both, "warm_ndcg@10": warm, "cold_ndcg@10": cold}
 
-    model, result = train_nxtpost(
+    model, result = train_one(
         run,
         problem,
         config,
+        options,
+        optimizer=options.optimizer,
         stage=f"{kind}-{seed}",
-        tx=make_optimizer(options.optimizer, options, steps_per_epoch=steps),
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        objective=options.objective,
-        evaluate_every=options.evaluate_every,
         seed=seed,
         mesh=mesh,
-        patience=options.patience,
         evaluate=evaluate,
     )
     return problem, model, result.params
@@ -236,23 +230,22 @@ def train_model(run: Run, fresh: Fresh, kind: str, options: FreshItems, *, mesh:
 
 def score_baselines(fresh: Fresh, *, max_len: int) -> dict[str, Scores]:
     """Rank by every baseline."""
-    scorers = baseline_scorers(fresh.problem, fresh.test.warm)
 
     def of(scores_fn):
         def evaluate(queries, **options):
-            times = queries.histories.times
-            return nxtpost_jax.evaluate(
-                scores_fn,
-                queries,
-                max_len=max_len,
-                seen_filter=fresh.problem.protocol.seen_filter,
-                query_times=None if times is None else nxtpost_jax.last_times(queries.histories),
-                **options,
-            )
+            options |= {"max_len": max_len, "query_times": query_times(queries)}
+            return rank(fresh.problem, scores_fn, queries, **options)
 
-        return evaluate
+        return score_parts(evaluate, fresh.test, fresh.cold)
 
-    return {name: score_parts(of(fn), fresh.test, fresh.cold) for name, fn in scorers.items()}
+    scorers = baseline_scorers(fresh.problem, fresh.test.warm)
+    return {name: of(scores_fn) for name, scores_fn in scorers.items()}
+
+
+def score_model(fresh: Fresh, problem: Problem, model: NxtPost, params) -> Scores:
+    """Rank by a trained model."""
+    evaluate = functools.partial(score, problem, model, params)
+    return score_parts(evaluate, fresh.test, fresh.cold)
 
 
 def table_of(
@@ -307,46 +300,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, arguments = parse("fresh_items", PRESETS, argv)
     check_keep(options.keep)
     mesh = make_mesh(select_devices(options.devices))
-    interactions = library_calls() if options.data is None else read(options.data)
+    interactions = read_interactions(options.data)
     fresh = pose_fresh(interactions, options)
-    name = DataName(interactions.name, interactions.sha256)
-    seeds = range(options.seed, options.seed + options.seeds)
-    with open_run("fresh_items", options, arguments=arguments, data=name) as run:
+    data = data_name(interactions)
+    with open_run("fresh_items", options, arguments=arguments, data=data) as run:
         trained = {
-            kind: [train_model(run, fresh, kind, options, mesh=mesh, seed=s) for s in seeds]
+            kind: [
+                train_model(run, fresh, kind, options, mesh=mesh, seed=seed)
+                for seed in options.all_seeds
+            ]
             for kind in options.models
         }
-        reason = "all training is finished"
-        log_test_evaluation(run, name=options.keep or run.folder.name, reason=reason)
+        log_test(run, options)
         baselines = score_baselines(fresh, max_len=options.model.max_len)
+        models = {k: [score_model(fresh, *one) for one in own] for k, own in trained.items()}
+        _report(run, fresh, options, baselines, models, mesh=mesh)
 
-        def test(problem, model, params) -> Scores:
-            def evaluate(queries, **choices):
-                return score(problem, model, params, queries, **choices)
 
-            return score_parts(evaluate, fresh.test, fresh.cold)
-
-        models = {kind: [test(*one) for one in own] for kind, own in trained.items()}
-        figures = [
-            _flat(f"{kind}/{seed}", own)
-            for kind, runs in models.items()
-            for seed, own in zip(seeds, runs)
-        ]
-        summary = run.write_summary(
-            protocol=fresh.problem.protocol.asdict(),
-            metrics={k: v for part in figures for k, v in part.items()},
-            baselines={k: v for n, own in baselines.items() for k, v in _flat(n, own).items()},
-            seeds=list(seeds),
-            devices=list(mesh.devices.flat),
-        )
-        table = table_of(fresh, baselines, models)
-        print_table(table)
-        title = f"Fresh items: {interactions.name}"
-        intro = f"Trained by {options.optimizer}. {fresh.problem.protocol.describe()}"
-        write_report(run, title=title, intro=intro, summary=summary, tables=[table])
-        if options.keep:
-            keep_result(run, name=options.keep)
-        print(f"run folder: {run.folder}")
+def _report(run: Run, fresh: Fresh, options: FreshItems, baselines, models, *, mesh: Mesh) -> None:
+    figures: dict[str, float] = {}
+    for kind, runs in models.items():
+        for seed, own in zip(options.all_seeds, runs):
+            figures |= _flat(f"{kind}/{seed}", own)
+    protocol = fresh.problem.protocol
+    summary = run.write_summary(
+        protocol=protocol.asdict(),
+        metrics=figures,
+        baselines={k: v for name, own in baselines.items() for k, v in _flat(name, own).items()},
+        seeds=options.all_seeds,
+        devices=list(mesh.devices.flat),
+    )
+    table = table_of(fresh, baselines, models)
+    print_table(table)
+    title = f"Fresh items: {protocol.data}"
+    intro = f"Trained by {options.optimizer}. {protocol.describe()}"
+    write_report(run, title=title, intro=intro, summary=summary, tables=[table])
+    finish(run, keep=options.keep)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +15,11 @@ from jax.sharding import Mesh
 import nxtpost_jax
 import shampoo_jax
 from experiments.content import content_vectors
+from experiments.datasets import read
 from experiments.errors import InputError
 from experiments.interactions import Interactions
-from experiments.library_calls import package_split
+from experiments.library_calls import library_calls, package_split
+from experiments.provenance import DataName
 from experiments.run_folder import Run
 from experiments.train_step import Params
 from experiments.training import TrainResult, train
@@ -31,7 +34,10 @@ from nxtpost_jax import (
     Split,
 )
 from nxtpost_jax import baselines as baseline_models
+from nxtpost_jax.metrics import gains
 from nxtpost_jax.ranking import ScoresFn
+
+Evaluate = Callable[[NxtPost, Params], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,6 +60,32 @@ class Problem:
     protocol: Protocol
 
 
+def read_interactions(path: Path | None) -> Interactions:
+    """Read what --data names, or mine library calls."""
+    return library_calls() if path is None else read(path)
+
+
+def data_name(interactions: Interactions) -> DataName:
+    """Name the data in commands that are kept."""
+    return DataName(f"<{interactions.name}>", interactions.sha256)
+
+
+def sequences_of(interactions: Interactions) -> Sequences:
+    """Group the events by user, in their order.
+
+    Raises:
+      InputError: the data has no order.
+    """
+    if not interactions.ordered:
+        raise InputError(f"{interactions.name}: expected events in an order, found sets")
+    return Sequences.from_events(
+        interactions.users,
+        interactions.items,
+        times=interactions.timestamps,
+        num_users=interactions.n_users,
+    )
+
+
 def pose(interactions: Interactions, *, content_dim: int, seed: int = 0) -> Problem:
     """Split interactions and embed the items' texts, fitted on the training period.
 
@@ -63,14 +95,7 @@ def pose(interactions: Interactions, *, content_dim: int, seed: int = 0) -> Prob
     Raises:
       InputError: the data has no order, or no user is long enough to be asked about.
     """
-    if not interactions.ordered:
-        raise InputError(f"{interactions.name}: expected events in an order, found sets")
-    sequences = Sequences.from_events(
-        interactions.users,
-        interactions.items,
-        times=interactions.timestamps,
-        num_users=interactions.n_users,
-    )
+    sequences = sequences_of(interactions)
     grouped = interactions.groups is not None
     split = nxtpost_jax.leave_one_out(sequences)
     if grouped:
@@ -126,23 +151,24 @@ def baseline_scorers(problem: Problem, queries: Queries) -> dict[str, ScoresFn]:
     return scorers
 
 
-def score_baselines(
-    problem: Problem, queries: Queries, *, max_len: int, **options
-) -> dict[str, Metrics]:
-    """Rank the targets by every baseline; options as in `ranking.evaluate`."""
-    times = None
-    if queries.histories.times is not None:
-        times = nxtpost_jax.last_times(queries.histories)
-    evaluate = functools.partial(
-        nxtpost_jax.evaluate,
-        queries=queries,
-        max_len=max_len,
-        seen_filter=problem.protocol.seen_filter,
-        query_times=times,
-        **options,
+def rank(problem: Problem, scores_fn: ScoresFn, queries: Queries, **options) -> Metrics:
+    """Rank the targets as the protocol says; options as in `ranking.evaluate`."""
+    return nxtpost_jax.evaluate(
+        scores_fn, queries, seen_filter=problem.protocol.seen_filter, **options
     )
+
+
+def query_times(queries: Queries) -> np.ndarray | None:
+    """Return when each query is asked, the time of its last event; None without times."""
+    histories = queries.histories
+    return None if histories.times is None else nxtpost_jax.last_times(histories)
+
+
+def score_baselines(problem: Problem, queries: Queries, *, max_len: int) -> dict[str, Metrics]:
+    """Rank the targets by every baseline."""
+    options = {"max_len": max_len, "query_times": query_times(queries)}
     scorers = baseline_scorers(problem, queries)
-    return {name: evaluate(scores) for name, scores in scorers.items()}
+    return {name: rank(problem, scores, queries, **options) for name, scores in scorers.items()}
 
 
 def train_nxtpost(
@@ -159,7 +185,7 @@ def train_nxtpost(
     seed: int,
     mesh: Mesh,
     patience: int | None = None,
-    evaluate: Callable[[NxtPost, Params], Mapping[str, float]] | None = None,
+    evaluate: Evaluate | None = None,
 ) -> tuple[NxtPost, TrainResult]:
     """Train both towers as one stage of a run; the epoch is selected by validation NDCG@10.
 
@@ -219,18 +245,11 @@ def score(
     """Rank the targets of queries by a trained model; options as in `ranking.evaluate`."""
     content = None if problem.content is None else jnp.asarray(problem.content)
     scores = nxtpost_jax.model_scores(model, params, content)
-    return nxtpost_jax.evaluate(
-        scores,
-        queries,
-        max_len=model.config.max_len,
-        seen_filter=problem.protocol.seen_filter,
-        bootstrap=bootstrap,
-        **options,
-    )
+    options |= {"max_len": model.config.max_len, "bootstrap": bootstrap}
+    return rank(problem, scores, queries, **options)
 
 
 def ndcg_difference(one: Metrics, other: Metrics) -> tuple[float, float]:
     """Return the mean difference in NDCG@10 over the same queries, and its standard error."""
-    gains = [np.where(m.ranks <= 10, 1 / np.log2(m.ranks + 1.0), 0.0) for m in (one, other)]
-    difference = gains[0] - gains[1]
+    difference = gains(one.ranks, "ndcg@10") - gains(other.ranks, "ndcg@10")
     return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))

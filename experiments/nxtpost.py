@@ -23,26 +23,26 @@ from jax.sharding import Mesh
 
 import nxtpost_jax
 import shampoo_jax
-from experiments.datasets import read
 from experiments.errors import bad_input, exit_on_input_error
-from experiments.library_calls import library_calls
 from experiments.next_item import (
+    Evaluate,
     Problem,
+    data_name,
     ndcg_difference,
     pose,
+    read_interactions,
     score,
     score_baselines,
     train_nxtpost,
 )
 from experiments.options import Options, parse, select_devices
-from experiments.path_report import NAMES
-from experiments.provenance import DataName
+from experiments.path_report import NAMES, best_validation, first_at
 from experiments.report import Table, draw_curves, print_table, read_curves, write_report
-from experiments.results import check_keep, keep_result, log_test_evaluation
+from experiments.results import check_keep, finish, log_test_evaluation
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
 from experiments.training import TrainResult
-from nxtpost_jax import Metrics, NxtPostConfig, Objective
+from nxtpost_jax import Metrics, NxtPost, NxtPostConfig, Objective
 
 OPTIMIZERS = {"adamw": "NxtPost, AdamW", "shampoo": "NxtPost, Shampoo"}
 
@@ -89,6 +89,11 @@ class NxtPostOptions(Options):
                 raise bad_input(flag, expected="a number above 0", found=getattr(self, name))
 
     @property
+    def all_seeds(self) -> range:
+        """The seeds to train from."""
+        return range(self.seed, self.seed + self.seeds)
+
+    @property
     def optimizers(self) -> tuple[str, ...]:
         """The optimizers that train."""
         return tuple(OPTIMIZERS) if self.optimizer == "both" else (self.optimizer,)
@@ -129,38 +134,60 @@ def train_all(
     run: Run, problem: Problem, options: NxtPostOptions, *, mesh: Mesh
 ) -> dict[str, list[tuple]]:
     """Train every optimizer from every seed: (model, result) by optimizer."""
-    rows = {"max_len": options.model.max_len, "batch_size": options.batch_size}
-    steps = nxtpost_jax.steps_per_epoch(problem.split.train, **rows)
-    trained = {}
-    for name in options.optimizers:
-        trained[name] = [
-            train_nxtpost(
+    return {
+        name: [
+            train_one(
                 run,
                 problem,
                 options.model,
+                options,
+                optimizer=name,
                 stage=f"{name}-{seed}",
-                tx=make_optimizer(name, options, steps_per_epoch=steps),
-                objective=options.objective,
-                epochs=options.epochs,
-                patience=options.patience,
-                batch_size=options.batch_size,
-                evaluate_every=options.evaluate_every,
                 seed=seed,
                 mesh=mesh,
             )
-            for seed in range(options.seed, options.seed + options.seeds)
+            for seed in options.all_seeds
         ]
-    return trained
+        for name in options.optimizers
+    }
 
 
-def best_validation(result: TrainResult) -> float:
-    """Return the best validation NDCG@10."""
-    return max(r["ndcg@10"] for r in result.history if "ndcg@10" in r)
+def train_one(
+    run: Run,
+    problem: Problem,
+    config: NxtPostConfig,
+    options: NxtPostOptions,
+    *,
+    optimizer: str,
+    stage: str,
+    seed: int,
+    mesh: Mesh,
+    evaluate: Evaluate | None = None,
+) -> tuple[NxtPost, TrainResult]:
+    """Train one model as the options say; see `train_nxtpost`."""
+    rows = {"max_len": config.max_len, "batch_size": options.batch_size}
+    steps = nxtpost_jax.steps_per_epoch(problem.split.train, **rows)
+    return train_nxtpost(
+        run,
+        problem,
+        config,
+        stage=stage,
+        tx=make_optimizer(optimizer, options, steps_per_epoch=steps),
+        objective=options.objective,
+        epochs=options.epochs,
+        patience=options.patience,
+        batch_size=options.batch_size,
+        evaluate_every=options.evaluate_every,
+        seed=seed,
+        mesh=mesh,
+        evaluate=evaluate,
+    )
 
 
-def reach(result: TrainResult, target: float) -> Mapping[str, float]:
-    """Return the first evaluation at which validation NDCG@10 reaches a target, or {}."""
-    return next((r for r in result.history if r.get("ndcg@10", -1.0) >= target), {})
+def log_test(run: Run, options: NxtPostOptions) -> None:
+    """Note that the test split is looked at now."""
+    name = options.keep or run.folder.name
+    log_test_evaluation(run, name=name, reason="all training is finished")
 
 
 def training_table(results: Mapping[str, Sequence[TrainResult]]) -> Table:
@@ -174,7 +201,7 @@ def training_table(results: Mapping[str, Sequence[TrainResult]]) -> Table:
 
     def row(name: str) -> list:
         own = results[name]
-        reached = [reach(r, target) for r in own]
+        reached = [first_at(r, target=target) or {} for r in own]
         return [
             OPTIMIZERS[name],
             median(best_validation(r) for r in own),
@@ -244,15 +271,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, arguments = parse("nxtpost", PRESETS, argv)
     check_keep(options.keep)
     mesh = make_mesh(select_devices(options.devices))
-    interactions = library_calls() if options.data is None else read(options.data)
+    interactions = read_interactions(options.data)
     problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
-    name = DataName(interactions.name, interactions.sha256)
-    with open_run("nxtpost", options, arguments=arguments, data=name) as run:
+    data = data_name(interactions)
+    with open_run("nxtpost", options, arguments=arguments, data=data) as run:
         trained = train_all(run, problem, options, mesh=mesh)
         test = problem.split.test
-        log_test_evaluation(
-            run, name=options.keep or run.folder.name, reason="all training is finished"
-        )
+        log_test(run, options)
         baselines = score_baselines(problem, test, max_len=options.model.max_len)
         models = {
             name: [score(problem, model, result.params, test) for model, result in own]
@@ -266,14 +291,14 @@ def _report(run: Run, problem: Problem, options, baselines, models, results, *, 
     figures = {
         f"{name}/{seed}/{figure}": value
         for name, runs in models.items()
-        for seed, metrics in enumerate(runs, options.seed)
+        for seed, metrics in zip(options.all_seeds, runs)
         for figure, value in metrics.values.items()
     }
     summary = run.write_summary(
         protocol=problem.protocol.asdict(),
         metrics=figures,
         baselines={f"{n}/{f}": v for n, m in baselines.items() for f, v in m.values.items()},
-        seeds=list(range(options.seed, options.seed + options.seeds)),
+        seeds=options.all_seeds,
         devices=list(mesh.devices.flat),
     )
     tables = [ranking_table(baselines, models), training_table(results)]
@@ -294,9 +319,7 @@ def _report(run: Run, problem: Problem, options, baselines, models, results, *, 
         tables=tables,
         panels=panels,
     )
-    if options.keep:
-        keep_result(run, name=options.keep)
-    print(f"run folder: {run.folder}")
+    finish(run, keep=options.keep)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Parameter shapes of known models, for timing optimizers without the models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+
+from experiments.errors import bad_input
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
@@ -76,3 +78,16 @@ PARAMETER_SETS: dict[str, Callable[[], Shapes]] = {
     "layers200": layers200,
     "odd200": odd200,
 }
+
+
+def read_sets(text: str, known: Collection[str] = PARAMETER_SETS) -> list[str]:
+    """Split the value of `--sets`.
+
+    Raises:
+      InputError: a name is not among the known ones.
+    """
+    names = text.split(",")
+    for name in names:
+        if name not in known:
+            raise bad_input("--sets", expected=f"some of {', '.join(known)}", found=name)
+    return names

@@ -19,7 +19,7 @@ from experiments.report import (
     read_curves,
     write_report,
 )
-from experiments.results import keep_result
+from experiments.results import finish
 from experiments.retrieval import Retrieved
 from experiments.run_folder import Run
 from experiments.training import TrainResult
@@ -263,6 +263,4 @@ def report(
             functools.partial(draw_recall, curves=recall, n_items=problem.num_items),
         ],
     )
-    if options.keep:
-        keep_result(run, name=options.keep)
-    print(f"run folder: {run.folder}")
+    finish(run, keep=options.keep)

@@ -54,6 +54,13 @@ def log_test_evaluation(
         file.write(json.dumps(line) + "\n")
 
 
+def finish(run: Run, *, keep: str | None) -> None:
+    """End a command: keep its result where a name is given, and say where the run folder is."""
+    if keep:
+        keep_result(run, name=keep)
+    print(f"run folder: {run.folder}")
+
+
 def keep_result(run: Run, *, name: str, results: Path = RESULTS) -> None:
     """Copy summary and report to NAME.json, NAME.md and NAME.png, replacing earlier ones."""
     results.mkdir(parents=True, exist_ok=True)

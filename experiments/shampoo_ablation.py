@@ -34,7 +34,7 @@ from experiments.errors import bad_input, exit_on_input_error
 from experiments.options import Options, parse, select_devices
 from experiments.provenance import DataName
 from experiments.report import Table, draw_curves, print_table, read_curves, write_report
-from experiments.results import check_keep, keep_result
+from experiments.results import check_keep, finish
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
 from experiments.training import TrainResult, train
@@ -271,9 +271,7 @@ def _report(run: Run, text: Text, results, *, options: Ablation, devices) -> Non
             for against in ("step", "seconds")
         ],
     )
-    if options.keep:
-        keep_result(run, name=options.keep)
-    print(f"run folder: {run.folder}")
+    finish(run, keep=options.keep)
 
 
 if __name__ == "__main__":

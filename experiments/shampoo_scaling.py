@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 
 import shampoo_jax
-from experiments.errors import bad_input, exit_on_input_error
+from experiments.errors import exit_on_input_error
 from experiments.options import Options, parse, select_devices
-from experiments.parameter_sets import PARAMETER_SETS
+from experiments.parameter_sets import PARAMETER_SETS, read_sets
 from experiments.report import Table, print_table, write_report
-from experiments.results import check_keep, keep_result
+from experiments.results import check_keep, finish
 from experiments.run_folder import open_run
 from experiments.sharding import make_mesh, replicated
 
@@ -44,10 +44,7 @@ class Scaling(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = [name for name in self.sets.split(",") if name not in PARAMETER_SETS]
-        if unknown:
-            known = ", ".join(PARAMETER_SETS)
-            raise bad_input("--sets", expected=f"some of {known}", found=unknown[0])
+        read_sets(self.sets)
 
 
 PRESETS = {"default": Scaling(), "smoke": Scaling(sets="sequences", counts=(1, 2))}
@@ -118,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices = select_devices(options.devices or max(options.counts))
     with open_run("shampoo_scaling", options, arguments=arguments) as run:
         results, tables = {}, []
-        for name in options.sets.split(","):
+        for name in read_sets(options.sets):
             results[name] = {
                 count: measure(name, count, block_size=options.block_size)
                 for count in options.counts
@@ -141,9 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         intro = "One Shampoo step a device, read off compiled programs."
         write_report(run, title="Shampoo by devices", intro=intro, summary=summary, tables=tables)
-        if options.keep:
-            keep_result(run, name=options.keep)
-        print(f"run folder: {run.folder}")
+        finish(run, keep=options.keep)
 
 
 if __name__ == "__main__":

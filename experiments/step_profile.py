@@ -20,9 +20,9 @@ import numpy as np
 import shampoo_jax
 from experiments.errors import bad_input, exit_on_input_error
 from experiments.options import Options, parse, select_devices
-from experiments.parameter_sets import PARAMETER_SETS
+from experiments.parameter_sets import PARAMETER_SETS, read_sets
 from experiments.report import Table, print_table, write_report
-from experiments.results import check_keep, keep_result
+from experiments.results import check_keep, finish
 from experiments.run_folder import open_run
 from experiments.sharding import make_mesh
 from experiments.step_time import Contestant, make_contestant
@@ -51,10 +51,7 @@ class StepProfile(Options):
             if getattr(self, name) < 1:
                 flag = f"--{name.replace('_', '-')}"
                 raise bad_input(flag, expected="at least 1", found=getattr(self, name))
-        unknown = [name for name in self.sets.split(",") if name not in PARAMETER_SETS]
-        if unknown:
-            known = ", ".join(PARAMETER_SETS)
-            raise bad_input("--sets", expected=f"some of {known}", found=unknown[0])
+        read_sets(self.sets)
 
 
 PRESETS = {"default": StepProfile(), "smoke": StepProfile(sets="layers200", turns=2)}
@@ -140,7 +137,7 @@ def product_table(turns: int) -> tuple[Table, dict[str, float]]:
     times = medians(products_by_side(), turns)
     rows = [[side, ms, 2 * PARAMETERS * side / ms / 1e6] for side, ms in times.items()]
     table = Table(
-        title="Batched product of 4,194,304 parameters by side of a block",
+        title=f"Batched product of {PARAMETERS:,} parameters by side of a block",
         columns=("side", "ms", "GFLOP/s"),
         baselines=rows[-1:],
         rows=rows[:-1],
@@ -155,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_keep(options.keep)
     mesh = make_mesh(select_devices(options.devices))
     with open_run("step_profile", options, arguments=arguments) as run:
-        timed = [part_table(name, options, mesh=mesh) for name in options.sets.split(",")]
+        timed = [part_table(name, options, mesh=mesh) for name in read_sets(options.sets)]
         timed.append(product_table(options.turns))
         tables, figures = zip(*timed)
         for table in tables:
@@ -172,9 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_report(
             run, title="Parts of a Shampoo step", intro=intro, summary=summary, tables=tables
         )
-        if options.keep:
-            keep_result(run, name=options.keep)
-        print(f"run folder: {run.folder}")
+        finish(run, keep=options.keep)
 
 
 if __name__ == "__main__":

@@ -31,15 +31,16 @@ import optax
 import shampoo_jax
 from experiments.errors import bad_input, exit_on_input_error
 from experiments.options import Options, parse, select_devices
-from experiments.parameter_sets import PARAMETER_SETS, Shapes
+from experiments.parameter_sets import PARAMETER_SETS, Shapes, read_sets
 from experiments.report import Table, print_table, write_report
-from experiments.results import check_keep, keep_result
+from experiments.results import check_keep, finish
 from experiments.run_folder import open_run, write_atomically
 from experiments.sharding import make_mesh, replicated, shard_batch
 from experiments.step_floor import eigendecompositions, products
 from experiments.train_step import compile_step, init_state, make_step, shardings_of, state_layout
 from experiments.whole_step import WHOLE_STEPS
 
+SETS = (*PARAMETER_SETS, *WHOLE_STEPS)
 ROW = (
     "set",
     "optimizer",
@@ -61,7 +62,7 @@ ROW = (
 class StepTime(Options):
     """Time optimizer steps without a model."""
 
-    sets: str = ",".join((*PARAMETER_SETS, *WHOLE_STEPS))
+    sets: str = ",".join(SETS)
     """parameter sets and whole steps, separated by commas"""
     block_size: int = 256
     """largest side of a block; whole steps take the default"""
@@ -75,15 +76,7 @@ class StepTime(Options):
         for name in ("block_size", "frequency", "cycles"):
             if getattr(self, name) < 1:
                 raise bad_input(f"--{name}", expected="at least 1", found=getattr(self, name))
-        unknown = [name for name in self.names if name not in (PARAMETER_SETS | WHOLE_STEPS)]
-        if unknown:
-            known = ", ".join((*PARAMETER_SETS, *WHOLE_STEPS))
-            raise bad_input("--sets", expected=f"some of {known}", found=unknown[0])
-
-    @property
-    def names(self) -> list[str]:
-        """The sets to time."""
-        return self.sets.split(",")
+        read_sets(self.sets, SETS)
 
 
 PRESETS = {
@@ -123,9 +116,7 @@ class Contestant:
     """One compiled call that is repeated; `call` keeps its own state."""
 
     call: Callable[[], Any]
-    compile_seconds: float = 0.0
-    hlo_lines: int = 0
-    state_bytes: int = 0
+    compiled: dict[str, float] = dataclasses.field(default_factory=dict)  # columns of `ROW`
     milliseconds: list[float] = dataclasses.field(default_factory=list)
 
     def take_turn(self) -> None:
@@ -133,6 +124,25 @@ class Contestant:
         start = time.perf_counter()
         jax.block_until_ready(self.call())
         self.milliseconds.append(1e3 * (time.perf_counter() - start))
+
+    def summary(self, *, skip: int) -> dict[str, float]:
+        """Return what is known of the program, and of its times after the first `skip` ones."""
+        working = self.milliseconds[skip:]
+        return self.compiled | {
+            "amortised_ms": float(np.mean(working)),
+            "median_ms": float(np.median(working)),
+            "p95_ms": float(np.percentile(working, 95)),
+        }
+
+
+def _program(compiled, opt_state, *, seconds: float) -> dict[str, float]:
+    """Describe a compiled step by columns of `ROW`; the state's bytes are those of one device."""
+    leaves = jax.tree.leaves(opt_state)
+    return {
+        "compile_s": seconds,
+        "hlo_lines": len(compiled.as_text().splitlines()),
+        "state_bytes": sum(x.addressable_shards[0].data.nbytes for x in leaves),
+    }
 
 
 def _draw(shapes: Shapes, seed: int) -> dict[str, np.ndarray]:
@@ -155,18 +165,14 @@ def make_contestant(tx: optax.GradientTransformation, shapes: Shapes, *, mesh, s
     outputs = (shardings_of(state), shardings_of(params))
     jitted = jax.jit(update, donate_argnums=(0, 1), out_shardings=outputs)
     compiled = jitted.lower(state, params, grads).compile()
+    program = _program(compiled, state, seconds=time.perf_counter() - start)
     carry = [state, params]
 
     def call():
         carry[:] = compiled(*carry, grads)
         return carry
 
-    return Contestant(
-        call=call,
-        compile_seconds=time.perf_counter() - start,
-        hlo_lines=len(compiled.as_text().splitlines()),
-        state_bytes=_bytes_a_device(state),
-    )
+    return Contestant(call, program)
 
 
 def make_step_contestant(tx: optax.GradientTransformation, name: str, *, mesh, seed: int):
@@ -179,22 +185,14 @@ def make_step_contestant(tx: optax.GradientTransformation, name: str, *, mesh, s
     batch = shard_batch(problem.batch, mesh)
     start = time.perf_counter()
     compiled = compile_step(make_step(problem.loss, tx, seed=seed), state, batch, mesh=mesh)
+    program = _program(compiled, state.opt_state, seconds=time.perf_counter() - start)
     carry = [state]
 
     def call():
         carry[0], metrics = compiled(carry[0], batch)
         return carry[0], metrics
 
-    return Contestant(
-        call=call,
-        compile_seconds=time.perf_counter() - start,
-        hlo_lines=len(compiled.as_text().splitlines()),
-        state_bytes=_bytes_a_device(state.opt_state),
-    )
-
-
-def _bytes_a_device(state) -> int:
-    return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
+    return Contestant(call, program)
 
 
 def time_step(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
@@ -207,23 +205,8 @@ def time_step(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
         for _ in range(options.frequency * (options.cycles + 1)):
             for contestant in contestants.values():
                 contestant.take_turn()
-    rows = []
-    for optimizer, contestant in contestants.items():
-        working = contestant.milliseconds[options.frequency :]  # the first cycle warms up
-        values = {
-            "set": name,
-            "optimizer": optimizer,
-            "amortised_ms": float(np.mean(working)),
-            "median_ms": float(np.median(working)),
-            "p95_ms": float(np.percentile(working, 95)),
-            "compile_s": contestant.compile_seconds,
-            "hlo_lines": contestant.hlo_lines,
-            "state_bytes": contestant.state_bytes,
-        }
-        rows.append({column: values.get(column) for column in ROW})
-    for row in rows:
-        row["ratio_to_adamw"] = row["amortised_ms"] / rows[0]["amortised_ms"]
-    return rows
+    warmup = options.frequency  # the first cycle
+    return _rows(name, {o: c.summary(skip=warmup) for o, c in contestants.items()})
 
 
 def time_set(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
@@ -250,38 +233,34 @@ def time_set(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
                 floors["roots"].take_turn()
     floor = float(np.median(floors["floor"].milliseconds))
     roots = float(np.median(floors["roots"].milliseconds))
+    summaries = {o: _with_phases(c, options) for o, c in contestants.items()}
+    for optimizer, summary in summaries.items():
+        if optimizer != "adamw":
+            ordinary, amortised = summary["ordinary_ms"], summary["amortised_ms"]
+            summary["refresh_ms"] = ordinary + options.frequency * (amortised - ordinary)
+            summary["floor_ms"] = floor
+            summary["amortised_floor_ms"] = floor + roots / options.frequency
+    return _rows(name, summaries)
+
+
+def _with_phases(contestant: Contestant, options: StepTime) -> dict[str, float]:
+    """Summarize a step before roots are due and after; the first cycle warms up.
+
+    The first step at which roots are due is left out: it touches its memory for the first time.
+    """
+    due = options.frequency * (options.cycles + 1)
+    ordinary = contestant.milliseconds[options.frequency : due - 1]
+    return contestant.summary(skip=due) | {"ordinary_ms": float(np.median(ordinary))}
+
+
+def _rows(name: str, summaries: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Complete the summaries of a set's optimizers to rows of `ROW`."""
+    adamw = summaries["adamw"]["amortised_ms"]
     rows = [
-        _row(name, optimizer, contestant, options, floor=floor, roots=roots)
-        for optimizer, contestant in contestants.items()
+        {"set": name, "optimizer": o, "ratio_to_adamw": summary["amortised_ms"] / adamw} | summary
+        for o, summary in summaries.items()
     ]
-    for row in rows:
-        row["ratio_to_adamw"] = row["amortised_ms"] / rows[0]["amortised_ms"]
-    return rows
-
-
-def _row(name, optimizer, contestant: Contestant, options: StepTime, *, floor, roots) -> dict:
-    """Summarize one contestant; the first cycle warms up, roots are due after `cycles` more."""
-    before = options.frequency * (options.cycles + 1)
-    ordinary = float(np.median(contestant.milliseconds[options.frequency : before - 1]))
-    working = contestant.milliseconds[before:]
-    # The first step at which roots are due is left out: it touches its memory for the first time.
-    amortised = float(np.mean(working))
-    is_shampoo = optimizer != "adamw"
-    values = (
-        name,
-        optimizer,
-        ordinary,
-        ordinary + options.frequency * (amortised - ordinary) if is_shampoo else None,
-        amortised,
-        float(np.median(working)),
-        float(np.percentile(working, 95)),
-        contestant.compile_seconds,
-        contestant.hlo_lines,
-        contestant.state_bytes,
-        floor if is_shampoo else None,
-        floor + roots / options.frequency if is_shampoo else None,
-    )
-    return dict(zip(ROW, values))
+    return [{column: row.get(column) for column in ROW} for row in rows]
 
 
 def tables_of(rows: Sequence[dict[str, Any]]) -> list[Table]:
@@ -310,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     mesh = make_mesh(select_devices(options.devices))
     with open_run("step_time", options, arguments=arguments) as run:
         rows = []
-        for name in options.names:
+        for name in read_sets(options.sets, SETS):
             timed = time_step if name in WHOLE_STEPS else time_set
             rows += timed(name, options, mesh=mesh)
             print_table(tables_of(rows)[-1])
@@ -329,9 +308,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         tables = tables_of(rows)
         write_report(run, title="Step time", intro=intro, summary=summary, tables=tables)
-        if options.keep:
-            keep_result(run, name=options.keep)
-        print(f"run folder: {run.folder}")
+        finish(run, keep=options.keep)
 
 
 if __name__ == "__main__":
