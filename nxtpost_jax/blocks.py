@@ -1,18 +1,22 @@
 """Causal pre-LN blocks of the user tower, and a dropout that is cheap on CPUs.
 
-Shape suffixes as in `model`: B batch, L positions, D width, H heads, K head width, F hidden.
+Shape suffixes as in `model`: B batch, L positions, P = B L of them, D width, H heads, K head
+width, F hidden.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _STEPS = 256  # a dropout decision takes one random byte
+_QUERIES = 64  # queries a chunk of causal attention, at most
 
 
 class Block(nn.Module):
@@ -42,38 +46,51 @@ class Block(nn.Module):
           attend: from queries, keys and values f32[B, L, H, K] to f32[B, L, H, K];
             `causal_attention` when None.
         """
-        attention = functools.partial(self._attention, attend or causal_attention)
+        shape_BxL = x_BxLxD.shape[:2]
+        attention = functools.partial(self._attention, attend or causal_attention, shape_BxL)
+        x_PxD = x_BxLxD.reshape(-1, x_BxLxD.shape[-1])  # XLA:CPU is faster on matrices
         for name, branch in (("attention", attention), ("feed_forward", self._feed_forward)):
-            h_BxLxD = nn.LayerNorm(name=f"{name}_norm")(x_BxLxD)
-            y_BxLxD = dropout(self, branch(h_BxLxD), self.dropout)
+            h_PxD = nn.LayerNorm(name=f"{name}_norm")(x_PxD)
+            y_PxD = dropout(self, branch(h_PxD), self.dropout)
             if self.gated:
-                gate = nn.Dense(x_BxLxD.shape[-1], name=f"{name}_gate")(h_BxLxD)
-                y_BxLxD *= nn.sigmoid(gate)
-            x_BxLxD += y_BxLxD
-        return x_BxLxD
+                gate = nn.Dense(x_PxD.shape[-1], name=f"{name}_gate")(h_PxD)
+                y_PxD *= nn.sigmoid(gate)
+            x_PxD += y_PxD
+        return x_PxD.reshape(x_BxLxD.shape)
 
-    def _attention(self, attend, x_BxLxD):
-        B, L, D = x_BxLxD.shape
-        qkv = nn.Dense(3 * D, name="qkv")(x_BxLxD).reshape(B, L, 3, self.num_heads, -1)
-        q, k, v = (qkv[:, :, i] for i in range(3))
-        out_BxLxHxK = attend(q, k, v)
-        return nn.Dense(D, name="attention_out")(out_BxLxHxK.reshape(B, L, D))
+    def _attention(self, attend, shape_BxL, x_PxD):
+        D = x_PxD.shape[-1]
+        qkv_PxC = nn.Dense(3 * D, name="qkv")(x_PxD)
+        q, k, v = (
+            part_PxD.reshape(*shape_BxL, self.num_heads, -1)
+            for part_PxD in jnp.split(qkv_PxC, 3, axis=-1)
+        )
+        return nn.Dense(D, name="attention_out")(attend(q, k, v).reshape(-1, D))
 
-    def _feed_forward(self, x_BxLxD):
-        width = x_BxLxD.shape[-1]
+    def _feed_forward(self, x_PxD):
+        width = x_PxD.shape[-1]
         if not self.gated:
-            hidden_BxLxF = nn.relu(nn.Dense(self.d_ff, name="hidden")(x_BxLxD))
-            return nn.Dense(width, name="feed_forward_out")(hidden_BxLxF)
-        both = nn.Dense(2 * (2 * self.d_ff // 3), name="hidden")(x_BxLxD)
+            hidden_PxF = nn.relu(nn.Dense(self.d_ff, name="hidden")(x_PxD))
+            return nn.Dense(width, name="feed_forward_out")(hidden_PxF)
+        both = nn.Dense(2 * (2 * self.d_ff // 3), name="hidden")(x_PxD)
         linear, gate = jnp.split(both, 2, axis=-1)
         return nn.Dense(width, name="feed_forward_out")(linear * nn.silu(gate))
 
 
 def causal_attention(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK):
-    """Attend from each position to itself and earlier ones: f32[B, L, H, K]."""
+    """Attend from each position to itself and earlier ones: f32[B, L, H, K].
+
+    The queries go in chunks, each against the keys up to its last position: of the pairs that
+    causality forbids, few are computed.
+    """
     L = q_BxLxHxK.shape[1]
-    earlier_LxL = jnp.tril(jnp.ones((L, L), bool))
-    return attention(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, earlier_LxL[None, None])
+    edges = np.linspace(0, L, -(-L // _QUERIES) + 1).astype(int)
+    chunks = []
+    for start, end in itertools.pairwise(edges):
+        visible = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None, :]
+        known = (k_BxLxHxK[:, :end], v_BxLxHxK[:, :end])
+        chunks.append(attention(q_BxLxHxK[:, start:end], *known, visible[None, None]))
+    return jnp.concatenate(chunks, axis=1)
 
 
 def attention(q_BxLxHxK, k_BxMxHxK, v_BxMxHxK, visible_BxHxLxM):
