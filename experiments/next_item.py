@@ -184,6 +184,7 @@ def train_nxtpost(
     evaluate_every: int,
     seed: int,
     mesh: Mesh,
+    buckets: int = 1,
     patience: int | None = None,
     evaluate: Evaluate | None = None,
 ) -> tuple[NxtPost, TrainResult]:
@@ -199,7 +200,7 @@ def train_nxtpost(
         "candidates": jnp.asarray(problem.candidates),
         "log_popularity": jnp.asarray(nxtpost_jax.log_popularity(train_part, problem.num_items)),
     }
-    rows = {"max_len": config.max_len, "batch_size": batch_size}
+    rows = {"max_len": config.max_len, "batch_size": batch_size, "buckets": buckets}
     batches = functools.partial(
         nxtpost_jax.train_batches, train_part, seed=seed, num_labels=objective.num_labels, **rows
     )
@@ -228,6 +229,7 @@ def train_nxtpost(
         evaluate=functools.partial(evaluate, model),
         evaluate_every=evaluate_every,
         select="ndcg@10",
+        batch_shapes=buckets,
         patience=patience,
         opt_state_sharding=shampoo_jax.state_sharding,
     )

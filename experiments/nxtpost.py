@@ -63,6 +63,8 @@ class NxtPostOptions(Options):
     """epochs between evaluations of the validation split"""
     batch_size: int = 128
     """windows of histories a step"""
+    buckets: int = 3
+    """widths of rows, each half the next: short histories share narrow rows, more of them a step"""
     adamw_rate: float = 1e-3
     """peak learning rate of AdamW"""
     shampoo_rate: float = 2e-3
@@ -78,7 +80,8 @@ class NxtPostOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = {"seeds": 1, "epochs": 1, "patience": 1, "evaluate_every": 1, "batch_size": 1}
+        least = {"seeds": 1, "epochs": 1, "patience": 1, "evaluate_every": 1}
+        least |= {"batch_size": 1, "buckets": 1}
         for name, smallest in (least | {"content_dim": 0, "weight_decay": 0}).items():
             if getattr(self, name) < smallest:
                 flag = f"--{name.replace('_', '-')}"
@@ -165,8 +168,8 @@ def train_one(
     evaluate: Evaluate | None = None,
 ) -> tuple[NxtPost, TrainResult]:
     """Train one model as the options say; see `train_nxtpost`."""
-    rows = {"max_len": config.max_len, "batch_size": options.batch_size}
-    steps = nxtpost_jax.steps_per_epoch(problem.split.train, **rows)
+    rows = {"batch_size": options.batch_size, "buckets": options.buckets}
+    steps = nxtpost_jax.steps_per_epoch(problem.split.train, max_len=config.max_len, **rows)
     return train_nxtpost(
         run,
         problem,
@@ -176,7 +179,7 @@ def train_one(
         objective=options.objective,
         epochs=options.epochs,
         patience=options.patience,
-        batch_size=options.batch_size,
+        **rows,
         evaluate_every=options.evaluate_every,
         seed=seed,
         mesh=mesh,

@@ -1,12 +1,14 @@
 """A train state laid out over a mesh, and the compiled step that turns it into the next.
 
 `state_layout` finds shapes and shardings without computing anything; `init_state` computes the
-state in place, each device its own part; `compile_step` compiles the donated step ahead of time,
-so that compilation is timed apart and a batch of another shape is an error, not a recompilation.
+state in place, each device its own part; `CompiledStep` compiles the donated step ahead of time,
+so that compilation is timed apart and a batch of a shape too many is an error, not a
+recompilation.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -124,3 +126,44 @@ def compile_step(
     """Compile the step for these shapes; it donates its state and keeps the state's layout."""
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings_of(state), replicated(mesh)))
     return jitted.lower(state, batch).compile()
+
+
+class CompiledStep:
+    """A step compiled once for each shape of batch; it donates its state and keeps its layout."""
+
+    def __init__(self, step: Step, *, mesh: Mesh, most: int = 1) -> None:
+        """Wrap `step`; `most` is how many shapes of batches there may be."""
+        self._step = step
+        self._mesh = mesh
+        self._most = most
+        self._programs: dict[tuple, Step] = {}
+        self.compile_seconds = 0.0
+
+    def knows(self, batch: Mapping[str, jax.Array]) -> bool:
+        """Say whether the step is compiled for this batch's shapes."""
+        return _shapes(batch) in self._programs
+
+    def learn(self, state: TrainState, batch: Mapping[str, jax.Array]) -> None:
+        """Compile the step for this batch's shapes.
+
+        Raises:
+            ValueError: these shapes are one more than there may be.
+        """
+        if len(self._programs) == self._most:
+            raise ValueError(
+                f"batch: expected at most {self._most} different shapes, found another: "
+                f"{ {name: array.shape for name, array in batch.items()} }"
+            )
+        start = time.monotonic()
+        self._programs[_shapes(batch)] = compile_step(self._step, state, batch, mesh=self._mesh)
+        self.compile_seconds += time.monotonic() - start
+
+    def __call__(
+        self, state: TrainState, batch: Mapping[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Take the step."""
+        return self._programs[_shapes(batch)](state, batch)
+
+
+def _shapes(batch: Mapping[str, jax.Array]) -> tuple:
+    return tuple((name, array.shape, array.dtype) for name, array in sorted(batch.items()))

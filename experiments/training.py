@@ -27,13 +27,12 @@ from experiments.progress import show_progress
 from experiments.run_folder import Run
 from experiments.sharding import Rule, shard_batch
 from experiments.train_step import (
+    CompiledStep,
     InitParams,
     Loss,
     OptStateSharding,
     Params,
-    Step,
     TrainState,
-    compile_step,
     init_state,
     make_step,
     state_layout,
@@ -123,6 +122,7 @@ def train(
     opt_state_sharding: OptStateSharding | None = None,
     checkpoint_every: int | None = None,
     log_every: int = 10,
+    batch_shapes: int = 1,
     patience: int | None = None,
 ) -> TrainResult:
     """Train one stage, or finish it from where an earlier session stopped.
@@ -134,7 +134,7 @@ def train(
         loss: maps (params, batch, key) to a scalar, the mean over the batch, and a dict of scalars.
         tx: the optimizer.
         batches: maps an epoch (from 0) to its batches, dicts of arrays whose first dimension is
-            dealt over the mesh axis "data"; shapes and dtypes are the same in every batch.
+            dealt over the mesh axis "data".
         epochs: number of epochs; 0 returns the initial parameters.
         steps_per_epoch: number of batches an epoch.
         seed: gives initial parameters and step keys.
@@ -150,12 +150,15 @@ def train(
         checkpoint_every: steps between checkpoints; by default one at the end of each epoch. An
             epoch that becomes the best and the last one are saved in any case.
         log_every: steps between lines of metrics.jsonl.
+        batch_shapes: how many different shapes the batches may have at most; the step is compiled
+            once for each.
         patience: evaluations in a row without a new best after which the stage ends early; never
             by default.
 
     Raises:
         InputError: a checkpoint of another config, or a batch that the devices do not divide.
-        ValueError: `batches` gives too few batches, or `select` names no evaluated metric.
+        ValueError: `batches` gives too few batches or too many shapes, or `select` names no
+            evaluated metric.
         SystemExit: 128 + signal after Ctrl-C or SIGTERM, once a checkpoint is saved.
     """
     schedule = Schedule(
@@ -189,7 +192,8 @@ def train(
             state = _restore(checkpoints, layout)
         loop = _Loop(run, stage, schedule, mesh, checkpoints, interrupts, progress)
         if not progress.finished:
-            state = loop.train(state, make_step(loss, tx, seed=seed), batches, evaluate)
+            step = CompiledStep(make_step(loss, tx, seed=seed), mesh=mesh, most=batch_shapes)
+            state = loop.train(state, step, batches, evaluate)
         params = state.params
         if progress.best_step not in (None, progress.step):
             params = checkpoints.restore_params(progress.best_step, like=layout.params)
@@ -228,7 +232,7 @@ class _Loop:
     _clock_started: float = 0.0
 
     def train(
-        self, state: TrainState, step: Step, batches: Batches, evaluate: Evaluate | None
+        self, state: TrainState, step: CompiledStep, batches: Batches, evaluate: Evaluate | None
     ) -> TrainState:
         """Take the epochs that are left."""
         epochs = self.schedule.epochs
@@ -236,11 +240,10 @@ class _Loop:
             self.progress.finished = True
             self._save(state)
             return state
-        compiled = self._compile(step, state, batches)
         total = epochs * self.schedule.steps_per_epoch
         with show_progress(self.stage, total=total, completed=self.progress.step) as show:
             for epoch in range(len(self.progress.history), epochs):
-                state = self._train_epoch(epoch, state, compiled, batches, show=show)
+                state = self._train_epoch(epoch, state, step, batches, show=show)
                 self._finish_epoch(epoch, state, evaluate)
                 show(self.progress.step, _describe(self.progress.history[-1]))
                 self._stop_if_asked(state)
@@ -248,20 +251,11 @@ class _Loop:
                     break
         return state
 
-    def _compile(self, step: Step, state: TrainState, batches: Batches) -> Step:
-        start = time.monotonic()
-        first = next(iter(batches(0)), None)
-        if first is None:
-            raise ValueError(f"{self.stage}: expected batches from batches(0), found none")
-        compiled = compile_step(step, state, shard_batch(first, self.mesh), mesh=self.mesh)
-        self.progress.compile_seconds = time.monotonic() - start
-        return compiled
-
     def _train_epoch(
         self,
         epoch: int,
         state: TrainState,
-        step: Step,
+        step: CompiledStep,
         batches: Batches,
         *,
         show: Callable[[int, str], None],
@@ -271,7 +265,13 @@ class _Loop:
         taken = progress.step - epoch * size
         self._clock_started = time.monotonic()
         for batch in itertools.islice(batches(epoch), taken, size):
-            state, scalars = step(state, shard_batch(batch, self.mesh))
+            batch = shard_batch(batch, self.mesh)
+            if not step.knows(batch):
+                self._stop_clock()
+                step.learn(state, batch)
+                progress.compile_seconds = step.compile_seconds
+                self._clock_started = time.monotonic()
+            state, scalars = step(state, batch)
             self._wait_for_last_step()  # with this one queued, so that the device never idles
             progress.step += 1
             self._in_flight = (epoch, scalars)

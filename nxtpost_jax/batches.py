@@ -32,9 +32,36 @@ def training_windows(train: Sequences, max_len: int) -> tuple[np.ndarray, np.nda
     return starts, np.minimum(np.repeat(transitions, counts), max_len)
 
 
-def steps_per_epoch(train: Sequences, *, max_len: int, batch_size: int) -> int:
-    """Count the batches of one epoch of `train_batches`."""
-    return -(-len(training_windows(train, max_len)[0]) // batch_size)
+def batch_shapes(
+    train: Sequences, *, max_len: int, batch_size: int, buckets: int = 1
+) -> dict[tuple[int, int], np.ndarray]:
+    """Deal the windows into buckets by length, each of rows as narrow as its windows allow.
+
+    Bucket i has rows of ceil(max_len / 2^i) inputs, and 2^i times `batch_size` rows a batch or a
+    little more, so that batches of all buckets hold about as many positions. A window goes into
+    the narrowest bucket that holds it. Padding costs as much as events do: of MovieLens-1M's
+    rows of 200 a third is padding, and a fifth in three buckets.
+
+    Returns:
+      windows of `training_windows`, ascending int64[n], by shape (rows, L); n is above 0.
+
+    Raises:
+      ValueError: `batch_size`, `max_len` or `buckets` is below 1.
+    """
+    for name, value in (("batch_size", batch_size), ("buckets", buckets)):
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, found {value}")
+    _, lengths = training_windows(train, max_len)
+    widths = sorted({-(-max_len // 2**i) for i in range(buckets)})
+    bucket = np.searchsorted(widths, lengths)
+    shapes = [(batch_size * (max_len // width), width) for width in widths]
+    dealt = {shape: np.flatnonzero(bucket == i) for i, shape in enumerate(shapes)}
+    return {shape: windows for shape, windows in dealt.items() if len(windows)}
+
+
+def steps_per_epoch(train: Sequences, **rows: int) -> int:
+    """Count the batches of one epoch of `train_batches`; arguments as in `batch_shapes`."""
+    return sum(-(-len(windows) // B) for (B, _), windows in batch_shapes(train, **rows).items())
 
 
 def pooled_lengths(
@@ -60,6 +87,7 @@ def train_batches(
     seed: int,
     epoch: int,
     num_labels: int = 1,
+    buckets: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield one epoch of next-item batches in an order drawn from (seed, epoch).
 
@@ -78,6 +106,7 @@ def train_batches(
       batch_size: B.
       seed, epoch: equal values give equal batches.
       num_labels: m, long-term labels a row.
+      buckets: shapes that the batches may have, see `batch_shapes`.
 
     Yields:
       items: int32[B, L], inputs, PAD at the end.
@@ -91,25 +120,32 @@ def train_batches(
       static: int32[B, G], if `train` has static features.
 
     Raises:
-      ValueError: `batch_size`, `max_len` or `num_labels` is below 1, or no user has two events.
+      ValueError: `batch_size`, `max_len`, `num_labels` or `buckets` is below 1, or no user has two
+        events.
     """
-    for name, value in (("batch_size", batch_size), ("num_labels", num_labels)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, found {value}")
-    starts, lengths = training_windows(train, max_len)
-    if not len(starts):
+    if num_labels < 1:
+        raise ValueError(f"num_labels: expected at least 1, found {num_labels}")
+    sizes = {"max_len": max_len, "batch_size": batch_size, "buckets": buckets}
+    by_shape = batch_shapes(train, **sizes)
+    if not by_shape:
         raise ValueError("train: expected a user with at least two events, found none")
+    starts, lengths = training_windows(train, max_len)
     pooled = pooled_lengths(train, starts, lengths, num_labels)
-    order = np.random.default_rng((seed, epoch)).permutation(len(starts))
-    order = np.resize(order, -(-len(order) // batch_size) * batch_size)
-    for rows in order.reshape(-1, batch_size):
-        yield _inputs_and_labels(train, starts[rows], lengths[rows], max_len) | _long_labels(
+    draw = np.random.default_rng((seed, epoch))
+    batches = []
+    for (B, L), windows in by_shape.items():
+        order = np.resize(draw.permutation(windows), -(-len(windows) // B) * B)
+        batches += [(rows, L) for rows in order.reshape(-1, B)]
+    if len(by_shape) > 1:
+        batches = [batches[i] for i in draw.permutation(len(batches))]
+    for rows, L in batches:
+        yield _inputs_and_labels(train, starts[rows], lengths[rows], L) | _long_labels(
             train, starts[rows], pooled[rows], num_labels
         )
 
 
-def _inputs_and_labels(train: Sequences, starts, lengths, max_len: int) -> dict:
-    index_BxL, valid_BxL = window_index(starts, lengths, max_len)
+def _inputs_and_labels(train: Sequences, starts, lengths, width: int) -> dict:
+    index_BxL, valid_BxL = window_index(starts, lengths, width)
     labels_BxL = np.where(valid_BxL, train.items[index_BxL + 1], np.int32(PAD))
     return gather_rows(train, index_BxL, valid_BxL) | {"labels": labels_BxL}
 

@@ -14,14 +14,15 @@ from jax.sharding import PartitionSpec as P
 
 # A logit that no item has, and finite: a device that holds padding alone must not give NaN.
 _LOWEST = -1e30
+_CACHED = 2**21  # products that a CPU's cache holds
 
 
 def chunked_logsumexp(queries_PxD, items_NxD, *, chunk: int):
     """Compute log sum over items of exp(query . item) without ever holding all P x N products.
 
     The scan keeps a running maximum and sum; the backward pass computes each chunk's products
-    again, unless there is one chunk only. Memory besides the arguments and their gradients:
-    O(P (chunk + N / chunk)).
+    again, unless there is one chunk only (on a CPU also then). Memory besides the arguments and
+    their gradients: O(P (chunk + N / chunk)).
 
     Args:
       queries_PxD: f32[P, D], divided by the temperature already.
@@ -31,10 +32,32 @@ def chunked_logsumexp(queries_PxD, items_NxD, *, chunk: int):
     Returns:
       f32[P].
     """
-    if len(items_NxD) <= chunk:  # its products may be kept: nothing is computed twice
-        return jax.nn.logsumexp(queries_PxD @ items_NxD.T, axis=1)
+    if len(items_NxD) <= chunk:
+        return jax.lax.platform_dependent(
+            queries_PxD, items_NxD, cpu=_rows_at_a_time, default=_logsumexp
+        )
     top_P, total_P = _running_sums(queries_PxD, items_NxD, len(items_NxD), chunk)
     return top_P + jnp.log(total_P)
+
+
+def _logsumexp(queries_PxD, items_NxD):
+    return jax.nn.logsumexp(queries_PxD @ items_NxD.T, axis=1)
+
+
+def _rows_at_a_time(queries_PxD, items_NxD):
+    """Compute `_logsumexp` of so few rows at a time that their products stay in a CPU's cache.
+
+    To compute them again in the backward pass is then faster than to store and fetch them.
+    """
+    num_rows, D = queries_PxD.shape
+    passes = math.ceil(num_rows * len(items_NxD) / _CACHED)
+    if passes == 1:
+        return _logsumexp(queries_PxD, items_NxD)
+    padded_PxD = _pad_to_multiple(queries_PxD, passes)
+    # A pass takes every so-many-th row: a device that holds a run of rows takes part in each.
+    passes_xRxD = jnp.moveaxis(padded_PxD.reshape(-1, passes, D), 1, 0)
+    of_pass = jax.checkpoint(lambda queries_RxD: _logsumexp(queries_RxD, items_NxD))
+    return jax.lax.map(of_pass, passes_xRxD).T.reshape(-1)[:num_rows]
 
 
 def sharded_logsumexp(queries_PxD, items_NxD, *, mesh: Mesh, axis, chunk: int):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nxtpost_jax.batches import steps_per_epoch, train_batches, training_windows
+from nxtpost_jax.batches import batch_shapes, steps_per_epoch, train_batches, training_windows
 from nxtpost_jax.sequences import PAD, Sequences
 
 
@@ -67,6 +67,34 @@ def test_nothing_to_train_on_is_refused():
     with pytest.raises(ValueError, match="num_labels: expected at least 1, found 0"):
         shapes = {"max_len": 4, "batch_size": 2, "num_labels": 0}
         next(train_batches(drawn_sequences([3]), seed=0, epoch=0, **shapes))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=20).filter(lambda x: max(x) > 1),
+    st.integers(1, 9),
+    st.integers(1, 4),
+)
+def test_buckets_hold_the_same_windows_in_narrower_rows(lengths, max_len, buckets):
+    sequences = drawn_sequences(lengths)
+    sizes = {"max_len": max_len, "batch_size": 2}
+    draw = {"seed": 3, "epoch": 1}
+    batches = list(train_batches(sequences, **sizes, **draw, buckets=buckets))
+    assert len(batches) == steps_per_epoch(sequences, **sizes, buckets=buckets)
+    assert {batch["items"].shape for batch in batches} == set(
+        batch_shapes(sequences, **sizes, buckets=buckets)
+    )
+
+    def windows(batches):
+        return {tuple(row[row != PAD].tolist()) for batch in batches for row in batch["items"]}
+
+    assert windows(batches) == windows(train_batches(sequences, **sizes, **draw))
+    widths = [-(-max_len // 2**i) for i in range(buckets)]
+    for batch in batches:
+        rows, width = batch["items"].shape
+        used = (batch["items"] != PAD).sum(axis=1)
+        assert rows == 2 * (max_len // width)
+        assert all(width == min(w for w in widths if w >= n) for n in used)
 
 
 @settings(max_examples=50, deadline=None)
