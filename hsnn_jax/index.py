@@ -133,8 +133,13 @@ def pack(index: Index, items) -> Tiles:
 
 def representative_features(index: Index, items):
     """Return the features [K, ...] of each node's representative (item 0 for an empty node)."""
-    rows = jnp.maximum(index.representatives, 0)
-    return jax.tree.map(lambda feature: jnp.asarray(feature)[rows], items)
+    return take_rows(items, index.representatives)
+
+
+def take_rows(features, rows):
+    """Gather rows int [m] of an array or pytree of [n, ...]; -1 gets row 0."""
+    rows = jnp.maximum(rows, 0)
+    return jax.tree.map(lambda feature: jnp.asarray(feature)[rows], features)
 
 
 def _representatives(item_vectors, nodes, lists, distance):

@@ -1,9 +1,12 @@
-"""Several levels of nodes: nested indexes, and the nodes that residual codes stand for."""
+"""Several levels of nodes: nested indexes, their nodes' items, and nodes of residual codes."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsnn_jax.distance import Distance
+from hsnn_jax.distance import Distance, pairwise_distance
 from hsnn_jax.index import Index, build_index
 
 
@@ -48,6 +51,54 @@ def build_levels(
             )
         )
     return tuple(indexes)
+
+
+@jax.jit
+def nodes_of_items(indexes) -> tuple:
+    """Return the node of each level that each item is below: int32 [n] an index.
+
+    Args:
+      indexes: nested, the coarsest first; a free row has node K everywhere.
+    """
+    nodes, below = [], None
+    for index in reversed(indexes):
+        # The position of what is in no list is K * C.
+        last = index.lists.size
+        position = index.positions
+        if below is not None:
+            position = position.at[below].get(mode="fill", fill_value=last)
+        below = position // index.lists.shape[1]
+        nodes.append(below)
+    return tuple(reversed(nodes))
+
+
+@functools.partial(jax.jit, static_argnames="distance")
+def representative_items(indexes, item_vectors, *, distance: Distance = "l2") -> tuple:
+    """Return the item nearest to each node among those below it: int32 [K_l] an index.
+
+    Args:
+      indexes: nested, the coarsest first.
+      item_vectors: float [m, d] of the first m rows of items, at least the live ones.
+      distance: see `distance.pairwise_distance`.
+
+    Returns:
+      Rows of items, -1 for a node without any; ties go to the lower row.
+
+    Source: arXiv 2408.06653v3, the features of a node.
+    """
+
+    def of_item(vector, node):
+        return pairwise_distance(vector[None, :], node[None, :], distance=distance)[0, 0]
+
+    found, items = [], item_vectors.shape[0]
+    for index, node in zip(indexes, nodes_of_items(indexes)):
+        num_nodes, node = index.nodes.shape[0], node[:items]
+        gap = jax.vmap(of_item)(item_vectors, index.nodes.at[node].get(mode="clip"))
+        least = jax.ops.segment_min(gap, node, num_nodes)
+        rows = jnp.where(gap == least.at[node].get(mode="clip"), jnp.arange(items), items)
+        row = jnp.minimum(jax.ops.segment_min(rows, node, num_nodes), items)
+        found.append(jnp.where(row == items, -1, row).astype(jnp.int32))
+    return tuple(found)
 
 
 def residual_nodes(codebooks):

@@ -1,4 +1,4 @@
-"""Choose the nodes that each user visits, and score the items of those nodes."""
+"""Choose the nodes that each user visits, and score what those nodes list."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,21 @@ import jax.numpy as jnp
 from hsnn_jax.index import Index, Tiles
 
 
+class Candidates(NamedTuple):
+    """What a level has scored for each user."""
+
+    ids: jax.Array | None  # int32 [B, M]: the level's nodes; None where M is all of them in order
+    scores: jax.Array  # float32 [B, M]; -inf where there is no candidate
+    outputs: jax.Array  # float32 [B, M, n]: of the models of the levels down to this one
+
+
 class Beam(NamedTuple):
     """The nodes of each user, best first; those from `length` on are not visited."""
 
-    nodes: jax.Array  # int32 [B, S]
+    nodes: jax.Array  # int32 [B, S]; K from `length` on
     length: jax.Array  # int32 [B]
-    items: jax.Array  # int32 [B]: items of the visited nodes
+    items: jax.Array  # int32 [B]: what the visited nodes list
+    outputs: jax.Array  # float32 [B, S, n], see `Candidates`
 
 
 class Slots(NamedTuple):
@@ -23,29 +32,72 @@ class Slots(NamedTuple):
     column: jax.Array  # int32 [...]
 
 
-def route(node_scores, index: Index, *, budget, cost_weight, max_beam, allowed, exclude) -> Beam:
-    """Take each user's best nodes while the cumulative number of their items fits the budget.
+def route(found: Candidates, index: Index, left, *, budget, cost_weight, max_beam) -> Beam:
+    """Take each user's best nodes while the cumulative number of what they list fits the budget.
 
     Args:
-      node_scores: float [B, K].
-      index: see `Index`; only the lists' bookkeeping is read.
-      budget: int32 [B], most items to score.
-      cost_weight: nodes are ranked by score - cost_weight * log(items).
+      found: of the nodes of the index.
+      index: see `Index`; only the counts are read.
+      left: int32 [B or 1, K] from `remaining`; nodes with none left are not taken.
+      budget: int32 [B], most entries of the lists to score.
+      cost_weight: nodes are ranked by score - cost_weight * log(entries of the list).
       max_beam: static S, most nodes.
-      allowed: bool [n] or None.
-      exclude: int [B, E] or None, -1 for padding.
     """
-    left = jnp.broadcast_to(_allowed_counts(index, allowed)[None, :], node_scores.shape)
-    if exclude is not None:
-        left = left - _excluded_counts(index, exclude, allowed)
-    cost = cost_weight * jnp.log(jnp.maximum(index.counts, 1))
-    priority = jnp.where(left > 0, node_scores - cost[None, :], -jnp.inf)
-    priority, nodes = jax.lax.top_k(priority, max_beam)
+    left, counts = (_at(x, found.ids) for x in (left, index.counts[None, :]))
+    priority = found.scores - cost_weight * jnp.log(jnp.maximum(counts, 1))
+    priority = jnp.where(left > 0, priority, -jnp.inf)
+    priority, slots = jax.lax.top_k(priority, max_beam)
+    nodes = slots if found.ids is None else jnp.take_along_axis(found.ids, slots, axis=1)
+    outputs = jnp.take_along_axis(found.outputs, slots[:, :, None], axis=1)
     spent = jnp.cumsum(index.counts[nodes], axis=1)
     visited = (spent <= budget[:, None]) & (priority > -jnp.inf)
     # `spent` grows and pruned nodes come last: what is visited is a prefix.
     length = jnp.sum(visited, axis=1, dtype=jnp.int32)
-    return Beam(nodes, length, jnp.max(jnp.where(visited, spent, 0), axis=1))
+    # Entries that are no candidates may repeat a node that is visited.
+    nodes = jnp.where(visited, nodes, index.nodes.shape[0])
+    return Beam(nodes, length, jnp.max(jnp.where(visited, spent, 0), axis=1), outputs)
+
+
+def open_counts(indexes, allowed) -> list:
+    """Count the allowed items below each node: int32 [K] an index.
+
+    Args:
+      indexes: nested, the coarsest first.
+      allowed: bool [n] or None.
+    """
+    finest = indexes[-1]
+    counts = [finest.counts]
+    if allowed is not None:
+        node = finest.positions // finest.lists.shape[1]
+        counts = [jax.ops.segment_sum(allowed.astype(jnp.int32), node, finest.nodes.shape[0])]
+    for index in reversed(indexes[:-1]):
+        below = counts[-1][jnp.maximum(index.lists, 0)]
+        counts.append(jnp.sum(jnp.where(index.lists >= 0, below, 0), axis=1))
+    return counts[::-1]
+
+
+def remaining(indexes, opened, allowed, exclude) -> list:
+    """Count the items below each node that a user may get: int32 [B, K] an index.
+
+    Args:
+      indexes: nested, the coarsest first.
+      opened: from `open_counts`.
+      allowed: bool [n] or None.
+      exclude: int [B, E] or None, -1 for padding; without it the counts are [1, K].
+    """
+    if exclude is None:
+        return [counts[None, :] for counts in opened]
+    below = jnp.sort(exclude, axis=1)
+    repeated = jnp.pad(below[:, 1:] == below[:, :-1], ((0, 0), (1, 0)))
+    if allowed is not None:
+        repeated |= ~allowed[jnp.clip(below, 0, allowed.shape[0] - 1)]
+    gone = jnp.where(repeated, 0, 1)
+    rows, left = jnp.arange(exclude.shape[0])[:, None], []
+    for index, counts in zip(reversed(indexes), reversed(opened)):
+        below = slots_of(index, below).node
+        counts = jnp.broadcast_to(counts[None, :], (exclude.shape[0], counts.size))
+        left.append(counts.at[rows, below].add(-gone, mode="drop"))
+    return left[::-1]
 
 
 def slots_of(index: Index, ids) -> Slots:
@@ -77,7 +129,8 @@ def owned(beam: Beam, excluded, first_node, index: Index):
     here = visited & (local >= 0) & (local < num_nodes)
     order = jnp.argsort(~here, axis=1, stable=True)[:, :num_nodes]
     nodes = jnp.take_along_axis(jnp.where(here, local, num_nodes), order, axis=1)
-    beam = Beam(nodes, jnp.sum(here, axis=1, dtype=jnp.int32), beam.items)
+    outputs = jnp.take_along_axis(beam.outputs, order[:, :, None], axis=1)
+    beam = Beam(nodes, jnp.sum(here, axis=1, dtype=jnp.int32), beam.items, outputs)
     if excluded is not None:
         local = excluded.node - first_node
         local = jnp.where((local >= 0) & (local < num_nodes), local, num_nodes)
@@ -85,15 +138,15 @@ def owned(beam: Beam, excluded, first_node, index: Index):
     return beam, excluded
 
 
-def score_beam(scorer, params, lists, items, users, beam: Beam, *, allowed, excluded):
-    """Score the items of the visited nodes, one node of every user at a time.
+def score_beam(scorer, params, lists, items, users, beam: Beam, *, allowed=None, excluded=None):
+    """Score what the visited nodes list, one node of every user at a time.
 
     Runs as many rounds as the longest beam, so that the time follows the traced budget.
 
     Args:
       scorer, params: see `search`.
       lists: int32 [K, C].
-      items: pytree of [n, ...], or `Tiles`.
+      items: features of what is listed, a pytree of [n, ...], or `Tiles`.
       users: pytree of [B, ...].
       beam: see `route`.
       allowed: bool [n] or None.
@@ -138,20 +191,6 @@ def _without(scores, beam, excluded, num_nodes):
     return scores.at[rows, rank, excluded.column].set(-jnp.inf, mode="drop")
 
 
-def _allowed_counts(index, allowed):
-    if allowed is None:
-        return index.counts
-    node = index.positions // index.lists.shape[1]
-    return jax.ops.segment_sum(allowed.astype(jnp.int32), node, index.nodes.shape[0])
-
-
-def _excluded_counts(index, exclude, allowed):
-    """Count, for every user and node, the distinct allowed items that are excluded."""
-    exclude = jnp.sort(exclude, axis=1)
-    repeated = jnp.pad(exclude[:, 1:] == exclude[:, :-1], ((0, 0), (1, 0)))
-    if allowed is not None:
-        repeated |= ~allowed[jnp.clip(exclude, 0, allowed.shape[0] - 1)]
-    counts = jnp.zeros((exclude.shape[0], index.nodes.shape[0]), jnp.int32)
-    rows = jnp.arange(exclude.shape[0])[:, None]
-    node = slots_of(index, exclude).node
-    return counts.at[rows, node].add(jnp.where(repeated, 0, 1), mode="drop")
+def _at(by_node, ids):
+    """Take values [B or 1, K] at nodes [B, M]; at all of them in order where `ids` is None."""
+    return by_node if ids is None else jnp.take_along_axis(by_node, ids, axis=1)

@@ -1,48 +1,17 @@
-"""Search: brute force over all items, and level by level through an index."""
+"""Search through one level of nodes, and brute force over all items."""
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from hsnn_jax import descend
 from hsnn_jax.chunks import by_chunks, num_rows
-from hsnn_jax.index import Index, Tiles
-from hsnn_jax.route import owned, route, score_beam, slots_of
+from hsnn_jax.descend import Level, Request, SearchResult, Static, check_request, local_search
+from hsnn_jax.ensemble import level_logit
+from hsnn_jax.index import Index
 from hsnn_jax.scorers import pair_flops, score_all
 from hsnn_jax.top_k import top_k
-
-
-class SearchResult(NamedTuple):
-    """Retrieved items, best first, and what they cost."""
-
-    ids: jax.Array  # int32 [B, k]; -1 where fewer than k items were found
-    scores: jax.Array  # float32 [B, k]; -inf there
-    items_scored: jax.Array  # int32 [B]; items whose score was computed, filtered ones included
-    flops: jax.Array  # float32 [B]; scorer operations on nodes and all slots visited
-
-
-class Request(NamedTuple):
-    """What may change from call to call without a new compilation."""
-
-    users: Any  # pytree of [B, ...]
-    budget: jax.Array  # int32 [B]
-    exclude: jax.Array | None  # int [B, E]
-    allowed: jax.Array | None  # bool [n]
-    cost_weight: jax.Array | float
-    params: Any
-    node_params: Any
-    node_features: Any
-
-
-class Static(NamedTuple):
-    """What a compiled search is specialised to."""
-
-    scorer: Any
-    node_scorer: Any
-    k: int
-    max_beam: int
 
 
 def search(
@@ -107,7 +76,7 @@ def search(
         node_params=node_params,
         node_features=node_features,
     )
-    return _search(index, items, request, static=static)
+    return compiled_search((index,), items, request, static=static)
 
 
 def brute_force(
@@ -117,8 +86,9 @@ def brute_force(
 
     See `search` for the arguments and the result; `items` are [n, ...] here.
     """
-    _check_request(num_rows(items), num_rows(users), k, exclude, allowed)
-    return _brute_force(params, items, users, exclude, allowed, scorer=scorer, k=k)
+    check_request(num_rows(items), num_rows(users), k, exclude, allowed)
+    level = Level(None, params, users, items)
+    return compiled_brute_force((level,), (), None, exclude, allowed, scorers=(scorer,), k=k)
 
 
 def prepare(
@@ -130,107 +100,53 @@ def prepare(
     *,
     budget,
     max_beam=None,
-    exclude=None,
-    allowed=None,
-    cost_weight=0.0,
     node_scorer=None,
     node_params=None,
     node_features=None,
+    **masks,
 ) -> tuple[Request, Static]:
     """Validate the arguments of `search` and sort them into traced and static ones."""
-    num_nodes, capacity = index.lists.shape
-    max_beam = num_nodes if max_beam is None else min(max_beam, num_nodes)
-    _check_request(index.positions.shape[0], num_rows(users), k, exclude, allowed)
-    if max_beam < 1:
-        raise ValueError(f"max_beam must be >= 1, got {max_beam=}")
-    if not isinstance(budget, jax.core.Tracer) and np.min(budget) < capacity:
-        raise ValueError(
-            f"budget must be at least one node's capacity, {capacity} items, got {np.min(budget)}"
-        )
-    request = Request(
+    nodes = Level(
+        scorer=node_scorer or scorer,
+        params=params if node_params is None else node_params,
         users=users,
-        budget=jnp.broadcast_to(jnp.asarray(budget, jnp.int32), (num_rows(users),)),
-        exclude=exclude,
-        allowed=allowed,
-        cost_weight=cost_weight,
-        params=params,
-        node_params=params if node_params is None else node_params,
-        node_features=index.nodes if node_features is None else node_features,
+        features=index.nodes if node_features is None else node_features,
     )
-    return request, Static(scorer, node_scorer or scorer, k, max_beam)
-
-
-def local_search(index: Index, items, request: Request, static: Static, first_node=0):
-    """Search the lists that are held here, those of nodes from `first_node` on.
-
-    Args:
-      index: its lists are [K here, C]; the rest of it is whole.
-      items: [n, ...], or `Tiles` of these lists.
-      request, static: from `prepare`.
-      first_node: int32 [].
-
-    Returns:
-      (ids [B, k], scores [B, k]) from here; (items scored [B], nodes visited [B]) everywhere.
-    """
-
-    def of_chunk(users, budget, exclude):
-        node_scores = score_all(
-            static.node_scorer, request.node_params, users, request.node_features
-        )
-        beam = route(
-            node_scores,
-            index,
-            budget=budget,
-            cost_weight=request.cost_weight,
-            max_beam=static.max_beam,
-            allowed=request.allowed,
-            exclude=exclude,
-        )
-        excluded = None if exclude is None else slots_of(index, exclude)
-        here, excluded_here = owned(beam, excluded, first_node, index)
-        scores = score_beam(
-            static.scorer,
-            request.params,
-            index.lists,
-            items,
-            users,
-            here,
-            allowed=request.allowed,
-            excluded=excluded_here,
-        )
-        ids, scores = top_k(scores, index.lists[here.nodes].reshape(scores.shape), static.k)
-        return ids, scores, beam.items, beam.length
-
-    capacity = index.lists.shape[1]
-    width = max(static.max_beam * capacity, index.nodes.shape[0], capacity * _item_size(items))
-    return by_chunks(of_chunk, width, request.users, request.budget, request.exclude)
-
-
-def result(found, items, request: Request, static: Static, index: Index) -> SearchResult:
-    """Add the cost to what `local_search` found."""
-    ids, scores, scored, visited = found
-    features = _flat(items)
-    per_user, per_item = pair_flops(static.scorer, request.params, request.users, features)
-    node_user, per_node = pair_flops(
-        static.node_scorer, request.node_params, request.users, request.node_features
-    )
-    fixed = per_user + node_user + per_node * index.nodes.shape[0]
-    flops = fixed + per_item * index.lists.shape[1] * visited.astype(jnp.float32)
-    return SearchResult(ids, scores, scored, flops)
+    levels = nodes, Level(scorer, params, users, None)
+    return descend.prepare(levels, (index,), k, budgets=(budget,), max_beams=(max_beam,), **masks)
 
 
 @functools.partial(jax.jit, static_argnames="static")
-def _search(index, items, request, *, static):
-    found = local_search(index, items, request, static)
-    return result(found, items, request, static, index)
+def compiled_search(indexes, items, request, *, static):
+    """Search on one device; see `descend.local_search`."""
+    found = local_search(indexes, items, request, static)
+    return descend.result(found, indexes, items, request, static)
 
 
-@functools.partial(jax.jit, static_argnames=("scorer", "k"))
-def _brute_force(params, items, users, exclude, allowed, *, scorer, k):
-    num_items, num_users = num_rows(items), num_rows(users)
+@functools.partial(jax.jit, static_argnames=("scorers", "k"))
+def compiled_brute_force(levels, node_of, ensemble, exclude, allowed, *, scorers, k):
+    """Score all nodes of all levels and all items.
+
+    Args:
+      levels: N `Level`s without scorers.
+      node_of: int32 [n] a level of nodes, what each item is below.
+      ensemble: see `level_search.search_levels`; None for the items' own scores.
+      exclude, allowed: see `search`.
+      scorers, k: static.
+    """
+    num_items, num_users = num_rows(levels[-1].features), num_rows(levels[-1].users)
+    if ensemble is None:
+        levels, node_of, scorers = levels[-1:], (), scorers[-1:]
 
     def of_chunk(users, exclude):
-        scores = score_all(scorer, params, users, items)
+        outputs = [
+            score_all(scorer, level.params, of_level, level.features)
+            for scorer, level, of_level in zip(scorers, levels, users)
+        ]
+        scores = outputs[-1]
+        if ensemble is not None:
+            above = [x.at[:, of].get(mode="clip") for x, of in zip(outputs, node_of)]
+            scores = level_logit(ensemble, jnp.stack([*above, scores], axis=-1))
         if allowed is not None:
             scores = jnp.where(allowed[None, :], scores, -jnp.inf)
         if exclude is not None:
@@ -240,34 +156,14 @@ def _brute_force(params, items, users, exclude, allowed, *, scorer, k):
         ids = jnp.arange(num_items, dtype=jnp.int32)[None, :]
         return top_k(scores, jnp.broadcast_to(ids, scores.shape), k)
 
-    ids, scores = by_chunks(of_chunk, num_items, users, exclude)
-    per_user, per_item = pair_flops(scorer, params, users, items)
-    flops = jnp.full(num_users, per_user + per_item * num_items, jnp.float32)
-    return SearchResult(ids, scores, jnp.full(num_users, num_items, jnp.int32), flops)
-
-
-def _flat(items):
-    """Return the features as [n, ...] shapes, whichever way they are laid out."""
-    if not isinstance(items, Tiles):
-        return items
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((x.shape[0] * x.shape[1], *x.shape[2:]), x.dtype),
-        items.features,
+    users = tuple(level.users for level in levels)
+    ids, scores = by_chunks(of_chunk, num_items * len(levels), users, exclude)
+    flops = 0.0
+    for scorer, level in zip(scorers, levels):
+        per_user, per_row = pair_flops(scorer, level.params, level.users, level.features)
+        flops += per_user + per_row * num_rows(level.features)
+    nodes = sum(num_rows(level.features) for level in levels[:-1])
+    of_user = [jnp.full(num_users, x, jnp.int32) for x in (num_items, nodes)]
+    return SearchResult(
+        ids, scores, of_user[0], jnp.full(num_users, flops, jnp.float32), of_user[1]
     )
-
-
-def _item_size(items):
-    return sum(int(np.prod(x.shape[1:])) for x in jax.tree.leaves(_flat(items)))
-
-
-def _check_request(num_items, num_users, k, exclude, allowed):
-    if not 1 <= k <= num_items:
-        raise ValueError(f"k must be in [1, {num_items}] (number of items), got {k=}")
-    if exclude is not None and (exclude.ndim != 2 or exclude.shape[0] != num_users):
-        raise ValueError(
-            f"exclude must have shape [{num_users}, E], one row a user, got shape {exclude.shape}"
-        )
-    if allowed is not None and allowed.shape != (num_items,):
-        raise ValueError(
-            f"allowed must have shape [{num_items}], one entry an item, got shape {allowed.shape}"
-        )

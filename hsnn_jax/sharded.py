@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from hsnn_jax.descend import SearchResult, local_search, result
 from hsnn_jax.index import Index, Tiles
-from hsnn_jax.search import SearchResult, local_search, prepare, result
+from hsnn_jax.search import prepare
 from hsnn_jax.top_k import top_k
 
 
@@ -56,7 +57,7 @@ def sharded_search(
 def _sharded_search(index, tiles, request, *, static, mesh, axis):
     def of_device(index, tiles, request):
         first_node = jax.lax.axis_index(axis) * index.lists.shape[0]
-        ids, scores, *cost = local_search(index, tiles, request, static, first_node)
+        ids, scores, *cost = local_search((index,), tiles, request, static, first_node)
         return *_join(ids, scores, static.k, axis), *cost
 
     everywhere, by_node = PartitionSpec(), PartitionSpec(axis)
@@ -69,7 +70,7 @@ def _sharded_search(index, tiles, request, *, static, mesh, axis):
         out_specs=everywhere,
         check_vma=False,
     )(index, tiles, request)
-    return result(found, tiles, request, static, index)
+    return result(found, (index,), tiles, request, static)
 
 
 def _join(ids, scores, k, axis):
