@@ -1,0 +1,324 @@
+"""Task frontier: cost against recall of HSNN beside exact search, IVF, HNSW and re-ranking.
+
+One data set of ids, towers by graph propagation, one protocol: users drawn by seed, all items that
+a user has not met ranked, recall of the exact top 20 of the same scorer and of the held-out items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from experiments.hsnn_graph import GraphConfig, K, train_towers
+from experiments.hsnn_monn import MoNNTraining, train_residual
+from experiments.hsnn_outcome import Outcome
+from experiments.hsnn_pairs import PairProblem
+from experiments.report import COLORS, LINE_STYLES, Table, finish_axes
+from experiments.run_folder import Run
+from experiments.searchers import (
+    HSNN,
+    Exact,
+    FaissHNSW,
+    FaissIVF,
+    Model,
+    Requests,
+    Reranked,
+    dot_model,
+    load_faiss,
+)
+from hsnn_jax.fit_index import fit_index
+from hsnn_jax.frontier import Measured, at_equal, measure, paired_difference
+from hsnn_jax.kmeans import kmeans
+from hsnn_jax.lti import LTIConfig
+
+SHARES = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2)  # of the items, what searches may score
+EQUAL = (0.03, 0.05, 0.1)  # of the items, or of exact search's FLOPs, where searchers are compared
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrontierConfig:
+    """Who is asked, and the indexes."""
+
+    users: int = 2000
+    """users, drawn by seed, that dot products and the smallest MoNN answer"""
+    large_users: int = 500
+    """of those, how many the other MoNNs answer"""
+    nodes: int = 512
+    """nodes of HSNN's index, and lists of IVF"""
+    slack: float = 1.5
+    """slots of a list over the mean number of items of a node"""
+    cost_weight: float = 0.0
+    """how much large nodes are held back, see hsnn_jax.search"""
+    index_steps: int = 1000
+    """steps of LTI"""
+    index_rate: float = 5e-4
+    """learning rate of LTI"""
+    pairs: int = 200_000
+    """training pairs that LTI draws from"""
+
+
+def requests_of(problem: PairProblem, user_vectors, rows) -> tuple[Requests, np.ndarray]:
+    """Return the requests of test users, what they know left out, and their test items."""
+    return Requests(user_vectors[rows], problem.known.padded(rows)), problem.test.padded(rows)
+
+
+def learned_nodes(
+    problem: PairProblem,
+    user_vectors,
+    item_vectors,
+    config: FrontierConfig,
+    *,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Learn the nodes by k-means and by LTI from them."""
+    key = jax.random.key(seed)
+    nodes = min(config.nodes, problem.num_items // 4)
+    rng = np.random.default_rng([seed, 2])
+    rows = rng.permutation(len(problem.train.users))[: config.pairs]
+    lti = LTIConfig(
+        num_nodes=nodes,
+        total_steps=config.index_steps,
+        warmup_steps=config.index_steps // 10,
+    )
+    fitted = fit_index(
+        user_vectors[problem.train.users[rows]],
+        item_vectors,
+        problem.train.items[rows],
+        optax.adam(config.index_rate),
+        config=lti,
+        key=key,
+        telemetry_every=config.index_steps,
+    )
+    means = kmeans(jnp.asarray(item_vectors), nodes, key=key)
+    return {"k-means": np.asarray(means), "LTI": np.asarray(fitted.params["nodes"])}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curve:
+    """A searcher's points, beside the exact search of its scorer."""
+
+    name: str
+    points: list[Measured]
+    exact: Measured
+
+
+def measure_model(
+    model: Model, searchers, requests: Requests, truth, budgets
+) -> tuple[Measured, list[Curve]]:
+    """Measure exact search by a model and every searcher that approximates it."""
+    k = min(K, jax.tree.leaves(model.items)[0].shape[0])
+    exact = Exact(f"{model.name}, exact", model)
+    found = exact.search(requests, k, 0).ids
+    measured = measure(exact, requests, k, budgets=[0], exact=found, truth=truth)[0]
+    curves = []
+    for searcher in searchers:
+        searcher.build()
+        points = measure(searcher, requests, k, budgets=budgets, exact=found, truth=truth)
+        # Budgets that afford the same lists are one point.
+        distinct = {(point.items_scored, point.flops): point for point in points}
+        curves.append(Curve(searcher.name, list(distinct.values()), measured))
+        print(f"{searcher.name}: done", flush=True)
+    return measured, curves
+
+
+def run_frontier(
+    run: Run,
+    problem: PairProblem,
+    graph: GraphConfig,
+    monn: MoNNTraining,
+    config: FrontierConfig,
+    *,
+    seed: int,
+    faiss: bool,
+    mesh: Mesh,
+    before_test,
+) -> Outcome:
+    """Train, learn the indexes, and only then look at the test users."""
+    if faiss:
+        load_faiss()  # its absence shows before anything is trained
+    users, items, towers = train_towers(
+        run, problem, graph, stage=f"towers-{seed}", seed=seed, mesh=mesh
+    )
+    models = [dot_model(items)]
+    for size in monn.sizes:
+        trained = train_residual(
+            run,
+            problem,
+            users,
+            items,
+            monn,
+            size=size,
+            temperature=graph.temperature,
+            seed=seed,
+            mesh=mesh,
+        )
+        models.append(trained[0])
+    nodes = learned_nodes(problem, users, items, config, seed=seed)
+    before_test()
+    rows = problem.users_with(problem.test, most=config.users, seed=seed)
+    requests, truth = requests_of(problem, users, rows)
+    budgets = sorted({max(1, round(share * problem.num_items)) for share in SHARES})
+    exacts, curves = {}, []
+    # A random order, so that the first users are as good a sample as all.
+    order = np.random.default_rng([seed, 9]).permutation(len(rows))
+    requests = Requests(requests.users[order], requests.exclude[order])
+    truth = truth[order]
+    for number, model in enumerate(models):
+        count = len(rows) if number < 2 else min(config.large_users, len(rows))
+        exact, found = measure_model(
+            model,
+            searchers_for(model, items, nodes, config, budgets[-1], seed=seed, faiss=faiss),
+            requests.first(count),
+            truth[:count],
+            budgets,
+        )
+        exacts[model.name] = exact
+        curves += found
+    figures = {"validation recall@20": max(h[f"recall@{K}"] for h in towers.history)}
+    return _outcome(problem, exacts, curves, figures, seed=seed)
+
+
+def searchers_for(model, items, nodes, config: FrontierConfig, most: int, *, seed: int, faiss):
+    """List what searches with a model: HSNN by both kinds of nodes, and the baselines."""
+    options = {"max_budget": most, "slack": config.slack, "cost_weight": config.cost_weight}
+    is_dot = model.name == "dot"
+    routes = (False,) if is_dot else (False, True)
+    found = [
+        HSNN(
+            f"{model.name}, HSNN {name}" + (", dot routes" if route else ""),
+            model,
+            items,
+            own,
+            route_by_dot=route,
+            **options,
+        )
+        for name, own in nodes.items()
+        for route in routes
+    ]
+    if not faiss:
+        return found
+    ivf = FaissIVF("dot, IVF", items, len(next(iter(nodes.values()))), seed=seed)
+    if is_dot:
+        return [ivf, FaissHNSW("dot, HNSW", items), *found]
+    return [Reranked(f"{model.name}, IVF re-ranked", ivf, model), *found]
+
+
+def _outcome(problem: PairProblem, exacts, curves, figures, *, seed: int) -> Outcome:
+    plain = exacts["dot"]
+    metrics, rows = dict(figures), []
+
+    def truth_cells(point: Measured) -> list:
+        value, error = paired_difference(point.truth, 0.0, seed=seed)
+        return [value, error]
+
+    for name, exact in exacts.items():
+        value, error = truth_cells(exact)
+        gain, gain_error = _gain(exact, plain, seed=seed)
+        metrics |= {f"{name}/recall@{K}": value, f"{name}/se": error}
+        metrics |= {
+            f"{name}/gain": gain,
+            f"{name}/gain_se": gain_error,
+            f"{name}/flops": exact.flops,
+        }
+        cells = [1.0, exact.flops, 1.0, value, error, exact.queries_per_second, len(exact.truth)]
+        rows.append([f"{name}, exact", *cells])
+    lines = []
+    for curve in curves:
+        for point in curve.points:
+            share = point.items_scored / problem.num_items
+            recall = float(np.nanmean(point.recall))
+            key = f"{curve.name}/{point.budget}"
+            metrics |= {f"{key}/share": share, f"{key}/recall": recall, f"{key}/flops": point.flops}
+            value, error = truth_cells(point)
+            metrics |= {f"{key}/recall@{K}": value}
+            metrics |= {f"{key}/queries_per_second": point.queries_per_second}
+            speed = [point.queries_per_second, len(point.recall)]
+            lines.append([curve.name, share, point.flops, recall, value, error, *speed])
+    columns = ("", "share scored", "FLOPs", "recall of exact 20", f"recall@{K}", "±")
+    columns += ("queries/s", "users")
+    equal, at = equal_table(problem, curves, exacts, seed=seed)
+    tables = [
+        equal,
+        Table(title="Every point", columns=columns, baselines=rows, rows=lines),
+    ]
+    return Outcome(
+        title=f"Cost against recall on {problem.protocol['data']}",
+        intro="Towers by light graph propagation (LightGCN's layers under a sampled softmax); "
+        "recall of the exact top 20 is that of the same scorer.",
+        protocol=problem.protocol | {"cut": K},
+        metrics=metrics | at,
+        baselines={f"{name}/recall@{K}": float(np.nanmean(e.truth)) for name, e in exacts.items()},
+        tables=tables,
+        panels=[
+            functools.partial(draw, curves=curves, cost=cost, of=of)
+            for cost, of in (("items_scored", "recall"), ("flops", "recall"), ("flops", "truth"))
+        ],
+    )
+
+
+def _gain(one: Measured, other: Measured, *, seed: int) -> tuple[float, float]:
+    count = min(len(one.truth), len(other.truth))
+    return paired_difference(one.truth[:count], other.truth[:count], seed=seed)
+
+
+def equal_table(problem: PairProblem, curves, exacts, *, seed: int) -> tuple[Table, dict]:
+    """Compare searchers at equal shares of items and of FLOPs, interpolated, paired with IVF."""
+    rows, metrics = [], {}
+    plain, ivf = exacts["dot"], next((c for c in curves if c.name == "dot, IVF"), None)
+    for curve in curves:
+        for cost in ("items_scored", "flops"):
+            for share in EQUAL:
+                whole = problem.num_items if cost == "items_scored" else curve.exact.flops
+                given = {"cost": cost, "value": share * whole}
+                own = at_equal(curve.points, of="recall", **given)
+                truth = at_equal(curve.points, of="truth", **given)
+                if own is None:
+                    continue
+                other = None if ivf is None else at_equal(ivf.points, of="truth", **given)
+                over_ivf = over_dot = (None, None)
+                if other is not None and curve is not ivf:
+                    over_ivf = paired_difference(truth, other[: len(truth)], seed=seed)
+                over_dot = paired_difference(truth, plain.truth[: len(truth)], seed=seed)
+                key = f"{curve.name}/{cost}={share:.0%}"
+                value = float(np.nanmean(own))
+                metrics |= {f"{key}/recall": value, f"{key}/recall@{K}": float(np.nanmean(truth))}
+                metrics |= {f"{key}/over_dot": over_dot[0], f"{key}/over_dot_se": over_dot[1]}
+                if over_ivf[0] is not None:
+                    metrics |= {f"{key}/over_ivf": over_ivf[0], f"{key}/over_ivf_se": over_ivf[1]}
+                of = "items" if cost == "items_scored" else "own exact FLOPs"
+                cells = [f"{share:.0%} of {of}", value, float(np.nanmean(truth))]
+                rows.append([curve.name, *cells, _signed(over_ivf), _signed(over_dot)])
+    value, error = paired_difference(plain.truth, 0.0, seed=seed)
+    first = ["dot, exact", "100%", 1.0, value, None, f"± {error:.4f}"]
+    columns = ("", "cost", "recall of exact 20", f"recall@{K}", "above IVF", "above exact dot")
+    note = (
+        f"Interpolated between budgets; recall@{K} of held-out items. Differences in it are paired "
+        "by user, with bootstrap standard errors. IVF is compared at the same number of items or "
+        "FLOPs, where its curve reaches that far."
+    )
+    title = "At equal cost"
+    return Table(title=title, columns=columns, baselines=[first], rows=rows, note=note), metrics
+
+
+def _signed(pair) -> str | None:
+    return None if pair[0] is None else f"{pair[0]:+.4f} ± {pair[1]:.4f}"
+
+
+def draw(axes, *, curves, cost: str, of: str) -> None:
+    """Draw recall against a cost."""
+    for i, curve in enumerate(curves):
+        x = [getattr(point, cost) for point in curve.points]
+        y = [np.nanmean(getattr(point, of)) for point in curve.points]
+        style = {"color": COLORS[i % len(COLORS)]}
+        style["linestyle"] = LINE_STYLES[i // len(COLORS) % len(LINE_STYLES)]
+        axes.plot(x, y, label=curve.name, marker="o", markersize=3, linewidth=1.4, **style)
+    axes.set_xscale("log")
+    axes.set_xlabel({"items_scored": "items scored a query", "flops": "FLOPs a query"}[cost])
+    axes.set_ylabel({"recall": "recall of the exact top 20", "truth": f"recall@{K}"}[of])
+    finish_axes(axes)

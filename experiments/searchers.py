@@ -1,0 +1,312 @@
+"""Searchers under one protocol (`hsnn_jax.frontier.Searcher`): exact, HSNN, faiss, re-ranked.
+
+All search for `Requests`, leave out what a user has met before, and say what they scored. A dot
+product of width d counts as 2 d operations everywhere; a network by XLA's count, its user tower
+included, once a request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.errors import InputError
+from hsnn_jax.chunks import by_chunks
+from hsnn_jax.frontier import Found
+from hsnn_jax.index import Index, Tiles, build_index, pack
+from hsnn_jax.scorers import dot, pair_flops
+from hsnn_jax.search import brute_force, search
+from hsnn_jax.top_k import top_k
+
+
+class Requests(NamedTuple):
+    """B users: vectors float32 [B, d], and the items not to return, int32 [B, E], -1 after."""
+
+    users: np.ndarray
+    exclude: np.ndarray
+
+    def first(self, count: int) -> Requests:
+        """Return the first requests."""
+        return Requests(self.users[:count], self.exclude[:count])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A scorer with its items encoded.
+
+    Attributes:
+      name: in tables.
+      scorer, params: see `hsnn_jax.search`.
+      items: pytree of [n, ...], what the scorer reads of items.
+      encode_users: vectors [B, d] to the pytree that the scorer reads of users.
+      encode_nodes: node vectors [K, d] to what the scorer reads of items.
+      user_flops: of `encode_users`, a user.
+    """
+
+    name: str
+    scorer: Any
+    params: Any
+    items: Any
+    encode_users: Callable[[Any], Any]
+    encode_nodes: Callable[[Any], Any]
+    user_flops: float = 0.0
+
+
+def dot_model(item_vectors) -> Model:
+    """Return the inner product as a model."""
+    return Model("dot", dot, None, jnp.asarray(item_vectors), jnp.asarray, jnp.asarray)
+
+
+@dataclasses.dataclass
+class Exact:
+    """Every item is scored."""
+
+    name: str
+    model: Model
+
+    def build(self) -> None:
+        """Do nothing: there is no index."""
+
+    def search(self, requests: Requests, k: int, budget: int) -> Found:
+        """See `Searcher`; the budget is not read."""
+        del budget
+        model = self.model
+        users = model.encode_users(requests.users)
+        found = brute_force(
+            model.scorer, model.params, model.items, users, k, exclude=jnp.asarray(requests.exclude)
+        )
+        flops = float(found.flops[0]) + model.user_flops
+        return Found(np.asarray(found.ids), float(found.items_scored[0]), flops)
+
+
+@dataclasses.dataclass
+class HSNN:
+    """The items of the best nodes, by one scorer, or by two: the dot product routes.
+
+    Attributes:
+      name: in tables.
+      model: scores items.
+      item_vectors, nodes: float [n, d], [K, d].
+      max_budget: the largest that will be asked for.
+      slack: see `build_index`.
+      route_by_dot: whether nodes are scored by the inner product with the user vector.
+      cost_weight: see `search`.
+    """
+
+    name: str
+    model: Model
+    item_vectors: Any
+    nodes: Any
+    max_budget: int
+    slack: float = 1.5
+    route_by_dot: bool = False
+    cost_weight: float = 0.0
+    index: Index | None = None
+    tiles: Tiles | None = None
+
+    def build(self) -> None:
+        """Fill the lists."""
+        self.index = build_index(self.item_vectors, self.nodes, slack=self.slack)
+        self.tiles = pack(self.index, self.model.items)
+        self._options = {}
+        if self.route_by_dot:
+            self._options = {"node_scorer": dot_of_vectors, "node_params": ()}
+            self._options["node_features"] = {"vector": self.index.nodes}
+        else:
+            self._options = {"node_features": self.model.encode_nodes(self.index.nodes)}
+
+    @property
+    def least_budget(self) -> int:
+        """The capacity of a list."""
+        return int(self.index.lists.shape[1])
+
+    @property
+    def max_beam(self) -> int:
+        """Nodes that the largest budget can afford, with room for small ones."""
+        num_nodes = self.index.nodes.shape[0]
+        mean = self.index.positions.shape[0] / num_nodes
+        return min(num_nodes, math.ceil(2 * self.max_budget / mean))
+
+    def search(self, requests: Requests, k: int, budget: int) -> Found:
+        """See `Searcher`; at least one list is scored."""
+        found = search(
+            self.model.scorer,
+            self.model.params,
+            self.index,
+            self.tiles,
+            self.model.encode_users(requests.users),
+            k,
+            budget=max(budget, self.least_budget),
+            max_beam=self.max_beam,
+            exclude=jnp.asarray(requests.exclude),
+            cost_weight=self.cost_weight,
+            **self._options,
+        )
+        flops = float(jnp.mean(found.flops)) + self.model.user_flops
+        return Found(np.asarray(found.ids), float(jnp.mean(found.items_scored)), flops)
+
+
+def dot_of_vectors(params, users, items):
+    """Return the inner products of users["vector"] and items["vector"]."""
+    return dot(params, users["vector"], items["vector"])
+
+
+def load_faiss():
+    """Import faiss.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():  # of its SWIG wrapper, under newer Pythons
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import faiss
+    except ImportError as error:
+        raise InputError(
+            "faiss: expected the package faiss-cpu (extra `bench`), found none; "
+            "pip install faiss-cpu, or --baselines none"
+        ) from error
+    return faiss
+
+
+@dataclasses.dataclass
+class FaissIVF:
+    """faiss IndexIVFFlat under the inner product; the budget gives the number of lists probed."""
+
+    name: str
+    item_vectors: np.ndarray
+    num_lists: int
+    seed: int = 0
+
+    def build(self) -> None:
+        """Cluster the items and fill the lists."""
+        faiss = load_faiss()
+        items = np.ascontiguousarray(self.item_vectors, np.float32)
+        width = items.shape[1]
+        # The index borrows its quantizer: it must live as long.
+        self._quantizer = faiss.IndexFlatIP(width)
+        self.index = faiss.IndexIVFFlat(
+            self._quantizer, width, self.num_lists, faiss.METRIC_INNER_PRODUCT
+        )
+        self.index.cp.min_points_per_centroid = 1  # else it warns on small data
+        self.index.cp.seed = self.seed + 1
+        self.index.train(items)
+        self.index.add(items)
+
+    def search(self, requests: Requests, k: int, budget: int) -> Found:
+        """See `Searcher`."""
+        faiss, (items, width) = load_faiss(), self.item_vectors.shape
+        self.index.nprobe = int(np.clip(round(budget * self.num_lists / items), 1, self.num_lists))
+        count = min(items, k + requests.exclude.shape[1])
+        stats = faiss.cvar.indexIVF_stats
+        stats.reset()
+        _, ids = self.index.search(np.ascontiguousarray(requests.users, np.float32), count)
+        scored = stats.ndis / len(ids)
+        return Found(_first_new(ids, requests.exclude, k), scored, _flops(scored, self, width))
+
+    @property
+    def fixed(self) -> int:
+        """Vectors scored beside items: the centroids."""
+        return self.num_lists
+
+
+@dataclasses.dataclass
+class FaissHNSW:
+    """faiss IndexHNSWFlat under the inner product; the budget gives efSearch."""
+
+    name: str
+    item_vectors: np.ndarray
+    neighbours: int = 16
+    fixed: int = 0
+
+    def build(self) -> None:
+        """Insert the items one by one."""
+        faiss = load_faiss()
+        items = np.ascontiguousarray(self.item_vectors, np.float32)
+        self.index = faiss.IndexHNSWFlat(
+            items.shape[1], self.neighbours, faiss.METRIC_INNER_PRODUCT
+        )
+        self.index.hnsw.efConstruction = 100
+        self.index.add(items)
+
+    def search(self, requests: Requests, k: int, budget: int) -> Found:
+        """See `Searcher`. Each item kept brings about eight more distances."""
+        faiss, (items, width) = load_faiss(), self.item_vectors.shape
+        self.index.hnsw.efSearch = max(k, budget // 8)
+        count = min(items, self.index.hnsw.efSearch, k + requests.exclude.shape[1])
+        stats = faiss.cvar.hnsw_stats
+        stats.reset()
+        _, ids = self.index.search(np.ascontiguousarray(requests.users, np.float32), count)
+        scored = stats.ndis / len(ids)
+        return Found(_first_new(ids, requests.exclude, k), scored, _flops(scored, self, width))
+
+
+def _flops(scored: float, searcher, width: int) -> float:
+    return 2.0 * width * (scored + searcher.fixed)
+
+
+@dataclasses.dataclass
+class Reranked:
+    """The best candidates of another searcher by the dot product, ordered by a model.
+
+    A budget of b items scanned re-ranks the best b / `scanned_per_ranked` of them, at least 4 k.
+    Items scored are those scanned: the re-ranked ones are among them.
+    """
+
+    name: str
+    candidates: FaissIVF
+    model: Model
+    scanned_per_ranked: int = 8
+
+    def build(self) -> None:
+        """Build the other searcher."""
+        self.candidates.build()
+
+    def search(self, requests: Requests, k: int, budget: int) -> Found:
+        """See `Searcher`."""
+        items = self.candidates.item_vectors.shape[0]
+        count = min(items, max(4 * k, budget // self.scanned_per_ranked))
+        found = self.candidates.search(requests, count, budget)
+        users = self.model.encode_users(requests.users)
+        ids = rerank(self.model, users, found.ids, k)
+        per_user, per_item = pair_flops(
+            self.model.scorer, self.model.params, users, self.model.items
+        )
+        flops = found.flops + self.model.user_flops + per_user + per_item * count
+        return Found(ids, found.items_scored, flops)
+
+
+def rerank(model: Model, users, candidates, k: int) -> np.ndarray:
+    """Order candidates int [B, M], -1 for none, by a model: the best k, int32 [B, k]."""
+    ids = jnp.asarray(candidates, jnp.int32)
+    return np.asarray(_rerank(model.params, model.items, users, ids, scorer=model.scorer, k=k))
+
+
+@functools.partial(jax.jit, static_argnames=("scorer", "k"))
+def _rerank(params, items, users, ids, *, scorer, k):
+    size = sum(int(np.prod(x.shape[1:])) for x in jax.tree.leaves(items))
+
+    def of_chunk(users, ids):
+        features = jax.tree.map(lambda x: x[jnp.maximum(ids, 0)], items)
+        scores = scorer(params, users, features)
+        return top_k(jnp.where(ids >= 0, scores, -jnp.inf), ids, k)[0]
+
+    return by_chunks(of_chunk, ids.shape[1] * size, users, ids)
+
+
+def _first_new(ids, exclude, k: int) -> np.ndarray:
+    """Keep the first k ids of each row that are not excluded; -1 where they run out."""
+    ids = np.asarray(ids)
+    kept = np.full((len(ids), k), -1, np.int32)
+    for row, (found, barred) in enumerate(zip(ids, exclude, strict=True)):
+        new = found[(found >= 0) & ~np.isin(found, barred)][:k]
+        kept[row, : len(new)] = new
+    return kept

@@ -1,0 +1,193 @@
+"""Task frontier of experiments.hsnn: pairs, propagation, searchers, the command."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import hsnn
+from experiments.datasets import read
+from experiments.hsnn_graph import make_graph, propagate, smoothed, spectral_start
+from experiments.hsnn_pairs import Pairs, pose_pairs
+from experiments.searchers import (
+    HSNN,
+    Exact,
+    FaissHNSW,
+    FaissIVF,
+    Model,
+    Requests,
+    Reranked,
+    dot_model,
+)
+from hsnn_jax.kmeans import kmeans
+from hsnn_jax.scorers import dot
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A LightGCN split: users like items of their own kind out of six."""
+    folder = tmp_path_factory.mktemp("kinds")
+    rng = np.random.default_rng(0)
+    parts = {"train": [], "test": []}
+    for user in range(150):
+        own = user % 6 * 30 + rng.permutation(30)[:14]
+        for name, items in (("train", own[:9]), ("test", own[9:])):
+            parts[name].append(" ".join(map(str, [user, *items])))
+    for name, lines in parts.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_pairs_are_split_without_overlap_and_by_seed(folder):
+    interactions = read(folder)
+    problem = pose_pairs(interactions, seed=0)
+    parts = [set(zip(*p)) for p in (problem.train, problem.validation, problem.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == interactions.n_events
+    assert len(parts[2]) == interactions.published_test.sum()
+    assert set(zip(*problem.known)) == parts[0] | parts[1]
+    again, other = (pose_pairs(interactions, seed=s).validation for s in (0, 1))
+    np.testing.assert_array_equal(again.items, problem.validation.items)
+    assert not np.array_equal(other.items, problem.validation.items)
+    rows = np.array([0, 7])
+    for row, items in zip(rows, problem.train.padded(rows)):
+        assert {i for u, i in parts[0] if u == row} == set(items[items >= 0].tolist())
+
+
+def test_propagation_is_the_normalised_adjacency_and_so_is_its_gradient():
+    rng = np.random.default_rng(0)
+    dense = (rng.random((7, 5)) < 0.4).astype(np.float32)
+    pairs = Pairs(*(x.astype(np.int32) for x in np.nonzero(dense)))
+    graph = make_graph(pairs, num_users=7, num_items=5)
+    degrees = np.outer(dense.sum(1), dense.sum(0))
+    adjacency = dense / np.sqrt(np.maximum(degrees, 1))
+    users, items = rng.normal(size=(7, 3)), rng.normal(size=(5, 3))
+    got = propagate(graph, jnp.asarray(users, jnp.float32), jnp.asarray(items, jnp.float32))
+    np.testing.assert_allclose(got[0], adjacency @ items, atol=1e-6)
+    np.testing.assert_allclose(got[1], adjacency.T @ users, atol=1e-6)
+    weights = rng.normal(size=(7, 3)).astype(np.float32)
+
+    def value(items):
+        return jnp.sum(weights * propagate(graph, jnp.zeros((7, 3)), items)[0])
+
+    gradient = jax.grad(value)(jnp.asarray(items, jnp.float32))
+    np.testing.assert_allclose(gradient, adjacency.T @ weights, atol=1e-6)
+
+
+def test_the_spectral_start_tells_kinds_apart(folder):
+    problem = pose_pairs(read(folder), seed=0)
+    start = spectral_start(problem.train, problem, 8, seed=0)
+    graph = make_graph(problem.train, num_users=150, num_items=problem.num_items)
+    users, items = smoothed(graph, jax.tree.map(jnp.asarray, start), 2)
+    best = np.asarray(users @ items.T).argmax(axis=1)
+    kind = np.asarray(read(folder).item_ids)[best] // 30
+    assert (kind == np.arange(150) % 6).mean() > 0.95
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(8, 6))
+    items = (centres[np.arange(200) % 8] + 0.3 * rng.normal(size=(200, 6))).astype(np.float32)
+    users = (items[:12] + 0.1 * rng.normal(size=(12, 6))).astype(np.float32)
+    exclude = np.full((12, 3), -1, np.int32)
+    exclude[:, 0] = np.arange(12)
+    return items, Requests(users, exclude)
+
+
+def _deep(params, users, items):
+    """Not an inner product, though near to one."""
+    plain = dot(None, users["vector"], items["vector"])
+    return plain + 0.3 * jnp.sin(dot(None, users["vector"] * params[None, :], items["square"]))
+
+
+def _deep_items(vectors):
+    vectors = jnp.asarray(vectors)
+    return {"vector": vectors, "square": vectors**2}
+
+
+def _searchers(items):
+    nodes = np.asarray(kmeans(jnp.asarray(items), 8, key=jax.random.key(0)))
+    deep = Model("deep", _deep, jnp.ones(6), _deep_items(items), _deep_items, _deep_items, 7.0)
+    plain = dot_model(items)
+    ivf = FaissIVF("ivf", items, 8)
+    return [
+        (plain, HSNN("hsnn", plain, items, nodes, 200)),
+        (plain, ivf),
+        (plain, FaissHNSW("hnsw", items)),
+        (deep, HSNN("deep", deep, items, nodes, 200)),
+        (deep, HSNN("deep, dot routes", deep, items, nodes, 200, route_by_dot=True)),
+        (deep, Reranked("re-ranked", ivf, deep, scanned_per_ranked=1)),
+    ]
+
+
+def test_searchers_with_a_full_budget_agree_with_their_exact_search(vectors):
+    pytest.importorskip("faiss")
+    items, requests = vectors
+    for model, searcher in _searchers(items):
+        exact = Exact("", model).search(requests, 5, 0)
+        assert not (exact.ids == np.arange(12)[:, None]).any()
+        searcher.build()
+        found = searcher.search(requests, 5, 8 * 200 if "hnsw" in searcher.name else 200)
+        agree = (np.sort(found.ids, axis=1) == np.sort(exact.ids, axis=1)).mean()
+        assert agree == 1.0, searcher.name
+        assert found.items_scored >= 100, searcher.name
+
+
+def test_a_small_budget_costs_less_and_never_returns_what_is_excluded(vectors):
+    pytest.importorskip("faiss")
+    items, requests = vectors
+    for _, searcher in _searchers(items):
+        searcher.build()
+        large, small = (searcher.search(requests, 5, budget) for budget in (200, 50))
+        assert small.items_scored < large.items_scored
+        assert small.flops < large.flops
+        assert not (small.ids == np.arange(12)[:, None]).any(), searcher.name
+        if searcher.name in ("ivf", "hsnn", "deep"):
+            assert small.items_scored <= 60
+
+
+def test_costs_are_those_of_the_parts(vectors):
+    pytest.importorskip("faiss")
+    items, requests = vectors
+    ivf = FaissIVF("ivf", items, 8)
+    ivf.build()
+    assert ivf.search(requests, 5, 200).items_scored == 200
+    assert ivf.search(requests, 5, 200).flops == 2 * 6 * (200 + 8)
+    exact = Exact("", dot_model(items)).search(requests, 5, 0)
+    assert exact.flops == pytest.approx(2 * 6 * 200, rel=0.1)
+
+
+def test_the_command_leaves_a_run_folder(folder, tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    flags = ["--task", "frontier", "--preset", "smoke", "--devices", "1", "--data", str(folder)]
+    hsnn.main([*flags, "--out", str(out), "--frontier.nodes", "24", "--monn.sizes", "XS"])
+    summary = json.loads((out / "summary.json").read_text())
+    metrics = summary["metrics"]
+    assert metrics["dot/recall@20"] > 0.5
+    assert 0 < metrics["dot, IVF/items_scored=10%/recall"] <= 1
+    assert any(name.startswith("MoNN XS, HSNN LTI, dot routes/") for name in metrics)
+    assert metrics["MoNN XS/flops"] > metrics["dot/flops"]
+    text = (out / "report.md").read_text()
+    assert "At equal cost" in text
+    assert str(folder) not in text
+    assert (out / "report.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--seeds", "0"], "--seeds: expected at least 1, found 0"),
+        (["--frontier.nodes", "0"], "--frontier.nodes: expected a number above 0, found 0"),
+        (["--graph.rate", "-1"], "--graph.rate: expected a number above 0, found -1.0"),
+    ],
+)
+def test_options_out_of_range_are_refused(tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as error:
+        hsnn.main(["--out", str(tmp_path / "out"), *flags])
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
