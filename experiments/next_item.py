@@ -37,6 +37,7 @@ from nxtpost_jax import baselines as baseline_models
 from nxtpost_jax.metrics import gains
 from nxtpost_jax.ranking import ScoresFn
 
+MOST_RATINGS = 12  # a strength of more values, such as a quantity, is no rating
 Evaluate = Callable[[NxtPost, Params], Mapping[str, float]]
 
 
@@ -71,7 +72,7 @@ def data_name(interactions: Interactions) -> DataName:
 
 
 def sequences_of(interactions: Interactions) -> Sequences:
-    """Group the events by user, in their order.
+    """Group the events by user, in their order, with their actions where there are any.
 
     Raises:
       InputError: the data has no order.
@@ -82,28 +83,43 @@ def sequences_of(interactions: Interactions) -> Sequences:
         interactions.users,
         interactions.items,
         times=interactions.timestamps,
+        actions=_actions_of(interactions),
         num_users=interactions.n_users,
     )
 
 
-def pose(interactions: Interactions, *, content_dim: int, seed: int = 0) -> Problem:
+def _actions_of(interactions: Interactions) -> np.ndarray | None:
+    """Return each event's action, the first of all: what was done, or else the rating given."""
+    if interactions.actions is not None:
+        return interactions.actions
+    if interactions.weights is None:
+        return None
+    ratings, actions = np.unique(interactions.weights, return_inverse=True)
+    return actions if len(ratings) <= MOST_RATINGS else None
+
+
+def pose(
+    interactions: Interactions, *, content_dim: int, seed: int = 0, held_out: int = 1
+) -> Problem:
     """Split interactions and embed the items' texts, fitted on the training period.
 
-    A `content_dim` of 0 leaves content out. Users' last two events are test and validation; where
-    users have groups (packages of library calls), whole groups are.
+    A `content_dim` of 0 leaves content out. Users' last `held_out` events are test, as many
+    before them validation, and the first of either is the target; where users have groups
+    (packages of library calls), whole groups are validation and test.
 
     Raises:
       InputError: the data has no order, or no user is long enough to be asked about.
     """
     sequences = sequences_of(interactions)
     grouped = interactions.groups is not None
-    split = nxtpost_jax.leave_one_out(sequences)
+    split = nxtpost_jax.leave_last(sequences, held_out)
     if grouped:
-        split = _split_by_group(interactions, sequences)
+        split = _split_by_group(interactions, sequences, held_out)
     for name in ("validation", "test"):
         if not len(getattr(split, name)):
             raise InputError(
-                f"{interactions.name}: expected users with at least 3 events for {name}, found none"
+                f"{interactions.name}: expected users with at least {2 * held_out + 1} events for "
+                f"{name}, found none"
             )
     known = np.zeros(interactions.n_items, bool)
     known[split.train.items] = True
@@ -111,9 +127,14 @@ def pose(interactions: Interactions, *, content_dim: int, seed: int = 0) -> Prob
     if content_dim:
         content, has_content = content_vectors(interactions, known, dim=content_dim, seed=seed)
         content = content if has_content.any() else None
-    rule = "whole packages are validation or test; a function's last call is its target"
-    # A function may call what it called before: seen items stay candidates there.
-    own = {"split": rule, "seen_filter": False} if grouped else {}
+    own = {}
+    if grouped:
+        # A function may call what it called before: seen items stay candidates there.
+        rule = "whole packages are validation or test; a function's last call is its target"
+        own = {"split": rule, "seen_filter": False}
+    elif held_out > 1:
+        rule = f"the last {held_out} events are test, the {held_out} before validation, the first"
+        own = {"split": f"{rule} of either is the target"}
     protocol = Protocol(
         data=interactions.name,
         data_hash=interactions.sha256,
@@ -129,9 +150,9 @@ def pose(interactions: Interactions, *, content_dim: int, seed: int = 0) -> Prob
     )
 
 
-def _split_by_group(interactions: Interactions, sequences: Sequences) -> Split:
-    validation, test = package_split(interactions)
-    return nxtpost_jax.by_user(sequences, np.flatnonzero(validation), np.flatnonzero(test))
+def _split_by_group(interactions: Interactions, sequences: Sequences, held_out: int) -> Split:
+    validation, test = (np.flatnonzero(users) for users in package_split(interactions))
+    return nxtpost_jax.by_user(sequences, validation, test, m=held_out)
 
 
 def baseline_scorers(problem: Problem, queries: Queries) -> dict[str, ScoresFn]:

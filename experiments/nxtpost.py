@@ -69,6 +69,8 @@ class NxtPostOptions(Options):
     """peak learning rate of AdamW"""
     shampoo_rate: float = 2e-3
     """peak learning rate of Shampoo"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """learning rate after the first epoch's warm-up: constant, or falling to 0 at the last epoch"""
     weight_decay: float = 0.0
     """decoupled decay of both optimizers"""
     content_dim: int = 128
@@ -104,9 +106,18 @@ class NxtPostOptions(Options):
 
 PRESETS = {
     "default": NxtPostOptions(),
+    # Rates, batch, dropout and cosine were chosen by validation NDCG@10 on MovieLens-1M.
     "sasrec": NxtPostOptions(
         content_dim=0,
-        model=NxtPostConfig.sasrec(),
+        epochs=24,
+        patience=24,
+        schedule="cosine",
+        batch_size=64,
+        adamw_rate=4e-3,
+        shampoo_rate=1.2e-2,
+        model=NxtPostConfig.sasrec(
+            similarity="cosine", temperature=0.05, dropout=0.2, id_dropout=0.0
+        ),
         objective=Objective(loss="full_softmax"),
     ),
     "paper": NxtPostOptions(
@@ -123,12 +134,16 @@ PRESETS = {
 
 
 def make_optimizer(name: str, options: NxtPostOptions, *, steps_per_epoch: int):
-    """Build an optimizer: one epoch of linear warm-up, then a constant rate.
+    """Build an optimizer: one epoch of linear warm-up, then the schedule of the options.
 
     A constant rate leaves the number of epochs open, which validation decides.
     """
     peak = options.adamw_rate if name == "adamw" else options.shampoo_rate
-    schedule = optax.linear_schedule(peak / steps_per_epoch, peak, steps_per_epoch)
+    start, total = peak / steps_per_epoch, options.epochs * steps_per_epoch
+    if options.schedule == "constant" or options.epochs == 1:
+        schedule = optax.linear_schedule(start, peak, steps_per_epoch)
+    else:
+        schedule = optax.warmup_cosine_decay_schedule(start, peak, steps_per_epoch, total)
     make = optax.adamw if name == "adamw" else shampoo_jax.shampoo
     return make(schedule, b1=0.9, b2=0.95, weight_decay=options.weight_decay)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from nxtpost_jax.checks import check_times
 from nxtpost_jax.filters import keep_events
-from nxtpost_jax.sequences import Sequences
+from nxtpost_jax.sequences import PAD, Sequences, window_index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,25 +65,55 @@ def leave_one_out(sequences: Sequences) -> Split:
     about. A test history includes the validation event; the training part holds neither.
     User ids are the same in the training part as in `sequences`.
     """
+    return leave_last(sequences, 1)
+
+
+def leave_last(sequences: Sequences, m: int) -> Split:
+    """Hold out each user's last m events (test) and the m before (validation).
+
+    The target is the first of them; `following` gives all. Users with fewer than 2 m + 1 events
+    stay whole in the training part. Otherwise as `leave_one_out`, which this is for m = 1.
+
+    Raises:
+      ValueError: m is below 1.
+    """
+    if m < 1:
+        raise ValueError(f"m: expected at least 1, found {m}")
     stops = sequences.offsets[1:]
-    held_out = sequences.lengths >= 3
+    held_out = sequences.lengths >= 2 * m + 1
     users = np.flatnonzero(held_out)
     return Split(
-        train=_training_part(sequences, np.where(held_out, stops - 2, stops)),
-        validation=_queries(sequences, users, stops[users] - 2),
-        test=_queries(sequences, users, stops[users] - 1),
+        train=_training_part(sequences, np.where(held_out, stops - 2 * m, stops)),
+        validation=_queries(sequences, users, stops[users] - 2 * m),
+        test=_queries(sequences, users, stops[users] - m),
     )
 
 
-def by_user(sequences: Sequences, validation_users, test_users) -> Split:
-    """Hold out whole users: their last event is the target, all earlier ones the history.
+def following(sequences: Sequences, queries: Queries, m: int) -> np.ndarray:
+    """List the items of the m events that followed each query's history: int32[q, m].
+
+    Args:
+      sequences: whole sequences, of which the histories are beginnings.
+      queries: of `leave_last` and the like; the first column is their targets.
+      m: PAD fills the end where fewer events are left.
+    """
+    starts = sequences.offsets[queries.users] + queries.histories.lengths
+    left = np.minimum(sequences.offsets[queries.users + 1] - starts, m)
+    index, valid = window_index(starts, left, m)
+    return np.where(valid, sequences.items[index], np.int32(PAD))
+
+
+def by_user(sequences: Sequences, validation_users, test_users, *, m: int = 1) -> Split:
+    """Hold out whole users: the first of their last m events is the target, what precedes it the
+    history.
 
     In the training part the held-out users own no event, so user ids do not change. Held-out
-    users with fewer than two events are never asked about.
+    users with fewer than m + 1 events are never asked about.
 
     Args:
       sequences: all users' events.
       validation_users, test_users: int arrays of user ids, without a user in common.
+      m: events that are no history, at least 1; `following` gives them.
 
     Raises:
       ValueError: a user id is out of range, or is in both parts.
@@ -97,8 +127,8 @@ def by_user(sequences: Sequences, validation_users, test_users) -> Split:
     lengths = sequences.lengths
     parts = []
     for users in (validation_users, test_users):
-        asked = users[lengths[users] >= 2]
-        parts.append(_queries(sequences, asked, sequences.offsets[asked + 1] - 1))
+        asked = users[lengths[users] > m]
+        parts.append(_queries(sequences, asked, sequences.offsets[asked + 1] - m))
         stops[users] = starts[users]
     return Split(_training_part(sequences, stops), *parts)
 

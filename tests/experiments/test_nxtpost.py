@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from experiments.training import TrainResult
 from nxtpost_jax.ranking import metrics_of_ranks
 
 
-def _write_cycles(folder, *, users=60, items=12):
+def write_cycles(folder, *, users=60, items=12):
     """Each user walks the items in a circle from a start of its own."""
     rows = ["user,item,timestamp"]
     for user in range(users):
@@ -21,7 +22,7 @@ def _write_cycles(folder, *, users=60, items=12):
 
 def test_command_learns_an_order_and_reports_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    _write_cycles(tmp_path)
+    write_cycles(tmp_path)
     out = tmp_path / "run"
     arguments = ["--data", str(tmp_path), "--preset", "smoke", "--devices", "1", "--out", str(out)]
     rates = ["--epochs", "30", "--evaluate-every", "10", "--adamw-rate", "0.01", "--seed", "3"]
@@ -60,6 +61,23 @@ def test_ranking_table_pairs_the_median_seed_with_the_best_baseline():
     assert table.columns[-1] == "above markov"
     assert table.rows[0][1] == pytest.approx(bad["hr@10"])
     assert table.rows[0][-1].startswith(f"{bad['ndcg@10'] - base['ndcg@10']:+.4f}")
+
+
+@pytest.mark.parametrize("name", ["adamw", "shampoo"])
+def test_a_cosine_schedule_ends_at_rest(name):
+    def size_of_step(schedule, at):
+        options = nxtpost.NxtPostOptions(epochs=3, schedule=schedule, adamw_rate=0.1)
+        tx = nxtpost.make_optimizer(name, options, steps_per_epoch=4)
+        params = {"w": jnp.ones((2, 2))}
+        state, sizes = tx.init(params), []
+        for _ in range(13):
+            updates, state = tx.update({"w": jnp.eye(2)}, state, params)
+            sizes.append(float(jnp.abs(updates["w"]).max()))
+        return sizes[at]
+
+    assert size_of_step("cosine", 12) == pytest.approx(0, abs=1e-7)
+    assert size_of_step("constant", 12) > 1e-4
+    assert size_of_step("cosine", 4) == pytest.approx(size_of_step("constant", 4), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nxtpost_jax.sequences import Sequences, pad_histories
+from nxtpost_jax.sequences import PAD, Sequences, pad_histories
 from nxtpost_jax.splits import (
     by_user,
+    following,
     global_time,
     hold_out_items,
+    leave_last,
     leave_one_out,
     truncate_histories,
     with_targets,
@@ -39,6 +41,29 @@ def test_leave_one_out_leaks_nothing(sequences):
 def test_leave_one_out_keeps_short_users_in_training(sequences):
     train = leave_one_out(sequences).train
     assert [train[user].tolist() for user in range(3)] == [[], [0], [1, 2]]
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_leave_last_holds_out_m_events_twice(sequences, m):
+    split = leave_last(sequences, m)
+    assert split.test.users.tolist() == list(range(2 * m + 1, 9))
+    for queries, stop in ((split.validation, -2 * m), (split.test, -m)):
+        next_items = following(sequences, queries, m)
+        for row, user in enumerate(queries.users):
+            events = sequences[user].tolist()
+            assert queries.histories[row].tolist() == events[:stop]
+            assert next_items[row].tolist() == (events[stop:] or events)[:m]
+        assert next_items[:, 0].tolist() == queries.targets.tolist()
+    assert [split.train[u].tolist() for u in range(2 * m + 1)] == [
+        sequences[u].tolist() for u in range(2 * m + 1)
+    ]
+
+
+def test_what_follows_ends_with_the_user(sequences):
+    split = by_user(sequences, [8], [5, 1], m=2)
+    assert split.test.users.tolist() == [5]
+    events = sequences[5].tolist()
+    assert following(sequences, split.test, 4).tolist() == [[*events[-2:], PAD, PAD]]
 
 
 def test_query_rows_do_not_depend_on_the_targets_time(sequences):

@@ -1,0 +1,208 @@
+"""How much a user vector loses while it waits: vectors computed some events ago.
+
+    python -m experiments.staleness --data FOLDER
+
+A daily batch computes user vectors; a request comes when the user has done more. Each test
+user's vector is computed from the history without its last n events, and the next item is ranked
+by it; what the user has seen is always left out, stale vector or not. Two models are compared,
+trained alike but for the loss: short-term (each state against the item that follows) and
+long-term (a pooled vector against the next items), which NxtPost's paper holds to age better.
+All rows have the same users: those with more events than the oldest vector lacks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from experiments.errors import InputError, bad_input, exit_on_input_error
+from experiments.next_item import (
+    Problem,
+    baseline_scorers,
+    data_name,
+    ndcg_difference,
+    pose,
+    rank,
+    read_interactions,
+    score,
+)
+from experiments.nxtpost import NxtPostOptions, log_test, train_one
+from experiments.options import parse, select_devices
+from experiments.path_report import NAMES
+from experiments.report import COLORS, Table, finish_axes, print_table, write_report
+from experiments.results import check_keep, finish
+from experiments.run_folder import Run, open_run
+from experiments.sharding import make_mesh
+from nxtpost_jax import Metrics, NxtPostConfig, Objective, Queries, Sequences
+
+LOSSES = {
+    "short": {"short_weight": 1.0, "long_weight": 0.0},
+    "long": {"short_weight": 0.0, "long_weight": 1.0},
+    "both": {"short_weight": 1.0, "long_weight": 0.5},
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Staleness(NxtPostOptions):
+    """Rank by user vectors that are some events old."""
+
+    optimizer: Literal["adamw", "shampoo"] = "shampoo"
+    """who trains"""
+    ages: tuple[int, ...] = (0, 1, 10, 50)
+    """events that the vector has not seen"""
+    labels: int = 5
+    """labels of the long-term loss"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ages or self.ages[0] != 0 or sorted(set(self.ages)) != list(self.ages):
+            found = ",".join(map(str, self.ages))
+            raise bad_input("--ages", expected="0 and then larger ages", found=found)
+        if self.labels < 1:
+            raise bad_input("--labels", expected="at least 1", found=self.labels)
+
+
+PRESETS = {
+    "default": Staleness(epochs=60, patience=5),
+    "smoke": Staleness(
+        epochs=2,
+        evaluate_every=1,
+        ages=(0, 2),
+        model=NxtPostConfig.default(max_len=16, d_model=32, d_ff=32),
+        objective=Objective(num_negatives=64),
+    ),
+}
+
+
+def without_last(histories: Sequences, n: int) -> Sequences:
+    """Leave out each history's last n events."""
+    stops = np.maximum(histories.offsets[1:] - n, histories.offsets[:-1])
+    return histories.ranges(histories.offsets[:-1], stops, np.arange(len(histories)))
+
+
+def old_enough(queries: Queries, age: int, *, name: str) -> Queries:
+    """Keep the queries that have an event left when `age` are left out.
+
+    Raises:
+      InputError: there is none.
+    """
+    kept = queries.select(queries.histories.lengths > age)
+    if not len(kept):
+        raise InputError(f"{name}: expected users with more than {age} events for --ages, found 0")
+    return kept
+
+
+def ageing(evaluate, ages: Sequence[int]) -> list[Metrics]:
+    """Rank with vectors of each age; `evaluate` takes what `ranking.evaluate` calls backfill."""
+    return [evaluate(backfill=functools.partial(without_last, n=age)) for age in ages]
+
+
+def table_of(ages, baselines: Mapping, models: Mapping, *, figure: str) -> Table:
+    """Lay one figure out by age; the last column compares the oldest vector with a fresh one."""
+
+    def row(label: str, runs: Sequence[Metrics]) -> list:
+        lost, error = ndcg_difference(runs[-1], runs[0])
+        share = runs[-1]["ndcg@10"] / runs[0]["ndcg@10"] if runs[0]["ndcg@10"] else None
+        return [label, *(m[figure] for m in runs), f"{lost:+.4f} ± {error:.4f}", share]
+
+    return Table(
+        title=f"{figure.upper()} by the age of the user vector in events",
+        columns=("", *map(str, ages), f"NDCG@10 lost at {ages[-1]}", "NDCG@10 kept"),
+        baselines=[row(NAMES[name], runs) for name, runs in baselines.items()],
+        rows=[row(f"NxtPost, {name}", runs) for name, runs in models.items()],
+    )
+
+
+def draw(axes: Axes, *, ages, curves: Mapping[str, Sequence[Metrics]]) -> None:
+    """Draw the share of NDCG@10 that is kept against the age."""
+    for i, (name, runs) in enumerate(curves.items()):
+        kept = [m["ndcg@10"] / max(runs[0]["ndcg@10"], 1e-9) for m in runs]
+        axes.plot(ages, kept, marker="o", color=COLORS[i % len(COLORS)], label=name)
+    axes.set_xscale("symlog")
+    axes.set_xlabel("events that the vector has not seen")
+    axes.set_ylabel("share of NDCG@10 kept")
+    axes.set_title("Stale user vectors")
+    finish_axes(axes)
+
+
+@exit_on_input_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, let the vectors age, test, report."""
+    options, arguments = parse("staleness", PRESETS, argv)
+    check_keep(options.keep)
+    mesh = make_mesh(select_devices(options.devices))
+    interactions = read_interactions(options.data)
+    problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
+    test = old_enough(problem.split.test, options.ages[-1], name=interactions.name)
+    data = data_name(interactions)
+    with open_run("staleness", options, arguments=arguments, data=data) as run:
+        trained = {}
+        for name, weights in LOSSES.items():
+            objective = dataclasses.replace(options.objective, num_labels=options.labels, **weights)
+            trained[name] = train_one(
+                run,
+                problem,
+                options.model,
+                dataclasses.replace(options, objective=objective),
+                optimizer=options.optimizer,
+                stage=name,
+                seed=options.seed,
+                mesh=mesh,
+            )
+        log_test(run, options)
+        models = {
+            name: ageing(
+                functools.partial(score, problem, model, result.params, test), options.ages
+            )
+            for name, (model, result) in trained.items()
+        }
+        scorers = baseline_scorers(problem, test)
+        ranked = functools.partial(rank, problem, queries=test, max_len=options.model.max_len)
+        baselines = {
+            name: ageing(functools.partial(ranked, scorers[name]), options.ages)
+            for name in ("popularity", "markov")
+        }
+        _report(run, problem, options, baselines, models, mesh=mesh, users=len(test))
+
+
+def _report(run: Run, problem: Problem, options, baselines, models, *, mesh, users: int) -> None:
+    def flat(curves):
+        return {
+            f"{name}/{age}/{figure}": value
+            for name, runs in curves.items()
+            for age, metrics in zip(options.ages, runs)
+            for figure, value in metrics.values.items()
+        }
+
+    protocol = dataclasses.replace(
+        problem.protocol, history="all earlier events but the last n; seen items are those of all"
+    )
+    summary = run.write_summary(
+        protocol=protocol.asdict(),
+        metrics=flat(models),
+        baselines=flat(baselines),
+        seeds=[options.seed],
+        devices=list(mesh.devices.flat),
+    )
+    tables = [table_of(options.ages, baselines, models, figure=f) for f in ("ndcg@10", "hr@10")]
+    for table in tables:
+        print_table(table)
+    write_report(
+        run,
+        title=f"Stale user vectors: {problem.protocol.data}",
+        intro=f"Trained by {options.optimizer}; {users:,} users with more than "
+        f"{options.ages[-1]} events. {protocol.describe()}",
+        summary=summary,
+        tables=tables,
+        panels=[functools.partial(draw, ages=options.ages, curves=models)],
+    )
+    finish(run, keep=options.keep)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The ablations: each variant trains what it says, and the paper's metrics are the slow ones."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments import nxtpost_ablation
+from experiments.errors import InputError
+from experiments.interactions import Interactions
+from experiments.next_item import pose
+from experiments.nxtpost_ablation import AXES, Ablation, apply, batch_recalls, variants_of
+from tests.experiments.test_nxtpost import write_cycles
+
+
+def test_every_variant_changes_the_default_and_only_its_axis(problem_with_all):
+    options = Ablation()
+    base = (options.model, options.objective)
+    variants = variants_of(problem_with_all, options)
+    assert len(variants) == 1 + sum(map(len, AXES.values()))
+    seen = set()
+    for name, (_, change) in variants.items():
+        problem, config, changed = apply(name, change, problem_with_all, options)
+        key = (config, changed.objective, problem.content is None)
+        assert key not in seen, name
+        seen.add(key)
+        assert (config == base[0]) or change.model, name
+        assert (changed.objective == base[1]) or change.objective, name
+
+
+def test_variants_that_the_data_does_not_allow_are_left_out(problem_with_all):
+    split = problem_with_all.split
+    train = dataclasses.replace(split.train, actions=None, times=None)
+    bare = dataclasses.replace(
+        problem_with_all, content=None, split=dataclasses.replace(split, train=train)
+    )
+    missing = set(variants_of(problem_with_all, Ablation())) - set(variants_of(bare, Ablation()))
+    assert missing == {"time concatenated", "actions embedded", "content alone", "id alone"}
+
+
+@pytest.fixture(scope="module")
+def problem_with_all():
+    users, t = np.repeat(np.arange(9), 8), np.tile(np.arange(8), 9)
+    return pose(
+        Interactions(
+            name="drawn",
+            sha256="0" * 16,
+            user_ids=np.arange(9),
+            item_ids=np.arange(12),
+            users=users.astype(np.int32),
+            items=((users + t) % 12).astype(np.int32),
+            timestamps=t * 60.0,
+            weights=(1.0 + t % 5).astype(np.float32),
+            item_content=np.eye(12, dtype=np.float32),
+        ),
+        content_dim=8,
+    )
+
+
+def test_ratings_are_actions(problem_with_all):
+    actions = problem_with_all.split.train.actions
+    assert actions is not None and set(actions) == {0, 1, 2, 3, 4}
+
+
+def test_batch_recall_is_the_slow_one(monkeypatch):
+    monkeypatch.setattr(nxtpost_ablation, "BATCH", 30)
+    draw = np.random.default_rng(0)
+    labels = draw.integers(-1, 40, (60, 2))
+    users, items = draw.normal(size=(60, 3)), draw.normal(size=(41, 3))
+
+    def scores(rows, of):
+        return (users[rows] @ items[of].T).astype(np.float32)
+
+    found = batch_recalls(scores, labels, seed=4)
+    order = np.random.default_rng(4).permutation(60)
+    hits = {0: [], 1: []}
+    for rows in (order[:30], order[30:]):
+        for j in range(2):
+            for row in rows:
+                if labels[row, j] < 0:
+                    continue
+                rivals = {i for i in labels[rows, j] if i >= 0} - {labels[row, j]}
+                own = users[row] @ items[labels[row, j]]
+                hits[j].append(sum(users[row] @ items[i] >= own for i in rivals) < 10)
+    assert found["batch_recall@10"] == pytest.approx(np.mean(hits[0]))
+    assert found["batch_recall@10 of m"] == pytest.approx((np.mean(hits[0]) + np.mean(hits[1])) / 2)
+
+
+def test_command_reports_variants_and_baselines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(AXES, "losses", {"long": AXES["losses"]["long"]})
+    write_cycles(tmp_path)
+    out = tmp_path / "run"
+    arguments = ["--data", str(tmp_path), "--preset", "smoke", "--devices", "1", "--out", str(out)]
+    nxtpost_ablation.main([*arguments, "--held-out", "2"])
+    summary = json.loads((out / "summary.json").read_text())
+    assert {key.split("/")[0] for key in summary["metrics"]} == {"default", "long"}
+    assert 0 <= summary["baselines"]["wide_deep/batch_recall@10"] <= 1
+    assert summary["metrics"]["default/0/batch_recall@10"] > 0
+    assert "the last 2 events are test" in summary["protocol"]["split"]
+    assert (out / "report.png").exists()
+
+
+def test_options_out_of_range_are_refused():
+    with pytest.raises(InputError, match=r"--axes: expected some of losses, .*, found weather"):
+        Ablation(axes="losses,weather")
+    with pytest.raises(InputError, match="--held-out: expected at least 1, found 0"):
+        Ablation(held_out=0)
