@@ -113,7 +113,7 @@ PRESETS = {
         patience=24,
         schedule="cosine",
         batch_size=64,
-        adamw_rate=4e-3,
+        adamw_rate=1e-2,
         shampoo_rate=1.2e-2,
         model=NxtPostConfig.sasrec(
             similarity="cosine", temperature=0.05, dropout=0.2, id_dropout=0.0
