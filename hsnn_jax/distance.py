@@ -32,7 +32,7 @@ def pairwise_distance(vectors, nodes, *, distance: Distance = "l2"):
     if distance not in ("l2", "squared_l2", "cosine"):
         raise ValueError(f"distance must be 'l2', 'squared_l2' or 'cosine', got {distance=}")
     if distance == "cosine":
-        return jnp.maximum(1.0 - _inner(_unit(vectors), _unit(nodes)), 0.0)
+        return jnp.maximum(1.0 - _inner(unit(vectors), unit(nodes)), 0.0)
     squared_vectors = jnp.sum(vectors**2, axis=1)[:, None]
     squared_nodes = jnp.sum(nodes**2, axis=1)[None, :]
     squared = jnp.maximum(squared_vectors + squared_nodes - 2.0 * _inner(vectors, nodes), 0.0)
@@ -44,8 +44,9 @@ def _inner(vectors, nodes):
     return jnp.einsum("nd,kd->nk", vectors, nodes, precision=jax.lax.Precision.HIGHEST)
 
 
-def _unit(vectors):
-    return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=1, keepdims=True) + _TINY)
+def unit(vectors):
+    """Scale vectors to length 1 along the last axis; zero stays zero, with a finite gradient."""
+    return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + _TINY)
 
 
 @functools.partial(jax.jit, static_argnames="distance")

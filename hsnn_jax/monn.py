@@ -18,7 +18,7 @@ from hsnn_jax import i2if
 from hsnn_jax.chunks import by_chunks
 from hsnn_jax.monn_config import Features, MoNNConfig
 from hsnn_jax.overarch import OVERARCHES
-from hsnn_jax.scorers import pair_flops
+from hsnn_jax.scorers import count_flops, pair_flops
 from hsnn_jax.towers import Tower
 
 
@@ -211,14 +211,10 @@ def module_flops(config: MoNNConfig) -> dict[str, float]:
     items = jax.eval_shape(encode_item, params, item, attributes)
     per_user, per_pair = pair_flops(scorer, params, users, items)
     return {
-        "user": _flops(encode_user, params, user, counts) + per_user,
-        "item": _flops(encode_item, params, item, attributes),
+        "user": count_flops(encode_user, params, user, counts) + per_user,
+        "item": count_flops(encode_item, params, item, attributes),
         "pair": per_pair,
     }
-
-
-def _flops(function, *arguments):
-    return jax.jit(function).lower(*arguments).cost_analysis().get("flops", 0.0)
 
 
 def _apply(config, params, *arguments, method=None):

@@ -9,6 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from hsnn_jax.distance import unit
+
 
 def dot(params, users, items):
     """Return the inner products of users [B, d] and items [B, m, d]; `params` is not used."""
@@ -89,11 +91,6 @@ def mixture(params, cosines, user_gate, item_gate):
     return jnp.sum(gate * cosines, axis=-1) / jnp.exp(params["log_temperature"])
 
 
-def unit(vectors):
-    """Scale vectors to length 1 along the last axis; zero stays zero, with a finite gradient."""
-    return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-12)
-
-
 def score_all(scorer, params, users, items):
     """Score every user [B, ...] with the same items [m, ...]; the items are not repeated."""
 
@@ -105,7 +102,7 @@ def score_all(scorer, params, users, items):
 
 
 def pair_flops(scorer, params, users, items) -> tuple[float, float]:
-    """Count a scorer's floating-point operations with XLA's cost model.
+    """Count a scorer's floating-point operations, see `count_flops`.
 
     Args:
       scorer: the callable.
@@ -124,7 +121,17 @@ def _count(scorer, params, users, items, num_items):
     params = jax.tree.map(shape_of, params)
     users = jax.tree.map(lambda x: _with_leading((1,), x, drop=1), users)
     items = jax.tree.map(lambda x: _with_leading((1, num_items), x, drop=1), items)
-    return jax.jit(scorer).lower(params, users, items).cost_analysis().get("flops", 0.0)
+    return count_flops(scorer, params, users, items)
+
+
+def count_flops(function, *arguments) -> float:
+    """Count a function's floating-point operations with XLA's cost model; nothing is run.
+
+    Args:
+      function: jittable.
+      *arguments: arrays or shapes.
+    """
+    return jax.jit(function).lower(*arguments).cost_analysis().get("flops", 0.0)
 
 
 def _with_leading(leading, x, drop=0):
