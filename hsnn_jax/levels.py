@@ -101,6 +101,17 @@ def representative_items(indexes, item_vectors, *, distance: Distance = "l2") ->
     return tuple(found)
 
 
+def representatives_of_items(indexes, item_vectors, *, distance: Distance = "l2") -> tuple:
+    """Return the representative of the node that each item is below: int32 [n] an index.
+
+    See `representative_items`; a free row has any.
+    """
+    found = representative_items(indexes, item_vectors, distance=distance)
+    return tuple(
+        rows.at[node].get(mode="clip") for rows, node in zip(found, nodes_of_items(indexes))
+    )
+
+
 def residual_nodes(codebooks):
     """Return the nodes and parents, for `build_levels`, of residual codebooks.
 

@@ -338,9 +338,10 @@ def _negative_logits(batch, embedded, shared, config):
         if ids is not None and "negative_ids" in batch:
             same = ids[:, None] == batch["negative_ids"][None, :]
         logits.append(jnp.where(same, -jnp.inf, config.logit_scale * users @ shared.T))
-    if not logits:
+    # Labels bring negatives of their own to the log loss.
+    if not logits and not (config.loss == "bce" and "labels" in batch):
         raise ValueError(
             "batch must hold 'negatives' or 'catalogue' unless config.in_batch with "
-            f"loss 'sampled_softmax'; got keys {sorted(batch)}"
+            f"loss 'sampled_softmax', or 'labels' with 'bce'; got keys {sorted(batch)}"
         )
     return logits

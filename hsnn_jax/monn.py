@@ -54,6 +54,10 @@ class MoNN(nn.Module):
     def item_vectors(self, features):
         return self.item_tower(features)
 
+    def user_vectors(self, features):
+        mean_BxD = jnp.mean(self.user_tower(features), axis=1)
+        return jnp.tile(mean_BxD, (1, self.config.num_item))
+
     def interact(self, users, items):
         """Return the interaction tower's vectors [B, m, n, d] of encoded users and items."""
         crosses, read = {}, _num_statistics(self.config)
@@ -140,6 +144,19 @@ def item_vectors(config: MoNNConfig, params, features):
     apply = functools.partial(_apply, config, params, method="item_vectors")
     vectors = by_chunks(apply, _tower_values(config), features)
     return vectors.reshape(vectors.shape[0], -1)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def user_vectors(config: MoNNConfig, params, features):
+    """Return the mean of the user tower's vectors, once for each of an item's vectors.
+
+    Its inner product with `item_vectors` is the mean over the user's vectors of the sum over the
+    item's: the two-tower reading of the two sides, by which nodes are learned.
+
+    Returns:
+      float [B, num_item * width].
+    """
+    return _apply(config, params, features, method="user_vectors")
 
 
 def logits(config: MoNNConfig, params, user_features, item_features, counts=None, attributes=None):
