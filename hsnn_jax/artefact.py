@@ -1,4 +1,4 @@
-"""One file for index, item vectors, ids and parameters: an .npz of arrays and a JSON header."""
+"""One file for index, items, ids, parameters and model: an .npz of arrays and a JSON header."""
 
 import dataclasses
 import json
@@ -13,9 +13,14 @@ import numpy as np
 
 from hsnn_jax.index import Index
 from hsnn_jax.lti import LTIConfig
+from hsnn_jax.monn_config import MoNNConfig, from_dict
 
-_FORMAT = "hsnn_jax.retriever/2"
-_READ = ("hsnn_jax.retriever/1", _FORMAT)  # format 1 has neither free rows nor a baseline
+_FORMAT = "hsnn_jax.retriever/3"
+# Format 1 has neither free rows nor a baseline, 2 has no model.
+_READ = ("hsnn_jax.retriever/1", "hsnn_jax.retriever/2", _FORMAT)
+
+
+_TREES = ("params", "item_features")
 
 
 class Content(NamedTuple):
@@ -30,17 +35,22 @@ class Content(NamedTuple):
     slack: float
     max_beam: int | None
     baseline: dict[str, float] | None  # see `living.Living`; None in format 1
+    model: MoNNConfig | None
+    task: str | None
+    item_features: Any  # pytree of [n, ...] as of `encode_items`, zeros in free rows; or None
 
 
 def write(path, content: Content) -> None:
     """Write atomically: the name appears when the file is complete.
 
     Raises:
-      ValueError: `params` is neither None nor nested dicts with string keys without "/".
+      ValueError: `params` or `item_features` are neither None nor nested dicts with string keys
+        without "/".
     """
     arrays = {f"index/{name}": value for name, value in content.index._asdict().items()}
     arrays |= {"item_vectors": content.item_vectors, "item_ids": content.item_ids}
-    arrays |= _flatten(content.params)
+    for name in _TREES:
+        arrays |= _flatten(name, getattr(content, name))
     header = {
         "format": _FORMAT,
         "config": dataclasses.asdict(content.config),
@@ -49,6 +59,8 @@ def write(path, content: Content) -> None:
         "max_beam": content.max_beam,
         "baseline": content.baseline,
         "has_params": content.params is not None,
+        "model": None if content.model is None else dataclasses.asdict(content.model),
+        "task": content.task,
     }
     arrays["header"] = np.array(json.dumps(header))
     folder = os.path.dirname(os.path.abspath(path))
@@ -81,35 +93,36 @@ def read(path) -> Content:
         index=Index(*(jnp.asarray(arrays[f"index/{name}"]) for name in Index._fields)),
         item_vectors=arrays["item_vectors"],
         item_ids=arrays["item_ids"],
-        params=_unflatten(arrays) if header["has_params"] else None,
+        params=_unflatten("params", arrays) if header["has_params"] else None,
         config=LTIConfig(**header["config"]),
         scorer=header["scorer"],
         slack=header["slack"],
         max_beam=header["max_beam"],
         baseline=header.get("baseline"),
+        model=from_dict(header["model"]) if header.get("model") else None,
+        task=header.get("task"),
+        item_features=_unflatten("item_features", arrays) or None,
     )
 
 
-def _flatten(params):
-    if params is None:
-        return {}
+def _flatten(prefix, tree):
     flat = {}
-    for path, value in jax.tree_util.tree_leaves_with_path(params):
+    for path, value in jax.tree_util.tree_leaves_with_path(tree):
         keys = [getattr(entry, "key", None) for entry in path]
         if not all(isinstance(key, str) and "/" not in key for key in keys):
-            raise ValueError(f"params must be nested dicts with plain string keys, got {path}")
-        flat["/".join(["params", *keys])] = value
+            raise ValueError(f"{prefix} must be nested dicts with plain string keys, got {path}")
+        flat["/".join([prefix, *keys])] = value
     return flat
 
 
-def _unflatten(arrays):
-    params = {}
+def _unflatten(prefix, arrays):
+    tree = {}
     for name, value in arrays.items():
         first, *keys = name.split("/")
-        if first != "params":
+        if first != prefix or not keys:
             continue
-        inner = params
+        inner = tree
         for key in keys[:-1]:
             inner = inner.setdefault(key, {})
         inner[keys[-1]] = jnp.asarray(value)
-    return params
+    return tree

@@ -5,7 +5,7 @@ goes on reading it, whole.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,18 @@ class Living(NamedTuple):
     ids: np.ndarray  # int64 [n]: the caller's id in each row, -1 in a free row
     rows: tuple[np.ndarray, np.ndarray]  # the ids present, ascending, and their rows
     baseline: dict[str, float]  # `measure` of the index when it was built
+    features: Tiles | None  # what a scorer reads of the items, where that is not their vectors
+    node_features: Any  # that of the nodes' representatives, [K, ...]; None with the above
+
+    @property
+    def scored(self) -> Tiles:
+        """What a scorer reads of the items."""
+        return self.tiles if self.features is None else self.features
 
 
-def start(index: Index, item_vectors, ids, *, distance: Distance = "l2", baseline=None) -> Living:
+def start(
+    index: Index, item_vectors, ids, *, distance: Distance = "l2", baseline=None, features=None
+) -> Living:
     """Make a built index living.
 
     Args:
@@ -38,15 +47,20 @@ def start(index: Index, item_vectors, ids, *, distance: Distance = "l2", baselin
       ids: int [n], one a row, -1 in free rows.
       distance: see `distance.pairwise_distance`.
       baseline: of an index that was saved; measured now by default.
+      features: optional pytree of [m, ...], what the scorer reads in place of the vectors. It
+        moves with the items.
     """
     tiles = pack(index, jnp.asarray(item_vectors, jnp.float32))
+    features = None if features is None else pack(index, features)
     present = np.flatnonzero(ids >= 0)
     order = present[np.argsort(ids[present], kind="stable")]
     baseline = measure(index, tiles, distance=distance) if baseline is None else baseline
-    return Living(index, tiles, np.asarray(ids, np.int64), (ids[order], order), baseline)
+    ids, rows = np.asarray(ids, np.int64), (ids[order], order)
+    nodes = _node_features(index, features)
+    return Living(index, tiles, ids, rows, baseline, features, nodes)
 
 
-def add(living: Living, vectors, ids, *, distance: Distance = "l2") -> Living:
+def add(living: Living, vectors, ids, *, distance: Distance = "l2", features=None) -> Living:
     """List new items, one after the other, each at its nearest node that has a free slot.
 
     Args:
@@ -54,14 +68,17 @@ def add(living: Living, vectors, ids, *, distance: Distance = "l2") -> Living:
       vectors: float [b, d].
       ids: int [b], the caller's ids.
       distance: see `distance.pairwise_distance`.
+      features: pytree of [b, ...] where the items have features.
 
     Raises:
       ValueError: vectors are not finite or not as wide as the nodes; ids are negative, repeated
-        or present already; there are fewer than b free rows.
+        or present already; there are fewer than b free rows; features are missing or differ in
+        shape or type from those of the others.
     """
     vectors, ids = np.asarray(vectors), np.asarray(ids)
     check_vectors("vectors", vectors, width=living.index.nodes.shape[1], empty=True)
     check_ids("ids", ids, vectors.shape[0])
+    features = _check_features(living, features, ids.size)
     known = ids[rows_of(living, ids) >= 0]
     if known.size:
         raise ValueError(f"ids must be new, got {known[0]}, which the index holds already")
@@ -72,13 +89,15 @@ def add(living: Living, vectors, ids, *, distance: Distance = "l2") -> Living:
             "build it with a larger reserve"
         )
     rows = free[: ids.size].astype(np.int32)
-    index, tiles = living.index, living.tiles
-    for part, size in _batches(ids.size):
-        index, tiles = _insert(
+    index, tiles, carried = living.index, living.tiles, living.features
+    for part, size in batches(ids.size):
+        index, tiles, carried = _insert(
             index,
             tiles,
-            _padded(vectors[part].astype(np.float32), size, 0),
-            _padded(rows[part], size, living.ids.size),
+            carried,
+            padded(vectors[part].astype(np.float32), size, 0),
+            jax.tree.map(lambda x, part=part, size=size: padded(x[part], size, 0), features),
+            padded(rows[part], size, living.ids.size),
             part.stop - part.start,
             distance=distance,
         )
@@ -88,7 +107,7 @@ def add(living: Living, vectors, ids, *, distance: Distance = "l2") -> Living:
     order = np.argsort(ids, kind="stable")
     places = np.searchsorted(sorted_ids, ids[order])
     table = np.insert(sorted_ids, places, ids[order]), np.insert(sorted_rows, places, rows[order])
-    return living._replace(index=index, tiles=tiles, ids=new_ids, rows=table)
+    return _changed(living, index, tiles, carried)._replace(ids=new_ids, rows=table)
 
 
 def remove(living: Living, ids, *, distance: Distance = "l2") -> Living:
@@ -105,17 +124,20 @@ def remove(living: Living, ids, *, distance: Distance = "l2") -> Living:
     ids = np.asarray(ids)
     rows = _known_rows(living, ids)
     index = living.index
-    for part, size in _batches(ids.size):
-        padded = _padded(rows[part], size, living.ids.size)
-        index = _discard(index, living.tiles, padded, distance=distance)
+    for part, size in batches(ids.size):
+        some = padded(rows[part], size, living.ids.size)
+        index = _discard(index, living.tiles, some, distance=distance)
     new_ids = living.ids.copy()
     new_ids[rows] = -1
     places = np.searchsorted(living.rows[0], ids)
     table = tuple(np.delete(part, places) for part in living.rows)
-    return living._replace(index=index, ids=new_ids, rows=table)
+    now = _changed(living, index, living.tiles, living.features)
+    return now._replace(ids=new_ids, rows=table)
 
 
-def reassign(living: Living, vectors=None, ids=None, *, distance: Distance = "l2") -> Living:
+def reassign(
+    living: Living, vectors=None, ids=None, *, distance: Distance = "l2", features=None
+) -> Living:
     """List all items anew by the rule of `assign`, at nodes that stay where they are.
 
     Items that overflowed come home where removals have made room, and items whose vectors
@@ -126,28 +148,86 @@ def reassign(living: Living, vectors=None, ids=None, *, distance: Distance = "l2
       vectors: optional float [b, d], new vectors of some items.
       ids: int [b], the caller's ids of those.
       distance: see `distance.pairwise_distance`.
+      features: pytree of [b, ...] of these items, where items have features.
 
     Raises:
       ValueError: only one of `vectors` and `ids` is given; vectors are not finite or not as
-        wide as the nodes; ids are repeated or not present.
+        wide as the nodes; ids are repeated or not present; features as in `add`.
     """
     if (vectors is None) != (ids is None):
         raise ValueError("reassign needs vectors and ids together, or neither")
-    by_row = item_vectors(living)
+    by_row = item_vectors(living), item_features(living)
     if ids is not None:
         vectors, ids = np.asarray(vectors), np.asarray(ids)
         check_vectors("vectors", vectors, width=living.index.nodes.shape[1], empty=True)
         check_ids("ids", ids, vectors.shape[0])
-        by_row = np.array(by_row)
-        by_row[_known_rows(living, ids)] = vectors
-    index, tiles = _relist(living.index, jnp.asarray(by_row), distance=distance)
-    return living._replace(index=index, tiles=tiles)
+        features = _check_features(living, features, ids.size)
+        rows = _known_rows(living, ids)
+        by_row = jax.tree.map(
+            lambda old, new: _with_rows(old, rows, new), by_row, (vectors, features)
+        )
+    index, tiles, carried = _relist(living.index, *by_row, distance=distance)
+    return _changed(living, index, tiles, carried)
 
 
 def item_vectors(living: Living):
     """Return the vectors by row, float32 [n, d]; zeros in free rows."""
-    flat = living.tiles.features.reshape(-1, living.index.nodes.shape[1])
-    return flat.at[living.index.positions].get(mode="fill", fill_value=0.0)
+    return _by_row(living.index, living.tiles.features)
+
+
+def item_features(living: Living):
+    """Return the features by row, a pytree of [n, ...], zeros in free rows; None without any."""
+    if living.features is None:
+        return None
+    return jax.tree.map(functools.partial(_by_row, living.index), living.features.features)
+
+
+def _by_row(index, tiles):
+    flat = tiles.reshape(-1, *tiles.shape[2:])
+    return flat.at[index.positions].get(mode="fill", fill_value=0)
+
+
+def _with_rows(by_row, rows, values):
+    by_row = np.array(by_row)
+    by_row[rows] = values
+    return jnp.asarray(by_row)
+
+
+def _changed(living, index, tiles, features):
+    """Return the next state, but for ids and their rows."""
+    nodes = _node_features(index, features)
+    return living._replace(index=index, tiles=tiles, features=features, node_features=nodes)
+
+
+@jax.jit
+def _node_features(index, features):
+    """Return the representatives' features [K, ...] (any of them for an empty node), or None."""
+    if features is None:
+        return None
+    slots = index.positions[jnp.maximum(index.representatives, 0)]
+    return jax.tree.map(
+        lambda tiles: tiles.reshape(-1, *tiles.shape[2:]).at[slots].get(mode="clip"),
+        features.features,
+    )
+
+
+def _check_features(living, features, size):
+    """Return the features of `size` items as numpy; raise unless they are like the others'."""
+    features = jax.tree.map(np.asarray, features)
+    held = None if living.features is None else living.features.features
+    expected = _described(held, lambda x: (size, *x.shape[2:]))
+    found = _described(features, np.shape)
+    for path in sorted(expected | found):
+        if expected.get(path) != found.get(path):
+            wanted, got = (side.get(path, "none") for side in (expected, found))
+            raise ValueError(f"features{path} must be {wanted}, got {got}")
+    return features
+
+
+def _described(tree, shape_of):
+    """Return {path: what the array there is}."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{x.dtype} {shape_of(x)}" for path, x in leaves}
 
 
 def rows_of(living: Living, ids):
@@ -202,7 +282,7 @@ def needs_rebuild(
 
 
 @functools.partial(jax.jit, static_argnames="distance")
-def _insert(index, tiles, vectors, rows, count, *, distance):
+def _insert(index, tiles, carried, vectors, features, rows, count, *, distance):
     """Place the first `count` of the rows [b], in order."""
     num_nodes, capacity = index.lists.shape
     distances = pairwise_distance(vectors, index.nodes, distance=distance)
@@ -227,8 +307,14 @@ def _insert(index, tiles, vectors, rows, count, *, distance):
         overflow=overflow,
     )
     node, column = slots // capacity, slots % capacity
-    tiles = Tiles(tiles.features.at[node, column].set(vectors, mode="drop"))
-    return _mend(index, tiles, node, distance), tiles
+
+    def put(tiles, values):
+        return tiles.at[node, column].set(values, mode="drop")
+
+    tiles = Tiles(put(tiles.features, vectors))
+    if carried is not None:
+        carried = Tiles(jax.tree.map(put, carried.features, features))
+    return _mend(index, tiles, node, distance), tiles, carried
 
 
 @functools.partial(jax.jit, static_argnames="distance")
@@ -250,7 +336,7 @@ def _discard(index, tiles, rows, *, distance):
 
 
 @functools.partial(jax.jit, static_argnames="distance")
-def _relist(index, vectors, *, distance):
+def _relist(index, vectors, features, *, distance):
     num_nodes, capacity = index.lists.shape
     node_of = assign_rows(vectors, index.nodes, live(index), capacity=capacity, distance=distance)
     slots = node_of * capacity + rank_in_group(node_of)
@@ -266,7 +352,8 @@ def _relist(index, vectors, *, distance):
         overflow=jnp.sum((wanted != node_of) & (node_of < num_nodes), dtype=jnp.int32),
     )
     tiles = pack(index, vectors)
-    return _mend(index, tiles, jnp.arange(num_nodes), distance), tiles
+    features = None if features is None else pack(index, features)
+    return _mend(index, tiles, jnp.arange(num_nodes), distance), tiles, features
 
 
 def _mend(index, tiles, nodes, distance):
@@ -297,20 +384,21 @@ def _listed(index, tiles, node, distance):
     return ids, pairwise_distance(vectors, centre[None, :], distance=distance)[:, 0]
 
 
-def _batches(size):
-    """Cut `size` items into (slice, padded size)."""
+def batches(size: int):
+    """Cut `size` items into (slice, padded size), of few sizes, so that few are compiled."""
     first = 0
     while first < size:
-        padded = next((b for b in _BATCHES if size - first <= b), _BATCHES[-1])
-        last = min(first + padded, size)
-        yield slice(first, last), padded
+        padded_size = next((b for b in _BATCHES if size - first <= b), _BATCHES[-1])
+        last = min(first + padded_size, size)
+        yield slice(first, last), padded_size
         first = last
 
 
-def _padded(rows, size, value):
-    padded = np.full((size, *rows.shape[1:]), value, rows.dtype)
-    padded[: rows.shape[0]] = rows
-    return padded
+def padded(rows, size: int, value):
+    """Return `size` rows, the further ones filled with a value."""
+    out = np.full((size, *rows.shape[1:]), value, rows.dtype)
+    out[: rows.shape[0]] = rows
+    return out
 
 
 def _known_rows(living, ids):

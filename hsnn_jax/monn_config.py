@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 OverArchName = Literal["mol", "mlp", "dot", "dhen"]
 
@@ -122,6 +122,14 @@ class MoNNConfig:
                 "num_interaction must be > 0 with crosses and 0 without, got "
                 f"{self.num_interaction} with crosses={self.crosses}"
             )
+
+
+def from_dict(fields: Mapping[str, Any]) -> MoNNConfig:
+    """Make a configuration of what `dataclasses.asdict` gave, also after a way through JSON."""
+    sides = {name: Features(**fields[name]) for name in ("user", "item")}
+    towers = ("user_tower", "item_tower", "interaction_tower")
+    networks = {name: TowerConfig(**fields[name]) for name in towers}
+    return MoNNConfig(**(dict(fields) | sides | networks))
 
 
 class Size(NamedTuple):

@@ -1,10 +1,15 @@
+import functools
+import json
+
 import jax
 import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import LTIConfig, Retriever
-from hsnn_jax.scorers import dot, init_mol, mol
+from hsnn_jax import LTIConfig, Retriever, i2if, monn
+from hsnn_jax.living import padded
+from hsnn_jax.monn_config import Features, MoNNConfig, TowerConfig
+from hsnn_jax.scorers import dot, init_mol, mol, score_all
 from tests.hsnn.planted import clusters, users_near
 
 CONFIG = LTIConfig(num_nodes=8, total_steps=20, kmeans_iterations=5, num_negatives=32)
@@ -76,7 +81,7 @@ def test_load_refuses_other_scorers_and_files(tmp_path):
     with pytest.raises(ValueError, match=r"not a retriever's .npz file"):
         Retriever.load(path)
     np.savez(path, header=np.array('{"format": "other"}'))
-    with pytest.raises(ValueError, match=r"must have format 'hsnn_jax.retriever/2', got 'other'"):
+    with pytest.raises(ValueError, match=r"must have format 'hsnn_jax.retriever/3', got 'other'"):
         Retriever.load(path)
 
 
@@ -140,3 +145,174 @@ def test_residual_levels_make_one_index_of_sums(tmp_path):
     loaded = Retriever.load(path)
     assert loaded.config == retriever.config
     np.testing.assert_array_equal(loaded.search(users, 3).ids, retriever.search(users, 3).ids)
+
+
+USER, ITEM = Features(dense={"taste": 5}), Features(dense={"text": 4}, sparse={"brand": 6})
+TOWER = TowerConfig(field_width=4, dense_fields=2, num_layers=1, hidden=8, attention_width=4)
+MODEL = MoNNConfig(
+    user=USER,
+    item=ITEM,
+    crosses=("category",),
+    num_user=2,
+    num_item=2,
+    num_interaction=1,
+    width=4,
+    tasks=("click", "buy"),
+    user_tower=TOWER,
+    item_tower=TOWER,
+    interaction_tower=TOWER,
+)
+
+
+def model_inputs(seed, users, items):
+    """What a MoNN reads of drawn users and items."""
+    rng = np.random.default_rng(seed)
+    history = rng.integers(0, 7, (users, 6))
+    counts = np.stack([np.bincount(row, minlength=7) for row in history]).astype(np.float32)
+    table = i2if.DenseTable(counts, counts.sum(axis=1), None)
+    return (
+        ({"taste": rng.normal(size=(users, 5)).astype(np.float32)}, {"category": table}),
+        (
+            {
+                "text": rng.normal(size=(items, 4)).astype(np.float32),
+                "brand": rng.integers(0, 6, items),
+            },
+            {"category": rng.integers(-1, 7, (items, 2))},
+        ),
+    )
+
+
+@functools.cache
+def model_params():
+    shapes = jax.eval_shape(lambda key: monn.init_monn(key, MODEL), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: (0.4 * rng.normal(size=x.shape)).astype(x.dtype), shapes)
+
+
+def modelled():
+    """A retriever that carries a MoNN, and the truth: {id: what the model reads of the item}."""
+    _, items = model_inputs(0, 1, 32)
+    retriever = Retriever(
+        LTIConfig(num_nodes=4, kmeans_iterations=3), model=MODEL, params=model_params(), task="buy"
+    )
+    retriever.build_index(items, item_ids=100 + np.arange(32), key=jax.random.key(0), reserve=8)
+    return retriever, {100 + i: jax.tree.map(lambda x, i=i: x[i], items) for i in range(32)}
+
+
+def check_answers(retriever, truth):
+    """A full budget finds what the training path's logits say of the items as they are now."""
+    users, _ = model_inputs(9, 5, 1)
+    ids = np.array(sorted(truth))
+    items = jax.tree.map(lambda *rows: np.stack(rows), *[truth[i] for i in ids.tolist()])
+    pairs = jax.tree.map(lambda x: np.repeat(x, ids.size, axis=0), users)
+    items = jax.tree.map(lambda x: np.concatenate([x] * 5), items)
+    # Of one shape whatever the number of items: padded to that of a full index, 40 rows.
+    pairs, items = jax.tree.map(lambda x: padded(x, 5 * 40, 0), (pairs, items))
+    scores = direct_logits(pairs, items)[: 5 * ids.size, 1].reshape(5, -1)
+    order = np.argsort(-scores, axis=1)[:, :6]
+    answer = retriever.search(users, 6)
+    np.testing.assert_array_equal(answer.ids, ids[order])
+    best = np.take_along_axis(scores, order, axis=1)
+    np.testing.assert_allclose(answer.scores, best, rtol=1e-4, atol=1e-5)
+    return answer
+
+
+@jax.jit
+def direct_logits(users, items):
+    return monn.logits(MODEL, model_params(), users[0], items[0], users[1], items[1])
+
+
+def test_a_monn_is_carried_through_updates_and_the_file(tmp_path):
+    retriever, truth = modelled()
+    before = check_answers(retriever, truth)
+    assert (before.nodes_scored == 4).all()
+    _, more = model_inputs(1, 1, 3)
+    retriever.add(more, [7, 8, 9])
+    truth |= {7 + i: jax.tree.map(lambda x, i=i: x[i], more) for i in range(3)}
+    best = before.ids[0, 0]
+    retriever.remove([best, 8])
+    del truth[best], truth[8]
+    _, changed = model_inputs(2, 1, 2)
+    retriever.reassign(changed, [110, 7])
+    truth |= {i: jax.tree.map(lambda x, row=row: x[row], changed) for row, i in enumerate((110, 7))}
+    answer = check_answers(retriever, truth)
+    path = tmp_path / "monn.npz"
+    retriever.save(path)
+    loaded = Retriever.load(path)
+    assert (loaded.model, loaded.task, loaded.config) == (MODEL, "buy", retriever.config)
+    for a, b in zip(answer, check_answers(loaded, truth)):
+        np.testing.assert_array_equal(a, b)
+    loaded.add(jax.tree.map(lambda x: x[:1], more), [8])
+    check_answers(loaded, truth | {8: jax.tree.map(lambda x: x[0], more)})
+    with pytest.raises(ValueError, match="saved with scorer 'monn_mol_buy', got 'dot'"):
+        Retriever.load(path, scorer=dot)
+
+
+def test_nodes_of_a_monn_are_scored_as_their_representatives():
+    retriever, _ = modelled()
+    _, items = model_inputs(0, 1, 32)
+    rows = np.asarray(retriever.index.representatives)
+    encoded = monn.encode_items(MODEL, model_params(), *items)
+    users = monn.encode_users(MODEL, model_params(), *model_inputs(9, 5, 1)[0])
+    grid = jax.jit(score_all, static_argnums=0)(
+        monn.MoNNScorer(MODEL, "buy"),
+        model_params(),
+        users,
+        jax.tree.map(lambda x: x[rows], encoded),
+    )
+    counts, capacity = np.asarray(retriever.index.counts), retriever.index.lists.shape[1]
+    answer = retriever.search(model_inputs(9, 5, 1)[0], 3, budget=capacity)
+    for row, scores in enumerate(np.asarray(grid)):
+        spent = np.cumsum(counts[np.argsort(-scores)])
+        assert answer.items_scored[row] == spent[spent <= capacity][-1]
+
+
+def test_nodes_are_fitted_on_a_monns_towers():
+    users, items = model_inputs(3, 5, 32)
+    retriever = Retriever(
+        LTIConfig(num_nodes=4, total_steps=2, kmeans_iterations=3, num_negatives=8),
+        model=MODEL,
+        params=model_params(),
+    )
+    tx = optax.sgd(0.1)
+    retriever.fit(users, items, np.arange(5), tx, key=jax.random.key(0))
+    assert retriever.nodes.shape == (4, 8)
+    assert retriever.build_index(items)["items"] == 32
+
+
+def test_bad_inputs_of_a_monn():
+    retriever, _ = modelled()
+    before = retriever.index
+    users, items = model_inputs(4, 2, 2)
+    with pytest.raises(ValueError, match=r"vectors must be finite, got NaN or inf in row 1 of"):
+        items[0]["text"][1] = np.nan
+        retriever.add(items, [1, 2])
+    with pytest.raises(ValueError, match=r"attributes must hold \['category'\], got \[\]"):
+        retriever.add({"text": np.zeros((2, 4), np.float32), "brand": np.zeros(2, int)}, [1, 2])
+    with pytest.raises(ValueError, match=r"users must have features of one number of rows"):
+        retriever.search((users[0], jax.tree.map(lambda x: x[:1], users[1])), 2)
+    with pytest.raises(ValueError, match="ids must be new, got 100"):
+        retriever.add(model_inputs(5, 1, 1)[1], [100])
+    with pytest.raises(
+        ValueError, match=r"\['category'\] must be int32 \(1, 2\), got int32 \(1, 3"
+    ):
+        attributes = {"category": np.zeros((1, 3), int)}
+        retriever.add((model_inputs(5, 1, 1)[1][0], attributes), [1])
+    assert retriever.index is before
+    with pytest.raises(ValueError, match="a model comes with params and without a scorer"):
+        Retriever(CONFIG, model=MODEL)
+    with pytest.raises(ValueError, match="task needs a model, got task='buy'"):
+        Retriever(CONFIG, task="buy")
+
+
+def test_a_file_of_the_format_before_models_is_read(tmp_path):
+    _, users, _ = data()
+    retriever, path = built(), tmp_path / "retriever.npz"
+    retriever.save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    header = json.loads(str(arrays["header"])) | {"format": "hsnn_jax.retriever/2"}
+    del header["model"], header["task"]
+    np.savez(path, **arrays | {"header": np.array(json.dumps(header))})
+    found = Retriever.load(path).search(users, 4)
+    np.testing.assert_array_equal(found.ids, retriever.search(users, 4).ids)
