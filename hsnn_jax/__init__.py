@@ -1,17 +1,45 @@
 """A learned hierarchical index over item vectors (arXiv 2408.06653) in JAX."""
 
-from hsnn_jax import scorers
+from hsnn_jax import calibration, distillation, ensemble, i2if, multi_task, scorers
 from hsnn_jax.assignment import assign
+from hsnn_jax.descend import Level, SearchResult
 from hsnn_jax.em import fit_em
 from hsnn_jax.fit_index import FitResult, fit_index
 from hsnn_jax.frontier import FrontierPoint, frontier, recall
-from hsnn_jax.index import Index, Tiles, build_index, live, pack, representative_features, stats
+from hsnn_jax.index import (
+    Index,
+    Tiles,
+    build_index,
+    live,
+    pack,
+    representative_features,
+    stats,
+    take_rows,
+)
+from hsnn_jax.joint import JointConfig, encode_levels, init_joint, joint_loss, request_levels
 from hsnn_jax.kmeans import kmeans
 from hsnn_jax.learners import EM, EMA, LTI, KMeans, LearnedIndex, NaturalHierarchy
-from hsnn_jax.levels import build_levels, residual_nodes
+from hsnn_jax.level_search import brute_force_levels, search_levels
+from hsnn_jax.levels import (
+    build_levels,
+    nodes_of_items,
+    representative_items,
+    representatives_of_items,
+    residual_nodes,
+)
 from hsnn_jax.lti import LTIConfig, init_params, lti_loss
+from hsnn_jax.monn import (
+    MoNNScorer,
+    encode_items,
+    encode_users,
+    init_monn,
+    item_vectors,
+    module_flops,
+    user_vectors,
+)
+from hsnn_jax.monn_config import Features, MoNNConfig, TowerConfig, preset
 from hsnn_jax.retriever import Retriever
-from hsnn_jax.search import SearchResult, brute_force, search
+from hsnn_jax.search import brute_force, search
 from hsnn_jax.sharded import shard_index, sharded_search
 from hsnn_jax.telemetry import CollapseWarning, collapsed
 
@@ -20,35 +48,63 @@ __all__ = [
     "EMA",
     "LTI",
     "CollapseWarning",
+    "Features",
     "FitResult",
     "FrontierPoint",
     "Index",
+    "JointConfig",
     "KMeans",
     "LTIConfig",
     "LearnedIndex",
+    "Level",
+    "MoNNConfig",
+    "MoNNScorer",
     "NaturalHierarchy",
     "Retriever",
     "SearchResult",
     "Tiles",
+    "TowerConfig",
     "assign",
     "brute_force",
+    "brute_force_levels",
     "build_index",
     "build_levels",
+    "calibration",
     "collapsed",
+    "distillation",
+    "encode_items",
+    "encode_levels",
+    "encode_users",
+    "ensemble",
     "fit_em",
     "fit_index",
     "frontier",
+    "i2if",
+    "init_joint",
+    "init_monn",
     "init_params",
+    "item_vectors",
+    "joint_loss",
     "kmeans",
     "live",
     "lti_loss",
+    "module_flops",
+    "multi_task",
+    "nodes_of_items",
     "pack",
+    "preset",
     "recall",
     "representative_features",
+    "representative_items",
+    "representatives_of_items",
+    "request_levels",
     "residual_nodes",
     "scorers",
     "search",
+    "search_levels",
     "shard_index",
     "sharded_search",
     "stats",
+    "take_rows",
+    "user_vectors",
 ]
