@@ -23,7 +23,7 @@ from hsnn_jax.frontier import recall
 from hsnn_jax.monn import MoNNScorer, encode_items, encode_users, init_monn, module_flops
 from hsnn_jax.monn_config import Features, MoNNConfig, preset
 from hsnn_jax.multi_task import sampled_softmax
-from hsnn_jax.scorers import dot
+from hsnn_jax.scorers import dot, pair_flops
 from hsnn_jax.search import brute_force
 
 K = 20
@@ -86,14 +86,19 @@ def residual(size: str, width: int) -> Residual:
 
 def as_model(name: str, scorer: Residual, params, item_vectors) -> Model:
     """Encode the items."""
+    items = scorer.items(params, jnp.asarray(item_vectors))
+    users = scorer.users(params, jnp.asarray(item_vectors[:1]))
+    deep = MoNNScorer(scorer.config)
+    once = pair_flops(deep, params["monn"], users["monn"], items["monn"])[0]
     return Model(
         name,
         scorer,
         params,
-        scorer.items(params, jnp.asarray(item_vectors)),
+        items,
         lambda vectors: scorer.users(params, jnp.asarray(vectors)),
         lambda vectors: scorer.items(params, jnp.asarray(vectors)),
-        module_flops(scorer.config)["user"],
+        # The tower alone: a search counts itself what the scorer does once a user.
+        module_flops(scorer.config)["user"] - once,
     )
 
 

@@ -1,0 +1,286 @@
+"""Task scale: how the cost of a query grows with the catalogue, simulated, beside faiss IVF.
+
+Items lie around the leaves of a planted tree, fifty a leaf; queries near items. At every size the
+least budget is sought at which the index keeps 95 % of the exact top 100.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.errors import bad_input
+from experiments.hsnn_drawn import Planted, planted_tree
+from experiments.hsnn_outcome import Outcome
+from experiments.report import Table, finish_axes
+from experiments.run_folder import Run
+from experiments.searchers import FaissIVF, Requests
+from hsnn_jax import living
+from hsnn_jax.frontier import recall
+from hsnn_jax.index import build_index
+from hsnn_jax.kmeans import kmeans
+from hsnn_jax.scorers import dot
+from hsnn_jax.search import brute_force, search
+
+TOP, KEPT = 100, 0.95
+INSERTS = 1024  # items that one timed insert brings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaleConfig:
+    """Sizes of the simulated catalogues."""
+
+    items: tuple[int, ...] = (10_000, 30_000, 100_000, 300_000, 1_000_000)
+    """catalogues"""
+    width: int = 64
+    """of the vectors"""
+    users: int = 200
+    """queries of each catalogue"""
+    nodes_factor: float = 2.0
+    """nodes are this times the square root of the items"""
+    slack: float = 1.3
+    """slots of a list over the mean number of items of a node"""
+    sample: int = 64
+    """items a node that k-means learns from"""
+    requests: int = 200
+    """single requests that are timed"""
+
+    def __post_init__(self) -> None:
+        if not self.items or min(self.items) < 2000:
+            raise bad_input("--scale.items", expected="sizes of at least 2000", found=self.items)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One searcher at one size, at the least budget that keeps `KEPT`."""
+
+    items: int
+    recall: float
+    scored: float
+    flops: float
+    exact_flops: float
+    queries_per_second: float
+    exact_queries_per_second: float
+    p50_ms: float
+    p99_ms: float
+    build_seconds: float
+    index_bytes: int
+    insert_ms: float | None
+
+
+def run_scale(run: Run, config: ScaleConfig, *, seeds, faiss: bool) -> Outcome:
+    """Measure every size from every seed."""
+    points: dict[str, list[Point]] = {}
+    for seed in seeds:
+        for size in config.items:
+            drawn = planted_tree(
+                items=size + INSERTS,
+                users=config.users,
+                width=config.width,
+                leaves=max(8, size // 50),
+                branches=max(4, math.isqrt(size // 50)),
+                seed=seed,
+            )
+            found = measure_size(drawn, config, size, seed=seed, faiss=faiss)
+            for name, point in found.items():
+                points.setdefault(name, []).append(point)
+                run.log(f"{name}-{seed}", size, recall=point.recall, flops=point.flops)
+                print(f"{name}: {size:,} items, {point.flops / point.exact_flops:.2%} of the FLOPs")
+    return _outcome(points, config, seeds)
+
+
+def measure_size(
+    drawn: Planted, config: ScaleConfig, size: int, *, seed: int, faiss: bool
+) -> dict[str, Point]:
+    """Build an index over the first `size` items, find its budget, time it, insert the rest."""
+    items = drawn.items[:size]
+    vectors, users = jnp.asarray(items), jnp.asarray(drawn.users)
+    exact = brute_force(dot, None, vectors, users, TOP)
+    exact_speed = _speed(lambda: brute_force(dot, None, vectors, users, TOP).ids, len(users))
+    common = {"items": size, "exact_flops": float(exact.flops[0])}
+    common["exact_queries_per_second"] = exact_speed
+    num_nodes = max(8, round(config.nodes_factor * math.sqrt(size)))
+    start = time.perf_counter()
+    rng = np.random.default_rng([seed, 1])
+    sample = rng.choice(size, min(size, config.sample * num_nodes), replace=False)
+    nodes = kmeans(vectors[sample], num_nodes, key=jax.random.key(seed), iterations=10)
+    index = build_index(items, nodes, slack=config.slack, reserve=INSERTS)
+    ids = np.where(np.arange(size + INSERTS) < size, np.arange(size + INSERTS), -1)
+    alive = living.start(index, vectors, ids)
+    build_seconds = time.perf_counter() - start
+
+    def find(some, budget):
+        beam = max(1, min(num_nodes, math.ceil(0.4 * num_nodes)))
+        options = {"budget": budget, "max_beam": beam}
+        return search(dot, None, alive.index, alive.tiles, some, TOP, **options)
+
+    budget = least_budget(
+        lambda b: recall(find(users, b).ids, exact.ids), int(index.lists.shape[1]), size
+    )
+    answer = find(users, budget)
+    arrays = jax.tree.leaves((alive.index, alive.tiles))
+    points = {
+        "HSNN": Point(
+            recall=recall(answer.ids, exact.ids),
+            scored=float(jnp.mean(answer.items_scored)),
+            flops=float(jnp.mean(answer.flops)),
+            queries_per_second=_speed(lambda: find(users, budget).ids, len(users)),
+            **_latency(lambda u: find(u, budget).ids, users, config.requests),
+            build_seconds=build_seconds,
+            index_bytes=sum(x.nbytes for x in arrays),
+            insert_ms=_insert_ms(alive, drawn.items[size:], size),
+            **common,
+        )
+    }
+    if faiss:
+        points["faiss IVF"] = _measure_ivf(items, drawn.users, exact.ids, num_nodes, config, common)
+    return points
+
+
+def _measure_ivf(items, users, exact, num_nodes: int, config: ScaleConfig, common) -> Point:
+    """Measure IVF with as many lists as HSNN has nodes."""
+    ivf = FaissIVF("faiss IVF", items, num_nodes)
+    start = time.perf_counter()
+    ivf.build()
+    build_seconds = time.perf_counter() - start
+    none = np.full((len(users), 1), -1, np.int32)
+
+    def find(some, budget):
+        return ivf.search(Requests(some, none[: len(some)]), TOP, budget)
+
+    lists = len(items) // num_nodes
+    budget = least_budget(lambda b: recall(find(users, b).ids, exact), lists, len(items))
+    answer = find(users, budget)
+    return Point(
+        recall=recall(answer.ids, exact),
+        scored=answer.items_scored,
+        flops=answer.flops,
+        queries_per_second=_speed(lambda: find(users, budget).ids, len(users)),
+        **_latency(lambda u: find(np.asarray(u), budget).ids, users, config.requests),
+        build_seconds=build_seconds,
+        index_bytes=items.nbytes + 8 * len(items) + 4 * num_nodes * items.shape[1],
+        insert_ms=None,
+        **common,
+    )
+
+
+def least_budget(recall_at, least: int, most: int, *, steps: int = 9) -> int:
+    """Find, by bisection of the logarithm, about the least budget that keeps `KEPT`.
+
+    `recall_at` must not fall with the budget. Where even `most` is too little, it is returned.
+    """
+    low, high = math.log(least), math.log(most)
+    if recall_at(least) >= KEPT:
+        return least
+    for _ in range(steps):
+        middle = (low + high) / 2
+        if recall_at(round(math.exp(middle))) >= KEPT:
+            high = middle
+        else:
+            low = middle
+    return round(math.exp(high))
+
+
+def _speed(call, count: int, *, repeats: int = 3) -> float:
+    jax.block_until_ready(call())
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - start)
+    return count / float(np.median(seconds))
+
+
+def _latency(call, users, count: int) -> dict[str, float]:
+    """Time single requests, after one that compiles."""
+    seconds = []
+    for row in range(-1, count):
+        user = users[max(row, 0) % len(users)][None, :]
+        start = time.perf_counter()
+        jax.block_until_ready(call(user))
+        seconds.append(time.perf_counter() - start)
+    p50, p99 = np.percentile(1e3 * np.asarray(seconds[1:]), [50, 99])
+    return {"p50_ms": float(p50), "p99_ms": float(p99)}
+
+
+def _insert_ms(alive: living.Living, vectors, first: int) -> float:
+    """Time one insert of many items, an item; a first one compiles."""
+    ids = first + np.arange(len(vectors))
+    for _ in range(2):
+        start = time.perf_counter()
+        jax.block_until_ready(living.add(alive, vectors, ids).tiles)
+        seconds = time.perf_counter() - start
+    return 1e3 * seconds / len(vectors)
+
+
+def exponent(points) -> float:
+    """Fit the power of the catalogue's size by which the FLOPs of a query grow."""
+    sizes = np.log([p.items for p in points])
+    if np.ptp(sizes) == 0:
+        return float("nan")
+    return float(np.polyfit(sizes, np.log([p.flops for p in points]), 1)[0])
+
+
+def _outcome(points, config: ScaleConfig, seeds) -> Outcome:
+    metrics, rows = {}, []
+    for name, found in points.items():
+        metrics[f"{name}/exponent"] = exponent(found)
+        for size in config.items:
+            own = [dataclasses.asdict(p) for p in found if p.items == size]
+            mean = {f: float(np.mean([p[f] for p in own])) for f in own[0] if own[0][f] is not None}
+            mean["flops_ratio"] = mean["exact_flops"] / mean["flops"]
+            metrics |= {f"{name}/{size}/{f}": v for f, v in mean.items() if f != "items"}
+            shown = ("flops", "flops_ratio", "queries_per_second", "p50_ms", "p99_ms")
+            cells = [mean["recall"], mean["scored"] / size, *(mean[f] for f in shown)]
+            cells += [mean["build_seconds"], mean["index_bytes"] / 2**20, mean.get("insert_ms")]
+            rows.append([f"{name}, {size:,} items", *cells])
+    first = next(iter(points.values()))
+    exact = []
+    for size in config.items:
+        own = [p for p in first if p.items == size]
+        speed = float(np.mean([p.exact_queries_per_second for p in own]))
+        exact.append([f"exact, {size:,} items", 1.0, 1.0, own[0].exact_flops, 1.0, speed])
+    fits = "; ".join(f"{name} N^{metrics[f'{name}/exponent']:.2f}" for name in points)
+    columns = ("", "recall of exact 100", "share scored", "FLOPs", "times fewer", "queries/s")
+    columns += ("p50 ms", "p99 ms", "build s", "MiB", "insert ms an item")
+    table = Table(
+        title="Least cost that keeps 95 % of the exact top 100, simulated",
+        columns=columns,
+        baselines=[[*row, *[None] * (len(columns) - len(row))] for row in exact],
+        rows=rows,
+        note=f"FLOPs a query grow as {fits} (exact: N^1). Means over {len(seeds)} seed(s). "
+        f"p50 and p99: one warm request. Insert: {INSERTS:,} items at once.",
+    )
+    return Outcome(
+        title="Scale, simulated",
+        intro="Simulated: unit vectors around the leaves of a planted tree, fifty items a leaf; "
+        "queries near items; the inner product scores.",
+        protocol={"data": "simulated planted tree", "cut": TOP, "kept": KEPT},
+        metrics=metrics,
+        baselines={f"exact/{p.items}/flops": p.exact_flops for p in first},
+        tables=[table],
+        panels=[functools.partial(_draw, points=points, attribute=a, label=t) for a, t in PANELS],
+    )
+
+
+PANELS = (("flops", "FLOPs a query"), ("p50_ms", "p50 of one request, ms"))
+
+
+def _draw(axes, *, points, attribute: str, label: str) -> None:
+    for name, found in points.items():
+        x, y = [p.items for p in found], [getattr(p, attribute) for p in found]
+        axes.plot(x, y, "o-", label=name, markersize=4)
+    if attribute == "flops":
+        found = next(iter(points.values()))
+        axes.plot([p.items for p in found], [p.exact_flops for p in found], "k:", label="exact")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("items")
+    axes.set_ylabel(label)
+    finish_axes(axes)

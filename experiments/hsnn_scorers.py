@@ -1,0 +1,343 @@
+"""Task scorers: two tower, MoNN in the paper's sizes and MoL on the same features, brute force.
+
+Every model has two tasks: "like", cross entropy on rated events, measured by NE; and "next", a
+sampled softmax of the next liked item, measured by recall@50 among all unseen items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from experiments.errors import bad_input
+from experiments.hsnn_features import Examples, user_side
+from experiments.hsnn_outcome import Outcome
+from experiments.report import Table, draw_curves, read_curves
+from experiments.run_folder import Run
+from experiments.training import train
+from hsnn_jax.calibration import calibration, correct, fit_platt, normalised_entropy
+from hsnn_jax.frontier import paired_difference, recall_by_user
+from hsnn_jax.monn import MoNNScorer, encode_items, encode_users, init_monn, module_flops
+from hsnn_jax.monn_config import MoNNConfig, preset
+from hsnn_jax.multi_task import binary_cross_entropy, sampled_softmax
+from hsnn_jax.search import brute_force
+
+K = 50
+TASKS = ("like", "next")
+NAMES = {
+    "XS": "two tower",
+    "S": "MoNN S",
+    "M": "MoNN M",
+    "L": "MoNN L",
+    "XL": "MoNN XL",
+    "MoL": "MoL 8x4",
+}
+
+PART = 1000  # events whose users are encoded at once
+COLUMNS = (
+    *("", "NE", "NE, relative", f"recall@{K}", "of seeds", "relative", "FLOPs a pair", "cost"),
+    *("calibration", "corrected", "NE corrected", "training s"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScorersConfig:
+    """Models, and how they train."""
+
+    models: tuple[str, ...] = ("XS", "S", "M", "L", "MoL")
+    """two tower (XS, always first), S, M, L, XL of the paper, MoL without interaction tower"""
+    steps: int = 1500
+    """training steps at most"""
+    evaluate_every: int = 250
+    """steps between evaluations of the validation split"""
+    batch_size: int = 256
+    """events a step"""
+    negatives: int = 128
+    """items drawn uniformly that all events of a step share"""
+    rate: float = 2e-3
+    """peak learning rate of Adam; it falls to a twentieth by a cosine"""
+    like_weight: float = 1.0
+    """weight of the cross entropy beside the sampled softmax"""
+    users: int = 2000
+    """users, drawn by seed, whose next item is retrieved"""
+    events: int = 50_000
+    """events, drawn by seed, of which NE is taken"""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.models) - set(NAMES))
+        if unknown or self.models[:1] != ("XS",):
+            known = ", ".join(NAMES)
+            found = ", ".join(self.models) or "none"
+            raise bad_input("--scorers.models", expected=f"XS, then some of {known}", found=found)
+
+
+def model_config(name: str, examples: Examples) -> MoNNConfig:
+    """Configure one of `NAMES` on the features of the examples."""
+    sides = {"user": examples.user_fields, "item": examples.item_fields, "tasks": TASKS}
+    if name == "MoL":
+        return MoNNConfig(num_user=8, num_item=4, width=40, overarch="mol", **sides)
+    return preset(name, crosses=("genre",), recency=name != "XS", **sides)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scored:
+    """A trained model on one part.
+
+    Attributes:
+      logits, labels: of the events, in the order drawn.
+      hits: of users, 1 where the next item is among the best 50.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    hits: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scorer:
+    """A model's functions on the examples' features."""
+
+    config: MoNNConfig
+    examples: Examples
+
+    @functools.cached_property
+    def encode(self):
+        """Compile `users` once for all evaluations."""
+        return jax.jit(self.users)
+
+    @functools.cached_property
+    def encode_all(self):
+        """Compile `items` of the whole catalogue."""
+        return jax.jit(self.items)
+
+    def users(self, params, batch):
+        """Encode the users of a batch from `Examples.histories`."""
+        examples = self.examples
+        genres = jnp.asarray(examples.genres)
+        features, counts = user_side(batch, genres, len(examples.genre_names))
+        counts = counts if self.config.crosses else None
+        return encode_users(self.config, params, features, counts)
+
+    def items(self, params, ids=None):
+        """Encode items, all by default."""
+        features, attributes = self.examples.item_side()
+        if ids is not None:
+            features, attributes = jax.tree.map(lambda x: x[ids], (features, attributes))
+        attributes = attributes if self.config.crosses else None
+        return encode_items(self.config, params, features, attributes)
+
+    def loss(self, params, batch, key, *, config: ScorersConfig):
+        """Return the sum of both tasks' losses."""
+        users, own = self.users(params, batch), self.items(params, batch["items"])
+        own = jax.tree.map(lambda x: x[:, None], own)
+        like, following = (MoNNScorer(self.config, task) for task in TASKS)
+        labels = batch["labels"]
+        cross_entropy = jnp.mean(binary_cross_entropy(like(params, users, own)[:, 0], labels))
+        ids = jax.random.randint(key, (config.negatives,), 0, self.examples.num_items)
+        others = self.items(params, ids)
+
+        def of_user(user):
+            return following(params, *jax.tree.map(lambda x: x[None], (user, others)))[0]
+
+        negative = jax.vmap(of_user)(users)
+        # Events that were not liked have no next item: with nothing kept their loss is 0.
+        kept = (batch["items"][:, None] != ids[None, :]) & (labels[:, None] == 1)
+        softmax = sampled_softmax(
+            jnp.where(labels == 1, following(params, users, own)[:, 0], 0.0),
+            negative,
+            kept_BxN=kept,
+        )
+        softmax = softmax / jnp.maximum(jnp.mean(labels), 1e-6)
+        loss = config.like_weight * cross_entropy + softmax
+        return loss, {"cross_entropy": cross_entropy, "softmax": softmax}
+
+    def score(self, params, part: int, config: ScorersConfig, *, seed: int, most: int) -> Scored:
+        """Score drawn events of a part, and retrieve the next items of up to `most` users."""
+        examples, rng = self.examples, np.random.default_rng([seed, 11])
+        rows = examples.rows(part)
+        rows = np.sort(rng.choice(rows, min(config.events, len(rows)), replace=False))
+        asked = examples.next_liked(part)
+        asked = np.sort(rng.choice(asked, min(most, len(asked)), replace=False))
+        items = self.encode_all(params)
+        logits = [
+            np.asarray(_like(params, users, _rows(items, examples.items[part]), config=self.config))
+            for part, users in self._encoded(params, rows)
+        ]
+        users = [users for _, users in self._encoded(params, asked)]
+        users = jax.tree.map(lambda *x: jnp.concatenate(x), *users)  # padded, as their parts are
+        padded = jax.tree.leaves(users)[0].shape[0]
+        seen = examples.seen(asked)
+        found = brute_force(
+            MoNNScorer(self.config, "next"),
+            params,
+            items,
+            users,
+            min(K, examples.num_items),
+            exclude=jnp.asarray(np.pad(seen, ((0, padded - len(seen)), (0, 0)), mode="edge")),
+        )
+        ids = np.asarray(found.ids)[: len(asked)]
+        hits = recall_by_user(ids, examples.items[asked][:, None])
+        logits = np.concatenate(logits)[: len(rows), 0]
+        return Scored(logits, examples.labels[rows], hits)
+
+    def _encoded(self, params, rows):
+        """Yield (events, their encoded users) in parts of one shape; the last ones repeat."""
+        for first in range(0, len(rows), PART):
+            part = np.pad(rows[first : first + PART], (0, max(0, first + PART - len(rows))), "edge")
+            yield part, self.encode(params, self.examples.histories(part))
+
+
+def _rows(items, ids):
+    return jax.tree.map(lambda x: x[ids][:, None], items)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _like(params, users, items, *, config):
+    return MoNNScorer(config, "like")(params, users, items)
+
+
+def train_scorer(
+    run: Run, scorer: Scorer, config: ScorersConfig, *, stage: str, seed: int, mesh: Mesh
+):
+    """Train one model; the parameters with the best validation recall."""
+    examples = scorer.examples
+    rows, steps = examples.rows(0), min(config.evaluate_every, config.steps)
+
+    def batches(epoch):
+        rng = np.random.default_rng([seed, epoch])
+        for _ in range(steps):
+            chosen = rows[rng.integers(0, len(rows), config.batch_size)]
+            batch = examples.histories(chosen)
+            yield batch | {"items": examples.items[chosen], "labels": examples.labels[chosen]}
+
+    def evaluate(params):
+        scored = scorer.score(params, 1, config, seed=seed, most=1000)
+        ne = normalised_entropy(scored.logits, scored.labels)
+        return {f"recall@{K}": float(scored.hits.mean()), "ne": ne}
+
+    return train(
+        run,
+        stage=stage,
+        init_params=lambda key: init_monn(key, scorer.config),
+        loss=functools.partial(scorer.loss, config=config),
+        tx=optax.adam(optax.cosine_decay_schedule(config.rate, max(config.steps, 1), 0.05)),
+        batches=batches,
+        epochs=max(1, config.steps // steps),
+        steps_per_epoch=steps,
+        seed=seed,
+        mesh=mesh,
+        evaluate=evaluate,
+        select=f"recall@{K}",
+    )
+
+
+def run_scorers(
+    run: Run, examples: Examples, config: ScorersConfig, *, protocol, seeds, mesh: Mesh, before_test
+) -> Outcome:
+    """Train every model from every seed, then look at the test part."""
+    trained = {}
+    for name in config.models:
+        scorer = Scorer(model_config(name, examples), examples)
+        for seed in seeds:
+            stage = f"{name}-{seed}"
+            result = train_scorer(run, scorer, config, stage=stage, seed=seed, mesh=mesh)
+            trained[name, seed] = (scorer, jax.device_get(result.params), result.seconds)
+    before_test()
+    tested, platts = {}, {}
+    for key, (scorer, params, _) in trained.items():
+        # One draw of events and users for all models and seeds: figures are paired.
+        draw = {"seed": seeds[0], "most": config.users}
+        validation = scorer.score(params, 1, config, **draw)
+        platts[key] = fit_platt(validation.logits, validation.labels)
+        tested[key] = scorer.score(params, 2, config, **draw)
+    seconds = {key: value[2] for key, value in trained.items()}
+    return _outcome(run, examples, config, tested, platts, seconds, protocol=protocol, seeds=seeds)
+
+
+def _losses(scored: Scored, logits=None) -> np.ndarray:
+    """Return the log loss of each event over the entropy of the mean label: NE is the mean."""
+    rate = float(scored.labels.mean())
+    entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
+    logits = np.asarray(scored.logits if logits is None else logits, np.float64)
+    return (np.logaddexp(0, logits) - scored.labels * logits) / entropy
+
+
+def _outcome(run: Run, examples, config, tested, platts, seconds, *, protocol, seeds) -> Outcome:
+    figures = {}
+    for (name, seed), scored in tested.items():
+        corrected = correct(platts[name, seed], scored.logits)
+        figures |= {
+            f"{name}/{seed}/ne": normalised_entropy(scored.logits, scored.labels),
+            f"{name}/{seed}/recall@{K}": float(scored.hits.mean()),
+            f"{name}/{seed}/calibration": calibration(scored.logits, scored.labels),
+            f"{name}/{seed}/ne_corrected": normalised_entropy(corrected, scored.labels),
+            f"{name}/{seed}/calibration_corrected": calibration(corrected, scored.labels),
+        }
+    costs = {name: module_flops(model_config(name, examples)) for name in config.models}
+    whole = {n: c["user"] + c["pair"] * examples.num_items for n, c in costs.items()}
+
+    def mean(name, figure):
+        return float(np.mean([figures[f"{name}/{seed}/{figure}"] for seed in seeds]))
+
+    def over_seeds(name, values):
+        return np.mean([values(tested[name, seed]) for seed in seeds], axis=0)
+
+    def row(name):
+        hits = over_seeds(name, lambda s: s.hits) - over_seeds("XS", lambda s: s.hits)
+        losses = over_seeds(name, _losses) - over_seeds("XS", _losses)
+        gain, gain_error = paired_difference(hits, 0.0)
+        change, change_error = paired_difference(losses, 0.0)
+        base, base_ne = mean("XS", f"recall@{K}"), mean("XS", "ne")
+        figures.update({f"{name}/gain": gain, f"{name}/gain_se": gain_error})
+        figures.update({f"{name}/ne_change": change, f"{name}/ne_change_se": change_error})
+        figures.update({f"{name}/flops": whole[name], f"{name}/pair_flops": costs[name]["pair"]})
+        values = [figures[f"{name}/{seed}/recall@{K}"] for seed in seeds]
+        return [
+            NAMES[name],
+            mean(name, "ne"),
+            None if name == "XS" else f"{change / base_ne:+.2%} ± {change_error / base_ne:.2%}",
+            mean(name, f"recall@{K}"),
+            f"{min(values):.4f} to {max(values):.4f}",
+            None if name == "XS" else f"{gain / base:+.1%} ± {gain_error / base:.1%}",
+            costs[name]["pair"],
+            whole[name] / whole["XS"],
+            mean(name, "calibration"),
+            mean(name, "calibration_corrected"),
+            mean(name, "ne_corrected"),
+            float(np.median([seconds[name, seed] for seed in seeds])),
+        ]
+
+    table = Table(
+        title="Brute force, the same features",
+        columns=COLUMNS,
+        baselines=[row("XS")],
+        rows=[row(name) for name in config.models if name != "XS"],
+        note=f"Means over {len(seeds)} seed(s). Relative to the two tower, means over seeds paired "
+        "by event (NE) and by user (recall), with bootstrap standard errors over those. Cost: "
+        "operations of one query, user tower and all items, over the two tower's. Calibration: "
+        "mean prediction over mean label, before and after Platt scaling fitted on validation.",
+    )
+    lines = read_curves(run.folder)
+    curves = {NAMES[n]: lines[f"{n}-{seeds[0]}"] for n in config.models}
+    base = {f"XS/{f}": mean("XS", f) for f in ("ne", f"recall@{K}")}
+    panels = [
+        functools.partial(draw_curves, curves=curves, against="step", metric=m, label=label)
+        for m, label in ((f"recall@{K}", f"validation recall@{K}"), ("ne", "validation NE"))
+    ]
+    return Outcome(
+        title=f"Scorers on {protocol['data']}",
+        intro="Label: a rating of at least 4. NE of rated events; recall of the next liked item "
+        "among all items that the user has not rated.",
+        protocol=protocol,
+        metrics=figures,
+        baselines=base,
+        tables=[table],
+        panels=panels,
+    )

@@ -1,0 +1,170 @@
+"""The other tasks of experiments.hsnn: features, drawn data, and each command on small data."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import hsnn
+from experiments.errors import InputError
+from experiments.hsnn_adapters import Vectors, adapt
+from experiments.hsnn_drawn import drawn_ratings, drawn_shop, planted_tree
+from experiments.hsnn_drift import DriftConfig, make_timeline
+from experiments.hsnn_features import make_examples, user_side
+from experiments.hsnn_planted import PlantedConfig, learn, measure_nodes
+from experiments.hsnn_scale import exponent, least_budget
+from hsnn_jax.lti import LTIConfig
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return make_examples(drawn_ratings())
+
+
+def test_histories_are_what_precedes_an_event(examples):
+    rows = np.array([0, 5, 47, 119])
+    batch = examples.histories(rows)
+    for k, row in enumerate(rows):
+        start = np.searchsorted(examples.users, examples.users[row])
+        items, labels = examples.items[start:row], examples.labels[start:row]
+        for name, own in (("liked", items[labels == 1]), ("disliked", items[labels == 0])):
+            got = batch[name][k]
+            np.testing.assert_array_equal(got[got >= 0], own[::-1][: got.size])
+        assert set(examples.seen(rows)[k]) - {-1} == set(items.tolist())
+        assert batch["last"][k] == (items[-1] if len(items) else -1)
+
+
+def test_the_crosses_count_genres_of_liked_items_only(examples):
+    batch = examples.histories(np.array([25]))
+    genres = jnp.asarray(examples.genres)
+    features, tables = user_side(batch, genres, len(examples.genre_names))
+    liked = batch["liked"][0]
+    expected = np.bincount(
+        examples.genres[liked[liked >= 0]].ravel(), minlength=len(examples.genre_names)
+    )
+    np.testing.assert_array_equal(tables["genre"].counts[0], expected)
+    np.testing.assert_allclose(features["taste"][0].sum(), 1, rtol=1e-6)
+
+
+def test_parts_follow_time_and_years_and_genres_are_read(examples):
+    for user in (0, 7):
+        parts = examples.part[examples.users == user]
+        assert (np.diff(parts) >= 0).all()
+        assert np.bincount(parts).tolist() == [24, 3, 3]
+    assert examples.genre_names == ("Comedy", "Drama", "Horror", "War", "Western")
+    assert examples.item_dense[:, 0].min() == -1
+    assert (examples.labels[examples.next_liked(2)] == 1).all()
+
+
+def test_data_without_ratings_is_refused():
+    with pytest.raises(InputError, match="expected ratings in an order, found none"):
+        make_examples(dataclasses.replace(drawn_ratings(), weights=None))
+
+
+def test_users_of_a_day_are_asked_with_what_came_before():
+    interactions, config = drawn_shop(), DriftConfig(days=4, content_dim=8)
+    timeline, days = make_timeline(interactions, config, seed=0)
+    vectors, _, truth, real = timeline.queries(days[0], 40, 50, 0)
+    assert 0 < real <= 40
+    np.testing.assert_allclose(np.linalg.norm(vectors[:real], axis=1), 1, atol=1e-5)
+    of_day = set(timeline.items[timeline.days == days[0]].tolist())
+    assert set(truth[truth >= 0].tolist()) <= of_day
+    pairs = timeline.pairs_before(days[0], 10**6)
+    early = timeline.days < days[0]
+    assert len(pairs.positives) < early.sum()  # a first day has no history
+    live = timeline.live_on(days[0] - 1, 90.0)
+    assert not live[list(of_day - set(timeline.items[early].tolist()))].any()
+    with pytest.raises(InputError, match="at least 60 days"):
+        make_timeline(interactions, DriftConfig(), seed=0)
+
+
+def test_joint_training_moves_nodes_and_towers_and_separate_has_no_nodes():
+    drawn = planted_tree(items=100, users=200, width=8, leaves=4, branches=2, seed=0)
+    vectors = Vectors(drawn.users, drawn.liked, drawn.items)
+    config = LTIConfig(num_nodes=4, total_steps=5, warmup_steps=1, num_negatives=8)
+    train = lambda **options: adapt(  # noqa: E731
+        vectors, config, rate=1e-2, key=jax.random.key(0), batch_size=16, **options
+    )
+    joint, alone = train(joint=True), train(joint=False)
+    start = train(joint=True, steps=0)
+    assert set(alone.params) == {"user", "item"}
+    for name in ("user", "item", "nodes"):
+        assert np.abs(joint.params[name] - start.params[name]).max() > 1e-3, name
+    assert np.abs(joint.params["item"] - alone.params["item"]).max() > 1e-4
+    more = train(joint=True, steps=1, start=joint)
+    assert 0 < np.abs(more.params["nodes"] - joint.params["nodes"]).max() < 0.1
+    np.testing.assert_allclose(np.linalg.norm(joint.items(drawn.items), axis=1), 1, atol=1e-5)
+
+
+def test_a_tree_is_found_with_remedies_and_lost_without():
+    drawn = planted_tree(
+        items=400, users=1000, width=16, leaves=8, branches=4, noise=0.4, skew=0.0, seed=0
+    )
+    config = PlantedConfig(leaves=8, steps=100, batch_size=64, dead_after=10, sgd_rate=0.3)
+    truth = np.stack([drawn.items[drawn.leaf == leaf].mean(axis=0) for leaf in range(8)])
+    assert measure_nodes(drawn, truth)["purity"] > 0.99
+    off = {"balance_weight": 0.0, "dead_after": 0, "alpha_exponent": 0.0, "warmup_steps": 0}
+    kept, lost = (
+        measure_nodes(drawn, learn(drawn, config, optimizer="SGD", seed=0, **c).params["nodes"])
+        for c in ({}, off)
+    )
+    assert kept["used_share"] > lost["used_share"]
+    assert kept["purity"] > lost["purity"]
+
+
+def test_the_least_budget_is_found_and_exponents_are_fitted():
+    found = least_budget(lambda b: 1.0 if b >= 300 else 0.5, 10, 10_000)
+    assert 300 <= found <= 312
+    assert least_budget(lambda b: 1.0, 10, 100) == 10
+    assert least_budget(lambda b: 0.0, 10, 100) == 100
+    points = [dataclasses.make_dataclass("P", ["items", "flops"])(n, 7 * n**0.5) for n in (9, 90)]
+    assert exponent(points) == pytest.approx(0.5)
+
+
+RUNS = {
+    "scorers": (["--scorers.models", "XS", "--scorers.steps", "2"], "XS/0/ne_corrected"),
+    "learning": (
+        ["--learning.variants", "separate k-means", "joint LTI", "--learning.steps", "2"],
+        "joint LTI/truth_above",
+    ),
+    "scale": (["--scale.items", "2000"], "HSNN/2000/p99_ms"),
+    "planted": (
+        [*("--planted.optimizers", "SGD"), *("--planted.remedies", "all remedies")],
+        "LTI, SGD, all remedies/0/purity",
+    ),
+    "drift": (["--drift.days", "2", "--drift.steps", "4"], "joint, trained on/recall"),
+}
+
+
+@pytest.mark.parametrize("task", RUNS)
+def test_the_command_leaves_a_run_folder(task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags, figure = RUNS[task]
+    arguments = ["--task", task, "--preset", "smoke", "--devices", "1", "--baselines", "none"]
+    hsnn.main([*arguments, "--out", str(tmp_path / "run"), *flags])
+    metrics = json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]
+    assert np.isfinite(metrics[figure])
+    assert "###" in (tmp_path / "run" / "report.md").read_text()
+    assert (tmp_path / "run" / "report.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task", "scale", "--data", "x"], "--data: expected none, task scale draws it"),
+        (["--epochs", "3"], "--epochs: expected steps"),
+        (["--scorers.models", "S"], "--scorers.models: expected XS, then some of"),
+        (["--learning.variants", "x"], "--learning.variants: expected some of"),
+        (["--planted.remedies", "x"], "--planted.remedies: expected some of"),
+        (["--scale.items", "5"], "--scale.items: expected sizes of at least 2000"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as error:
+        hsnn.main(["--out", str(tmp_path / "out"), *flags])
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
