@@ -1,7 +1,7 @@
 """A sequential recommender over external content embeddings, after NxtPost."""
 
 from nxtpost_jax.backfill import fill_from_similar_users, fill_with_popular
-from nxtpost_jax.batches import steps_per_epoch, train_batches
+from nxtpost_jax.batches import batch_shapes, steps_per_epoch, train_batches
 from nxtpost_jax.catalogue import Catalogue
 from nxtpost_jax.content import ContentSet
 from nxtpost_jax.filters import apply_filter
@@ -53,6 +53,7 @@ __all__ = [
     "Sequences",
     "Split",
     "apply_filter",
+    "batch_shapes",
     "by_user",
     "encode_catalogue",
     "evaluate",

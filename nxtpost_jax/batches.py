@@ -14,7 +14,9 @@ def training_windows(train: Sequences, max_len: int) -> tuple[np.ndarray, np.nda
 
     A user with m <= max_len transitions (events - 1) gives one window. A longer one gives
     ceil(m / max_len) full windows, evenly spaced, the first at the first event and the last at
-    the last event, so that no event is lost and no position is padding.
+    the last event, so that no event is lost and no position is padding. Where users have static
+    features, each has one window without inputs more: its label is the first event, so that the
+    features alone are trained to say something of a user who is new.
 
     Returns:
       starts: int64[W], the first event of each window.
@@ -29,7 +31,12 @@ def training_windows(train: Sequences, max_len: int) -> tuple[np.ndarray, np.nda
     slack = np.repeat(np.maximum(transitions - max_len, 0), counts)
     starts = np.repeat(train.offsets[:-1], counts)
     starts += (k * slack) // np.maximum(np.repeat(counts, counts) - 1, 1)
-    return starts, np.minimum(np.repeat(transitions, counts), max_len)
+    lengths = np.minimum(np.repeat(transitions, counts), max_len)
+    if train.static is not None:
+        firsts = train.offsets[:-1][train.lengths > 0]
+        starts = np.concatenate([starts, firsts])
+        lengths = np.concatenate([lengths, np.zeros_like(firsts)])
+    return starts, lengths
 
 
 def batch_shapes(
@@ -70,13 +77,13 @@ def pooled_lengths(
     """Count the inputs that each window's pooled vector may read.
 
     All of a window's inputs if `num_labels` events follow them; else as many from its start as
-    leave `num_labels` events of the user, and at least one.
+    leave `num_labels` events of the user, and at least one if it has one.
 
     Returns:
-      int32[W], between 1 and `lengths`.
+      int32[W], at most `lengths`.
     """
     ends = train.offsets[train.owners(starts) + 1]
-    return np.clip(ends - num_labels - starts, 1, lengths).astype(np.int32)
+    return np.minimum(np.maximum(ends - num_labels - starts, 1), lengths).astype(np.int32)
 
 
 def train_batches(
@@ -110,7 +117,8 @@ def train_batches(
 
     Yields:
       items: int32[B, L], inputs, PAD at the end.
-      labels: int32[B, L], the item that follows each input, PAD where there is none.
+      labels: int32[B, L], the item that follows each input, PAD where there is none; in a row
+        without inputs the user's first item, in column 0.
       pooled_lengths: int32[B], k: the pooled vector reads the inputs 0..k-1.
       long_labels: int32[B, m], the items of the m events that follow these, PAD where the user
         has no more.
@@ -146,8 +154,13 @@ def train_batches(
 
 def _inputs_and_labels(train: Sequences, starts, lengths, width: int) -> dict:
     index_BxL, valid_BxL = window_index(starts, lengths, width)
-    labels_BxL = np.where(valid_BxL, train.items[index_BxL + 1], np.int32(PAD))
-    return gather_rows(train, index_BxL, valid_BxL) | {"labels": labels_BxL}
+    # The label of an input is the event after it, that of an empty row its user's first event.
+    after = np.minimum(lengths, 1)
+    label_BxL, labelled_BxL = window_index(starts + after, np.maximum(lengths, 1), width)
+    rows = gather_rows(train, index_BxL, valid_BxL)
+    if train.static is not None:
+        rows["static"] = train.static[train.owners(starts)]
+    return rows | {"labels": np.where(labelled_BxL, train.items[label_BxL], np.int32(PAD))}
 
 
 def _long_labels(train: Sequences, starts, pooled, num_labels: int) -> dict:

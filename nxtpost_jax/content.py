@@ -12,6 +12,7 @@ Shape suffixes: N items, S vectors a set, C width of a channel.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -106,6 +107,23 @@ def check(content, *, num_items: int | None = None, allow_missing: bool = False)
             "an item without content needs an id embedding"
         )
     return content
+
+
+def load(content):
+    """Read .npy files where there are paths, in one channel or in each of several."""
+    if isinstance(content, (str, os.PathLike)):
+        return np.load(content, allow_pickle=False)
+    if isinstance(content, Mapping):
+        return {name: load(channel) for name, channel in content.items()}
+    return content
+
+
+def describe(content) -> str:
+    """Put the shapes of one item's content in words: equal for equal channels and shapes."""
+    return ", ".join(
+        f"{name} {[list(part.shape[1:]) for part in jax.tree.leaves(channel)]}"
+        for name, channel in sorted(channels(content).items())
+    )
 
 
 def _labels(content) -> list[str]:

@@ -134,11 +134,6 @@ class NxtPost(nn.Module):
         states_BxLxD = self.user_tower(vectors_BxLxD, batch, deterministic)
         return Encoded(states_BxLxD, self.pool(states_BxLxD, batch["items"]), items)
 
-    def encode_training(self, batch, item_ids, content=None):
-        """Encode as `encode_batch` in training, without pooling: states and items."""
-        encoded = self.encode_batch(batch, item_ids, content)
-        return encoded.states_BxLxD, encoded.items
-
     def _draw_kept_ids(self, content):
         config = self.config
         if content is None or not config.id_embedding or not config.id_dropout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 
 import jax
@@ -21,6 +21,7 @@ from nxtpost_jax.live_users import Event, LiveUsers
 from nxtpost_jax.model import NxtPost, NxtPostConfig
 from nxtpost_jax.negatives import log_popularity
 from nxtpost_jax.objective import Objective, resolve
+from nxtpost_jax.post_to_post import pretrain
 from nxtpost_jax.ranking import Metrics, evaluate
 from nxtpost_jax.reading import Backfill, EventFilter, Histories
 from nxtpost_jax.scoring import (
@@ -76,7 +77,7 @@ class Recommender:
         """
         if content is not None:
             content = contents.check(
-                _read(content), num_items=num_items, allow_missing=config.id_embedding
+                contents.load(content), num_items=num_items, allow_missing=config.id_embedding
             )
             content = jax.tree.map(jnp.asarray, content)
         elif num_items is None or num_items < 1:
@@ -101,6 +102,7 @@ class Recommender:
         batch_size: int = 128,
         objective: Objective | None = None,
         num_negatives: int | None = None,
+        pretrain_epochs: int = 0,
         seed: int = 0,
         validation: Queries | None = None,
         validate_every: int = 1,
@@ -118,6 +120,8 @@ class Recommender:
           batch_size: rows a step.
           objective: losses and negatives, see `objective.Objective`.
           num_negatives: short for `objective=Objective(num_negatives=...)`.
+          pretrain_epochs: passes of post-to-post training before (see `post_to_post.pretrain`), by
+            AdamW at 1e-3: the post tower starts from what is engaged with together.
           seed: draws parameters, order, negatives and dropout.
           validation: when given, the parameters of the epoch with the best NDCG@10 are kept.
           validate_every: epochs between two validations; the last epoch always has one.
@@ -132,6 +136,8 @@ class Recommender:
         """
         if epochs < 1:
             raise ValueError(f"epochs: expected at least 1, found {epochs}")
+        if pretrain_epochs < 0:
+            raise ValueError(f"pretrain_epochs: expected at least 0, found {pretrain_epochs}")
         objective = resolve(objective, num_negatives)
         check_below("sequences", sequences.items, self.num_items)
         check_times("sequences", sequences)
@@ -150,6 +156,11 @@ class Recommender:
         key = jax.random.key(seed)
         first = next(train_batches(sequences, epoch=0, **shapes))
         params, state = training.init(self.model, self.tx, first, self.content, key)
+        if pretrain_epochs:
+            towers, _ = pretrain(
+                self.model, sequences, self.content, epochs=pretrain_epochs, seed=seed
+            )
+            params = params | {"post_tower": towers}
         records, best = [], (-np.inf, params)
         for epoch in range(epochs):
             start = time.perf_counter()
@@ -543,8 +554,8 @@ class Recommender:
             return jax.tree.map(np.asarray, contents.take(self.content, ids)), ids
         if self.content is None:
             raise ValueError("content: expected None where items are known by id only, found some")
-        content = contents.check(_read(content))
-        expected, found = _shapes(self.content), _shapes(content)
+        content = contents.check(contents.load(content))
+        expected, found = contents.describe(self.content), contents.describe(content)
         if found != expected:
             raise ValueError(f"content: expected one item's as {expected}, found {found}")
         return content, self.catalogue.checked_new_ids(ids, contents.num_rows(content))
@@ -566,21 +577,3 @@ class Recommender:
 @partial(jax.jit, static_argnums=0)
 def _encode(model, params, content, ids):
     return model.apply({"params": params}, content, ids, method="encode_items")
-
-
-def _read(content):
-    """Read .npy files where there are paths."""
-    if isinstance(content, (str, os.PathLike)):
-        return np.load(content, allow_pickle=False)
-    if isinstance(content, Mapping):
-        return {name: _read(channel) for name, channel in content.items()}
-    return content
-
-
-def _shapes(content) -> str:
-    """Describe one item's content: equal texts for equal channels of equal shapes."""
-    named = sorted(contents.channels(content).items())
-    return ", ".join(
-        f"{name} {[list(part.shape[1:]) for part in jax.tree.leaves(channel)]}"
-        for name, channel in named
-    )

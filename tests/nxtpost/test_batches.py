@@ -142,3 +142,23 @@ def test_static_features_come_with_their_users():
     sequences = dataclasses.replace(sequences, static=static)
     for batch in train_batches(sequences, max_len=4, batch_size=3, seed=0, epoch=0):
         np.testing.assert_array_equal(batch["static"], static[batch["users"]])
+
+
+def test_static_features_alone_are_trained_too():
+    """Where there are any, every user's first event is the label of a row without inputs."""
+    sequences = drawn_sequences([1, 9, 0, 2, 4])
+    static = np.arange(5)[:, None]
+    told = dataclasses.replace(sequences, static=static)
+    shapes = {"max_len": 4, "batch_size": 1, "seed": 0, "epoch": 0}
+    batches = list(train_batches(told, num_labels=2, **shapes))
+    empty = [b for b in batches if (b["items"] == PAD).all()]
+    assert sorted(int(b["users"][0]) for b in empty) == [0, 1, 3, 4]
+    for batch in empty:
+        (user,) = batch["users"]
+        own = sequences[user].tolist()
+        assert batch["labels"].tolist() == [[own[0], PAD, PAD, PAD]]
+        assert batch["long_labels"][0].tolist() == [*own, PAD][:2]
+        assert batch["static"].tolist() == [[user]]
+        assert batch["pooled_lengths"].tolist() == [0]
+    plain = train_batches(sequences, **shapes)
+    assert len(batches) - len(empty) == len(list(plain))

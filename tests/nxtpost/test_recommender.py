@@ -1,3 +1,4 @@
+import chex
 import jax
 import numpy as np
 import optax
@@ -5,8 +6,9 @@ import pytest
 
 from nxtpost_jax import scoring
 from nxtpost_jax.content import ContentSet
-from nxtpost_jax.model import NxtPostConfig
+from nxtpost_jax.model import NxtPost, NxtPostConfig
 from nxtpost_jax.objective import Objective
+from nxtpost_jax.post_to_post import pretrain
 from nxtpost_jax.recommender import Recommender
 from nxtpost_jax.sequences import PAD, Sequences
 from nxtpost_jax.splits import Queries, leave_one_out
@@ -28,6 +30,20 @@ def fitted():
     recommender = Recommender(TINY, num_items=N, tx=FAST)
     recommender.fit(cycles(), epochs=30, batch_size=32, num_negatives=16)
     return recommender
+
+
+def test_pretraining_gives_the_post_tower_its_start():
+    def towers(pretrain_epochs):
+        recommender = Recommender(TINY, num_items=N, tx=optax.sgd(0.0))  # fit itself moves nothing
+        recommender.fit(cycles(8), epochs=1, batch_size=8, pretrain_epochs=pretrain_epochs)
+        return recommender.params
+
+    plain, started = towers(0), towers(1)
+    expected, _ = pretrain(NxtPost(TINY, N), cycles(8), epochs=1, seed=0)
+    chex.assert_trees_all_close(started["post_tower"], expected)
+    chex.assert_trees_all_close(started["user_tower"], plain["user_tower"])
+    with pytest.raises(ValueError, match="pretrain_epochs: expected at least 0, found -1"):
+        towers(-1)
 
 
 def test_an_obvious_pattern_is_learned():
