@@ -29,7 +29,7 @@ from experiments.next_item import (
     read_interactions,
     score,
 )
-from experiments.nxtpost import NxtPostOptions, log_test, train_one
+from experiments.nxtpost import SMOKE, NxtPostOptions, log_test, train_one
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
 from experiments.report import COLORS, Table, finish_axes, print_table, write_report
@@ -38,7 +38,7 @@ from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
 from experiments.training import TrainResult
 from experiments.user_features import UserFeatures, read_user_features
-from nxtpost_jax import Metrics, NxtPost, NxtPostConfig, Objective, Sequences, Split, backfill
+from nxtpost_jax import Metrics, NxtPost, Sequences, Split, backfill
 
 Fill = Callable[[Sequences], Sequences] | None
 ROWS = {
@@ -64,13 +64,7 @@ class ColdUsers(NxtPostOptions):
 
 PRESETS = {
     "default": ColdUsers(epochs=20),
-    "smoke": ColdUsers(
-        epochs=2,
-        evaluate_every=1,
-        lengths=(0, 2),
-        model=NxtPostConfig.default(max_len=16, d_model=32, d_ff=32),
-        objective=Objective(num_negatives=64),
-    ),
+    "smoke": ColdUsers(**SMOKE, lengths=(0, 2)),
 }
 
 

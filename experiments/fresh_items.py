@@ -35,14 +35,14 @@ from experiments.next_item import (
     score,
     sequences_of,
 )
-from experiments.nxtpost import NxtPostOptions, log_test, train_one
+from experiments.nxtpost import SMOKE, NxtPostOptions, log_test, train_one
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
 from experiments.report import Table, print_table, write_report
 from experiments.results import check_keep, finish
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
-from nxtpost_jax import Metrics, NxtPost, NxtPostConfig, Objective, Protocol, Queries, Sequences
+from nxtpost_jax import Metrics, NxtPost, Protocol, Queries, Sequences
 
 TEST_SHARE, VALIDATION_SHARE = 0.10, 0.05
 MODELS = {
@@ -72,12 +72,7 @@ class FreshItems(NxtPostOptions):
 
 PRESETS = {
     "default": FreshItems(epochs=20),
-    "smoke": FreshItems(
-        epochs=2,
-        evaluate_every=1,
-        model=NxtPostConfig.default(max_len=16, d_model=32, d_ff=32),
-        objective=Objective(num_negatives=64),
-    ),
+    "smoke": FreshItems(**SMOKE),
 }
 
 

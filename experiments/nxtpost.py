@@ -104,6 +104,14 @@ class NxtPostOptions(Options):
         return tuple(OPTIMIZERS) if self.optimizer == "both" else (self.optimizer,)
 
 
+# Quick to compile and to train; the smoke presets of this family of experiments.
+SMOKE = {
+    "epochs": 2,
+    "evaluate_every": 1,
+    "buckets": 1,
+    "model": NxtPostConfig.default(max_len=16, d_model=32, d_ff=32, num_layers=1),
+    "objective": Objective(num_negatives=64),
+}
 PRESETS = {
     "default": NxtPostOptions(),
     # Rates, batch, dropout and cosine were chosen by validation NDCG@10 on MovieLens-1M.
@@ -124,12 +132,7 @@ PRESETS = {
         model=NxtPostConfig.paper(),
         objective=Objective(negatives="in_batch", long_weight=1.0, num_labels=5),
     ),
-    "smoke": NxtPostOptions(
-        epochs=2,
-        evaluate_every=1,
-        model=NxtPostConfig.default(max_len=16, d_model=32, d_ff=32),
-        objective=Objective(num_negatives=64),
-    ),
+    "smoke": NxtPostOptions(**SMOKE),
 }
 
 

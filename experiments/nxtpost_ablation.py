@@ -35,7 +35,7 @@ from experiments.next_item import (
     score_baselines,
     sequences_of,
 )
-from experiments.nxtpost import NxtPostOptions, log_test, train_one
+from experiments.nxtpost import SMOKE, NxtPostOptions, log_test, train_one
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
 from experiments.report import Table, print_table, write_report
@@ -44,7 +44,7 @@ from experiments.retrieval import encode_towers
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
 from experiments.training import train
-from nxtpost_jax import Metrics, NxtPost, NxtPostConfig, Objective, wide_deep
+from nxtpost_jax import Metrics, NxtPost, wide_deep
 from nxtpost_jax.batch_metrics import batch_ranks, knn_hits
 
 K = 10
@@ -121,14 +121,7 @@ class Ablation(NxtPostOptions):
 
 PRESETS = {
     "default": Ablation(epochs=60, patience=5),
-    "smoke": Ablation(
-        epochs=2,
-        evaluate_every=1,
-        axes="losses",
-        held_out=1,
-        model=NxtPostConfig.default(max_len=16, d_model=32, d_ff=32),
-        objective=Objective(num_negatives=64),
-    ),
+    "smoke": Ablation(**SMOKE, axes="losses", held_out=1),
 }
 
 

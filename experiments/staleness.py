@@ -31,14 +31,14 @@ from experiments.next_item import (
     read_interactions,
     score,
 )
-from experiments.nxtpost import NxtPostOptions, log_test, train_one
+from experiments.nxtpost import SMOKE, NxtPostOptions, log_test, train_one
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
 from experiments.report import COLORS, Table, finish_axes, print_table, write_report
 from experiments.results import check_keep, finish
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
-from nxtpost_jax import Metrics, NxtPostConfig, Objective, Queries, Sequences
+from nxtpost_jax import Metrics, Queries, Sequences
 
 LOSSES = {
     "short": {"short_weight": 1.0, "long_weight": 0.0},
@@ -69,13 +69,7 @@ class Staleness(NxtPostOptions):
 
 PRESETS = {
     "default": Staleness(epochs=60, patience=5),
-    "smoke": Staleness(
-        epochs=2,
-        evaluate_every=1,
-        ages=(0, 2),
-        model=NxtPostConfig.default(max_len=16, d_model=32, d_ff=32),
-        objective=Objective(num_negatives=64),
-    ),
+    "smoke": Staleness(**SMOKE, ages=(0, 2)),
 }
 
 

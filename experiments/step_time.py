@@ -2,6 +2,8 @@
 
     python -m experiments.step_time --sets blocks12,sequences_step   # minutes on 2 CPU cores
 
+    python -m experiments.step_time --model nxtpost        # training and serving, in parts
+
 A parameter set is stepped with fixed random gradients, without a model. The names that end in
 `_step` are whole training steps: forward, backward and update (`experiments.whole_step`). All
 contestants of a set take turns step by step in one run, buffers donated, so that a noisy machine
@@ -22,19 +24,20 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import optax
 
 import shampoo_jax
+from experiments import nxtpost_time
 from experiments.errors import bad_input, exit_on_input_error
 from experiments.options import Options, parse, select_devices
 from experiments.parameter_sets import PARAMETER_SETS, Shapes, read_sets
 from experiments.report import Table, print_table, write_report
 from experiments.results import check_keep, finish
-from experiments.run_folder import open_run, write_atomically
+from experiments.run_folder import Run, open_run, write_atomically
 from experiments.sharding import make_mesh, replicated, shard_batch
 from experiments.step_floor import eigendecompositions, products
 from experiments.train_step import compile_step, init_state, make_step, shardings_of, state_layout
@@ -62,6 +65,8 @@ ROW = (
 class StepTime(Options):
     """Time optimizer steps without a model."""
 
+    model: Literal["nxtpost"] | None = None
+    """time this model's training and serving (`experiments.nxtpost_time`) in place of sets"""
     sets: str = ",".join(SETS)
     """parameter sets and whole steps, separated by commas"""
     block_size: int = 256
@@ -288,27 +293,51 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_keep(options.keep)
     mesh = make_mesh(select_devices(options.devices))
     with open_run("step_time", options, arguments=arguments) as run:
-        rows = []
-        for name in read_sets(options.sets, SETS):
-            timed = time_step if name in WHOLE_STEPS else time_set
-            rows += timed(name, options, mesh=mesh)
-            print_table(tables_of(rows)[-1])
-        summary = run.write_summary(
-            protocol={"gradients": "fixed random", "order": "contestants take turns"},
-            metrics=_figures(rows, baselines=False),
-            baselines=_figures(rows, baselines=True),
-            seeds=[options.seed],
-            devices=list(mesh.devices.flat),
-        )
-        summary |= {"rows": rows}
-        write_atomically(run.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        intro = (
-            "The optimizer's step alone; names in `_step` are whole training steps. "
-            "Milliseconds unless said otherwise."
-        )
-        tables = tables_of(rows)
-        write_report(run, title="Step time", intro=intro, summary=summary, tables=tables)
+        if options.model:
+            _report_model(run, options, devices=list(mesh.devices.flat))
+        else:
+            _report_sets(run, options, mesh=mesh)
         finish(run, keep=options.keep)
+
+
+def _report_sets(run: Run, options: StepTime, *, mesh) -> None:
+    rows = []
+    for name in read_sets(options.sets, SETS):
+        timed = time_step if name in WHOLE_STEPS else time_set
+        rows += timed(name, options, mesh=mesh)
+        print_table(tables_of(rows)[-1])
+    summary = run.write_summary(
+        protocol={"gradients": "fixed random", "order": "contestants take turns"},
+        metrics=_figures(rows, baselines=False),
+        baselines=_figures(rows, baselines=True),
+        seeds=[options.seed],
+        devices=list(mesh.devices.flat),
+    )
+    summary |= {"rows": rows}
+    write_atomically(run.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    intro = (
+        "The optimizer's step alone; names in `_step` are whole training steps. "
+        "Milliseconds unless said otherwise."
+    )
+    tables = tables_of(rows)
+    write_report(run, title="Step time", intro=intro, summary=summary, tables=tables)
+
+
+def _report_model(run: Run, options: StepTime, *, devices) -> None:
+    size = nxtpost_time.SMALL if options.preset == "smoke" else nxtpost_time.Size()
+    figures, tables = nxtpost_time.measure(size, seed=options.seed)
+    for table in tables:
+        print_table(table)
+    own = {name: value for name, value in figures.items() if "/adamw/" not in name}
+    summary = run.write_summary(
+        protocol=dataclasses.asdict(size) | {"data": "drawn", "order": "contestants take turns"},
+        metrics=own,
+        baselines={name: value for name, value in figures.items() if name not in own},
+        seeds=[options.seed],
+        devices=devices,
+    )
+    intro = "Training, evaluation and serving of NxtPost on drawn data, on one device."
+    write_report(run, title="NxtPost's speed", intro=intro, summary=summary, tables=tables)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,21 @@
 """A strict test process: 8 fake CPU devices, rank promotion raises, warnings are errors."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("NPROC", "32")  # XLA's pool: LAPACK calls may park threads (docs/shampoo.md)
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Most of the time goes into compiling: what one process has compiled, the others of this session
+# read from a folder that ends with it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    folder = tempfile.mkdtemp(prefix="jax-compiled-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 import jax
 import pytest

@@ -46,6 +46,7 @@ def test_command_reports_a_curve_for_every_way(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
     arguments = ["--data", str(folder), "--preset", "smoke", "--devices", "1", "--out", str(out)]
+    arguments += ["--optimizer", "adamw"]
     cold_users.main([*arguments, "--fill-to", "3", "--lengths", "0"])
     summary = json.loads((out / "summary.json").read_text())
     ways = {key.split("/")[0] for key in summary["metrics"]}

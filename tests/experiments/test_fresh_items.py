@@ -51,7 +51,8 @@ def test_command_reports_warm_and_cold(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
     arguments = ["--data", str(folder), "--preset", "smoke", "--devices", "1", "--out", str(out)]
-    training = ["--epochs", "30", "--evaluate-every", "10", "--shampoo-rate", "0.02"]
+    arguments += ["--optimizer", "adamw"]
+    training = ["--epochs", "30", "--evaluate-every", "10", "--adamw-rate", "0.02"]
     fresh_items.main([*arguments, *training, "--models", "content"])
     summary = json.loads((out / "summary.json").read_text())
     assert "content_knn/cold_only/hr@10" in summary["baselines"]

@@ -19,6 +19,7 @@ from experiments.searchers import (
     Model,
     Requests,
     Reranked,
+    _first_new,
     dot_model,
 )
 from hsnn_jax.kmeans import kmeans
@@ -146,6 +147,14 @@ def test_a_small_budget_costs_less_and_never_returns_what_is_excluded(vectors):
         assert not (small.ids == np.arange(12)[:, None]).any(), searcher.name
         if searcher.name in ("ivf", "hsnn", "deep"):
             assert small.items_scored <= 60
+
+
+def test_the_first_new_ids_are_kept_in_order():
+    ids = np.tile([[5, 3, 2, -1], [0, 1, 2, 3]], (20, 1))
+    exclude = np.tile([[3, -1], [0, 3]], (20, 1))
+    expected = np.tile([[5, 2, -1], [1, 2, -1]], (20, 1))
+    np.testing.assert_array_equal(_first_new(ids, exclude, 3, 6), expected)
+    np.testing.assert_array_equal(_first_new(ids, exclude, 1, 6), expected[:, :1])
 
 
 def test_costs_are_those_of_the_parts(vectors):

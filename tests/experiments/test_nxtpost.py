@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -69,9 +70,9 @@ def test_a_cosine_schedule_ends_at_rest(name):
         options = nxtpost.NxtPostOptions(epochs=3, schedule=schedule, adamw_rate=0.1)
         tx = nxtpost.make_optimizer(name, options, steps_per_epoch=4)
         params = {"w": jnp.ones((2, 2))}
-        state, sizes = tx.init(params), []
+        state, update, sizes = jax.jit(tx.init)(params), jax.jit(tx.update), []
         for _ in range(13):
-            updates, state = tx.update({"w": jnp.eye(2)}, state, params)
+            updates, state = update({"w": jnp.eye(2)}, state, params)
             sizes.append(float(jnp.abs(updates["w"]).max()))
         return sizes[at]
 

@@ -93,6 +93,7 @@ def test_command_reports_variants_and_baselines(tmp_path, monkeypatch):
     write_cycles(tmp_path)
     out = tmp_path / "run"
     arguments = ["--data", str(tmp_path), "--preset", "smoke", "--devices", "1", "--out", str(out)]
+    arguments += ["--optimizer", "adamw"]
     nxtpost_ablation.main([*arguments, "--held-out", "2"])
     summary = json.loads((out / "summary.json").read_text())
     assert {key.split("/")[0] for key in summary["metrics"]} == {"default", "long"}

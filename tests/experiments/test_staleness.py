@@ -31,7 +31,8 @@ def test_command_reports_what_age_costs(tmp_path, monkeypatch):
     monkeypatch.setattr(staleness, "LOSSES", {"short": staleness.LOSSES["short"]})
     out = tmp_path / "run"
     arguments = ["--data", str(tmp_path), "--preset", "smoke", "--devices", "1", "--out", str(out)]
-    rates = ["--epochs", "30", "--evaluate-every", "10", "--shampoo-rate", "0.01"]
+    arguments += ["--optimizer", "adamw"]
+    rates = ["--epochs", "30", "--evaluate-every", "10", "--adamw-rate", "0.01"]
     staleness.main([*arguments, *rates])
     summary = json.loads((out / "summary.json").read_text())
     fresh, stale = (summary["metrics"][f"short/{age}/ndcg@10"] for age in (0, 2))

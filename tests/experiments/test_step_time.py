@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import step_floor, step_time, whole_step
+from experiments import nxtpost_time, step_floor, step_time, whole_step
 from experiments.errors import InputError
 from experiments.parameter_sets import PARAMETER_SETS
 
@@ -84,3 +84,16 @@ def test_sizes_are_checked():
         step_time.StepTime(frequency=0)
     with pytest.raises(InputError, match=r"--sets: expected some of .* found vgg"):
         step_time.StepTime(sets="blocks12,vgg")
+
+
+def test_a_model_is_timed_in_parts(tmp_path):
+    out = tmp_path / "run"
+    step_time.main(["--preset", "smoke", "--model", "nxtpost", "--out", str(out), "--devices", "1"])
+    summary = json.loads((out / "summary.json").read_text())
+    figures = summary["metrics"] | summary["baselines"]
+    parts = {c: figures[f"nxtpost/adamw/{c}"] for c in nxtpost_time.TRAINING}
+    assert all(np.isfinite(v) and v > 0 for v in parts.values())
+    assert parts["sequences/s"] == pytest.approx(8e3 / parts["loop_ms"])
+    serving = {k.split("/", 2)[2]: v for k, v in figures.items() if "/serving/" in k}
+    assert {"users/s", "request p99 ms", "event p50 ms", "insert p50 ms"} <= set(serving)
+    assert all(v > 0 for v in serving.values())

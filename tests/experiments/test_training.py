@@ -18,7 +18,7 @@ from experiments.run_folder import open_run, read_metrics
 from experiments.sharding import make_mesh, replicated
 from experiments.train_step import state_layout
 from tests.experiments import tiny_problem
-from tests.experiments.tiny_problem import STEPS, train_tiny
+from tests.experiments.tiny_problem import EPOCHS, STEPS, batches, train_tiny
 
 
 @pytest.fixture
@@ -244,6 +244,18 @@ def test_wrong_arguments_are_named(run):
         train_tiny(run, stage="d", select="x", evaluate=None)
     with pytest.raises(ValueError, match="log_every: expected at least 1, found 0"):
         train_tiny(run, stage="e", log_every=0)
+
+
+def test_batches_of_two_shapes_are_compiled_once_each(run):
+    def two_widths(epoch):
+        for i, batch in enumerate(batches(epoch)):
+            yield batch if i % 2 else {name: rows[:8] for name, rows in batch.items()}
+
+    result = train_tiny(run, batches=two_widths, batch_shapes=2)
+    assert result.steps == EPOCHS * STEPS
+    assert result.compile_seconds > 0
+    with pytest.raises(ValueError, match="batch: expected at most 1 different shapes, found"):
+        train_tiny(run, stage="b", batches=two_widths)
 
 
 def test_stage_leaves_no_mesh_behind(run):
