@@ -100,6 +100,7 @@ class Recommender:
         *,
         epochs: int,
         batch_size: int = 128,
+        buckets: int = 1,
         objective: Objective | None = None,
         num_negatives: int | None = None,
         pretrain_epochs: int = 0,
@@ -118,6 +119,8 @@ class Recommender:
           sequences: training events; see `splits` for a part without leakage.
           epochs: passes over them.
           batch_size: rows a step.
+          buckets: widths of rows, each half the next: short histories share narrow rows, more of
+            them a step. Costs a compilation each; see `batches.batch_shapes`.
           objective: losses and negatives, see `objective.Objective`.
           num_negatives: short for `objective=Objective(num_negatives=...)`.
           pretrain_epochs: passes of post-to-post training before (see `post_to_post.pretrain`), by
@@ -150,6 +153,7 @@ class Recommender:
         shapes = {
             "max_len": self.model.config.max_len,
             "batch_size": batch_size,
+            "buckets": buckets,
             "seed": seed,
             "num_labels": objective.num_labels,
         }

@@ -46,6 +46,17 @@ def test_pretraining_gives_the_post_tower_its_start():
         towers(-1)
 
 
+def test_rows_in_buckets_are_learned_from_too():
+    short = [[u % N, (u + 1) % N] for u in range(24)]
+    sequences = Sequences(
+        np.concatenate([*short, *cycles(16).items.reshape(16, -1)]),
+        np.r_[np.arange(0, 48, 2), np.arange(48, 48 + 17 * 7, 7)],
+    )
+    recommender = Recommender(TINY, num_items=N, tx=FAST)
+    records = recommender.fit(sequences, epochs=30, batch_size=8, num_negatives=16, buckets=2)
+    assert records[-1]["loss"] < 0.5 * records[0]["loss"]
+
+
 def test_an_obvious_pattern_is_learned():
     split = leave_one_out(cycles())
     recommender = Recommender(TINY, num_items=N, tx=FAST)
