@@ -202,7 +202,7 @@ def measure_learning(
         protocol = problem.protocol
         towers = train_towers(
             run, problem, options.graph, stage="towers", seed=options.seed, mesh=mesh
-        )[:2]
+        ).served
         make_task = functools.partial(
             towers_task, problem=problem, towers=towers, config=options.learning
         )

@@ -247,6 +247,8 @@ def serve(
     counts = np.bincount(timeline.users)
     width, budget = int(min(counts.max(), 1000)), round(config.share * timeline.num_items)
     records: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+    for name in VARIANTS:
+        run.truncate_metrics(f"{name}-{seed}", after_step=-1)  # of a resumed run
     for number, day in enumerate(days):
         live = timeline.live_on(day, config.expire_days)
         users, seen, truth, real = timeline.queries(day, config.users, width, seed)

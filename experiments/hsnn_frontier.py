@@ -142,16 +142,14 @@ def run_frontier(
     """Train, learn the indexes, and only then look at the test users."""
     if faiss:
         load_faiss()  # its absence shows before anything is trained
-    users, items, towers = train_towers(
-        run, problem, graph, stage=f"towers-{seed}", seed=seed, mesh=mesh
-    )
+    towers = train_towers(run, problem, graph, stage=f"towers-{seed}", seed=seed, mesh=mesh)
+    users, items = towers.served
     models = [dot_model(items)]
     for size in monn.sizes:
         trained = train_residual(
             run,
             problem,
-            users,
-            items,
+            towers,
             monn,
             size=size,
             temperature=graph.temperature,
@@ -180,7 +178,7 @@ def run_frontier(
         )
         exacts[model.name] = exact
         curves += found
-    figures = {"validation recall@20": max(h[f"recall@{K}"] for h in towers.history)}
+    figures = {"validation recall@20": max(h[f"recall@{K}"] for h in towers.result.history)}
     return _outcome(problem, exacts, curves, figures, seed=seed)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +133,18 @@ def spectral_start(pairs: Pairs, problem: PairProblem, width: int, *, seed: int)
     return params
 
 
+class Towers(NamedTuple):
+    """Unit vectors of users and items, float32 [n, width] each.
+
+    `trained` are propagated over the training pairs alone: nothing in them knows validation.
+    `served` are propagated over validation pairs too, as they are known when the test is taken.
+    """
+
+    trained: tuple[np.ndarray, np.ndarray]
+    served: tuple[np.ndarray, np.ndarray]
+    result: TrainResult
+
+
 def train_towers(
     run: Run,
     problem: PairProblem,
@@ -140,23 +153,19 @@ def train_towers(
     stage: str,
     seed: int,
     mesh: Mesh,
-) -> tuple[np.ndarray, np.ndarray, TrainResult]:
-    """Train on the training pairs, select on validation, propagate over all known pairs.
-
-    Returns:
-      (user vectors float32 [n_users, width], item vectors [n_items, width], result).
-    """
+) -> Towers:
+    """Train on the training pairs and select on validation."""
     sizes = {"num_users": problem.num_users, "num_items": problem.num_items}
     graph = make_graph(problem.train, **sizes)
     start = spectral_start(problem.train, problem, config.width, seed=seed)
     steps = min(config.evaluate_every, config.steps)
-    known = problem.train
+    pairs = problem.train
 
     def batches(epoch):
         rng = np.random.default_rng([seed, epoch])
         for _ in range(steps):
-            rows = rng.integers(0, len(known.users), config.batch_size)
-            yield {"users": known.users[rows], "items": known.items[rows]}
+            rows = rng.integers(0, len(pairs.users), config.batch_size)
+            yield {"users": pairs.users[rows], "items": pairs.items[rows]}
 
     def loss(params, batch, key):
         users, items = smoothed(graph, params, config.layers)
@@ -182,10 +191,12 @@ def train_towers(
         select=f"recall@{K}",
         patience=config.patience,
     )
-    params = jax.device_get(result.params)
-    whole = make_graph(problem.known, **sizes)
-    users, items = smoothed(whole, jax.tree.map(jnp.asarray, params), config.layers)
-    return np.asarray(users), np.asarray(items), result
+    params = jax.tree.map(jnp.asarray, jax.device_get(result.params))
+    known = make_graph(problem.known, **sizes)
+    trained, served = (
+        tuple(map(np.asarray, smoothed(g, params, config.layers))) for g in (graph, known)
+    )
+    return Towers(trained, served, result)
 
 
 def _validation(problem: PairProblem, graph: Graph, layers: int, *, seed: int):

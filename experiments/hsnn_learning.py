@@ -177,6 +177,7 @@ def run_learning(run, make_task, config: LearningConfig, *, protocol, seeds) -> 
         for name, towers, nodes in learn_all(task, config, seed=seed):
             learned = measure_variant(task, towers, nodes, config)
             found.setdefault(name, []).append(learned)
+            run.truncate_metrics(f"{name}-{seed}", after_step=0)  # of a resumed run
             run.log(f"{name}-{seed}", config.steps, **learned.telemetry)
             print(f"seed {seed}, {name}: done", flush=True)
         num_items = len(task.vectors.items)

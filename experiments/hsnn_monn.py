@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from experiments.hsnn_graph import K, Towers
 from experiments.hsnn_pairs import PairProblem
 from experiments.run_folder import Run
 from experiments.searchers import Model, rerank
@@ -26,7 +27,6 @@ from hsnn_jax.multi_task import sampled_softmax
 from hsnn_jax.scorers import dot, pair_flops
 from hsnn_jax.search import brute_force
 
-K = 20
 CANDIDATES = 200  # of the inner product, that a validation re-ranks
 
 
@@ -105,8 +105,7 @@ def as_model(name: str, scorer: Residual, params, item_vectors) -> Model:
 def train_residual(
     run: Run,
     problem: PairProblem,
-    user_vectors: np.ndarray,
-    item_vectors: np.ndarray,
+    towers: Towers,
     config: MoNNTraining,
     *,
     size: str,
@@ -114,9 +113,13 @@ def train_residual(
     seed: int,
     mesh: Mesh,
 ) -> tuple[Model, TrainResult]:
-    """Train on the training pairs; select by validation recall of re-ranked candidates."""
-    scorer = residual(size, item_vectors.shape[1])
-    vectors = jnp.asarray(user_vectors), jnp.asarray(item_vectors)
+    """Train on the training pairs; select by validation recall of re-ranked candidates.
+
+    Both are on vectors that know nothing of validation; the model that is returned scores the
+    vectors that serve.
+    """
+    vectors = tuple(map(jnp.asarray, towers.trained))
+    scorer = residual(size, vectors[1].shape[1])
     steps = min(config.evaluate_every, config.steps)
     pairs = problem.train
 
@@ -161,7 +164,7 @@ def train_residual(
         select=f"recall@{K}",
     )
     params = jax.device_get(result.params)
-    return as_model(f"MoNN {size}", scorer, params, item_vectors), result
+    return as_model(f"MoNN {size}", scorer, params, towers.served[1]), result
 
 
 def _negatives(vectors, batch, key, config: MoNNTraining):

@@ -127,6 +127,7 @@ def run_planted(run: Run, config: PlantedConfig, *, seeds) -> Outcome:
                 found.setdefault(name, []).append(measure_nodes(drawn, fitted.params["nodes"]))
                 points = [(r["step"], r["index_used_share"]) for r in fitted.metrics]
                 curves.setdefault(name, points)
+                run.truncate_metrics(f"{name}-{seed}", after_step=0)  # of a resumed run
                 for record in fitted.metrics:
                     run.log(f"{name}-{seed}", **record)
                 print(f"seed {seed}, {name}: done", flush=True)

@@ -90,6 +90,7 @@ def run_scale(run: Run, config: ScaleConfig, *, seeds, faiss: bool) -> Outcome:
             found = measure_size(drawn, config, size, seed=seed, faiss=faiss)
             for name, point in found.items():
                 points.setdefault(name, []).append(point)
+                run.truncate_metrics(f"{name}-{seed}", after_step=size - 1)  # of a resumed run
                 run.log(f"{name}-{seed}", size, recall=point.recall, flops=point.flops)
                 print(f"{name}: {size:,} items, {point.flops / point.exact_flops:.2%} of the FLOPs")
     return _outcome(points, config, seeds)

@@ -26,6 +26,8 @@ from hsnn_jax.scorers import dot, pair_flops
 from hsnn_jax.search import brute_force, search
 from hsnn_jax.top_k import top_k
 
+_USERS = 32  # whose excluded items are looked up at once
+
 
 class Requests(NamedTuple):
     """B users: vectors float32 [B, d], and the items not to return, int32 [B, E], -1 after."""
@@ -210,7 +212,9 @@ class FaissIVF:
         stats.reset()
         _, ids = self.index.search(np.ascontiguousarray(requests.users, np.float32), count)
         scored = stats.ndis / len(ids)
-        return Found(_first_new(ids, requests.exclude, k), scored, _flops(scored, self, width))
+        return Found(
+            _first_new(ids, requests.exclude, k, items), scored, _flops(scored, self, width)
+        )
 
     @property
     def fixed(self) -> int:
@@ -246,7 +250,9 @@ class FaissHNSW:
         stats.reset()
         _, ids = self.index.search(np.ascontiguousarray(requests.users, np.float32), count)
         scored = stats.ndis / len(ids)
-        return Found(_first_new(ids, requests.exclude, k), scored, _flops(scored, self, width))
+        return Found(
+            _first_new(ids, requests.exclude, k, items), scored, _flops(scored, self, width)
+        )
 
 
 def _flops(scored: float, searcher, width: int) -> float:
@@ -302,11 +308,18 @@ def _rerank(params, items, users, ids, *, scorer, k):
     return by_chunks(of_chunk, ids.shape[1] * size, users, ids)
 
 
-def _first_new(ids, exclude, k: int) -> np.ndarray:
+def _first_new(ids, exclude, k: int, num_items: int) -> np.ndarray:
     """Keep the first k ids of each row that are not excluded; -1 where they run out."""
-    ids = np.asarray(ids)
     kept = np.full((len(ids), k), -1, np.int32)
-    for row, (found, barred) in enumerate(zip(ids, exclude, strict=True)):
-        new = found[(found >= 0) & ~np.isin(found, barred)][:k]
-        kept[row, : len(new)] = new
+    # Users are few at a time, so that the table stays in cache: this is timed with the search.
+    for first in range(0, len(ids), _USERS):
+        found, barred_ids = ids[first : first + _USERS], exclude[first : first + _USERS]
+        rows = np.arange(len(found))[:, None]
+        barred = np.zeros((len(found), num_items + 1), bool)
+        barred[rows, barred_ids] = True
+        barred[:, -1] = True  # id -1
+        new = ~barred[rows, found]
+        rank = np.cumsum(new, axis=1) - 1
+        row, column = np.nonzero(new & (rank < k))
+        kept[first + row, rank[row, column]] = found[row, column]
     return kept
