@@ -116,6 +116,7 @@ def run_planted(run: Run, config: PlantedConfig, *, seeds) -> Outcome:
             width=config.width,
             leaves=config.leaves,
             branches=8,
+            skew=0.25,  # the largest leaf holds about twice the mean: even nodes can be pure
             seed=seed,
         )
         means = kmeans(jnp.asarray(drawn.items), config.leaves, key=jax.random.key(seed))
