@@ -58,7 +58,10 @@ def test_command_writes_rows_of_all_columns(tmp_path):
 
 @pytest.mark.parametrize("name", whole_step.WHOLE_STEPS)
 def test_whole_steps_train(name):
-    small = {"transformer_step": {"width": 16, "layers": 1}, "sequences_step": {"items": 30, "length": 8}}
+    small = {
+        "transformer_step": {"width": 16, "layers": 1},
+        "sequences_step": {"items": 30, "length": 8},
+    }
     problem = whole_step.WHOLE_STEPS[name](rows=8, **small[name])
     params = problem.init_params(jax.random.key(0))
     gradient = jax.jit(jax.value_and_grad(problem.loss, has_aux=True))
