@@ -24,6 +24,7 @@ from experiments.next_item import (
     Problem,
     baseline_scorers,
     data_name,
+    figures_of,
     pose,
     rank,
     read_interactions,
@@ -179,21 +180,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         _report(run, problem, options, baselines, models, mesh=mesh)
 
 
-def _flat(curves: Mapping[str, Sequence[Metrics]], lengths) -> dict[str, float]:
-    return {
-        f"{name}/{n}/{figure}": value
-        for name, runs in curves.items()
-        for n, metrics in zip(lengths, runs)
-        for figure, value in metrics.values.items()
-    }
-
-
 def _report(run: Run, problem: Problem, options: ColdUsers, baselines, models, *, mesh) -> None:
     lengths = options.lengths
     summary = run.write_summary(
         protocol=problem.protocol.asdict(),
-        metrics=_flat(models, lengths),
-        baselines=_flat(baselines, lengths),
+        metrics=figures_of(models, lengths),
+        baselines=figures_of(baselines, lengths),
         seeds=[options.seed],
         devices=list(mesh.devices.flat),
     )

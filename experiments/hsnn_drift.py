@@ -17,15 +17,15 @@ import numpy as np
 from experiments.content import content_vectors
 from experiments.errors import InputError
 from experiments.hsnn_adapters import Adapted, Vectors, adapt
+from experiments.hsnn_lti import lti_config
 from experiments.hsnn_outcome import Outcome
 from experiments.interactions import Interactions
-from experiments.report import COLORS, LINE_STYLES, Table, finish_axes
+from experiments.report import COLORS, LINE_STYLES, Table, finish_axes, signed
 from experiments.run_folder import Run
 from hsnn_jax import living
 from hsnn_jax.frontier import recall_by_user
 from hsnn_jax.index import build_index, stats
 from hsnn_jax.kmeans import kmeans
-from hsnn_jax.lti import LTIConfig
 from hsnn_jax.scorers import dot, unit
 from hsnn_jax.search import brute_force, search
 
@@ -67,11 +67,10 @@ class DriftConfig:
 class Timeline:
     """Interactions as histories: what each user met on days before a given one."""
 
-    def __init__(self, interactions: Interactions, content: np.ndarray):
-        self.content, self.num_items = content, interactions.n_items
-        kept = _is_met(interactions)
-        self.users, self.items = interactions.users[kept], interactions.items[kept]
-        self.days = np.floor(interactions.timestamps[kept] / DAY).astype(np.int64)
+    def __init__(self, users, items, days, content: np.ndarray):
+        """Take the events, by user and then day: int [n] each, and content [n_items, d]."""
+        self.users, self.items, self.days = users, items, days
+        self.content, self.num_items = content, len(content)
         keys = self._key(self.users, self.days)
         self._starts = np.searchsorted(self.users, self.users)
         self._ends = np.searchsorted(keys, keys)  # the first event of that user and day
@@ -147,18 +146,20 @@ def make_timeline(interactions: Interactions, config: DriftConfig, *, seed: int)
     if interactions.timestamps is None:
         raise InputError(f"{interactions.name}: expected events with times, found none")
     kept = _is_met(interactions)
-    days = np.unique(np.floor(interactions.timestamps[kept] / DAY).astype(np.int64))
+    day_of = np.floor(interactions.timestamps / DAY).astype(np.int64)
+    days = np.unique(day_of[kept])
     if len(days) < 2 * config.days:
         expected = f"at least {2 * config.days} days with events"
         raise InputError(f"{interactions.name}: expected {expected}, found {len(days)}")
     asked = days[-config.days :]
-    before = np.floor(interactions.timestamps / DAY) < asked[0]
+    before = day_of < asked[0]
     known = np.bincount(interactions.items[before], minlength=interactions.n_items) > 0
     content, has = content_vectors(interactions, known, dim=config.content_dim, seed=seed)
     if not has.any():
         raise InputError(f"{interactions.name}: expected items with content, found none")
     content = np.where(has[:, None], content, 0).astype(np.float32)
-    return Timeline(interactions, content), asked
+    events = (x[kept] for x in (interactions.users, interactions.items, day_of))
+    return Timeline(*events, content), asked
 
 
 @dataclasses.dataclass
@@ -226,9 +227,7 @@ def serve(
 ) -> dict[str, list[dict[str, float]]]:
     """Serve every variant through the days; a record a day."""
     key = jax.random.key(seed)
-    lti = LTIConfig(
-        num_nodes=config.nodes, total_steps=config.steps, warmup_steps=config.steps // 10
-    )
+    lti = lti_config(nodes=config.nodes, steps=config.steps)
     train = functools.partial(adapt, config=lti, rate=config.rate, batch_size=config.batch_size)
     pairs = timeline.pairs_before(days[0], config.pairs)
     live = timeline.live_on(days[0] - 1, config.expire_days)
@@ -332,7 +331,7 @@ def _outcome(found, interactions, config: DriftConfig, timeline: Timeline, seeds
             change = change[np.isfinite(change)]
             error = change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else float("nan")
             metrics |= {f"{name}/{figure}_above": change.mean(), f"{name}/{figure}_above_se": error}
-            shown.append(f"{change.mean():+.4f} ± {error:.4f}" if name != VARIANTS[0] else None)
+            shown.append(signed(change.mean(), error) if name != VARIANTS[0] else None)
         cells = [values["recall"], shown[0], values[f"recall@{K}"], shown[1]]
         rows.append([name, *cells, *(values[f] for f in figures[2:])])
     columns = ("", "recall of exact 20", "above stale", f"recall@{K}", "above stale")

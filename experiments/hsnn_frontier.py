@@ -16,10 +16,11 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.hsnn_graph import GraphConfig, K, train_towers
+from experiments.hsnn_lti import lti_config
 from experiments.hsnn_monn import MoNNTraining, train_residual
 from experiments.hsnn_outcome import Outcome
 from experiments.hsnn_pairs import PairProblem
-from experiments.report import COLORS, LINE_STYLES, Table, finish_axes
+from experiments.report import Table, finish_axes, line_style, signed
 from experiments.run_folder import Run
 from experiments.searchers import (
     HSNN,
@@ -35,7 +36,6 @@ from experiments.searchers import (
 from hsnn_jax.fit_index import fit_index
 from hsnn_jax.frontier import Measured, at_equal, measure, paired_difference
 from hsnn_jax.kmeans import kmeans
-from hsnn_jax.lti import LTIConfig
 
 SHARES = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2)  # of the items, what searches may score
 EQUAL = (0.03, 0.05, 0.1)  # of the items, or of exact search's FLOPs, where searchers are compared
@@ -81,17 +81,12 @@ def learned_nodes(
     nodes = min(config.nodes, problem.num_items // 4)
     rng = np.random.default_rng([seed, 2])
     rows = rng.permutation(len(problem.train.users))[: config.pairs]
-    lti = LTIConfig(
-        num_nodes=nodes,
-        total_steps=config.index_steps,
-        warmup_steps=config.index_steps // 10,
-    )
     fitted = fit_index(
         user_vectors[problem.train.users[rows]],
         item_vectors,
         problem.train.items[rows],
         optax.adam(config.index_rate),
-        config=lti,
+        config=lti_config(nodes=nodes, steps=config.index_steps),
         key=key,
         telemetry_every=config.index_steps,
     )
@@ -305,7 +300,7 @@ def equal_table(problem: PairProblem, curves, exacts, *, seed: int) -> tuple[Tab
 
 
 def _signed(pair) -> str | None:
-    return None if pair[0] is None else f"{pair[0]:+.4f} ± {pair[1]:.4f}"
+    return None if pair[0] is None else signed(*pair)
 
 
 def draw(axes, *, curves, cost: str, of: str) -> None:
@@ -313,9 +308,7 @@ def draw(axes, *, curves, cost: str, of: str) -> None:
     for i, curve in enumerate(curves):
         x = [getattr(point, cost) for point in curve.points]
         y = [np.nanmean(getattr(point, of)) for point in curve.points]
-        style = {"color": COLORS[i % len(COLORS)]}
-        style["linestyle"] = LINE_STYLES[i // len(COLORS) % len(LINE_STYLES)]
-        axes.plot(x, y, label=curve.name, marker="o", markersize=3, linewidth=1.4, **style)
+        axes.plot(x, y, label=curve.name, marker="o", markersize=3, linewidth=1.4, **line_style(i))
     axes.set_xscale("log")
     axes.set_xlabel({"items_scored": "items scored a query", "flops": "FLOPs a query"}[cost])
     axes.set_ylabel({"recall": "recall of the exact top 20", "truth": f"recall@{K}"}[of])

@@ -110,15 +110,13 @@ def smoothed(graph: Graph, params, layers: int):
     return unit(total[0]), unit(total[1])
 
 
-def spectral_start(pairs: Pairs, problem: PairProblem, width: int, *, seed: int) -> dict:
+def spectral_start(graph: Graph, width: int, *, seed: int) -> dict:
     """Take the leading singular vectors of A, rows around length 1."""
     import scipy.sparse  # comes with scikit-learn
 
-    graph = make_graph(pairs, num_users=problem.num_users, num_items=problem.num_items)
-    shape = (problem.num_users, problem.num_items)
-    matrix = scipy.sparse.csr_matrix(
-        (np.asarray(graph.weights), (pairs.users, pairs.items)), shape=shape
-    )
+    shape = (graph.num_users, graph.num_items)
+    weights, users, items = map(np.asarray, (graph.weights, graph.users, graph.items))
+    matrix = scipy.sparse.csr_matrix((weights, (users, items)), shape=shape)
     rank = min(width, min(shape) - 1)
     u, s, vt = randomized_svd(matrix, rank, n_iter=4, random_state=seed)
     rng = np.random.default_rng([seed, 3])
@@ -157,15 +155,11 @@ def train_towers(
     """Train on the training pairs and select on validation."""
     sizes = {"num_users": problem.num_users, "num_items": problem.num_items}
     graph = make_graph(problem.train, **sizes)
-    start = spectral_start(problem.train, problem, config.width, seed=seed)
+    start = spectral_start(graph, config.width, seed=seed)
     steps = min(config.evaluate_every, config.steps)
-    pairs = problem.train
 
     def batches(epoch):
-        rng = np.random.default_rng([seed, epoch])
-        for _ in range(steps):
-            rows = rng.integers(0, len(pairs.users), config.batch_size)
-            yield {"users": pairs.users[rows], "items": pairs.items[rows]}
+        return problem.train.batches(steps, config.batch_size, seed=[seed, epoch])
 
     def loss(params, batch, key):
         users, items = smoothed(graph, params, config.layers)

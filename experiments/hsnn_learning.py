@@ -18,13 +18,13 @@ import optax
 from experiments.errors import bad_input
 from experiments.hsnn_adapters import Adapted, Vectors, adapt
 from experiments.hsnn_drawn import planted_tree
+from experiments.hsnn_lti import lti_config
 from experiments.hsnn_outcome import Outcome
 from experiments.hsnn_pairs import PairProblem
-from experiments.report import Table, draw_recall
+from experiments.report import Table, draw_recall, signed
 from experiments.searchers import HSNN, Exact, Requests, dot_model
 from hsnn_jax.frontier import Measured, at_equal, measure
 from hsnn_jax.learners import EM, LTI, KMeans
-from hsnn_jax.lti import LTIConfig
 from hsnn_jax.telemetry import telemetry
 
 SHARES = (0.02, 0.04, 0.05, 0.07, 0.1, 0.15)
@@ -113,19 +113,14 @@ def towers_task(seed: int, *, problem: PairProblem, towers, config: LearningConf
     )
 
 
-def lti_config(config: LearningConfig, **changes) -> LTIConfig:
-    """Return the configuration of LTI that variants change."""
-    fields = {"num_nodes": config.nodes, "total_steps": config.steps}
-    return LTIConfig(**(fields | {"warmup_steps": config.steps // 10} | changes))
-
-
 def learn_all(task: Task, config: LearningConfig, *, seed: int):
     """Yield (variant, towers, nodes) of one seed."""
     key = jax.random.key(seed)
     train = functools.partial(
         adapt, task.vectors, rate=config.rate, key=key, batch_size=config.batch_size
     )
-    base = lti_config(config)
+    lti = functools.partial(lti_config, nodes=config.nodes, steps=config.steps)
+    base = lti()
     alone = train(base, joint=False)
     users, items = alone.users(task.vectors.users), alone.items(task.vectors.items)
     tx = optax.adam(config.rate)
@@ -137,7 +132,7 @@ def learn_all(task: Task, config: LearningConfig, *, seed: int):
     chosen = dict(zip(SEPARATE, learners, strict=True))
     for name in config.variants:
         if name in JOINT:
-            both = train(lti_config(config, **JOINT[name]), joint=True)
+            both = train(lti(**JOINT[name]), joint=True)
             yield name, both, both.params["nodes"]
             continue
         learned = chosen[name].learn(users, items, task.vectors.positives, key)
@@ -219,8 +214,7 @@ def _outcome(found, config: LearningConfig, num_items: int, *, protocol, seeds) 
         metrics |= {f"{name}/{f}": v for f, v in usage.items()}
         metrics |= {f"{name}/above": change, f"{name}/above_se": error, f"{name}/exact": exact}
         metrics |= {f"{name}/truth_above": other, f"{name}/truth_above_se": other_error}
-        both = [change, error, other, other_error]
-        shown = [f"{both[0]:+.4f} ± {both[1]:.4f}", f"{both[2]:+.4f} ± {both[3]:.4f}"]
+        shown = [signed(change, error), signed(other, other_error)]
         shown = [None, None] if name == base else shown
         cells = [recalls["recall"].mean(), shown[0], recalls["truth"].mean(), shown[1], exact]
         rows.append([name, *cells, *usage.values()])

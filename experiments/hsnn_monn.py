@@ -11,7 +11,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -24,7 +23,7 @@ from hsnn_jax.frontier import recall
 from hsnn_jax.monn import MoNNScorer, encode_items, encode_users, init_monn, module_flops
 from hsnn_jax.monn_config import Features, MoNNConfig, preset
 from hsnn_jax.multi_task import sampled_softmax
-from hsnn_jax.scorers import dot, pair_flops
+from hsnn_jax.scorers import dot, pair_flops, score_all
 from hsnn_jax.search import brute_force
 
 CANDIDATES = 200  # of the inner product, that a validation re-ranks
@@ -121,7 +120,6 @@ def train_residual(
     vectors = tuple(map(jnp.asarray, towers.trained))
     scorer = residual(size, vectors[1].shape[1])
     steps = min(config.evaluate_every, config.steps)
-    pairs = problem.train
 
     def init_params(key):
         scale = jnp.asarray(1 / temperature)
@@ -129,10 +127,7 @@ def train_residual(
         return {"scale": scale, "gain": jnp.zeros(()), "monn": monn}
 
     def batches(epoch):
-        rng = np.random.default_rng([seed, epoch, 1])
-        for _ in range(steps):
-            rows = rng.integers(0, len(pairs.users), config.batch_size)
-            yield {"users": pairs.users[rows], "items": pairs.items[rows]}
+        return problem.train.batches(steps, config.batch_size, seed=[seed, epoch, 1])
 
     def loss(params, batch, key):
         negatives = _negatives(vectors, batch, key, config)
@@ -140,12 +135,7 @@ def train_residual(
         own = scorer.items(params, vectors[1][batch["items"]])
         others = scorer.items(params, vectors[1][negatives])
         positive = scorer(params, users, jax.tree.map(lambda x: x[:, None], own))[:, 0]
-
-        def of_user(user):
-            one = jax.tree.map(lambda x: x[None], (user, others))
-            return scorer(params, *one)[0]
-
-        negative = jax.vmap(of_user)(users)
+        negative = score_all(scorer, params, users, others)
         kept = batch["items"][:, None] != negatives[None, :]
         return sampled_softmax(positive, negative, kept_BxN=kept), {"gain": params["gain"]}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.errors import InputError
 from experiments.interactions import Interactions
+from nxtpost_jax.sequences import window_index
 
 VALIDATION_SHARE = 0.05  # of each user's training items, at least one where there are several
 TEST_SHARE = 0.2  # of each user's items, the last ones, where the publisher gives no test part
@@ -24,10 +26,15 @@ class Pairs(NamedTuple):
         """Return the items of each of the users `rows`, int32 [len(rows), longest], -1 after."""
         starts = np.searchsorted(self.users, rows)
         lengths = np.searchsorted(self.users, rows, side="right") - starts
-        columns = np.arange(max(1, lengths.max(initial=0)))
-        inside = columns[None, :] < lengths[:, None]
-        index = np.where(inside, starts[:, None] + columns[None, :], 0)
+        index, inside = window_index(starts, lengths, max(1, lengths.max(initial=0)))
         return np.where(inside, self.items[index], -1).astype(np.int32)
+
+    def batches(self, count: int, size: int, *, seed: list[int]) -> Iterator[dict[str, np.ndarray]]:
+        """Yield `count` batches of `size` pairs, drawn uniformly with replacement."""
+        rng = np.random.default_rng(seed)
+        for _ in range(count):
+            rows = rng.integers(0, len(self.users), size)
+            yield {"users": self.users[rows], "items": self.items[rows]}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,13 +18,13 @@ import optax
 
 from experiments.errors import bad_input
 from experiments.hsnn_drawn import Planted, planted_tree
+from experiments.hsnn_lti import lti_config
 from experiments.hsnn_outcome import Outcome
-from experiments.report import COLORS, LINE_STYLES, Table, finish_axes
+from experiments.report import Table, finish_axes, line_style
 from experiments.run_folder import Run
 from hsnn_jax.distance import nearest
 from hsnn_jax.fit_index import fit_index
 from hsnn_jax.kmeans import kmeans
-from hsnn_jax.lti import LTIConfig
 from hsnn_jax.telemetry import CollapseWarning, telemetry
 
 REMEDIES = {
@@ -87,8 +87,7 @@ def measure_nodes(drawn: Planted, nodes) -> dict[str, float]:
 
 def learn(drawn: Planted, config: PlantedConfig, *, optimizer: str, seed: int, **changes):
     """Learn the nodes from a random start."""
-    fields = {"start": "random", "dead_after": config.dead_after, "total_steps": config.steps}
-    fields |= {"num_nodes": config.leaves, "warmup_steps": config.steps // 10}
+    changes = {"start": "random", "dead_after": config.dead_after} | changes
     rate = config.adam_rate if optimizer == "Adam" else config.sgd_rate
     make = optax.adam if optimizer == "Adam" else optax.sgd
     with warnings.catch_warnings():  # a collapse is what some variants show
@@ -98,7 +97,7 @@ def learn(drawn: Planted, config: PlantedConfig, *, optimizer: str, seed: int, *
             drawn.items,
             drawn.liked,
             make(rate),
-            config=LTIConfig(**(fields | changes)),
+            config=lti_config(nodes=config.leaves, steps=config.steps, **changes),
             key=jax.random.key(seed),
             batch_size=config.batch_size,
             log_every=max(1, config.steps // 20),
@@ -168,9 +167,7 @@ def _outcome(found, curves, config: PlantedConfig, seeds) -> Outcome:
 
 def _draw(axes, *, curves) -> None:
     for i, (name, points) in enumerate(curves.items()):
-        style = {"color": COLORS[i % len(COLORS)]}
-        style["linestyle"] = LINE_STYLES[i // len(COLORS) % len(LINE_STYLES)]
-        axes.plot(*zip(*points), label=name, linewidth=1.5, **style)
+        axes.plot(*zip(*points), label=name, linewidth=1.5, **line_style(i))
     axes.set_xlabel("step")
     axes.set_ylabel("used nodes, share")
     finish_axes(axes)

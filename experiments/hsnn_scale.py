@@ -21,6 +21,7 @@ from experiments.hsnn_outcome import Outcome
 from experiments.report import Table, finish_axes
 from experiments.run_folder import Run
 from experiments.searchers import FaissIVF, Requests
+from experiments.timing import median_seconds, percentiles_ms, seconds_of
 from hsnn_jax import living
 from hsnn_jax.frontier import recall
 from hsnn_jax.index import build_index
@@ -188,36 +189,25 @@ def least_budget(recall_at, least: int, most: int, *, steps: int = 9) -> int:
     return round(math.exp(high))
 
 
-def _speed(call, count: int, *, repeats: int = 3) -> float:
+def _speed(call, count: int) -> float:
+    """Count answers a second, after a call that compiles."""
     jax.block_until_ready(call())
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        seconds.append(time.perf_counter() - start)
-    return count / float(np.median(seconds))
+    return count / median_seconds(call, repeats=3)
 
 
 def _latency(call, users, count: int) -> dict[str, float]:
     """Time single requests, after one that compiles."""
-    seconds = []
-    for row in range(-1, count):
-        user = users[max(row, 0) % len(users)][None, :]
-        start = time.perf_counter()
-        jax.block_until_ready(call(user))
-        seconds.append(time.perf_counter() - start)
-    p50, p99 = np.percentile(1e3 * np.asarray(seconds[1:]), [50, 99])
-    return {"p50_ms": float(p50), "p99_ms": float(p99)}
+    one = [users[max(row, 0) % len(users)][None, :] for row in range(-1, count)]
+    seconds = [seconds_of(functools.partial(call, user)) for user in one]
+    p50, p99 = percentiles_ms(seconds[1:])
+    return {"p50_ms": p50, "p99_ms": p99}
 
 
 def _insert_ms(alive: living.Living, vectors, first: int) -> float:
     """Time one insert of many items, an item; a first one compiles."""
     ids = first + np.arange(len(vectors))
-    for _ in range(2):
-        start = time.perf_counter()
-        jax.block_until_ready(living.add(alive, vectors, ids).tiles)
-        seconds = time.perf_counter() - start
-    return 1e3 * seconds / len(vectors)
+    seconds = [seconds_of(lambda: living.add(alive, vectors, ids).tiles) for _ in range(2)]
+    return 1e3 * seconds[-1] / len(vectors)
 
 
 def exponent(points) -> float:

@@ -27,6 +27,7 @@ from hsnn_jax.frontier import paired_difference, recall_by_user
 from hsnn_jax.monn import MoNNScorer, encode_items, encode_users, init_monn, module_flops
 from hsnn_jax.monn_config import MoNNConfig, preset
 from hsnn_jax.multi_task import binary_cross_entropy, sampled_softmax
+from hsnn_jax.scorers import score_all
 from hsnn_jax.search import brute_force
 
 K = 50
@@ -141,12 +142,7 @@ class Scorer:
         labels = batch["labels"]
         cross_entropy = jnp.mean(binary_cross_entropy(like(params, users, own)[:, 0], labels))
         ids = jax.random.randint(key, (config.negatives,), 0, self.examples.num_items)
-        others = self.items(params, ids)
-
-        def of_user(user):
-            return following(params, *jax.tree.map(lambda x: x[None], (user, others)))[0]
-
-        negative = jax.vmap(of_user)(users)
+        negative = score_all(following, params, users, self.items(params, ids))
         # Events that were not liked have no next item: with nothing kept their loss is 0.
         kept = (batch["items"][:, None] != ids[None, :]) & (labels[:, None] == 1)
         softmax = sampled_softmax(

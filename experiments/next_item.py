@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -270,6 +270,22 @@ def score(
     scores = nxtpost_jax.model_scores(model, params, content)
     options |= {"max_len": model.config.max_len, "bootstrap": bootstrap}
     return rank(problem, scores, queries, **options)
+
+
+def figures_of(runs: Mapping[str, Sequence[Metrics]], labels: Iterable) -> dict[str, float]:
+    """Flatten figures for summary.json: NAME/LABEL/FIGURE, a label for each of a name's metrics."""
+    labels = list(labels)
+    return {
+        f"{name}/{label}/{figure}": value
+        for name, own in runs.items()
+        for label, metrics in zip(labels, own)
+        for figure, value in metrics.values.items()
+    }
+
+
+def baseline_figures(baselines: Mapping[str, Metrics]) -> dict[str, float]:
+    """Flatten the figures of `score_baselines`: NAME/FIGURE."""
+    return {f"{n}/{f}": value for n, m in baselines.items() for f, value in m.values.items()}
 
 
 def ndcg_difference(one: Metrics, other: Metrics) -> tuple[float, float]:

@@ -27,7 +27,9 @@ from experiments.errors import bad_input, exit_on_input_error
 from experiments.next_item import (
     Evaluate,
     Problem,
+    baseline_figures,
     data_name,
+    figures_of,
     ndcg_difference,
     pose,
     read_interactions,
@@ -37,7 +39,7 @@ from experiments.next_item import (
 )
 from experiments.options import Options, parse, select_devices
 from experiments.path_report import NAMES, best_validation, first_at
-from experiments.report import Table, draw_curves, print_table, read_curves, write_report
+from experiments.report import Table, draw_curves, print_table, read_curves, signed, write_report
 from experiments.results import check_keep, finish, log_test_evaluation
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
@@ -273,7 +275,7 @@ def ranking_table(
             OPTIMIZERS[name],
             *cells(runs),
             f"{min(values):.4f} to {max(values):.4f}",
-            f"{difference:+.4f} ± {error:.4f}",
+            signed(difference, error),
         ]
 
     return Table(
@@ -309,16 +311,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _report(run: Run, problem: Problem, options, baselines, models, results, *, mesh: Mesh) -> None:
-    figures = {
-        f"{name}/{seed}/{figure}": value
-        for name, runs in models.items()
-        for seed, metrics in zip(options.all_seeds, runs)
-        for figure, value in metrics.values.items()
-    }
     summary = run.write_summary(
         protocol=problem.protocol.asdict(),
-        metrics=figures,
-        baselines={f"{n}/{f}": v for n, m in baselines.items() for f, v in m.values.items()},
+        metrics=figures_of(models, options.all_seeds),
+        baselines=baseline_figures(baselines),
         seeds=options.all_seeds,
         devices=list(mesh.devices.flat),
     )

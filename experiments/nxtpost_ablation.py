@@ -27,6 +27,7 @@ import nxtpost_jax
 from experiments.errors import bad_input, exit_on_input_error
 from experiments.next_item import (
     Problem,
+    baseline_figures,
     data_name,
     ndcg_difference,
     pose,
@@ -38,7 +39,7 @@ from experiments.next_item import (
 from experiments.nxtpost import SMOKE, NxtPostOptions, log_test, train_one
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
-from experiments.report import Table, print_table, write_report
+from experiments.report import Table, print_table, signed, write_report
 from experiments.results import check_keep, finish
 from experiments.retrieval import encode_towers
 from experiments.run_folder import Run, open_run
@@ -54,11 +55,12 @@ WIDE_DEEP_EPOCHS = 20
 
 
 class Change(NamedTuple):
-    """What a variant changes; `needs` names the column of the data that it reads."""
+    """What a variant changes; `needs` names the column of the data that it is about."""
 
     model: Mapping[str, Any] = {}
     objective: Mapping[str, Any] = {}
     needs: str | None = None
+    without_content: bool = False
 
 
 def _both(weight: float, m: int = 5, **model) -> Change:
@@ -94,7 +96,7 @@ AXES: dict[str, dict[str, Change]] = {
     "softmax": {"full softmax": Change(objective={"loss": "full_softmax"})},
     "content": {
         "content alone": Change({"id_embedding": False}, needs="content"),
-        "id alone": Change(needs="content"),
+        "id alone": Change(needs="content", without_content=True),
     },
 }
 
@@ -143,12 +145,12 @@ def variants_of(problem: Problem, options: Ablation) -> dict[str, tuple[str, Cha
     }
 
 
-def apply(name: str, change: Change, problem: Problem, options: Ablation):
+def apply(change: Change, problem: Problem, options: Ablation):
     """Return the problem, the model's config and the options of a variant."""
     model = dict(change.model)
     if model.get("num_actions") == "all":
         model["num_actions"] = int(problem.split.train.actions.max()) + 1
-    if name == "id alone":
+    if change.without_content:
         problem = dataclasses.replace(problem, content=None)
     objective = dataclasses.replace(options.objective, **change.objective)
     config = dataclasses.replace(options.model, **model)
@@ -239,7 +241,7 @@ class Outcome(NamedTuple):
 
 def train_variant(run: Run, name: str, change: Change, problem: Problem, options, *, mesh: Mesh):
     """Train a variant from every seed: its problem, and (model, result) a seed."""
-    problem, config, changed = apply(name, change, problem, options)
+    problem, config, changed = apply(change, problem, options)
     trained = [
         train_one(
             run,
@@ -290,7 +292,7 @@ def table_of(outcomes: Mapping[str, Outcome], axes: Mapping[str, str], baselines
         pairs = [ndcg_difference(a, b) for a, b in zip(outcome.metrics, default.metrics)]
         mean = np.mean([d for d, _ in pairs])
         # The same users in every seed: their error does not shrink with the number of seeds.
-        return f"{mean:+.4f} ± {np.mean([e for _, e in pairs]):.4f}"
+        return signed(mean, np.mean([e for _, e in pairs]))
 
     def row(name: str, outcome: Outcome) -> list:
         ranked = [float(np.mean([m[f] for m in outcome.metrics])) for f in ("hr@10", "ndcg@10")]
@@ -367,7 +369,7 @@ def _report(run: Run, problem: Problem, options, outcomes, baselines, others, *,
         for seed, metrics, own in zip(options.all_seeds, *outcome)
         for figure, value in (metrics.values | own).items()
     }
-    flat = {f"{n}/{f}": v for n, m in baselines.items() for f, v in m.values.items()}
+    flat = baseline_figures(baselines)
     flat |= {f"{n}/{f}": v for n, values in others.items() for f, v in values.items()}
     summary = run.write_summary(
         protocol=problem.protocol.asdict(),

@@ -19,8 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +30,7 @@ import optax
 import nxtpost_jax
 import shampoo_jax
 from experiments.report import Table
+from experiments.timing import median_seconds, percentiles_ms, seconds_of
 from nxtpost_jax import NxtPost, NxtPostConfig, Objective, Recommender, Sequences, training
 
 OBJECTIVE = Objective(num_negatives=128)
@@ -39,20 +39,32 @@ OPTIMIZERS = {"adamw": optax.adamw, "shampoo": shampoo_jax.shampoo}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much data is drawn, and the model's sizes."""
+    """How much data is drawn, the model's sizes, and how long it is timed."""
 
     users: int = 6040
+    """users"""
     items: int = 3416
+    """items"""
     median_length: int = 96
+    """events of the median user"""
     content: int = 32
+    """content features of an item"""
     max_len: int = 200
+    """inputs a row"""
     d_model: int = 64
+    """width of both towers"""
     batch_size: int = 128
-    steps: int = 4  # of a turn
-    turns: int = 5
+    """rows a step"""
     buckets: int = 3
+    """widths of rows in the epoch by buckets"""
+    steps: int = 4
+    """steps of a turn"""
+    turns: int = 5
+    """turns that are timed"""
     requests: int = 200
+    """single requests, events and inserts that are timed"""
     optimizers: tuple[str, ...] = ("adamw", "shampoo")
+    """who trains, AdamW first"""
 
 
 SMALL = Size(
@@ -106,10 +118,11 @@ class Trainer:
     def __init__(self, setting: Setting, tx: optax.GradientTransformation):
         self.setting = setting
         self.tx = tx
-        self.content = jnp.asarray(setting.content)
+        content, key = jnp.asarray(setting.content), jax.random.key(0)
+        self.rest = (content, key, jnp.arange(setting.size.items))
         self.stream = batches_of(setting)
         self.resident = jax.device_put(next(self.stream))
-        start = (setting.model, tx, self.resident, self.content, jax.random.key(0))
+        start = (setting.model, tx, self.resident, content, key)
         self.params, self.state = training.init(*start)
         self.update_jitted = jax.jit(tx.update)
         self.grads = self.gradient()
@@ -122,7 +135,7 @@ class Trainer:
             self.params,
             self.state,
             self.resident if batch is None else batch,
-            *self._rest(),
+            *self.rest,
             objective=OBJECTIVE,
         )
         jax.block_until_ready(value)
@@ -131,20 +144,15 @@ class Trainer:
         """Take a turn's steps on batches that are made on the way."""
         batches = itertools.islice(self.stream, self.setting.size.steps)
         start = (self.setting.model, self.tx, self.params, self.state, batches)
-        self.params, self.state, _ = training.train_epoch(
-            *start, *self._rest(), objective=OBJECTIVE
-        )
+        self.params, self.state, _ = training.train_epoch(*start, *self.rest, objective=OBJECTIVE)
 
     def gradient(self):
         """Compute a gradient, as a step does."""
-        return _gradient(self.setting.model, self.params, self.resident, *self._rest())
+        return _gradient(self.setting.model, self.params, self.resident, *self.rest)
 
     def update(self):
         """Compute an update from a gradient at hand."""
         return self.update_jitted(self.grads, self.state, self.params)
-
-    def _rest(self):
-        return self.content, jax.random.key(0), jnp.arange(self.setting.size.items)
 
 
 def batches_of(setting: Setting):
@@ -170,13 +178,6 @@ def _gradient(model, params, batch, content, key, candidates):
     return jax.grad(value, has_aux=True)(params)[0]
 
 
-def milliseconds_of(call: Callable[[], Any]) -> float:
-    """Time a call until its arrays are there."""
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return 1e3 * (time.perf_counter() - start)
-
-
 def time_training(setting: Setting, optimizers: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Measure every optimizer's steps and their parts; medians of milliseconds a step."""
     size = setting.size
@@ -191,9 +192,9 @@ def time_training(setting: Setting, optimizers: Mapping[str, Any]) -> dict[str, 
                 "input_ms": [functools.partial(next, trainer.stream)] * size.steps,
             }
             found = {
-                part: [milliseconds_of(c) for c in repeated] for part, repeated in calls.items()
+                part: [1e3 * seconds_of(c) for c in repeated] for part, repeated in calls.items()
             }
-            found["loop_ms"] = [milliseconds_of(trainer.loop) / size.steps]
+            found["loop_ms"] = [1e3 * seconds_of(trainer.loop) / size.steps]
             if turn:  # the first turn compiles
                 for part, values in found.items():
                     times[name].setdefault(part, []).extend(values)
@@ -226,8 +227,8 @@ def _epochs(setting: Setting, trainer: Trainer) -> dict[str, float]:
         for shape, batch in examples.items():
             step = functools.partial(trainer.bare, jax.device_put(batch))
             step()  # compiles
-            total += counts[shape] * np.median([milliseconds_of(step) for _ in range(size.turns)])
-        seconds[label] = total / 1e3
+            total += counts[shape] * median_seconds(step, repeats=size.turns)
+        seconds[label] = total
     return seconds
 
 
@@ -244,7 +245,7 @@ def time_serving(setting: Setting) -> dict[str, float]:
     found = {}
     for name, call in calls.items():
         call()  # compiles
-        found[name] = np.median([milliseconds_of(call) for _ in range(3)]) / 1e3
+        found[name] = median_seconds(call, repeats=3)
     found["users/s"] = len(queries) / found.pop("recommend s")
     history = [queries.histories[row] for row in range(min(size.requests, len(queries)))]
     for row, events in enumerate(history):
@@ -257,9 +258,8 @@ def time_serving(setting: Setting) -> dict[str, float]:
     for name, call in timed.items():
         for row in range(len(history)):  # compiles every width that occurs
             call(row)
-        times = [milliseconds_of(functools.partial(call, row)) for row in range(len(history))]
-        found[f"{name} p50 ms"] = np.percentile(times, 50)
-        found[f"{name} p99 ms"] = np.percentile(times, 99)
+        times = [seconds_of(functools.partial(call, row)) for row in range(len(history))]
+        found[f"{name} p50 ms"], found[f"{name} p99 ms"] = percentiles_ms(times)
     return {name: float(value) for name, value in found.items()}
 
 

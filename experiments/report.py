@@ -59,6 +59,11 @@ def format_cell(value: Cell) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def signed(difference: float, error: float) -> str:
+    """Write a difference and its standard error as a cell."""
+    return f"{difference:+.4f} ± {error:.4f}"
+
+
 def print_table(table: Table, *, console: Console | None = None) -> None:
     """Print a table to the terminal."""
     shown = rich.table.Table(
@@ -170,6 +175,14 @@ def draw_recall(
     axes.set_ylabel(label)
     axes.set_title(f"{label} by cost")
     finish_axes(axes)
+
+
+def line_style(i: int) -> dict[str, str]:
+    """Style the i-th of many lines: all colours first, then the next dashes."""
+    return {
+        "color": COLORS[i % len(COLORS)],
+        "linestyle": LINE_STYLES[i // len(COLORS) % len(LINE_STYLES)],
+    }
 
 
 def finish_axes(axes: Axes) -> None:

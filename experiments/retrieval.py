@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -16,6 +16,7 @@ import hsnn_jax
 import nxtpost_jax
 from experiments.next_item import Problem
 from experiments.run_folder import Run
+from experiments.timing import median_seconds, percentiles_ms, seconds_of
 from hsnn_jax import Index, LTIConfig, SearchResult, Tiles
 from hsnn_jax.scorers import dot
 from nxtpost_jax import PAD, Metrics, NxtPost, Queries
@@ -232,42 +233,33 @@ def measure(
 
     found = run(requests)
     exact = found if indexed is None else find_exactly(towers, requests)
-    seconds = _median_seconds(lambda: jax.block_until_ready(run(requests).ids), repeats=5)
-    latencies = _request_latencies(problem, towers, run, queries)
+    seconds = median_seconds(lambda: run(requests).ids, repeats=5)
+    p50_ms, p99_ms = percentiles_ms(_request_latencies(problem, towers, run, queries))
     return Retrieved(
         metrics=_metrics(requests, found.ids, problem.num_items),
         recall=hsnn_jax.recall(found.ids, exact.ids),
         items_scored=float(np.asarray(found.items_scored).mean()),
         queries_per_second=len(queries) / seconds,
-        p50_ms=1e3 * float(np.percentile(latencies, 50)),
-        p99_ms=1e3 * float(np.percentile(latencies, 99)),
+        p50_ms=p50_ms,
+        p99_ms=p99_ms,
     )
-
-
-def _median_seconds(call, *, repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
 
 
 def _request_latencies(problem, towers, run, queries: Queries, *, count: int = 200) -> list[float]:
     """Time single requests end to end, after one that compiles."""
     width = int(queries.histories.lengths.max())
-    latencies = []
-    for row in range(min(count, len(queries)) + 1):
-        start = time.perf_counter()
-        history = queries.histories.select(np.array([max(row - 1, 0)]))
+
+    def answer(row: int):
+        history = queries.histories.select(np.array([row]))
         padded = nxtpost_jax.pad_histories(history, towers.model.config.max_len)
         user = nxtpost_jax.user_vectors(towers.model, towers.params, towers.item_vectors, padded)
         seen = np.full((1, width), PAD, np.int32)
         if problem.protocol.seen_filter:
             seen = unique_items(history, width)
-        jax.block_until_ready(run(Requests(user, queries.targets[:1], seen)).ids)
-        latencies.append(time.perf_counter() - start)
-    return latencies[1:]
+        return run(Requests(user, queries.targets[:1], seen)).ids
+
+    rows = (0, *range(min(count, len(queries))))
+    return [seconds_of(functools.partial(answer, row)) for row in rows][1:]
 
 
 def recall_curve(

@@ -205,21 +205,11 @@ class FaissIVF:
 
     def search(self, requests: Requests, k: int, budget: int) -> Found:
         """See `Searcher`."""
-        faiss, (items, width) = load_faiss(), self.item_vectors.shape
+        items = len(self.item_vectors)
         self.index.nprobe = int(np.clip(round(budget * self.num_lists / items), 1, self.num_lists))
         count = min(items, k + requests.exclude.shape[1])
-        stats = faiss.cvar.indexIVF_stats
-        stats.reset()
-        _, ids = self.index.search(np.ascontiguousarray(requests.users, np.float32), count)
-        scored = stats.ndis / len(ids)
-        return Found(
-            _first_new(ids, requests.exclude, k, items), scored, _flops(scored, self, width)
-        )
-
-    @property
-    def fixed(self) -> int:
-        """Vectors scored beside items: the centroids."""
-        return self.num_lists
+        stats = load_faiss().cvar.indexIVF_stats
+        return _ask(self.index, stats, requests, k, count, centroids=self.num_lists)
 
 
 @dataclasses.dataclass
@@ -229,7 +219,6 @@ class FaissHNSW:
     name: str
     item_vectors: np.ndarray
     neighbours: int = 16
-    fixed: int = 0
 
     def build(self) -> None:
         """Insert the items one by one."""
@@ -243,20 +232,23 @@ class FaissHNSW:
 
     def search(self, requests: Requests, k: int, budget: int) -> Found:
         """See `Searcher`. Each item kept brings about eight more distances."""
-        faiss, (items, width) = load_faiss(), self.item_vectors.shape
+        items = len(self.item_vectors)
         self.index.hnsw.efSearch = max(k, budget // 8)
         count = min(items, self.index.hnsw.efSearch, k + requests.exclude.shape[1])
-        stats = faiss.cvar.hnsw_stats
-        stats.reset()
-        _, ids = self.index.search(np.ascontiguousarray(requests.users, np.float32), count)
-        scored = stats.ndis / len(ids)
-        return Found(
-            _first_new(ids, requests.exclude, k, items), scored, _flops(scored, self, width)
-        )
+        return _ask(self.index, load_faiss().cvar.hnsw_stats, requests, k, count)
 
 
-def _flops(scored: float, searcher, width: int) -> float:
-    return 2.0 * width * (scored + searcher.fixed)
+def _ask(index, stats, requests: Requests, k: int, count: int, *, centroids: int = 0) -> Found:
+    """Search a faiss index for `count` candidates and keep the first k that are new.
+
+    `stats` counts the items scored; `centroids` are scored beside them.
+    """
+    users = np.ascontiguousarray(requests.users, np.float32)
+    stats.reset()
+    _, ids = index.search(users, count)
+    scored = stats.ndis / len(ids)
+    flops = 2.0 * users.shape[1] * (scored + centroids)
+    return Found(_first_new(ids, requests.exclude, k, index.ntotal), scored, flops)
 
 
 @dataclasses.dataclass

@@ -25,6 +25,7 @@ from experiments.next_item import (
     Problem,
     baseline_scorers,
     data_name,
+    figures_of,
     ndcg_difference,
     pose,
     rank,
@@ -34,7 +35,7 @@ from experiments.next_item import (
 from experiments.nxtpost import SMOKE, NxtPostOptions, log_test, train_one
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
-from experiments.report import COLORS, Table, finish_axes, print_table, write_report
+from experiments.report import COLORS, Table, finish_axes, print_table, signed, write_report
 from experiments.results import check_keep, finish
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
@@ -102,7 +103,7 @@ def table_of(ages, baselines: Mapping, models: Mapping, *, figure: str) -> Table
     def row(label: str, runs: Sequence[Metrics]) -> list:
         lost, error = ndcg_difference(runs[-1], runs[0])
         share = runs[-1]["ndcg@10"] / runs[0]["ndcg@10"] if runs[0]["ndcg@10"] else None
-        return [label, *(m[figure] for m in runs), f"{lost:+.4f} ± {error:.4f}", share]
+        return [label, *(m[figure] for m in runs), signed(lost, error), share]
 
     return Table(
         title=f"{figure.upper()} by the age of the user vector in events",
@@ -165,21 +166,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _report(run: Run, problem: Problem, options, baselines, models, *, mesh, users: int) -> None:
-    def flat(curves):
-        return {
-            f"{name}/{age}/{figure}": value
-            for name, runs in curves.items()
-            for age, metrics in zip(options.ages, runs)
-            for figure, value in metrics.values.items()
-        }
-
     protocol = dataclasses.replace(
         problem.protocol, history="all earlier events but the last n; seen items are those of all"
     )
     summary = run.write_summary(
         protocol=protocol.asdict(),
-        metrics=flat(models),
-        baselines=flat(baselines),
+        metrics=figures_of(models, options.ages),
+        baselines=figures_of(baselines, options.ages),
         seeds=[options.seed],
         devices=list(mesh.devices.flat),
     )

@@ -67,6 +67,8 @@ class StepTime(Options):
 
     model: Literal["nxtpost"] | None = None
     """time this model's training and serving (`experiments.nxtpost_time`) in place of sets"""
+    nxtpost: nxtpost_time.Size = dataclasses.field(default_factory=nxtpost_time.Size)
+    """data and sizes of that model"""
     sets: str = ",".join(SETS)
     """parameter sets and whole steps, separated by commas"""
     block_size: int = 256
@@ -86,7 +88,7 @@ class StepTime(Options):
 
 PRESETS = {
     "default": StepTime(),
-    "smoke": StepTime(sets="sequences", frequency=3, cycles=2),
+    "smoke": StepTime(sets="sequences", frequency=3, cycles=2, nxtpost=nxtpost_time.SMALL),
 }
 
 
@@ -324,7 +326,7 @@ def _report_sets(run: Run, options: StepTime, *, mesh) -> None:
 
 
 def _report_model(run: Run, options: StepTime, *, devices) -> None:
-    size = nxtpost_time.SMALL if options.preset == "smoke" else nxtpost_time.Size()
+    size = options.nxtpost
     figures, tables = nxtpost_time.measure(size, seed=options.seed)
     for table in tables:
         print_table(table)

@@ -55,10 +55,14 @@ def batch_shapes(
     Raises:
       ValueError: `batch_size`, `max_len` or `buckets` is below 1.
     """
+    _, lengths = training_windows(train, max_len)
+    return _deal(lengths, max_len, batch_size, buckets)
+
+
+def _deal(lengths, max_len: int, batch_size: int, buckets: int):
     for name, value in (("batch_size", batch_size), ("buckets", buckets)):
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, found {value}")
-    _, lengths = training_windows(train, max_len)
     widths = sorted({-(-max_len // 2**i) for i in range(buckets)})
     bucket = np.searchsorted(widths, lengths)
     shapes = [(batch_size * (max_len // width), width) for width in widths]
@@ -133,11 +137,10 @@ def train_batches(
     """
     if num_labels < 1:
         raise ValueError(f"num_labels: expected at least 1, found {num_labels}")
-    sizes = {"max_len": max_len, "batch_size": batch_size, "buckets": buckets}
-    by_shape = batch_shapes(train, **sizes)
+    starts, lengths = training_windows(train, max_len)
+    by_shape = _deal(lengths, max_len, batch_size, buckets)
     if not by_shape:
         raise ValueError("train: expected a user with at least two events, found none")
-    starts, lengths = training_windows(train, max_len)
     pooled = pooled_lengths(train, starts, lengths, num_labels)
     draw = np.random.default_rng((seed, epoch))
     batches = []

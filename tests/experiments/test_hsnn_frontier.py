@@ -78,8 +78,8 @@ def test_propagation_is_the_normalised_adjacency_and_so_is_its_gradient():
 
 def test_the_spectral_start_tells_kinds_apart(folder):
     problem = pose_pairs(read(folder), seed=0)
-    start = spectral_start(problem.train, problem, 8, seed=0)
     graph = make_graph(problem.train, num_users=150, num_items=problem.num_items)
+    start = spectral_start(graph, 8, seed=0)
     users, items = smoothed(graph, jax.tree.map(jnp.asarray, start), 2)
     best = np.asarray(users @ items.T).argmax(axis=1)
     kind = np.asarray(read(folder).item_ids)[best] // 30

@@ -21,7 +21,7 @@ def test_every_variant_changes_the_default_and_only_its_axis(problem_with_all):
     assert len(variants) == 1 + sum(map(len, AXES.values()))
     seen = set()
     for name, (_, change) in variants.items():
-        problem, config, changed = apply(name, change, problem_with_all, options)
+        problem, config, changed = apply(change, problem_with_all, options)
         key = (config, changed.objective, problem.content is None)
         assert key not in seen, name
         seen.add(key)
