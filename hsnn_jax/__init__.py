@@ -51,7 +51,7 @@ from hsnn_jax.monn import (
 from hsnn_jax.monn_config import Features, MoNNConfig, TowerConfig, preset
 from hsnn_jax.retriever import Retriever
 from hsnn_jax.search import brute_force, search
-from hsnn_jax.sharded import shard_index, sharded_search
+from hsnn_jax.sharded import shard_index, sharded_search, sharded_search_levels
 from hsnn_jax.telemetry import CollapseWarning, collapsed
 
 __all__ = [
@@ -122,6 +122,7 @@ __all__ = [
     "search_levels",
     "shard_index",
     "sharded_search",
+    "sharded_search_levels",
     "stats",
     "take_rows",
     "user_vectors",

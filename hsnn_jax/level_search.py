@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from hsnn_jax import descend
 from hsnn_jax.chunks import num_rows
-from hsnn_jax.descend import Level, SearchResult, check_request
+from hsnn_jax.descend import Level, Request, SearchResult, Static, check_request
 from hsnn_jax.index import live
 from hsnn_jax.levels import nodes_of_items
 from hsnn_jax.search import compiled_brute_force, compiled_search
@@ -56,23 +56,16 @@ def search_levels(
       ValueError: levels, indexes, budgets and ensemble do not fit together, or see `search`.
     """
     levels, indexes = tuple(levels), tuple(indexes)
-    check_levels(levels, indexes, ensemble)
-    max_beams = (None,) * len(indexes) if max_beams is None else tuple(max_beams)
-    for name, given in (("budgets", budgets), ("max_beams", max_beams)):
-        if len(given) != len(indexes):
-            raise ValueError(
-                f"{name} must have one entry an index, {len(indexes)}, got {len(given)}"
-            )
-    request, static = descend.prepare(
+    request, static = prepare_levels(
         levels,
         indexes,
         k,
         budgets=budgets,
+        ensemble=ensemble,
         max_beams=max_beams,
         exclude=exclude,
         allowed=allowed,
         cost_weight=cost_weight,
-        ensemble=ensemble,
     )
     return compiled_search(indexes, levels[-1].features, request, static=static)
 
@@ -97,6 +90,22 @@ def brute_force_levels(
         present if allowed is None else jnp.asarray(allowed) & present,
         scorers=tuple(level.scorer for level in levels),
         k=k,
+    )
+
+
+def prepare_levels(
+    levels, indexes, k, *, budgets, ensemble=None, max_beams=None, **masks
+) -> tuple[Request, Static]:
+    """Validate the arguments of `search_levels` and sort them into traced and static ones."""
+    check_levels(levels, indexes, ensemble)
+    max_beams = (None,) * len(indexes) if max_beams is None else tuple(max_beams)
+    for name, given in (("budgets", budgets), ("max_beams", max_beams)):
+        if len(given) != len(indexes):
+            raise ValueError(
+                f"{name} must have one entry an index, {len(indexes)}, got {len(given)}"
+            )
+    return descend.prepare(
+        levels, indexes, k, budgets=budgets, max_beams=max_beams, ensemble=ensemble, **masks
     )
 
 

@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from hsnn_jax.descend import SearchResult, local_search, result
 from hsnn_jax.index import Index, Tiles
+from hsnn_jax.level_search import prepare_levels
 from hsnn_jax.search import prepare
 from hsnn_jax.top_k import top_k
 
@@ -47,30 +48,60 @@ def sharded_search(
       **options: the keyword arguments of `search`.
 
     Raises:
-      ValueError: as `search`.
+      ValueError: tiles are none, or as `search`.
     """
+    _check_tiles("tiles", tiles)
     request, static = prepare(scorer, params, index, users, k, **options)
-    return _sharded_search(index, tiles, request, static=static, mesh=mesh, axis=axis)
+    return _sharded_search((index,), tiles, request, static=static, mesh=mesh, axis=axis)
+
+
+def sharded_search_levels(levels, indexes, k: int, *, mesh, axis: str, **options) -> SearchResult:
+    """Search as `search_levels` does, each device in the items' lists that it holds.
+
+    As in `sharded_search`, every device routes all users through all levels of nodes, and the
+    lists of the last index alone are divided.
+
+    Args:
+      levels, indexes, k: see `search_levels`; the last index and the `Tiles` of the last level
+        are from `shard_index`, all others are read whole by every device.
+      mesh: the mesh.
+      axis: name of the mesh axis that the last index's nodes are spread over.
+      **options: the keyword arguments of `search_levels`.
+
+    Raises:
+      ValueError: the last level's features are no tiles, or as `search_levels`.
+    """
+    levels, indexes = tuple(levels), tuple(indexes)
+    tiles = levels[-1].features
+    _check_tiles("the last level's features", tiles)
+    request, static = prepare_levels(levels, indexes, k, **options)
+    return _sharded_search(indexes, tiles, request, static=static, mesh=mesh, axis=axis)
 
 
 @functools.partial(jax.jit, static_argnames=("static", "mesh", "axis"))
-def _sharded_search(index, tiles, request, *, static, mesh, axis):
-    def of_device(index, tiles, request):
-        first_node = jax.lax.axis_index(axis) * index.lists.shape[0]
-        ids, scores, *cost = local_search((index,), tiles, request, static, first_node)
+def _sharded_search(indexes, tiles, request, *, static, mesh, axis):
+    def of_device(indexes, tiles, request):
+        first_node = jax.lax.axis_index(axis) * indexes[-1].lists.shape[0]
+        ids, scores, *cost = local_search(indexes, tiles, request, static, first_node)
         return *_join(ids, scores, static.k, axis), *cost
 
     everywhere, by_node = PartitionSpec(), PartitionSpec(axis)
-    index_spec = Index(*[everywhere] * len(index))._replace(lists=by_node)
+    last = Index(*[everywhere] * len(Index._fields))._replace(lists=by_node)
     # What the gather returns is the same on all devices; the type system cannot know it.
     found = jax.shard_map(
         of_device,
         mesh=mesh,
-        in_specs=(index_spec, by_node, everywhere),
+        in_specs=((*[everywhere] * (len(indexes) - 1), last), by_node, everywhere),
         out_specs=everywhere,
         check_vma=False,
-    )(index, tiles, request)
-    return result(found, (index,), tiles, request, static)
+    )(indexes, tiles, request)
+    return result(found, indexes, tiles, request, static)
+
+
+def _check_tiles(name, features):
+    # Rows of items would be divided in their own order, not in that of the lists.
+    if not isinstance(features, Tiles):
+        raise ValueError(f"{name} must be Tiles from shard_index, got {type(features).__name__}")
 
 
 def _join(ids, scores, k, axis):
