@@ -5,7 +5,8 @@
 
 1. Shampoo against AdamW on scikit-learn's digits.
 2. Interactions -> content embeddings -> NxtPost towers by AdamW and by sharded Shampoo at the same
-   budget -> HSNN index over the item tower -> answers, ranked among all items.
+   budget -> HSNN index over the item tower, a MoNN over both towers' vectors, both by sharded
+   Shampoo -> answers of the inner product and of the MoNN, ranked among all items.
 
 A run folder is left behind with metrics, checkpoints, summary.json and report.md. `--resume`
 continues a stopped one.
@@ -14,6 +15,7 @@ continues a stopped one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -29,6 +31,7 @@ from experiments import digits, retrieval
 from experiments.datasets import read
 from experiments.download import download
 from experiments.errors import InputError, bad_input, exit_on_input_error
+from experiments.hsnn_monn import MoNNTraining
 from experiments.interactions import Interactions
 from experiments.next_item import (
     Problem,
@@ -41,9 +44,11 @@ from experiments.next_item import (
     train_nxtpost,
 )
 from experiments.options import Options, parse, select_devices
-from experiments.path_report import Outcome, report
+from experiments.path_report import Outcome, Searched, report
 from experiments.results import check_keep, log_test_evaluation
+from experiments.retrieval import Asked, Searches, Towers
 from experiments.run_folder import Run, open_run
+from experiments.searchers import dot_model
 from experiments.sharding import make_mesh
 from experiments.training import TrainResult
 from hsnn_jax import LTIConfig
@@ -84,6 +89,12 @@ class EndToEnd(Options):
     """steps of learning the index"""
     index_rate: float = 1e-3
     """learning rate of the index"""
+    monn: Literal["XS", "S", "M", "L"] = "S"
+    """size of the MoNN over the towers' vectors"""
+    monn_steps: int = 1000
+    """training steps of the MoNN"""
+    monn_rate: float = 1e-3
+    """learning rate of the MoNN"""
     digits_epochs: int = digits.PRESETS["default"].epochs
     """evaluations of the digits part, four steps apart"""
     digits_seeds: int = digits.PRESETS["default"].seeds
@@ -99,7 +110,7 @@ class EndToEnd(Options):
             if counts and value < 1 and field.name != "seed":
                 flag = f"--{field.name.replace('_', '-')}"
                 raise bad_input(flag, expected="at least 1", found=str(value))
-        for name in ("adamw_rate", "shampoo_rate", "index_rate"):
+        for name in ("adamw_rate", "shampoo_rate", "index_rate", "monn_rate"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 flag = f"--{name.replace('_', '-')}"
@@ -111,7 +122,14 @@ class EndToEnd(Options):
 PRESETS = {
     "default": EndToEnd(),
     "smoke": EndToEnd(
-        epochs=2, evaluate_every=1, nodes=32, index_steps=50, digits_epochs=4, digits_seeds=1
+        epochs=2,
+        evaluate_every=1,
+        nodes=32,
+        index_steps=50,
+        monn="XS",
+        monn_steps=50,
+        digits_epochs=4,
+        digits_seeds=1,
     ),
 }
 
@@ -137,6 +155,7 @@ RECIPES = {
         "shampoo_rate": 1.6e-2,
     },
 }
+PAIRS = 200_000  # training positions that nodes and MoNN learn from
 LONG_USERS = 20  # mean training events of a user from which "long" applies
 
 
@@ -220,48 +239,86 @@ def train_all(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> d
     }
 
 
-def learn_index(run: Run, problem: Problem, towers, options: EndToEnd, *, mesh: Mesh):
-    """Learn the two-level index by sharded Shampoo."""
+def search_by_both(
+    run: Run, problem: Problem, towers: Towers, options: EndToEnd, *, mesh: Mesh
+) -> dict[str, Searches]:
+    """Learn nodes, and a MoNN over the towers, by sharded Shampoo: the searches of both scorers."""
+    pairs = retrieval.training_pairs(problem, towers, most=PAIRS, seed=options.seed)
     config = LTIConfig(
         num_nodes=min(options.nodes, problem.num_items // 4),
         total_steps=options.index_steps,
         warmup_steps=options.index_steps // 10,
     )
-    return retrieval.learn_index(
-        run,
-        problem,
-        towers,
-        config=config,
-        tx=shampoo_jax.shampoo(options.index_rate, block_size=256),
-        pairs=200_000,
-        seed=options.seed,
-        mesh=mesh,
+    seeded = {"seed": options.seed, "mesh": mesh}
+    index_tx = shampoo_jax.shampoo(options.index_rate, block_size=256)
+    nodes = retrieval.learn_nodes(
+        run, pairs, towers.item_vectors, config=config, tx=index_tx, **seeded
     )
+    monn = retrieval.train_monn(
+        run,
+        pairs,
+        towers,
+        retrieval.make_asked(problem, towers, problem.split.validation),
+        MoNNTraining(
+            sizes=(options.monn,),
+            steps=options.monn_steps,
+            evaluate_every=max(1, options.monn_steps // 10),
+            rate=options.monn_rate,
+        ),
+        tx=shampoo_jax.shampoo(options.monn_rate),
+        **seeded,
+    )
+    return {
+        name: retrieval.make_searches(model, towers.item_vectors, nodes)
+        for name, model in (("dot", dot_model(towers.item_vectors)), ("monn", monn))
+    }
 
 
 def evaluate_test(
-    problem: Problem, trained: Mapping[str, Trained], towers, indexed, *, max_len: int
+    problem: Problem,
+    trained: Mapping[str, Trained],
+    towers: Towers,
+    searches: Mapping[str, Searches],
+    *,
+    max_len: int,
 ) -> Outcome:
     """Look at the test split once: baselines, trained models, exact and indexed search."""
     queries = problem.split.test
-    validation = retrieval.make_requests(problem, towers, problem.split.validation)
-    budget = retrieval.choose_budget(towers, indexed, validation)
+    validation = retrieval.make_asked(problem, towers, problem.split.validation)
+    budgets = {name: both.choose_budget(validation) for name, both in searches.items()}
     baselines = score_baselines(problem, queries, max_len=max_len)
     models = {
         stage: score(problem, t.model, t.result.params, queries) for stage, t in trained.items()
     }
-    requests = retrieval.make_requests(problem, towers, queries)
+    asked = retrieval.make_asked(problem, towers, queries)
+    found = {
+        name: search_test(problem, towers, both, queries, asked, budget=budgets[name])
+        for name, both in searches.items()
+    }
     return Outcome(
         baselines=baselines,
         models=models,
         training={stage: t.result for stage, t in trained.items()},
-        exact=retrieval.measure(problem, towers, None, queries, requests),
-        indexed=retrieval.measure(problem, towers, indexed, queries, requests, budget=budget),
-        budget=budget,
-        curve=retrieval.recall_curve(
-            towers, indexed, requests, retrieval.budgets_of(indexed.index)
-        ),
+        searches=found,
         over_markov=ndcg_difference(models["shampoo"], baselines["markov"]),
+        over_dot=ndcg_difference(found["monn"].exact.metrics, found["dot"].exact.metrics),
+    )
+
+
+def search_test(
+    problem: Problem, towers: Towers, both: Searches, queries, asked: Asked, *, budget: int
+) -> Searched:
+    """Search the test queries by one scorer, exactly and through the index."""
+    exact = both.exact.search(asked.requests, retrieval.K, 0)
+    measure = functools.partial(
+        retrieval.measure, problem, towers, queries=queries, asked=asked, exact=exact, budget=budget
+    )
+    return Searched(
+        name=both.exact.model.name,
+        exact=measure(both.exact),
+        indexed=measure(both.indexed),
+        budget=budget,
+        curve=both.recall_curve(asked),
     )
 
 
@@ -270,10 +327,10 @@ def run_path(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> Ou
     trained = train_all(run, problem, options, mesh=mesh)
     best = trained["shampoo"]
     towers = retrieval.encode_towers(problem, best.model, jax.device_get(best.result.params))
-    indexed = learn_index(run, problem, towers, options, mesh=mesh)
+    searches = search_by_both(run, problem, towers, options, mesh=mesh)
     if options.keep:
         log_test_evaluation(run, name=options.keep, reason="test figures of the kept result")
-    return evaluate_test(problem, trained, towers, indexed, max_len=options.max_len)
+    return evaluate_test(problem, trained, towers, searches, max_len=options.max_len)
 
 
 def run_digits(run: Run, options: EndToEnd, *, mesh: Mesh) -> list[digits.DigitsRow]:

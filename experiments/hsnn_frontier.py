@@ -15,9 +15,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments.hsnn_graph import GraphConfig, K, train_towers
+from experiments.hsnn_graph import GraphConfig, K, Towers, train_towers
 from experiments.hsnn_lti import lti_config
-from experiments.hsnn_monn import MoNNTraining, train_residual
+from experiments.hsnn_monn import MoNNTraining, Questions, as_model, residual, train_residual
 from experiments.hsnn_outcome import Outcome
 from experiments.hsnn_pairs import PairProblem
 from experiments.report import Table, finish_axes, line_style, signed
@@ -66,6 +66,47 @@ class FrontierConfig:
 def requests_of(problem: PairProblem, user_vectors, rows) -> tuple[Requests, np.ndarray]:
     """Return the requests of test users, what they know left out, and their test items."""
     return Requests(user_vectors[rows], problem.known.padded(rows)), problem.test.padded(rows)
+
+
+def train_monn(
+    run: Run,
+    problem: PairProblem,
+    towers: Towers,
+    config: MoNNTraining,
+    size: str,
+    temperature: float,
+    *,
+    seed: int,
+    mesh: Mesh,
+) -> Model:
+    """Train a MoNN over the towers.
+
+    Training and selection are on vectors that know nothing of validation; the model that is
+    returned scores the vectors that serve.
+    """
+    users, items = towers.trained
+    scorer = residual(size, items.shape[1])
+
+    def batches(epoch, steps):
+        for batch in problem.train.batches(steps, config.batch_size, seed=[seed, epoch, 1]):
+            yield {"users": users[batch["users"]], "items": batch["items"]}
+
+    rows = problem.users_with(problem.validation, most=1000, seed=seed)
+    requests = Requests(users[rows], problem.train.padded(rows))
+    result = train_residual(
+        run,
+        scorer,
+        items,
+        batches,
+        config,
+        tx=optax.adam(config.rate),
+        questions=Questions(requests, problem.validation.padded(rows), K),
+        temperature=temperature,
+        stage=f"monn-{size}-{seed}",
+        seed=seed,
+        mesh=mesh,
+    )
+    return as_model(f"MoNN {size}", scorer, result.params, towers.served[1])
 
 
 def learned_nodes(
@@ -140,18 +181,10 @@ def run_frontier(
     towers = train_towers(run, problem, graph, stage=f"towers-{seed}", seed=seed, mesh=mesh)
     users, items = towers.served
     models = [dot_model(items)]
-    for size in monn.sizes:
-        trained = train_residual(
-            run,
-            problem,
-            towers,
-            monn,
-            size=size,
-            temperature=graph.temperature,
-            seed=seed,
-            mesh=mesh,
-        )
-        models.append(trained[0])
+    models += [
+        train_monn(run, problem, towers, monn, size, graph.temperature, seed=seed, mesh=mesh)
+        for size in monn.sizes
+    ]
     nodes = learned_nodes(problem, users, items, config, seed=seed)
     before_test()
     rows = problem.users_with(problem.test, most=config.users, seed=seed)

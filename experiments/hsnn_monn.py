@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments.hsnn_graph import K, Towers
-from experiments.hsnn_pairs import PairProblem
+import shampoo_jax
 from experiments.run_folder import Run
-from experiments.searchers import Model, rerank
+from experiments.searchers import Model, Requests, rerank
 from experiments.training import TrainResult, train
 from hsnn_jax.frontier import recall
 from hsnn_jax.monn import MoNNScorer, encode_items, encode_users, init_monn, module_flops
@@ -46,7 +48,7 @@ class MoNNTraining:
     hard_negatives: int = 32
     """more of them, drawn from what the inner product puts on top for users of the step"""
     rate: float = 1e-3
-    """learning rate of Adam"""
+    """learning rate"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,40 +87,61 @@ def residual(size: str, width: int) -> Residual:
 
 def as_model(name: str, scorer: Residual, params, item_vectors) -> Model:
     """Encode the items."""
+    params = jax.device_get(params)
     items = scorer.items(params, jnp.asarray(item_vectors))
     users = scorer.users(params, jnp.asarray(item_vectors[:1]))
     deep = MoNNScorer(scorer.config)
     once = pair_flops(deep, params["monn"], users["monn"], items["monn"])[0]
+    encode_users = jax.jit(scorer.users)
     return Model(
         name,
         scorer,
         params,
         items,
-        lambda vectors: scorer.users(params, jnp.asarray(vectors)),
+        lambda vectors: encode_users(params, jnp.asarray(vectors)),
         lambda vectors: scorer.items(params, jnp.asarray(vectors)),
         # The tower alone: a search counts itself what the scorer does once a user.
         module_flops(scorer.config)["user"] - once,
     )
 
 
+class Questions(NamedTuple):
+    """What validation asks: the wanted items, int [q, w], -1 after, among the best k."""
+
+    requests: Requests
+    wanted: np.ndarray
+    k: int
+
+
 def train_residual(
     run: Run,
-    problem: PairProblem,
-    towers: Towers,
+    scorer: Residual,
+    item_vectors,
+    batches: Callable[[int, int], Iterable[dict[str, Any]]],
     config: MoNNTraining,
     *,
-    size: str,
+    tx: optax.GradientTransformation,
+    questions: Questions,
     temperature: float,
+    stage: str,
     seed: int,
     mesh: Mesh,
-) -> tuple[Model, TrainResult]:
-    """Train on the training pairs; select by validation recall of re-ranked candidates.
+) -> TrainResult:
+    """Train on pairs; select by validation recall of re-ranked candidates.
 
-    Both are on vectors that know nothing of validation; the model that is returned scores the
-    vectors that serve.
+    Args:
+      run: holds curves and checkpoints.
+      scorer: from `residual`.
+      item_vectors: float32 [n, d].
+      batches: the epoch and a number of steps to that many batches, of "users" float32 [b, d]
+        and the ids of what they took, "items" int32 [b].
+      config: sizes of batches and negatives.
+      tx: the optimizer.
+      questions: of validation.
+      temperature: of the inner product, to begin with.
+      stage, seed, mesh: see `training.train`.
     """
-    vectors = tuple(map(jnp.asarray, towers.trained))
-    scorer = residual(size, vectors[1].shape[1])
+    vectors = jnp.asarray(item_vectors)
     steps = min(config.evaluate_every, config.steps)
 
     def init_params(key):
@@ -126,63 +149,62 @@ def train_residual(
         monn = init_monn(key, scorer.config)
         return {"scale": scale, "gain": jnp.zeros(()), "monn": monn}
 
-    def batches(epoch):
-        return problem.train.batches(steps, config.batch_size, seed=[seed, epoch, 1])
-
     def loss(params, batch, key):
         negatives = _negatives(vectors, batch, key, config)
-        users = scorer.users(params, vectors[0][batch["users"]])
-        own = scorer.items(params, vectors[1][batch["items"]])
-        others = scorer.items(params, vectors[1][negatives])
+        users = scorer.users(params, batch["users"])
+        own = scorer.items(params, vectors[batch["items"]])
+        others = scorer.items(params, vectors[negatives])
         positive = scorer(params, users, jax.tree.map(lambda x: x[:, None], own))[:, 0]
         negative = score_all(scorer, params, users, others)
         kept = batch["items"][:, None] != negatives[None, :]
         return sampled_softmax(positive, negative, kept_BxN=kept), {"gain": params["gain"]}
 
-    result = train(
+    return train(
         run,
-        stage=f"monn-{size}-{seed}",
+        stage=stage,
         init_params=init_params,
         loss=loss,
-        tx=optax.adam(config.rate),
-        batches=batches,
+        tx=tx,
+        batches=lambda epoch: batches(epoch, steps),
         epochs=max(1, math.ceil(config.steps / steps)),
         steps_per_epoch=steps,
         seed=seed,
         mesh=mesh,
-        evaluate=_validation(problem, scorer, vectors, seed=seed),
-        select=f"recall@{K}",
+        evaluate=_validation(scorer, vectors, questions),
+        select=f"recall@{questions.k}",
+        opt_state_sharding=shampoo_jax.state_sharding,
     )
-    params = jax.device_get(result.params)
-    return as_model(f"MoNN {size}", scorer, params, towers.served[1]), result
 
 
-def _negatives(vectors, batch, key, config: MoNNTraining):
+def _negatives(item_vectors, batch, key, config: MoNNTraining):
     """Draw shared negatives: uniform ones, and ones near to users of the batch."""
     keys = jax.random.split(key, 3)
-    num_items = vectors[1].shape[0]
+    num_items = item_vectors.shape[0]
     uniform = jax.random.randint(keys[0], (config.negatives,), 0, num_items)
     if not config.hard_negatives:
         return uniform
-    users = vectors[0][batch["users"][: config.hard_negatives]]
+    users = batch["users"][: config.hard_negatives]
     pool = jax.random.randint(keys[1], (min(4096, num_items),), 0, num_items)
-    scores = users @ vectors[1][pool].T
+    scores = users @ item_vectors[pool].T
     top = jax.lax.top_k(scores, min(16, pool.size))[1]
     pick = jax.random.randint(keys[2], (users.shape[0],), 0, top.shape[1])
     return jnp.concatenate([uniform, pool[jnp.take_along_axis(top, pick[:, None], axis=1)[:, 0]]])
 
 
-def _validation(problem: PairProblem, scorer: Residual, vectors, *, seed: int):
-    rows = problem.users_with(problem.validation, most=1000, seed=seed)
-    seen, wanted = problem.train.padded(rows), problem.validation.padded(rows)
-    users, count = vectors[0][rows], min(CANDIDATES, problem.num_items)
-    candidates = brute_force(dot, None, vectors[1], users, count, exclude=jnp.asarray(seen)).ids
-    encode = jax.jit(lambda params: (scorer.users(params, users), scorer.items(params, vectors[1])))
+def _validation(scorer: Residual, item_vectors, questions: Questions):
+    """Return a function from parameters to the recall at k, the best by inner product re-ranked."""
+    requests, wanted, k = questions
+    users, count = jnp.asarray(requests.users), min(CANDIDATES, item_vectors.shape[0])
+    exclude = jnp.asarray(requests.exclude)
+    candidates = brute_force(dot, None, item_vectors, users, count, exclude=exclude).ids
+    encode = jax.jit(
+        lambda params: (scorer.users(params, users), scorer.items(params, item_vectors))
+    )
 
     def evaluate(params):
         encoded, items = encode(params)
         model = Model("", scorer, params, items, None, None)
-        found = rerank(model, encoded, candidates, min(K, count))
-        return {f"recall@{K}": recall(found, wanted)}
+        found = rerank(model, encoded, candidates, min(k, count))
+        return {f"recall@{k}": recall(found, wanted)}
 
     return evaluate

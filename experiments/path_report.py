@@ -38,21 +38,31 @@ NAMES = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Searched:
+    """One scorer's searches; `curve` is (items scored, recall of the exact top 10)."""
+
+    name: str
+    exact: Retrieved
+    indexed: Retrieved
+    budget: int
+    curve: Sequence[tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
     """Everything that was measured on the test split, and the training behind it.
 
-    `curve` is (items scored, recall of the exact top 10); `over_markov` the difference in NDCG@10
-    of Shampoo's model and its paired standard error.
+    `searches` are of the scorers "dot", Shampoo's model, and "monn". `over_markov` is the
+    difference in NDCG@10 of Shampoo's model, `over_dot` that of the MoNN's exact search, each
+    with its paired standard error.
     """
 
     baselines: Mapping[str, Metrics]
     models: Mapping[str, Metrics]
     training: Mapping[str, TrainResult]
-    exact: Retrieved
-    indexed: Retrieved
-    budget: int
-    curve: Sequence[tuple[float, float]]
+    searches: Mapping[str, Searched]
     over_markov: tuple[float, float]
+    over_dot: tuple[float, float]
 
 
 def first_at(result: TrainResult, *, target: float) -> dict[str, float] | None:
@@ -105,12 +115,13 @@ def _ranking_row(name: str, metrics: Metrics) -> list:
         metrics["hr@10"],
         metrics["ndcg@10"],
         metrics.standard_errors["ndcg@10"],
-        *[None] * 5,
+        *[None] * 6,
     ]
 
 
 def _search_row(name: str, found: Retrieved) -> list:
-    cost = (found.recall, found.items_scored, found.queries_per_second, found.p50_ms, found.p99_ms)
+    cost = (found.recall, found.items_scored, found.flops)
+    cost += (found.queries_per_second, found.p50_ms, found.p99_ms)
     return [*_ranking_row(name, found.metrics)[:4], *cost]
 
 
@@ -125,11 +136,15 @@ def verdict_on_markov(difference: float, error: float) -> str:
 def results_table(problem: Problem, outcome: Outcome) -> Table:
     """Put baselines, models and searches of the test split together."""
     rows = [_ranking_row(NAMES[stage], metrics) for stage, metrics in outcome.models.items()]
-    rows.append(_search_row("  exact search (Shampoo)", outcome.exact))
-    rows.append(_search_row("  HSNN index (Shampoo)", outcome.indexed))
+    for found in outcome.searches.values():
+        rows.append(_search_row(f"  {found.name}, exact search", found.exact))
+        rows.append(_search_row(f"  {found.name}, HSNN index", found.indexed))
+    budgets = " and ".join(str(found.budget) for found in outcome.searches.values())
     notes = [
         verdict_on_markov(*outcome.over_markov),
-        f"Budget {outcome.budget} of {problem.num_items} items, chosen on validation.",
+        "MoNN - dot = {:+.4f} NDCG@10, standard error {:.4f}.".format(*outcome.over_dot),
+        "dot and MoNN search by the vectors of NxtPost, Shampoo.",
+        f"Budgets {budgets} of {problem.num_items} items, chosen on validation.",
         "p50 and p99: one warm request from history to ids.",
         *([problem.protocol.notes] if problem.protocol.notes else []),
     ]
@@ -142,6 +157,7 @@ def results_table(problem: Problem, outcome: Outcome) -> Table:
             "±",
             "recall of exact 10",
             "items scored",
+            "FLOPs",
             "queries/s",
             "p50 ms",
             "p99 ms",
@@ -158,10 +174,21 @@ def _search_figures(name: str, found: Retrieved) -> dict[str, float]:
         f"{name}/ndcg@10": found.metrics["ndcg@10"],
         f"{name}/recall@10": found.recall,
         f"{name}/items_scored": found.items_scored,
+        f"{name}/flops": found.flops,
         f"{name}/queries_per_second": found.queries_per_second,
         f"{name}/p50_ms": found.p50_ms,
         f"{name}/p99_ms": found.p99_ms,
     }
+
+
+def _all_search_figures(searches: Mapping[str, Searched]) -> dict[str, float]:
+    figures = {}
+    for scorer, found in searches.items():
+        prefix = "" if scorer == "dot" else f"{scorer}/"
+        figures |= _search_figures(f"{prefix}exact", found.exact)
+        figures |= _search_figures(f"{prefix}index", found.indexed)
+        figures[f"{prefix}budget"] = found.budget
+    return figures
 
 
 def _ranking_figures(metrics: Mapping[str, Metrics]) -> dict[str, float]:
@@ -199,13 +226,13 @@ def figures_of(
     metrics = {
         **headline,
         **others,
-        **_search_figures("exact", outcome.exact),
-        **_search_figures("index", outcome.indexed),
+        **_all_search_figures(outcome.searches),
         **_training_figures(outcome.training),
         "over_markov/ndcg@10": outcome.over_markov[0],
         "over_markov/ndcg@10_se": outcome.over_markov[1],
+        "monn_over_dot/ndcg@10": outcome.over_dot[0],
+        "monn_over_dot/ndcg@10_se": outcome.over_dot[1],
         "items": problem.num_items,
-        "budget": outcome.budget,
         **{f"digits/{k}": v for k, v in digit_metrics.items()},
     }
     baselines = {
@@ -243,7 +270,7 @@ def report(
         print_table(table)
     stages = {s: lines for s, lines in read_curves(run.folder).items() if s in outcome.models}
     loss = functools.partial(draw_curves, curves=stages, label="training loss", smooth=8)
-    recall = {"HSNN index": outcome.curve}
+    recall = {f"{found.name}, HSNN index": found.curve for found in outcome.searches.values()}
     write_report(
         run,
         title="From interactions to retrieved items",

@@ -1,10 +1,14 @@
-"""From trained towers to an HSNN index: learn nodes, choose a budget, measure cost and recall."""
+"""From trained towers to HSNN: learn nodes, train a MoNN, choose budgets, measure cost and recall.
+
+Two scorers search: the inner product of NxtPost's towers, and a MoNN over the same vectors, added
+to it. Either searches all items and the lists of the nodes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +18,14 @@ from jax.sharding import Mesh
 
 import hsnn_jax
 import nxtpost_jax
+from experiments.hsnn_monn import MoNNTraining, Questions, as_model, residual, train_residual
 from experiments.next_item import Problem
 from experiments.run_folder import Run
+from experiments.searchers import HSNN, Exact, Model, Requests
 from experiments.timing import median_seconds, percentiles_ms, seconds_of
-from hsnn_jax import Index, LTIConfig, SearchResult, Tiles
-from hsnn_jax.scorers import dot
+from hsnn_jax import LTIConfig
+from hsnn_jax.frontier import Found, Searcher
+from hsnn_jax.frontier import measure as measure_budgets
 from nxtpost_jax import PAD, Metrics, NxtPost, Queries
 from nxtpost_jax.batches import training_windows
 from nxtpost_jax.ranking import metrics_of_ranks, unique_items
@@ -28,7 +35,6 @@ K = 10  # items a request asks for
 # Shares of the catalogue a search may score; validation chooses the least that is good enough.
 BUDGET_SHARES = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25)
 KEPT_SHARE = 0.97  # of exact search's validation HR@10
-MAX_BEAM = 32  # nodes that a search may visit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,10 +67,22 @@ def encode_towers(problem: Problem, model: NxtPost, params) -> Towers:
     return Towers(model, params, nxtpost_jax.encode_catalogue(model, params, content))
 
 
-def training_pairs(
-    problem: Problem, towers: Towers, *, most: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw up to `most` training positions: the state there [n, D] and the item that followed."""
+class Pairs(NamedTuple):
+    """Training positions: the user's state there, float32 [n, D], and the item that followed."""
+
+    users: np.ndarray
+    items: np.ndarray
+
+    def batches(self, epoch: int, steps: int, *, size: int, seed: int):
+        """Yield `steps` batches of `size` pairs, drawn uniformly with replacement."""
+        rng = np.random.default_rng([seed, epoch])
+        for _ in range(steps):
+            rows = rng.integers(0, len(self.items), size)
+            yield {"users": self.users[rows], "items": self.items[rows]}
+
+
+def training_pairs(problem: Problem, towers: Towers, *, most: int, seed: int) -> Pairs:
+    """Draw up to `most` training positions."""
     split, max_len = problem.split, towers.model.config.max_len
     starts, lengths = training_windows(split.train, max_len)
     order = np.random.default_rng(seed).permutation(len(starts))
@@ -75,7 +93,7 @@ def training_pairs(
         histories = gather_rows(split.train, index, valid)
         states.append(np.asarray(_states(towers, histories))[valid])
         labels.append(split.train.items[index + 1][valid])
-    return np.concatenate(states)[:most], np.concatenate(labels)[:most]
+    return Pairs(np.concatenate(states)[:most], np.concatenate(labels)[:most])
 
 
 def _states(towers: Towers, histories) -> jax.Array:
@@ -92,107 +110,127 @@ def _positions(model: NxtPost, params, histories, vectors):
 _encode_positions = jax.jit(_positions, static_argnums=0)
 
 
-def learn_index(
+def learn_nodes(
     run: Run,
-    problem: Problem,
-    towers: Towers,
+    pairs: Pairs,
+    item_vectors,
     *,
     config: LTIConfig,
     tx: optax.GradientTransformation,
-    pairs: int,
     seed: int,
     mesh: Mesh,
-) -> Indexed:
-    """Learn the nodes by LTI on training pairs, the optimizer sharded over the mesh; fill lists."""
-    users, positives = training_pairs(problem, towers, most=pairs, seed=seed)
+) -> np.ndarray:
+    """Learn nodes, float32 [K, D], by LTI on pairs, the optimizer sharded over the mesh."""
     with jax.set_mesh(mesh):
         fitted = hsnn_jax.fit_index(
-            users, towers.item_vectors, positives, tx, config=config, key=jax.random.key(seed)
+            pairs.users, item_vectors, pairs.items, tx, config=config, key=jax.random.key(seed)
         )
     run.truncate_metrics("index", after_step=0)
     for record in fitted.metrics:
         run.log("index", **record)
-    nodes = jax.device_get(fitted.params["nodes"])
-    index = hsnn_jax.build_index(towers.item_vectors, nodes)
-    return Indexed(index, hsnn_jax.pack(index, towers.item_vectors))
+    return jax.device_get(fitted.params["nodes"])
+
+
+def train_monn(
+    run: Run,
+    pairs: Pairs,
+    towers: Towers,
+    asked: Asked,
+    config: MoNNTraining,
+    *,
+    tx: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+) -> Model:
+    """Train a MoNN over the towers' vectors; `asked`, of validation, selects."""
+    (size,) = config.sizes
+    scorer = residual(size, towers.item_vectors.shape[1])
+    result = train_residual(
+        run,
+        scorer,
+        towers.item_vectors,
+        functools.partial(pairs.batches, size=config.batch_size, seed=seed),
+        config,
+        tx=tx,
+        questions=Questions(asked.requests, asked.targets[:, None], K),
+        temperature=towers.model.config.temperature,
+        stage="monn",
+        seed=seed,
+        mesh=mesh,
+    )
+    return as_model(f"MoNN {size}", scorer, result.params, towers.item_vectors)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Indexed:
-    """An index with the item vectors laid out by its lists."""
+class Asked:
+    """Queries made ready: what is searched for, and the targets int [q]."""
 
-    index: Index
-    tiles: Tiles
+    requests: Requests
+    targets: np.ndarray
+
+
+def make_asked(problem: Problem, towers: Towers, queries: Queries) -> Asked:
+    """Encode the users of queries and list what must not be recommended to them."""
+    seen = _seen(problem, queries, width=int(queries.histories.lengths.max()))
+    return Asked(Requests(towers.encode(queries), seen), np.asarray(queries.targets))
+
+
+def _seen(problem: Problem, queries: Queries, *, width: int) -> np.ndarray:
+    if problem.protocol.seen_filter:
+        return unique_items(queries.histories, width)
+    return np.full((len(queries), 1), PAD, np.int32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Searches:
+    """The two searches of one scorer: of all items, and through the index."""
+
+    exact: Exact
+    indexed: HSNN
 
     @property
-    def max_beam(self) -> int:
-        """Nodes that a search may visit."""
-        return min(MAX_BEAM, self.index.nodes.shape[0])
+    def num_items(self) -> int:
+        """How many there are."""
+        return int(self.indexed.index.positions.shape[0])
+
+    @property
+    def budgets(self) -> list[int]:
+        """The budgets to try, each at least one list's capacity."""
+        least, most = self.indexed.least_budget, self.num_items
+        return sorted({max(least, round(share * most)) for share in BUDGET_SHARES})
+
+    def choose_budget(self, asked: Asked) -> int:
+        """Return the least budget that keeps `KEPT_SHARE` of exact HR@10 on validation queries."""
+
+        def hit_rate(searcher: Searcher, budget: int) -> float:
+            found = searcher.search(asked.requests, K, budget)
+            return _metrics(asked, found.ids, self.num_items, bootstrap=0)[f"hr@{K}"]
+
+        wanted = KEPT_SHARE * hit_rate(self.exact, 0)
+        good = (b for b in self.budgets if hit_rate(self.indexed, b) >= wanted)
+        return next(good, self.budgets[-1])
+
+    def recall_curve(self, asked: Asked) -> list[tuple[float, float]]:
+        """Return (items scored, recall of the exact top 10) at several budgets."""
+        exact = self.exact.search(asked.requests, K, 0).ids
+        budgets = self.budgets
+        points = measure_budgets(self.indexed, asked.requests, K, budgets=budgets, exact=exact)
+        return [(point.items_scored, float(np.nanmean(point.recall))) for point in points]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Requests:
-    """Queries made ready: users float32 [q, D], targets [q], items left out int32 [q, E]."""
-
-    users: jax.Array
-    targets: np.ndarray
-    seen: np.ndarray
-
-
-def make_requests(problem: Problem, towers: Towers, queries: Queries) -> Requests:
-    """Encode the users of queries and list what must not be recommended to them."""
-    seen = np.full((len(queries), 1), PAD, np.int32)
-    if problem.protocol.seen_filter:
-        seen = unique_items(queries.histories, int(queries.histories.lengths.max()))
-    return Requests(towers.encode(queries), np.asarray(queries.targets), seen)
+def make_searches(model: Model, item_vectors, nodes) -> Searches:
+    """List the items at the nodes; nodes are scored as if they were items."""
+    most = round(max(BUDGET_SHARES) * len(item_vectors))
+    indexed = HSNN(f"{model.name}, HSNN", model, item_vectors, nodes, max_budget=most, slack=2.0)
+    indexed.build()
+    return Searches(Exact(f"{model.name}, exact", model), indexed)
 
 
-def _metrics(requests: Requests, ids, num_items: int, *, bootstrap: int = 1000) -> Metrics:
+def _metrics(asked: Asked, ids, num_items: int, *, bootstrap: int = 1000) -> Metrics:
     """Rank the targets in lists of K ids; one that is not listed counts as last."""
-    hits = np.asarray(ids) == requests.targets[:, None]
+    hits = np.asarray(ids) == asked.targets[:, None]
     ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, num_items)
     return metrics_of_ranks(ranks, ks=(K,), bootstrap=bootstrap)
-
-
-def find(indexed: Indexed, requests: Requests, *, budget: int) -> SearchResult:
-    """Search every request through the index."""
-    return hsnn_jax.search(
-        dot,
-        None,
-        indexed.index,
-        indexed.tiles,
-        requests.users,
-        K,
-        budget=budget,
-        max_beam=indexed.max_beam,
-        exclude=requests.seen,
-    )
-
-
-def find_exactly(towers: Towers, requests: Requests) -> SearchResult:
-    """Score every item for every request."""
-    return hsnn_jax.brute_force(
-        dot, None, towers.item_vectors, requests.users, K, exclude=requests.seen
-    )
-
-
-def budgets_of(index: Index) -> list[int]:
-    """Return the budgets to try, each at least one list's capacity."""
-    num_items, capacity = int(index.positions.shape[0]), int(index.lists.shape[1])
-    return sorted({max(capacity, round(share * num_items)) for share in BUDGET_SHARES})
-
-
-def choose_budget(towers: Towers, indexed: Indexed, requests: Requests) -> int:
-    """Return the least budget that keeps `KEPT_SHARE` of exact HR@10 on validation requests."""
-    num_items = int(indexed.index.positions.shape[0])
-
-    def hit_rate(found: SearchResult) -> float:
-        return _metrics(requests, found.ids, num_items, bootstrap=0)[f"hr@{K}"]
-
-    exact = hit_rate(find_exactly(towers, requests))
-    budgets = budgets_of(indexed.index)
-    good = (b for b in budgets if hit_rate(find(indexed, requests, budget=b)) >= KEPT_SHARE * exact)
-    return next(good, budgets[-1])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,6 +241,7 @@ class Retrieved:
       metrics: HR and NDCG at 10 with standard errors.
       recall: mean share of the exact top 10 that was found.
       items_scored: mean a query.
+      flops: mean a query, the user tower of NxtPost left out.
       queries_per_second: warm, all queries in one call, vectors of users given.
       p50_ms, p99_ms: of one warm request, from history to ids.
     """
@@ -210,6 +249,7 @@ class Retrieved:
     metrics: Metrics
     recall: float
     items_scored: float
+    flops: float
     queries_per_second: float
     p50_ms: float
     p99_ms: float
@@ -218,63 +258,41 @@ class Retrieved:
 def measure(
     problem: Problem,
     towers: Towers,
-    indexed: Indexed | None,
+    searcher: Searcher,
     queries: Queries,
-    requests: Requests,
+    asked: Asked,
     *,
-    budget: int = 0,
+    exact: Found,
+    budget: int,
 ) -> Retrieved:
-    """Search the queries, made ready as `requests`, through the index, or exactly without one."""
+    """Search the queries, made ready as `asked`; `exact` is the same scorer's exact answer."""
 
-    def run(some: Requests) -> SearchResult:
-        if indexed is None:
-            return find_exactly(towers, some)
-        return find(indexed, some, budget=budget)
+    def search(requests: Requests) -> Found:
+        return searcher.search(requests, K, budget)
 
-    found = run(requests)
-    exact = found if indexed is None else find_exactly(towers, requests)
-    seconds = median_seconds(lambda: run(requests).ids, repeats=5)
-    p50_ms, p99_ms = percentiles_ms(_request_latencies(problem, towers, run, queries))
+    found = search(asked.requests)
+    seconds = median_seconds(lambda: search(asked.requests).ids, repeats=5)
+    p50_ms, p99_ms = percentiles_ms(_request_latencies(problem, towers, search, queries))
     return Retrieved(
-        metrics=_metrics(requests, found.ids, problem.num_items),
+        metrics=_metrics(asked, found.ids, problem.num_items),
         recall=hsnn_jax.recall(found.ids, exact.ids),
-        items_scored=float(np.asarray(found.items_scored).mean()),
+        items_scored=found.items_scored,
+        flops=found.flops,
         queries_per_second=len(queries) / seconds,
         p50_ms=p50_ms,
         p99_ms=p99_ms,
     )
 
 
-def _request_latencies(problem, towers, run, queries: Queries, *, count: int = 200) -> list[float]:
+def _request_latencies(problem, towers, search, queries: Queries, *, count=200) -> list[float]:
     """Time single requests end to end, after one that compiles."""
     width = int(queries.histories.lengths.max())
 
     def answer(row: int):
-        history = queries.histories.select(np.array([row]))
-        padded = nxtpost_jax.pad_histories(history, towers.model.config.max_len)
+        query = queries.select(np.array([row]))
+        padded = nxtpost_jax.pad_histories(query.histories, towers.model.config.max_len)
         user = nxtpost_jax.user_vectors(towers.model, towers.params, towers.item_vectors, padded)
-        seen = np.full((1, width), PAD, np.int32)
-        if problem.protocol.seen_filter:
-            seen = unique_items(history, width)
-        return run(Requests(user, queries.targets[:1], seen)).ids
+        return search(Requests(user, _seen(problem, query, width=width))).ids
 
     rows = (0, *range(min(count, len(queries))))
     return [seconds_of(functools.partial(answer, row)) for row in rows][1:]
-
-
-def recall_curve(
-    towers: Towers, indexed: Indexed, requests: Requests, budgets: Sequence[int]
-) -> list[tuple[float, float]]:
-    """Return (items scored, recall of the exact top 10) at several budgets."""
-    points = hsnn_jax.frontier(
-        dot,
-        None,
-        indexed.index,
-        towers.item_vectors,
-        requests.users,
-        K,
-        budgets=budgets,
-        max_beam=indexed.max_beam,
-        exclude=requests.seen,
-    )
-    return [(point.items_scored, point.recall) for point in points]

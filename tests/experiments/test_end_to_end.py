@@ -15,7 +15,18 @@ from experiments.run_folder import SUMMARY_KEYS
 SMALL = (
     *("--devices", "1", "--epochs", "2", "--evaluate-every", "1", "--max-len", "8"),
     *("--d-model", "16", "--content-dim", "8", "--batch-size", "16", "--num-negatives", "16"),
-    *("--nodes", "4", "--index-steps", "20", "--digits-epochs", "1", "--digits-seeds", "1"),
+    *(
+        "--nodes",
+        "4",
+        "--index-steps",
+        "20",
+        "--monn-steps",
+        "10",
+        "--digits-epochs",
+        "1",
+        "--digits-seeds",
+        "1",
+    ),
 )
 
 
@@ -48,7 +59,10 @@ def test_summary_has_the_promised_keys_and_no_path(run, folder):
     assert tuple(summary) == SUMMARY_KEYS
     for name in ("hr@10", "ndcg@10", "adamw/ndcg@10", "content_only/ndcg@10", "items"):
         assert isinstance(summary["metrics"][name], int | float), name
-    for name in ("index/hr@10", "index/items_scored", "index/recall@10", "index/p99_ms"):
+    for figure in ("hr@10", "items_scored", "recall@10", "flops", "p99_ms"):
+        for name in (f"index/{figure}", f"monn/index/{figure}"):
+            assert isinstance(summary["metrics"][name], int | float), name
+    for name in ("monn_over_dot/ndcg@10", "monn/exact/ndcg@10"):
         assert isinstance(summary["metrics"][name], int | float), name
     for name in ("popularity/ndcg@10", "markov/ndcg@10", "content_knn/ndcg@10"):
         assert isinstance(summary["baselines"][name], float), name
@@ -61,7 +75,8 @@ def test_report_shows_baselines_protocol_and_plots(run):
     for words in (
         "*skip-3 Markov*",
         "NxtPost, Shampoo",
-        "HSNN index",
+        "dot, HSNN index",
+        "MoNN XS, HSNN index",
         "leave one out",
         "report.png",
     ):
@@ -74,7 +89,9 @@ def test_figures_are_consistent(run):
     assert metrics["items"] == 40
     assert 0 < metrics["index/items_scored"] <= metrics["budget"] <= 40
     assert metrics["exact/items_scored"] == 40
-    assert metrics["exact/recall@10"] == 1
+    assert metrics["exact/recall@10"] == metrics["monn/exact/recall@10"] == 1
+    assert metrics["monn/exact/flops"] > metrics["exact/flops"] == 40 * 2 * 16
+    assert metrics["monn/index/flops"] < metrics["monn/exact/flops"]
     # Exact search returns what the ranking of all items counts, ties apart.
     assert metrics["exact/hr@10"] == pytest.approx(metrics["hr@10"], abs=0.05)
 
