@@ -15,18 +15,8 @@ from experiments.run_folder import SUMMARY_KEYS
 SMALL = (
     *("--devices", "1", "--epochs", "2", "--evaluate-every", "1", "--max-len", "8"),
     *("--d-model", "16", "--content-dim", "8", "--batch-size", "16", "--num-negatives", "16"),
-    *(
-        "--nodes",
-        "4",
-        "--index-steps",
-        "20",
-        "--monn-steps",
-        "10",
-        "--digits-epochs",
-        "1",
-        "--digits-seeds",
-        "1",
-    ),
+    *("--nodes", "4", "--index-steps", "20", "--monn", "XS", "--monn-steps", "10"),
+    *("--digits-epochs", "1", "--digits-seeds", "1"),
 )
 
 
