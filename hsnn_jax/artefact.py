@@ -1,4 +1,4 @@
-"""One file for index, items, ids, parameters and model: an .npz of arrays and a JSON header."""
+"""One file for indexes, items, ids, parameters and model: an .npz of arrays and a JSON header."""
 
 import dataclasses
 import json
@@ -15,40 +15,43 @@ from hsnn_jax.index import Index
 from hsnn_jax.lti import LTIConfig
 from hsnn_jax.monn_config import MoNNConfig, from_dict
 
-_FORMAT = "hsnn_jax.retriever/3"
-# Format 1 has neither free rows nor a baseline, 2 has no model.
-_READ = ("hsnn_jax.retriever/1", "hsnn_jax.retriever/2", _FORMAT)
+_FORMAT = "hsnn_jax.retriever/4"
+# Format 1 has neither free rows nor a baseline, 2 has no model, 3 one level of nodes.
+_READ = (*(f"hsnn_jax.retriever/{number}" for number in (1, 2, 3)), _FORMAT)
 
-
-_TREES = ("params", "item_features")
+_TREES = ("params", "item_features", "node_features")
 
 
 class Content(NamedTuple):
     """What the file holds."""
 
-    index: Index
+    coarser: tuple[Index, ...]
+    index: Index  # the last one, of the items
     item_vectors: np.ndarray  # float32 [n, d]; zeros in free rows
     item_ids: np.ndarray  # int64 [n]; -1 in free rows
-    params: Any  # None or nested dicts of arrays
+    params: Any  # None, or nested dicts and tuples of arrays
     config: LTIConfig
     scorer: str
     slack: float
-    max_beam: int | None
+    max_beam: int | tuple[int, ...] | None
     baseline: dict[str, float] | None  # see `living.Living`; None in format 1
-    model: MoNNConfig | None
+    model: MoNNConfig | tuple[MoNNConfig, ...] | None
     task: str | None
-    item_features: Any  # pytree of [n, ...] as of `encode_items`, zeros in free rows; or None
+    nested: bool
+    item_features: Any  # see `LevelModels.items`, zeros in free rows
+    node_features: Any  # a tree of [K, ...] a level of nodes; None where items' features say it
 
 
 def write(path, content: Content) -> None:
     """Write atomically: the name appears when the file is complete.
 
     Raises:
-      ValueError: `params` or `item_features` are neither None nor nested dicts with string keys
-        without "/".
+      ValueError: `params` or features are neither None nor nested dicts, with string keys that
+        have no "/" and do not start with "[", or tuples.
     """
     arrays = {f"index/{name}": value for name, value in content.index._asdict().items()}
     arrays |= {"item_vectors": content.item_vectors, "item_ids": content.item_ids}
+    arrays |= _flatten("coarser", tuple(index._asdict() for index in content.coarser))
     for name in _TREES:
         arrays |= _flatten(name, getattr(content, name))
     header = {
@@ -59,8 +62,9 @@ def write(path, content: Content) -> None:
         "max_beam": content.max_beam,
         "baseline": content.baseline,
         "has_params": content.params is not None,
-        "model": None if content.model is None else dataclasses.asdict(content.model),
+        "model": jax.tree.map(dataclasses.asdict, content.model),
         "task": content.task,
+        "nested": content.nested,
     }
     arrays["header"] = np.array(json.dumps(header))
     folder = os.path.dirname(os.path.abspath(path))
@@ -89,33 +93,56 @@ def read(path) -> Content:
         raise ValueError(f"{path} is not a retriever's .npz file") from error
     if header.get("format") not in _READ:
         raise ValueError(f"{path} must have format {_FORMAT!r}, got {header.get('format')!r}")
+    item_features = _unflatten("item_features", arrays) or None
+    if item_features is not None and header["format"] == _READ[2]:
+        item_features = {"encoded": item_features}
     return Content(
-        index=Index(*(jnp.asarray(arrays[f"index/{name}"]) for name in Index._fields)),
+        coarser=tuple(Index(**fields) for fields in _unflatten("coarser", arrays)),
+        index=Index(**_unflatten("index", arrays)),
         item_vectors=arrays["item_vectors"],
         item_ids=arrays["item_ids"],
         params=_unflatten("params", arrays) if header["has_params"] else None,
         config=LTIConfig(**header["config"]),
         scorer=header["scorer"],
         slack=header["slack"],
-        max_beam=header["max_beam"],
+        max_beam=_tuple(header["max_beam"]),
         baseline=header.get("baseline"),
-        model=from_dict(header["model"]) if header.get("model") else None,
+        model=_model(header.get("model")),
         task=header.get("task"),
-        item_features=_unflatten("item_features", arrays) or None,
+        nested=header.get("nested", False),
+        item_features=item_features,
+        node_features=_unflatten("node_features", arrays) or None,
     )
+
+
+def _model(saved):
+    if isinstance(saved, list):
+        return tuple(map(from_dict, saved))
+    return None if saved is None else from_dict(saved)
+
+
+def _tuple(saved):
+    return tuple(saved) if isinstance(saved, list) else saved
 
 
 def _flatten(prefix, tree):
     flat = {}
     for path, value in jax.tree_util.tree_leaves_with_path(tree):
-        keys = [getattr(entry, "key", None) for entry in path]
-        if not all(isinstance(key, str) and "/" not in key for key in keys):
-            raise ValueError(f"{prefix} must be nested dicts with plain string keys, got {path}")
-        flat["/".join([prefix, *keys])] = value
+        flat["/".join([prefix, *(_name(prefix, entry, path) for entry in path)])] = value
     return flat
 
 
+def _name(prefix, entry, path):
+    if isinstance(entry, jax.tree_util.SequenceKey):
+        return f"[{entry.idx}]"
+    key = getattr(entry, "key", None)
+    if isinstance(key, str) and "/" not in key and not key.startswith("["):
+        return key
+    raise ValueError(f"{prefix} must be nested dicts with plain string keys, or tuples, got {path}")
+
+
 def _unflatten(prefix, arrays):
+    """Return what `_flatten` was given, {} where there is nothing."""
     tree = {}
     for name, value in arrays.items():
         first, *keys = name.split("/")
@@ -125,4 +152,13 @@ def _unflatten(prefix, arrays):
         for key in keys[:-1]:
             inner = inner.setdefault(key, {})
         inner[keys[-1]] = jnp.asarray(value)
+    return _with_tuples(tree)
+
+
+def _with_tuples(tree):
+    if not isinstance(tree, dict):
+        return tree
+    tree = {key: _with_tuples(value) for key, value in tree.items()}
+    if tree and all(key.startswith("[") for key in tree):
+        return tuple(tree[f"[{i}]"] for i in range(len(tree)))
     return tree

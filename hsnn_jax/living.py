@@ -5,7 +5,7 @@ goes on reading it, whole.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,7 @@ class Living(NamedTuple):
     ids: np.ndarray  # int64 [n]: the caller's id in each row, -1 in a free row
     rows: tuple[np.ndarray, np.ndarray]  # the ids present, ascending, and their rows
     baseline: dict[str, float]  # `measure` of the index when it was built
-    features: Tiles | None  # what a scorer reads of the items, where that is not their vectors
-    node_features: Any  # that of the nodes' representatives, [K, ...]; None with the above
-
-    @property
-    def scored(self) -> Tiles:
-        """What a scorer reads of the items."""
-        return self.tiles if self.features is None else self.features
+    features: Tiles | None  # what moves with the items besides their vectors
 
 
 def start(
@@ -47,8 +41,8 @@ def start(
       ids: int [n], one a row, -1 in free rows.
       distance: see `distance.pairwise_distance`.
       baseline: of an index that was saved; measured now by default.
-      features: optional pytree of [m, ...], what the scorer reads in place of the vectors. It
-        moves with the items.
+      features: optional pytree of [m, ...] that moves with the items, as what a scorer reads in
+        place of their vectors.
     """
     tiles = pack(index, jnp.asarray(item_vectors, jnp.float32))
     features = None if features is None else pack(index, features)
@@ -56,8 +50,7 @@ def start(
     order = present[np.argsort(ids[present], kind="stable")]
     baseline = measure(index, tiles, distance=distance) if baseline is None else baseline
     ids, rows = np.asarray(ids, np.int64), (ids[order], order)
-    nodes = _node_features(index, features)
-    return Living(index, tiles, ids, rows, baseline, features, nodes)
+    return Living(index, tiles, ids, rows, baseline, features)
 
 
 def add(living: Living, vectors, ids, *, distance: Distance = "l2", features=None) -> Living:
@@ -107,7 +100,7 @@ def add(living: Living, vectors, ids, *, distance: Distance = "l2", features=Non
     order = np.argsort(ids, kind="stable")
     places = np.searchsorted(sorted_ids, ids[order])
     table = np.insert(sorted_ids, places, ids[order]), np.insert(sorted_rows, places, rows[order])
-    return _changed(living, index, tiles, carried)._replace(ids=new_ids, rows=table)
+    return living._replace(index=index, tiles=tiles, features=carried, ids=new_ids, rows=table)
 
 
 def remove(living: Living, ids, *, distance: Distance = "l2") -> Living:
@@ -131,8 +124,7 @@ def remove(living: Living, ids, *, distance: Distance = "l2") -> Living:
     new_ids[rows] = -1
     places = np.searchsorted(living.rows[0], ids)
     table = tuple(np.delete(part, places) for part in living.rows)
-    now = _changed(living, index, living.tiles, living.features)
-    return now._replace(ids=new_ids, rows=table)
+    return living._replace(index=index, ids=new_ids, rows=table)
 
 
 def reassign(
@@ -156,59 +148,40 @@ def reassign(
     """
     if (vectors is None) != (ids is None):
         raise ValueError("reassign needs vectors and ids together, or neither")
-    by_row = item_vectors(living), item_features(living)
+    held = item_vectors(living), item_features(living)
     if ids is not None:
         vectors, ids = np.asarray(vectors), np.asarray(ids)
         check_vectors("vectors", vectors, width=living.index.nodes.shape[1], empty=True)
         check_ids("ids", ids, vectors.shape[0])
         features = _check_features(living, features, ids.size)
         rows = _known_rows(living, ids)
-        by_row = jax.tree.map(
-            lambda old, new: _with_rows(old, rows, new), by_row, (vectors, features)
-        )
-    index, tiles, carried = _relist(living.index, *by_row, distance=distance)
-    return _changed(living, index, tiles, carried)
+        held = jax.tree.map(lambda old, new: _with_rows(old, rows, new), held, (vectors, features))
+    index, tiles, carried = _relist(living.index, *held, distance=distance)
+    return living._replace(index=index, tiles=tiles, features=carried)
 
 
 def item_vectors(living: Living):
     """Return the vectors by row, float32 [n, d]; zeros in free rows."""
-    return _by_row(living.index, living.tiles.features)
+    return by_row(living.index, living.tiles.features)
 
 
 def item_features(living: Living):
     """Return the features by row, a pytree of [n, ...], zeros in free rows; None without any."""
     if living.features is None:
         return None
-    return jax.tree.map(functools.partial(_by_row, living.index), living.features.features)
+    return jax.tree.map(functools.partial(by_row, living.index), living.features.features)
 
 
-def _by_row(index, tiles):
+def by_row(index: Index, tiles):
+    """Return what tiles [K, C, ...] hold of each item, [n, ...]; zeros in free rows."""
     flat = tiles.reshape(-1, *tiles.shape[2:])
     return flat.at[index.positions].get(mode="fill", fill_value=0)
 
 
-def _with_rows(by_row, rows, values):
-    by_row = np.array(by_row)
-    by_row[rows] = values
-    return jnp.asarray(by_row)
-
-
-def _changed(living, index, tiles, features):
-    """Return the next state, but for ids and their rows."""
-    nodes = _node_features(index, features)
-    return living._replace(index=index, tiles=tiles, features=features, node_features=nodes)
-
-
-@jax.jit
-def _node_features(index, features):
-    """Return the representatives' features [K, ...] (any of them for an empty node), or None."""
-    if features is None:
-        return None
-    slots = index.positions[jnp.maximum(index.representatives, 0)]
-    return jax.tree.map(
-        lambda tiles: tiles.reshape(-1, *tiles.shape[2:]).at[slots].get(mode="clip"),
-        features.features,
-    )
+def _with_rows(held, rows, values):
+    held = np.array(held)
+    held[rows] = values
+    return jnp.asarray(held)
 
 
 def _check_features(living, features, size):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsnn_jax import LTIConfig, Retriever, build_index, living, search
+from hsnn_jax import LTIConfig, Retriever, build_index, living, nested, search
 from hsnn_jax.assignment import assign, assign_rows
 from hsnn_jax.index import live
 from hsnn_jax.scorers import dot
@@ -281,10 +281,10 @@ def test_retriever_adds_removes_saves_and_loads(tmp_path):
 )
 def test_bad_updates_change_nothing(update, message):
     retriever, items = retriever_of()
-    before = retriever._living
+    before = retriever._now
     with pytest.raises(ValueError, match=message):
         update(retriever, items)
-    assert retriever._living is before
+    assert retriever._now is before
 
 
 def test_readers_see_whole_states():
@@ -303,8 +303,9 @@ def test_readers_see_whole_states():
     try:
         for _ in range(10):
             for old, new in ((5001, 5002), (5002, 5001)):
-                now = living.remove(retriever._living, [old])
-                retriever._living = living.add(now, bright, [new])
+                now = retriever._now
+                items = living.add(living.remove(now.items, [old]), bright, [new])
+                retriever._now = nested.follow(now, items, retriever._models)
     finally:
         stop.set()
         reader.join()
