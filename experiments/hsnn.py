@@ -130,6 +130,9 @@ PRESETS = {
             negatives=16,
             users=100,
             events=300,
+            nodes=16,
+            index_steps=20,
+            pairs=500,
         ),
         learning=LearningConfig(nodes=16, steps=40, batch_size=64, users=60, pairs=1000, items=800),
         planted=PlantedConfig(

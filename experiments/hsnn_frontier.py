@@ -10,13 +10,12 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from experiments.hsnn_graph import GraphConfig, K, Towers, train_towers
-from experiments.hsnn_lti import lti_config
+from experiments.hsnn_lti import learned_nodes
 from experiments.hsnn_monn import MoNNTraining, Questions, as_model, residual, train_residual
 from experiments.hsnn_outcome import Outcome
 from experiments.hsnn_pairs import PairProblem
@@ -33,9 +32,7 @@ from experiments.searchers import (
     dot_model,
     load_faiss,
 )
-from hsnn_jax.fit_index import fit_index
 from hsnn_jax.frontier import Measured, at_equal, measure, paired_difference
-from hsnn_jax.kmeans import kmeans
 
 SHARES = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2)  # of the items, what searches may score
 EQUAL = (0.03, 0.05, 0.1)  # of the items, or of exact search's FLOPs, where searchers are compared
@@ -109,32 +106,6 @@ def train_monn(
     return as_model(f"MoNN {size}", scorer, result.params, towers.served[1])
 
 
-def learned_nodes(
-    problem: PairProblem,
-    user_vectors,
-    item_vectors,
-    config: FrontierConfig,
-    *,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """Learn the nodes by k-means and by LTI from them."""
-    key = jax.random.key(seed)
-    nodes = min(config.nodes, problem.num_items // 4)
-    rng = np.random.default_rng([seed, 2])
-    rows = rng.permutation(len(problem.train.users))[: config.pairs]
-    fitted = fit_index(
-        user_vectors[problem.train.users[rows]],
-        item_vectors,
-        problem.train.items[rows],
-        optax.adam(config.index_rate),
-        config=lti_config(nodes=nodes, steps=config.index_steps),
-        key=key,
-        telemetry_every=config.index_steps,
-    )
-    means = kmeans(jnp.asarray(item_vectors), nodes, key=key)
-    return {"k-means": np.asarray(means), "LTI": np.asarray(fitted.params["nodes"])}
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
     """A searcher's points, beside the exact search of its scorer."""
@@ -185,7 +156,16 @@ def run_frontier(
         train_monn(run, problem, towers, monn, size, graph.temperature, seed=seed, mesh=mesh)
         for size in monn.sizes
     ]
-    nodes = learned_nodes(problem, users, items, config, seed=seed)
+    pairs = np.random.default_rng([seed, 2]).permutation(len(problem.train.users))[: config.pairs]
+    nodes = learned_nodes(
+        users[problem.train.users[pairs]],
+        items,
+        problem.train.items[pairs],
+        nodes=config.nodes,
+        steps=config.index_steps,
+        rate=config.index_rate,
+        seed=seed,
+    )
     before_test()
     rows = problem.users_with(problem.test, most=config.users, seed=seed)
     requests, truth = requests_of(problem, users, rows)

@@ -1,4 +1,6 @@
-"""Task scorers: two tower, MoNN in the paper's sizes and MoL on the same features, brute force.
+"""Task scorers: two tower, MoNN in the paper's sizes and MoL on the same features.
+
+All search by brute force, then through HSNN's index: how much of the gain is kept at which cost.
 
 Every model has two tasks: "like", cross entropy on rated events, measured by NE; and "next", a
 sampled softmax of the next liked item, measured by recall@50 among all unseen items.
@@ -18,16 +20,27 @@ from jax.sharding import Mesh
 
 from experiments.errors import bad_input
 from experiments.hsnn_features import Examples, user_side
+from experiments.hsnn_kept import Served, kept_table, model_of, serve
+from experiments.hsnn_lti import learned_nodes
 from experiments.hsnn_outcome import Outcome
 from experiments.report import Table, draw_curves, read_curves
 from experiments.run_folder import Run
+from experiments.searchers import Requests
 from experiments.training import train
 from hsnn_jax.calibration import calibration, correct, fit_platt, normalised_entropy
 from hsnn_jax.frontier import paired_difference, recall_by_user
-from hsnn_jax.monn import MoNNScorer, encode_items, encode_users, init_monn, module_flops
+from hsnn_jax.monn import (
+    MoNNScorer,
+    encode_items,
+    encode_users,
+    init_monn,
+    item_vectors,
+    module_flops,
+    user_vectors,
+)
 from hsnn_jax.monn_config import MoNNConfig, preset
 from hsnn_jax.multi_task import binary_cross_entropy, sampled_softmax
-from hsnn_jax.scorers import score_all
+from hsnn_jax.scorers import pair_flops, score_all
 from hsnn_jax.search import brute_force
 
 K = 50
@@ -70,6 +83,14 @@ class ScorersConfig:
     """users, drawn by seed, whose next item is retrieved"""
     events: int = 50_000
     """events, drawn by seed, of which NE is taken"""
+    nodes: int = 64
+    """nodes of HSNN's index"""
+    index_steps: int = 500
+    """steps of LTI"""
+    index_rate: float = 5e-4
+    """learning rate of LTI"""
+    pairs: int = 50_000
+    """liked training events that LTI draws from"""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.models) - set(NAMES))
@@ -154,20 +175,24 @@ class Scorer:
         loss = config.like_weight * cross_entropy + softmax
         return loss, {"cross_entropy": cross_entropy, "softmax": softmax}
 
+    def draw(self, part: int, config: ScorersConfig, *, seed: int, most: int):
+        """Draw events of a part, and events before which up to `most` users ask for the next."""
+        rng = np.random.default_rng([seed, 11])
+        rows, asked = self.examples.rows(part), self.examples.next_liked(part)
+        rows = np.sort(rng.choice(rows, min(config.events, len(rows)), replace=False))
+        asked = np.sort(rng.choice(asked, min(most, len(asked)), replace=False))
+        return rows, asked
+
     def score(self, params, part: int, config: ScorersConfig, *, seed: int, most: int) -> Scored:
         """Score drawn events of a part, and retrieve the next items of up to `most` users."""
-        examples, rng = self.examples, np.random.default_rng([seed, 11])
-        rows = examples.rows(part)
-        rows = np.sort(rng.choice(rows, min(config.events, len(rows)), replace=False))
-        asked = examples.next_liked(part)
-        asked = np.sort(rng.choice(asked, min(most, len(asked)), replace=False))
+        examples = self.examples
+        rows, asked = self.draw(part, config, seed=seed, most=most)
         items = self.encode_all(params)
         logits = [
             np.asarray(_like(params, users, _rows(items, examples.items[part]), config=self.config))
             for part, users in self._encoded(params, rows)
         ]
-        users = [users for _, users in self._encoded(params, asked)]
-        users = jax.tree.map(lambda *x: jnp.concatenate(x), *users)  # padded, as their parts are
+        users = self.encoded(params, asked)
         padded = jax.tree.leaves(users)[0].shape[0]
         seen = examples.seen(asked)
         found = brute_force(
@@ -183,11 +208,68 @@ class Scorer:
         logits = np.concatenate(logits)[: len(rows), 0]
         return Scored(logits, examples.labels[rows], hits)
 
+    def serve(self, params, config: ScorersConfig, *, name: str, seed: int, most: int) -> Served:
+        """Encode the test users who ask, and learn nodes on liked training events."""
+        examples = self.examples
+        _, asked = self.draw(2, config, seed=seed, most=most)
+        users = jax.tree.map(lambda x: x[: len(asked)], self.encoded(params, asked))
+        deep, items = MoNNScorer(self.config, "next"), self.encode_all(params)
+        once = pair_flops(deep, params, users, items)[0]
+        model = model_of(
+            name,
+            deep,
+            params,
+            users,
+            items,
+            # The tower alone: a search counts itself what the scorer does once a user.
+            user_flops=module_flops(self.config)["user"] - once,
+        )
+        liked = examples.rows(0)
+        liked = liked[examples.labels[liked] == 1]
+        rng = np.random.default_rng([seed, 12])
+        liked = rng.choice(liked, min(config.pairs, len(liked)), replace=False)
+        vectors = np.asarray(item_vectors(self.config, params, examples.item_side()[0]))
+        return Served(
+            model=model,
+            requests=Requests(np.arange(len(asked))[:, None], examples.seen(asked)),
+            truth=examples.items[asked][:, None],
+            vectors=vectors,
+            nodes=learned_nodes(
+                self._user_vectors(params, liked),
+                vectors,
+                examples.items[liked],
+                nodes=config.nodes,
+                steps=config.index_steps,
+                rate=config.index_rate,
+                seed=seed,
+            ),
+        )
+
+    def _user_vectors(self, params, rows) -> np.ndarray:
+        genres, count = jnp.asarray(self.examples.genres), len(self.examples.genre_names)
+
+        @jax.jit
+        def vectors(batch):
+            return user_vectors(self.config, params, user_side(batch, genres, count)[0])
+
+        parts = [vectors(self.examples.histories(part)) for part in _parts(rows)]
+        return np.concatenate(parts)[: len(rows)]
+
+    def encoded(self, params, rows):
+        """Encode the users before events; the last one repeats up to a whole number of parts."""
+        users = [users for _, users in self._encoded(params, rows)]
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *users)
+
     def _encoded(self, params, rows):
-        """Yield (events, their encoded users) in parts of one shape; the last ones repeat."""
-        for first in range(0, len(rows), PART):
-            part = np.pad(rows[first : first + PART], (0, max(0, first + PART - len(rows))), "edge")
+        """Yield (events, their encoded users) in parts."""
+        for part in _parts(rows):
             yield part, self.encode(params, self.examples.histories(part))
+
+
+def _parts(rows):
+    """Yield the rows in parts of one size; the last one repeats its last row."""
+    for first in range(0, len(rows), PART):
+        yield np.pad(rows[first : first + PART], (0, max(0, first + PART - len(rows))), "edge")
 
 
 def _rows(items, ids):
@@ -254,7 +336,34 @@ def run_scorers(
         platts[key] = fit_platt(validation.logits, validation.labels)
         tested[key] = scorer.score(params, 2, config, **draw)
     seconds = {key: value[2] for key, value in trained.items()}
-    return _outcome(run, examples, config, tested, platts, seconds, protocol=protocol, seeds=seeds)
+    outcome = _outcome(
+        run, examples, config, tested, platts, seconds, protocol=protocol, seeds=seeds
+    )
+    table, figures = _kept(examples, config, trained, seeds=seeds)
+    return dataclasses.replace(
+        outcome, tables=[*outcome.tables, table], metrics={**outcome.metrics, **figures}
+    )
+
+
+def _kept(examples, config, trained, *, seeds) -> tuple[Table, dict[str, float]]:
+    """Search by every model of every seed through an index of its own."""
+
+    def served(name, seed):
+        scorer, params, _ = trained[name, seed]
+        draw = {"seed": seeds[0], "most": config.users}
+        return scorer.serve(params, config, name=NAMES[name], **draw)
+
+    k = min(K, examples.num_items)
+    two_towers = {seed: served("XS", seed) for seed in seeds}
+    curves = {
+        NAMES[name]: [
+            serve(two_towers[seed] if name == "XS" else served(name, seed), two_towers[seed], k)
+            for seed in seeds
+        ]
+        for name in config.models
+    }
+    plain = [own["exact"][0] for own in curves[NAMES["XS"]]]
+    return kept_table(curves, plain, num_items=examples.num_items, k=k)
 
 
 def _losses(scored: Scored, logits=None) -> np.ndarray:

@@ -100,6 +100,8 @@ class HSNN:
       max_budget: the largest that will be asked for.
       slack: see `build_index`.
       route_by_dot: whether nodes are scored by the inner product with the user vector.
+      by_representatives: whether a node is scored as the item nearest to it, else as an item of
+        its own vector.
       cost_weight: see `search`.
     """
 
@@ -110,6 +112,7 @@ class HSNN:
     max_budget: int
     slack: float = 1.5
     route_by_dot: bool = False
+    by_representatives: bool = False
     cost_weight: float = 0.0
     index: Index | None = None
     tiles: Tiles | None = None
@@ -122,6 +125,9 @@ class HSNN:
         if self.route_by_dot:
             self._options = {"node_scorer": dot_of_vectors, "node_params": ()}
             self._options["node_features"] = {"vector": self.index.nodes}
+        elif self.by_representatives:
+            rows = jnp.maximum(self.index.representatives, 0)  # -1: a node without an item
+            self._options = {"node_features": jax.tree.map(lambda x: x[rows], self.model.items)}
         else:
             self._options = {"node_features": self.model.encode_nodes(self.index.nodes)}
 
@@ -253,16 +259,18 @@ def _ask(index, stats, requests: Requests, k: int, count: int, *, centroids: int
 
 @dataclasses.dataclass
 class Reranked:
-    """The best candidates of another searcher by the dot product, ordered by a model.
+    """The best candidates of another searcher, ordered by a model.
 
-    A budget of b items scanned re-ranks the best b / `scanned_per_ranked` of them, at least 4 k.
-    Items scored are those scanned: the re-ranked ones are among them.
+    A budget of b re-ranks the best b / `scanned_per_ranked` candidates, at least `least` k.
+    Items scored are those that the other searcher scans where it scans a part of them; after a
+    scan of everything, the candidates.
     """
 
     name: str
-    candidates: FaissIVF
+    candidates: FaissIVF | Exact
     model: Model
     scanned_per_ranked: int = 8
+    least: int = 4
 
     def build(self) -> None:
         """Build the other searcher."""
@@ -270,8 +278,8 @@ class Reranked:
 
     def search(self, requests: Requests, k: int, budget: int) -> Found:
         """See `Searcher`."""
-        items = self.candidates.item_vectors.shape[0]
-        count = min(items, max(4 * k, budget // self.scanned_per_ranked))
+        items = jax.tree.leaves(self.model.items)[0].shape[0]
+        count = min(items, max(self.least * k, budget // self.scanned_per_ranked))
         found = self.candidates.search(requests, count, budget)
         users = self.model.encode_users(requests.users)
         ids = rerank(self.model, users, found.ids, k)
@@ -279,7 +287,8 @@ class Reranked:
             self.model.scorer, self.model.params, users, self.model.items
         )
         flops = found.flops + self.model.user_flops + per_user + per_item * count
-        return Found(ids, found.items_scored, flops)
+        scored = count if isinstance(self.candidates, Exact) else found.items_scored
+        return Found(ids, scored, flops)
 
 
 def rerank(model: Model, users, candidates, k: int) -> np.ndarray:

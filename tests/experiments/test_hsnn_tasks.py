@@ -125,7 +125,10 @@ def test_the_least_budget_is_found_and_exponents_are_fitted():
 
 
 RUNS = {
-    "scorers": (["--scorers.models", "XS", "--scorers.steps", "2"], "XS/0/ne_corrected"),
+    "scorers": (
+        ["--scorers.models", "XS", "MoL", "--scorers.steps", "2"],
+        "MoL 8x4, two tower re-ranked/5%/recall",
+    ),
     "learning": (
         ["--learning.variants", "separate k-means", "joint LTI", "--learning.steps", "2"],
         "joint LTI/truth_above",

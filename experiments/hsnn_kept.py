@@ -1,0 +1,140 @@
+"""How much of a scorer's gain over the two tower HSNN keeps, and at which share of its cost.
+
+The nodes are learned on the scorer's own item vectors, by k-means and by LTI from there; a node is
+scored as its representative item. Beside it: the two tower's best items, re-ranked by the scorer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.report import Table, signed
+from experiments.searchers import HSNN, Exact, Model, Requests, Reranked
+from hsnn_jax.frontier import Measured, Searcher, measure, paired_difference
+
+SHARES = (0.02, 0.05, 0.1, 0.2)  # of the items, what a search may score
+CLEAR = 2.0  # standard errors from which a gain is taken apart
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Served:
+    """A trained scorer on the users who ask: encoded once, requests hold their rows.
+
+    Attributes:
+      model: `model_of` it.
+      requests: rows of the encoded users, int32 [B, 1], and what not to return.
+      truth: int [B, w], held-out items.
+      nodes: float [K, d] by name, among `vectors` float [n, d] of the items.
+    """
+
+    model: Model
+    requests: Requests
+    truth: np.ndarray
+    vectors: np.ndarray
+    nodes: Mapping[str, np.ndarray]
+
+
+def model_of(name: str, scorer, params, users, items, *, user_flops: float) -> Model:
+    """Return a model whose requests are rows of `users`, encoded before."""
+    users = jax.tree.map(jnp.asarray, users)
+
+    def encode(rows):
+        return jax.tree.map(lambda x: x[jnp.asarray(rows)[:, 0]], users)
+
+    return Model(name, scorer, params, items, encode, None, user_flops)
+
+
+def serve(served: Served, two_tower: Served, k: int) -> dict[str, list[Measured]]:
+    """Measure exact search by a scorer, HSNN, and the two tower's best items re-ranked."""
+    model, requests = served.model, served.requests
+    exact = Exact("exact", model)
+    found = exact.search(requests, k, 0).ids
+    most = round(max(SHARES) * len(served.vectors))
+    searchers: list[Searcher] = [
+        HSNN(f"HSNN {name}", model, served.vectors, nodes, most, by_representatives=True)
+        for name, nodes in served.nodes.items()
+    ]
+    if served is not two_tower:
+        best = Exact("two tower", two_tower.model)
+        searchers.append(Reranked("two tower re-ranked", best, model, 1, 1))
+    budgets = [round(share * len(served.vectors)) for share in SHARES]
+    curves = {"exact": measure(exact, requests, k, budgets=[0], exact=found, truth=served.truth)}
+    for searcher in searchers:
+        searcher.build()
+        curves[searcher.name] = measure(
+            searcher, requests, k, budgets=budgets, exact=found, truth=served.truth
+        )
+    return curves
+
+
+def kept_table(
+    curves: Mapping[str, Sequence[Mapping[str, list[Measured]]]],
+    plain: Sequence[Measured],
+    *,
+    num_items: int,
+    k: int,
+) -> tuple[Table, dict[str, float]]:
+    """Say what each search keeps of its scorer's gain over the two tower.
+
+    Args:
+      curves: of a scorer's name, what `serve` returned for each seed.
+      plain: the two tower's exact search, a seed.
+      num_items: that can be found.
+      k: the cut.
+    """
+    base = np.mean([point.truth for point in plain], axis=0)
+    rows, figures = [], {}
+    for scorer, seeds in curves.items():
+        whole = np.mean([own["exact"][0].truth for own in seeds], axis=0)
+        gain, error = paired_difference(whole, base)
+        for name in seeds[0]:
+            shares = (1.0,) if name == "exact" else SHARES
+            for share, *points in zip(shares, *(own[name] for own in seeds), strict=True):
+                row, own = _row(points, seeds, whole, base, gain > CLEAR * error, num_items)
+                key = f"{scorer}, {name}/{share:.0%}"
+                figures |= {f"{key}/{figure}": value for figure, value in own.items()}
+                # Budgets that afford the same lists are one row.
+                if not rows or rows[-1][1:] != row:
+                    rows.append([f"{scorer}, {name}", *row])
+    mean_flops = float(np.mean([point.flops for point in plain]))
+    first = ["two tower, exact", 1.0, None, float(base.mean()), None, None, mean_flops, None]
+    table = Table(
+        title="What a search keeps of the gain",
+        columns=(
+            *("", "share scored", "recall of the exact", f"recall@{k}", "over the two tower"),
+            *("share of the gain", "FLOPs", "share of exact FLOPs"),
+        ),
+        baselines=[first],
+        rows=rows,
+        note=f"Means over {len(plain)} seed(s), paired by user. The share of the gain is given "
+        f"where the exact gain exceeds {CLEAR:.0f} standard errors. The user tower counts. Items "
+        "that the two tower scans count as scored only where the scorer re-ranks them; their "
+        "FLOPs count.",
+    )
+    return table, figures
+
+
+def _row(points: Sequence[Measured], seeds, whole, base, clear: bool, num_items: int) -> tuple:
+    truth = np.mean([point.truth for point in points], axis=0)
+    over, error = paired_difference(truth, base)
+    kept = float((truth - base).mean() / (whole - base).mean()) if clear else None
+    flops = float(np.mean([point.flops for point in points]))
+    cost = flops / float(np.mean([own["exact"][0].flops for own in seeds]))
+    share = float(np.mean([point.items_scored for point in points])) / num_items
+    recall = float(np.mean([np.nanmean(point.recall) for point in points]))
+    figures: dict[str, Any] = {
+        "recall": float(truth.mean()),
+        "over_two_tower": over,
+        "over_two_tower_se": error,
+        "flops_share": cost,
+    }
+    if kept is not None:
+        figures["kept"] = kept
+    cells = [share, recall, float(truth.mean()), signed(over, error), kept, flops, cost]
+    return cells, figures
