@@ -126,8 +126,8 @@ def test_the_least_budget_is_found_and_exponents_are_fitted():
 
 RUNS = {
     "scorers": (
-        ["--scorers.models", "XS", "MoL", "--scorers.steps", "2"],
-        "MoL 8x4, two tower re-ranked/5%/recall",
+        ["--scorers.models", "XS", "--scorers.steps", "2"],
+        "two tower, HSNN LTI/10%/recall",
     ),
     "learning": (
         ["--learning.variants", "separate k-means", "joint LTI", "--learning.steps", "2"],
