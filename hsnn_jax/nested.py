@@ -70,7 +70,7 @@ def start(
     """
     rows = () if items.features is None else _representatives(coarser, items, distance)
     if node_features is None:
-        node_features = _features(coarser, items, models, rows)
+        node_features = _node_features(coarser, items, models, rows)
     return Nested(tuple(coarser), items, rows, node_features)
 
 
@@ -93,15 +93,9 @@ def follow(
     rows, updated = _representatives(now.coarser, items, distance), []
     for level, pair in enumerate(zip(rows, now.representatives)):
         new, old = map(np.asarray, pair)
-        features, stale = now.node_features[level], new != old
-        if changed is not None:
-            stale |= np.isin(new, changed)
+        stale = new != old if changed is None else (new != old) | np.isin(new, changed)
         stale = np.flatnonzero(stale)
-        for part, size in batches(stale.size):
-            nodes = padded(stale[part].astype(np.int32), size, new.size)
-            inputs = _gather(items.index, items.features.features["inputs"], _at(new, nodes))
-            features = _put(features, nodes, models.nodes(level, inputs))
-        updated.append(features)
+        updated.append(_encoded(models, level, items, new, stale, now.node_features[level]))
     return Nested(now.coarser, items, rows, tuple(updated))
 
 
@@ -166,7 +160,7 @@ def _nearest_items(coarser, index, tiles, *, distance):
     return (*found[:-1], index.representatives)
 
 
-def _features(coarser, items, models, rows):
+def _node_features(coarser, items, models, rows):
     """Return what the scorers read of all nodes."""
     if items.features is None:
         return tuple(index.nodes for index in (*coarser, items.index))
@@ -174,14 +168,31 @@ def _features(coarser, items, models, rows):
     if len(models.models) == 1:
         return tuple(_gather(index, carried["encoded"], of_level) for of_level in rows)
     return tuple(
-        models.nodes(level, _gather(index, carried["inputs"], of_level))
+        _encoded(models, level, items, np.asarray(of_level), np.arange(of_level.size))
         for level, of_level in enumerate(rows)
     )
 
 
-def _at(rows, nodes):
-    """Return the rows of nodes, of any for padding."""
-    return rows[np.minimum(nodes, rows.size - 1)]
+def _encoded(models, level, items, rows, stale, features=None):
+    """Put nodes' encoded representatives into a level's features.
+
+    Args:
+      models: a model a level.
+      level: which level.
+      items: `Living`.
+      rows: int32 [K], the representative of each node.
+      stale: int [b], the nodes to encode.
+      features: [K, ...]; without them all nodes are stale.
+    """
+    for part, size in batches(stale.size):
+        nodes = padded(stale[part].astype(np.int32), size, rows.size)
+        of_nodes = rows[np.minimum(nodes, rows.size - 1)]
+        inputs = _gather(items.index, items.features.features["inputs"], of_nodes)
+        values = models.nodes(level, inputs)
+        if features is None:
+            features = jax.tree.map(lambda x: jnp.zeros((rows.size, *x.shape[1:]), x.dtype), values)
+        features = _put(features, nodes, values)
+    return features
 
 
 @jax.jit

@@ -19,7 +19,7 @@ from hsnn_jax.monn_config import Features, MoNNConfig, TowerConfig
 from hsnn_jax.search import compiled_search
 from tests.hsnn.planted import integers
 
-ITEMS, RESERVE, USERS, K = 26, 6, 4, 5
+ITEMS, RESERVE, USERS, K = 32, 6, 4, 5
 ROWS, PAIRS = ITEMS + RESERVE, USERS * (ITEMS + RESERVE)
 TOWER = TowerConfig(field_width=4, dense_fields=2, num_layers=1, hidden=8, attention_width=4)
 SIDES = dict(
@@ -78,9 +78,13 @@ def one_by_one(ids, items):
 
 @functools.cache
 def first():
-    retriever = Retriever(CONFIG, model=MODELS, params=params(), task="buy")
     items, ids = drawn_items(0, ITEMS), 100 + 3 * np.arange(ITEMS)
-    retriever.build_index(items, item_ids=ids, key=jax.random.key(0), reserve=RESERVE)
+    # As after joint training: nodes around two items.
+    vectors = vectors_of(items)
+    nodes = jnp.asarray(vectors[[3, 4]]), jnp.asarray(vectors[[0, 1, 2]] - vectors.mean(axis=0))
+    given = params() | {"nodes": nodes}
+    retriever = Retriever(CONFIG, model=MODELS, params=given, task="buy")
+    retriever.build_index(items, item_ids=ids, reserve=RESERVE)
     return retriever, one_by_one(ids, items)
 
 
@@ -109,8 +113,10 @@ def logits(level, items, task=1):
 
 def vectors_of(items):
     rows = len(items[0]["text"])
-    whole = jax.tree.map(lambda x: padded(x, ROWS, 0), items[0])
-    return np.asarray(monn.item_vectors(FINE, params()["models"][-1], whole))[:rows]
+    whole = jax.tree.map(lambda x: padded(x, 2 * ITEMS, 0), items[0])
+    halves = (jax.tree.map(lambda x, n=n: x[n : n + ITEMS], whole) for n in (0, ITEMS))
+    of_model = params()["models"][-1]
+    return np.concatenate([monn.item_vectors(FINE, of_model, half) for half in halves])[:rows]
 
 
 def expected_scores(retriever, truth):
@@ -178,7 +184,7 @@ def test_three_models_through_updates_and_the_file(tmp_path):
     retriever.save(path)
     loaded = Retriever.load(path)
     assert (loaded.model, loaded.task, loaded.config) == (MODELS, "buy", CONFIG)
-    for budget in (None, 12, (3, 14)):
+    for budget in (None, 13, (3, 14)):
         same(retriever.search(users(), K, budget=budget), loaded.search(users(), K, budget=budget))
     assert (loaded.stats(), loaded.drift()) == (retriever.stats(), retriever.drift())
     truth = updated(loaded, truth, "add", 2, 7)
@@ -213,16 +219,16 @@ def test_nodes_followed_are_nodes_made_anew(operations):
 
 def test_add_then_remove_is_the_identity_on_answers():
     retriever, _ = built()
-    before = [retriever.search(users(), K, budget=budget) for budget in (12, None)]
+    before = [retriever.search(users(), K, budget=budget) for budget in (13, None)]
     retriever.add(drawn_items(5, RESERVE), 1000 + np.arange(RESERVE))
     retriever.remove(1000 + np.arange(RESERVE)[::-1])
-    for old, budget in zip(before, (12, None)):
+    for old, budget in zip(before, (13, None)):
         new = retriever.search(users(), K, budget=budget)
         np.testing.assert_array_equal(new.ids, old.ids)
         np.testing.assert_allclose(new.scores, old.scores, rtol=1e-5)
 
 
-@pytest.mark.parametrize("budget", [None, 12, (3, 14)])
+@pytest.mark.parametrize("budget", [None, 13, (3, 14)])
 def test_removed_excluded_and_filtered_items_never_return(budget):
     retriever, truth = built()
     best = retriever.search(users(), K).ids
@@ -270,7 +276,7 @@ def test_nothing_is_compiled_when_items_come_and_go():
         for seed, (kind, size) in enumerate(zip(("add", "reassign", "remove"), sizes)):
             truth = updated(retriever, truth, kind, size, seed)
             masks = {"filter": np.arange(ROWS) != seed, "exclude": np.full((USERS, 3), seed)}
-            retriever.search(users(), K, budget=(3 + seed, 10 + size), **masks)
+            retriever.search(users(), K, budget=(3 + seed, 13 + size), **masks)
         return truth
 
     truth = cycle(truth, (4, 9, 4))
@@ -295,8 +301,8 @@ def test_updates_that_fail_change_nothing():
         (lambda: retriever.add(drawn_items(1, 7), range(7)), "index is full: 6 free rows"),
         (lambda: retriever.remove([100, 1]), "ids must be in the index, got 1,"),
         (lambda: retriever.reassign((features, attributes), [100, 1]), "got 1, which is not"),
-        (lambda: retriever.search(users(), K, budget=(12,)), "one entry an index, 2, got 1"),
-        (lambda: retriever.search(users(), K, budget=(1, 26)), "budget must be at least"),
+        (lambda: retriever.search(users(), K, budget=(13,)), "one entry an index, 2, got 1"),
+        (lambda: retriever.search(users(), K, budget=(1, 32)), "budget must be at least"),
     ):
         with pytest.raises(ValueError, match=message):
             update()
@@ -306,13 +312,13 @@ def test_updates_that_fail_change_nothing():
 def test_budgets_of_coarser_levels_narrow_in_equal_ratios():
     retriever, _ = built()
     capacities = [index.lists.shape[1] for index in retriever.indexes]
-    for budget, fine in ((12, 6 * (12 / 26) ** 0.5), (20, 6 * (20 / 26) ** 0.5), (26, 6)):
+    for budget, fine in ((13, 6 * (13 / 32) ** 0.5), (20, 6 * (20 / 32) ** 0.5), (32, 6)):
         upper, last = nested.default_budgets(retriever._now, budget)
         assert (upper, last) == (max(np.ceil(fine), capacities[0]), budget)
-    per_user = nested.default_budgets(retriever._now, np.array([12, 26, 30]))
-    assert per_user[0].tolist() == [5, 6, 6]
-    given = retriever.search(users(), K, budget=(5, 12))
-    same(given, retriever.search(users(), K, budget=np.full(USERS, 12)))
+    per_user = nested.default_budgets(retriever._now, np.array([13, 32, 40]))
+    assert per_user[0].tolist() == [4, 6, 6]
+    given = retriever.search(users(), K, budget=(4, 13))
+    same(given, retriever.search(users(), K, budget=np.full(USERS, 13)))
 
 
 def test_fit_learns_nodes_of_all_levels_on_the_last_model_and_a_frontier_is_drawn():
@@ -341,15 +347,12 @@ def test_fit_learns_nodes_of_all_levels_on_the_last_model_and_a_frontier_is_draw
 
 
 def test_jointly_trained_nodes_are_the_indexs():
+    retriever, _ = built()
     config = JointConfig(models=MODELS, index=CONFIG)
-    items = drawn_items(0, ITEMS)
-    trained = params() | {"nodes": tuple(jnp.asarray(integers(n, n, 3)) for n in (2, 3))}
-    assert jax.tree.structure(trained) == jax.tree.structure(
-        jax.eval_shape(lambda key: init_joint(key, config, items[0]), jax.random.key(0))
-    )
-    retriever = Retriever(CONFIG, model=MODELS, params=trained)
-    retriever.build_index(items)
-    coarse, fine = (np.asarray(nodes) for nodes in trained["nodes"])
+    init = functools.partial(init_joint, config=config, item_features=drawn_items(0, ITEMS)[0])
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    assert jax.tree.structure(shapes) == jax.tree.structure(retriever.params)
+    coarse, fine = (np.asarray(nodes) for nodes in retriever.params["nodes"])
     sums = (coarse[:, None] + fine[None]).reshape(6, 3)
     np.testing.assert_array_equal(retriever.indexes[0].nodes, coarse)
     np.testing.assert_array_equal(retriever.indexes[1].nodes, sums)
@@ -391,9 +394,9 @@ def test_plain_vectors_go_through_the_levels_of_their_nodes(tmp_path):
     assert (whole.nodes_scored == 2 + 6).all()
     best = np.sort(people @ items.T, axis=1)[:, ::-1]
     np.testing.assert_array_equal(whole.scores, best[:, :K])
-    small = loaded.search(people, K, budget=(3, 12))
+    small = loaded.search(people, K, budget=(3, 13))
     assert (small.nodes_scored == 2 + 3).all()
-    assert (small.items_scored <= 12).all()
+    assert (small.items_scored <= 13).all()
     loaded.add(3 * people, 100 + np.arange(USERS))
     assert (loaded.search(people, K).ids >= 100).any()
     loaded.remove(100 + np.arange(USERS))
