@@ -26,6 +26,7 @@ Cell = str | float | int | None
 Draw = Callable[[Axes], None]
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 LINE_STYLES = ("-", "--", "-.", ":")
+LEGEND_INSIDE = 6  # lines that a legend inside the axes may have
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,15 +189,22 @@ def line_style(i: int) -> dict[str, str]:
 def finish_axes(axes: Axes) -> None:
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
+    lines = len(axes.get_legend_handles_labels()[0])
+    if lines > LEGEND_INSIDE:
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    elif lines:
         axes.legend(frameon=False, fontsize=8)
 
 
 def save_figure(path: Path, panels: Sequence[Draw]) -> None:
-    """Draw the panels side by side into a PNG."""
+    """Draw the panels side by side into a PNG; long legends lie below them."""
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
+    below = 0
     for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(axes)
+        lines = len(axes.get_legend_handles_labels()[0])
+        below = max(below, lines if lines > LEGEND_INSIDE else 0)
+    figure.set_figheight(3.6 + 0.19 * below)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=130, format="png")
     temporary.replace(path)
