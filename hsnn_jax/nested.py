@@ -14,13 +14,15 @@ import numpy as np
 
 from hsnn_jax import living
 from hsnn_jax.descend import Level
-from hsnn_jax.distance import Distance
+from hsnn_jax.distance import Distance, pairwise_distance
 from hsnn_jax.index import Index, Tiles
 from hsnn_jax.index import stats as stats_of_index
 from hsnn_jax.level_models import LevelModels
-from hsnn_jax.levels import build_levels, representative_items
+from hsnn_jax.levels import build_levels, nodes_of_items
 from hsnn_jax.living import Living, batches, padded
 from hsnn_jax.route import open_counts
+
+_LAST = np.iinfo(np.int32).max
 
 
 class Nested(NamedTuple):
@@ -155,9 +157,27 @@ def _representatives(coarser, items, distance):
 
 @functools.partial(jax.jit, static_argnames="distance")
 def _nearest_items(coarser, index, tiles, *, distance):
-    vectors = living.by_row(index, tiles.features)
-    found = representative_items((*coarser, index), vectors, distance=distance)
-    return (*found[:-1], index.representatives)
+    """Do what `levels.representative_items` does, list by list: nothing is gathered."""
+    above = nodes_of_items(coarser)
+    centres = [level.nodes[node] for level, node in zip(coarser, above)]
+
+    def of_list(arguments):
+        ids, vectors, centres = arguments
+        gaps = pairwise_distance(vectors, centres, distance=distance)
+        gaps = jnp.where(ids[:, None] >= 0, gaps, jnp.inf)
+        least = jnp.min(gaps, axis=0, keepdims=True)
+        rows = jnp.where(gaps == least, ids[:, None], _LAST)  # ties go to the lower row
+        return least[0], jnp.min(rows, axis=0)
+
+    gaps, rows = jax.lax.map(of_list, (index.lists, tiles.features, jnp.stack(centres, axis=1)))
+    found = []
+    for level, node in enumerate(above):
+        gap, size = gaps[:, level], coarser[level].nodes.shape[0]
+        least = jax.ops.segment_min(gap, node, size)
+        row = jnp.where(gap == least[node], rows[:, level], _LAST)
+        row = jax.ops.segment_min(row, node, size)
+        found.append(jnp.where(least < jnp.inf, row, -1))
+    return (*found, index.representatives)
 
 
 def _node_features(coarser, items, models, rows):

@@ -2,11 +2,12 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import LTIConfig, Retriever, i2if, monn
+from hsnn_jax import LTIConfig, Retriever, frontier, i2if, monn
 from hsnn_jax.living import padded
 from hsnn_jax.monn_config import Features, MoNNConfig, TowerConfig
 from hsnn_jax.scorers import dot, init_mol, mol, score_all
@@ -195,7 +196,8 @@ def modelled():
     retriever = Retriever(
         LTIConfig(num_nodes=4, kmeans_iterations=3), model=MODEL, params=model_params(), task="buy"
     )
-    retriever.build_index(items, item_ids=100 + np.arange(32), key=jax.random.key(0), reserve=8)
+    retriever.nodes = monn.item_vectors(MODEL, model_params(), items[0])[np.array([1, 9, 17, 25])]
+    retriever.build_index(items, item_ids=100 + np.arange(32), reserve=8)
     return retriever, {100 + i: jax.tree.map(lambda x, i=i: x[i], items) for i in range(32)}
 
 
@@ -305,14 +307,43 @@ def test_bad_inputs_of_a_monn():
         Retriever(CONFIG, task="buy")
 
 
+def saved_as(path, number, *, drop, rename=("", "")):
+    """Turn a file into one of an earlier format."""
+    with np.load(path) as file:
+        arrays = {name.replace(*rename): value for name, value in file.items()}
+    header = json.loads(str(arrays["header"])) | {"format": f"hsnn_jax.retriever/{number}"}
+    header = {name: value for name, value in header.items() if name not in drop}
+    np.savez(path, **arrays | {"header": np.array(json.dumps(header))})
+
+
 def test_a_file_of_the_format_before_models_is_read(tmp_path):
     _, users, _ = data()
     retriever, path = built(), tmp_path / "retriever.npz"
     retriever.save(path)
-    with np.load(path) as file:
-        arrays = dict(file)
-    header = json.loads(str(arrays["header"])) | {"format": "hsnn_jax.retriever/2"}
-    del header["model"], header["task"]
-    np.savez(path, **arrays | {"header": np.array(json.dumps(header))})
+    saved_as(path, 2, drop=("model", "task", "nested"))
     found = Retriever.load(path).search(users, 4)
     np.testing.assert_array_equal(found.ids, retriever.search(users, 4).ids)
+
+
+def test_a_file_of_the_format_before_levels_is_read(tmp_path):
+    retriever, truth = modelled()
+    path = tmp_path / "retriever.npz"
+    retriever.save(path)
+    rename = ("item_features/encoded/", "item_features/")
+    saved_as(path, 3, drop=("nested",), rename=rename)
+    loaded = Retriever.load(path)
+    check_answers(loaded, truth)
+    loaded.add(model_inputs(1, 1, 1)[1], [7])
+    assert 7 in loaded.ids
+
+
+def test_the_frontier_of_a_retriever_is_that_of_its_index():
+    items, users, _ = data()
+    retriever, allowed = built(), np.arange(120) % 5 > 0
+    found = retriever.frontier(users, 5, budgets=[30, 120], filter=allowed)
+    items, users = jnp.asarray(items), jnp.asarray(users)
+    expected = frontier(
+        dot, None, retriever.index, items, users, 5, budgets=[30, 120], allowed=jnp.asarray(allowed)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found[0].recall < found[1].recall == 1.0

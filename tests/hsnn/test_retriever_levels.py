@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hsnn_jax import JointConfig, LTIConfig, Retriever, i2if, init_joint, living, monn, nested
 from hsnn_jax.ensemble import init_ensemble
-from hsnn_jax.levels import nodes_of_items
+from hsnn_jax.levels import nodes_of_items, representative_items
 from hsnn_jax.living import padded
 from hsnn_jax.monn_config import Features, MoNNConfig, TowerConfig
 from hsnn_jax.search import compiled_search
@@ -228,6 +228,18 @@ def test_add_then_remove_is_the_identity_on_answers():
         np.testing.assert_allclose(new.scores, old.scores, rtol=1e-5)
 
 
+def test_representatives_are_the_nearest_items_below():
+    for seed in range(3):
+        # Integers have ties; the reserve leaves free rows, and slack of 1 sends items elsewhere.
+        vectors, nodes = integers(seed, ITEMS, 3), (integers(7, 2, 3), integers(8, 6, 3))
+        *coarser, index = nested.build(vectors, nodes, slack=1.0, reserve=RESERVE)
+        ids = np.r_[np.arange(ITEMS), np.full(RESERVE, -1)]
+        items = living.start(index, vectors, ids, features={"encoded": vectors})
+        found = nested._representatives(coarser, items, "l2")
+        expected = representative_items((*coarser, index), living.item_vectors(items))
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 @pytest.mark.parametrize("budget", [None, 13, (3, 14)])
 def test_removed_excluded_and_filtered_items_never_return(budget):
     retriever, truth = built()
@@ -377,6 +389,29 @@ def test_jointly_trained_nodes_are_the_indexs():
 def test_bad_levels(options, message):
     with pytest.raises(ValueError, match=message):
         Retriever(CONFIG, **dict(model=MODELS, params=params()) | options)
+
+
+def test_one_model_may_score_all_levels():
+    of_model, items = params()["models"][-1], drawn_items(0, ITEMS)
+    retriever = Retriever(CONFIG, model=FINE, params=of_model, task="buy", nested=True)
+    retriever.nodes = first()[0].nodes
+    retriever.build_index(items, reserve=RESERVE)
+    retriever.remove(np.arange(5))
+    retriever.add(items_of(items, slice(0, 2)), [0, 1])
+    now = retriever._now
+    encoded = living.item_features(now.items)["encoded"]
+    for features, rows in zip(now.node_features, now.representatives):
+        rows = np.asarray(rows)
+        for own, whole in zip(jax.tree.leaves(features), jax.tree.leaves(encoded)):
+            np.testing.assert_array_equal(own[rows >= 0], whole[rows[rows >= 0]])
+    kept = np.r_[0, 1, 5:ITEMS]
+    scores = logits(2, items_of(items, kept))
+    order = np.argsort(-scores, axis=1)[:, :K]
+    np.testing.assert_array_equal(retriever.search(users(), K).ids, kept[order])
+
+
+def items_of(items, rows):
+    return jax.tree.map(lambda x: x[rows], items)
 
 
 def test_plain_vectors_go_through_the_levels_of_their_nodes(tmp_path):
