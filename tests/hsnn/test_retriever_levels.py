@@ -217,6 +217,20 @@ def test_nodes_followed_are_nodes_made_anew(operations):
         )
 
 
+def test_a_representative_that_changed_where_it_stands_is_read_anew():
+    retriever, truth = built()
+    rows = np.unique(np.concatenate([np.asarray(r) for r in retriever._now.representatives]))
+    ids = retriever.ids[rows[rows >= 0]]
+    before = retriever.search(users(), K)
+    for i in ids.tolist():
+        features, attributes = truth[i]  # crosses move no vector
+        truth[i] = features, {"category": (attributes["category"] + 3) % 7}
+    changed = jax.tree.map(lambda *rows: np.stack(rows), *[truth[i] for i in ids.tolist()])
+    retriever.reassign(changed, ids)
+    after = check_answers(retriever, truth)
+    assert not np.allclose(after.scores, before.scores, atol=1e-3)
+
+
 def test_add_then_remove_is_the_identity_on_answers():
     retriever, _ = built()
     before = [retriever.search(users(), K, budget=budget) for budget in (13, None)]
