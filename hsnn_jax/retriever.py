@@ -87,13 +87,8 @@ class Retriever:
         self.task = task
         self.slack = slack
         self._num_indexes = len(config.level_sizes) if self.nested else 1
-        self.max_beam = (
-            max_beam if max_beam is None or isinstance(max_beam, int) else tuple(max_beam)
-        )
-        self._models = level_models(
-            self._num_indexes + 1, scorer=scorer, model=self.model, params=params, task=task
-        )
-        self.scorer = self._models.scorers[-1]
+        self.max_beam = max_beam if np.ndim(max_beam) == 0 else tuple(max_beam)
+        self.scorer = self._level_models(scorer).scorers[-1]
         # float32 [K, d]; a tuple of such, the coarsest first, where several levels are searched.
         self.nodes: jax.Array | tuple | None = None
         self._now: Nested | None = None
@@ -355,6 +350,16 @@ class Retriever:
         nodes = tuple(index.nodes for index in now.indexes)
         retriever._now, retriever.nodes = now, nodes if retriever.nested else nodes[-1]
         return retriever
+
+    @property
+    def _models(self):
+        """What scores the levels, with the parameters as they are now."""
+        return self._level_models(self.scorer if self.model is None else None)
+
+    def _level_models(self, scorer):
+        levels = self._num_indexes + 1
+        given = dict(scorer=scorer, model=self.model, params=self.params, task=self.task)
+        return level_models(levels, **given)
 
     def _sums(self, codebooks):
         """Return `nodes` of the codes that a level of `LTIConfig` has."""
