@@ -1,10 +1,10 @@
-"""HSNN measured: cost against recall, scorers, index learning, scale, collapse, drift.
+"""HSNN measured: cost against recall, scorers, index learning, scale, collapse, drift, interests.
 
     python -m experiments.hsnn --task frontier --data FOLDER    # ids in, cost against recall out
     python -m experiments.hsnn --task scorers --data FOLDER     # rated events
     python -m experiments.hsnn --task learning --data FOLDER    # ids; a planted tree without data
     python -m experiments.hsnn --task drift --data FOLDER       # events with times and texts
-    python -m experiments.hsnn --task scale                     # simulated, so is planted
+    python -m experiments.hsnn --task scale                     # simulated; planted, interests too
     python -m experiments.hsnn --task TASK --preset smoke       # small, no download
 
 A run folder is left behind with metrics, checkpoints, summary.json and report.md. `--resume`
@@ -26,6 +26,7 @@ from experiments.hsnn_drift import DriftConfig, run_drift
 from experiments.hsnn_features import make_examples
 from experiments.hsnn_frontier import FrontierConfig, run_frontier
 from experiments.hsnn_graph import GraphConfig, train_towers
+from experiments.hsnn_interests import InterestsConfig, run_interests
 from experiments.hsnn_learning import LearningConfig, planted_task, run_learning, towers_task
 from experiments.hsnn_monn import MoNNTraining
 from experiments.hsnn_outcome import Outcome, over_seeds
@@ -42,8 +43,8 @@ from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
 from experiments.user_features import read_user_features
 
-Task = Literal["frontier", "scorers", "learning", "scale", "planted", "drift"]
-SIMULATED = ("scale", "planted")  # tasks that draw their data
+Task = Literal["frontier", "scorers", "learning", "scale", "planted", "drift", "interests"]
+SIMULATED = ("scale", "planted", "interests")  # tasks that draw their data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,8 @@ class HSNNOptions(Options):
     """a simulated tree (planted)"""
     drift: DriftConfig = dataclasses.field(default_factory=DriftConfig)
     """days of serving (drift)"""
+    interests: InterestsConfig = dataclasses.field(default_factory=InterestsConfig)
+    """users of several interests on a planted tree (interests)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,6 +145,20 @@ PRESETS = {
             days=4, content_dim=16, nodes=8, steps=40, daily_steps=4, batch_size=64, users=40
         ),
         scale=ScaleConfig(items=(2000, 6000), width=16, users=40, requests=20),
+        interests=InterestsConfig(
+            items=400,
+            leaves=20,
+            width=8,
+            users=500,
+            asking=50,
+            models=("XS", "S"),
+            steps=60,
+            evaluate_every=30,
+            batch_size=64,
+            negatives=32,
+            nodes=16,
+            index_steps=20,
+        ),
     ),
 }
 
@@ -240,6 +257,12 @@ def measure_scale(run: Run, interactions: None, options: HSNNOptions, mesh: Mesh
     return run_scale(run, options.scale, seeds=options.all_seeds, faiss=options.faiss)
 
 
+def measure_interests(run: Run, interactions: None, options: HSNNOptions, mesh: Mesh) -> Outcome:
+    """Run task interests; all seeds together."""
+    del interactions
+    return run_interests(run, options.interests, seeds=options.all_seeds, mesh=mesh)
+
+
 def log_test(run: Run, options: HSNNOptions, what: str) -> None:
     """Note a look at the test split, where the result is kept."""
     if options.keep:
@@ -254,6 +277,7 @@ TASKS: dict[str, Callable[..., Outcome]] = {
     "scale": measure_scale,
     "planted": measure_planted,
     "drift": measure_drift,
+    "interests": measure_interests,
 }
 
 

@@ -14,6 +14,7 @@ from experiments.hsnn_adapters import Vectors, adapt
 from experiments.hsnn_drawn import drawn_ratings, drawn_shop, planted_tree
 from experiments.hsnn_drift import DriftConfig, make_timeline
 from experiments.hsnn_features import make_examples, user_side
+from experiments.hsnn_interests import InterestsConfig, distinct, draw_users
 from experiments.hsnn_planted import PlantedConfig, learn, measure_nodes
 from experiments.hsnn_scale import exponent, least_budget
 from hsnn_jax.lti import LTIConfig
@@ -99,6 +100,17 @@ def test_joint_training_moves_nodes_and_towers_and_separate_has_no_nodes():
     np.testing.assert_allclose(np.linalg.norm(joint.items(drawn.items), axis=1), 1, atol=1e-5)
 
 
+def test_users_like_what_is_nearest_to_any_of_their_interests():
+    config = InterestsConfig(width=8, interests=2, likes=3)
+    items = planted_tree(items=60, users=1, width=8, leaves=6, seed=0).items
+    drawn = draw_users(items, 5, config, seed=[0])
+    for interests, liked in zip(drawn.interests, drawn.liked):
+        expected = np.argsort(-interests @ items.T, axis=1)[:, :3].ravel()
+        np.testing.assert_array_equal(liked, expected)
+    assert drawn.features([1, 2])["interest_1"].shape == (2, 8)
+    np.testing.assert_array_equal(distinct(np.array([[3, 1, 3]])), [[1, 3, -1]])
+
+
 def test_a_tree_is_found_with_remedies_and_lost_without():
     drawn = planted_tree(
         items=400, users=1000, width=16, leaves=8, branches=4, noise=0.4, skew=0.0, seed=0
@@ -138,6 +150,10 @@ RUNS = {
         [*("--planted.optimizers", "SGD"), *("--planted.remedies", "all remedies")],
         "LTI, SGD, all remedies/0/purity",
     ),
+    "interests": (
+        ["--interests.models", "XS", "--interests.steps", "2"],
+        "two tower, HSNN LTI/10%/recall",
+    ),
     "drift": (["--drift.days", "2", "--drift.steps", "4"], "joint, trained on/recall"),
 }
 
@@ -161,6 +177,7 @@ def test_the_command_leaves_a_run_folder(task, tmp_path, monkeypatch):
         (["--epochs", "3"], "--epochs: expected steps"),
         (["--scorers.models", "S"], "--scorers.models: expected XS, then some of"),
         (["--learning.variants", "x"], "--learning.variants: expected some of"),
+        (["--interests.models", "S"], "--interests.models: expected XS, then some of"),
         (["--planted.remedies", "x"], "--planted.remedies: expected some of"),
         (["--scale.items", "5"], "--scale.items: expected sizes of at least 2000"),
     ],
