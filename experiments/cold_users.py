@@ -30,11 +30,11 @@ from experiments.next_item import (
     read_interactions,
     score,
 )
-from experiments.nxtpost import SMOKE, NxtPostOptions, log_test, train_one
+from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_one
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
 from experiments.report import COLORS, Table, finish_axes, print_table, write_report
-from experiments.results import check_keep, finish
+from experiments.results import check_keep, finish, log_test_evaluation
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
 from experiments.training import TrainResult
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             told = with_static(problem, features)
             config = dataclasses.replace(options.model, static_sizes=features.sizes)
             static = train(told, config, stage="static")
-        log_test(run, options)
+        log_test_evaluation(run, keep=options.keep, reason=TRAINED)
         fills = fills_of(problem, fill_to=options.fill_to)
         models = curves_of(problem, *plain, fills, options.lengths)
         if features:

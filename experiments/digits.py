@@ -278,8 +278,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds = range(options.seed, options.seed + options.seeds)
     score_test = not options.learning_rates  # a search looks at validation only
     with open_run("digits", options, arguments=arguments) as run:
-        if options.keep and score_test:
-            log_test_evaluation(run, name=options.keep, reason="test accuracy of the kept result")
+        if score_test:
+            reason = "test accuracy of the kept result"
+            log_test_evaluation(run, keep=options.keep, reason=reason)
         rows = run_digits(
             run,
             choose_optimizers(options.learning_rates),

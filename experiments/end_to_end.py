@@ -328,8 +328,7 @@ def run_path(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> Ou
     best = trained["shampoo"]
     towers = retrieval.encode_towers(problem, best.model, jax.device_get(best.result.params))
     searches = search_by_both(run, problem, towers, options, mesh=mesh)
-    if options.keep:
-        log_test_evaluation(run, name=options.keep, reason="test figures of the kept result")
+    log_test_evaluation(run, keep=options.keep, reason="test figures of the kept result")
     return evaluate_test(problem, trained, towers, searches, max_len=options.max_len)
 
 

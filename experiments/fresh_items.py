@@ -35,11 +35,11 @@ from experiments.next_item import (
     score,
     sequences_of,
 )
-from experiments.nxtpost import SMOKE, NxtPostOptions, log_test, train_one
+from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_one
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
 from experiments.report import Table, print_table, write_report
-from experiments.results import check_keep, finish
+from experiments.results import check_keep, finish, log_test_evaluation
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
 from nxtpost_jax import Metrics, NxtPost, Protocol, Queries, Sequences
@@ -306,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ]
             for kind in options.models
         }
-        log_test(run, options)
+        log_test_evaluation(run, keep=options.keep, reason=TRAINED)
         baselines = score_baselines(fresh, max_len=options.model.max_len)
         models = {k: [score_model(fresh, *one) for one in own] for k, own in trained.items()}
         _report(run, fresh, options, baselines, models, mesh=mesh)

@@ -264,10 +264,9 @@ def measure_interests(run: Run, interactions: None, options: HSNNOptions, mesh: 
 
 
 def log_test(run: Run, options: HSNNOptions, what: str) -> None:
-    """Note a look at the test split, where the result is kept."""
-    if options.keep:
-        reason = f"{what}, everything trained and chosen"
-        log_test_evaluation(run, name=options.keep, reason=reason)
+    """Note a look at the test split."""
+    reason = f"{what}, everything trained and chosen"
+    log_test_evaluation(run, keep=options.keep, reason=reason)
 
 
 TASKS: dict[str, Callable[..., Outcome]] = {

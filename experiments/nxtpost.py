@@ -106,6 +106,7 @@ class NxtPostOptions(Options):
         return tuple(OPTIMIZERS) if self.optimizer == "both" else (self.optimizer,)
 
 
+TRAINED = "all training is finished"  # why the test split is looked at
 # Quick to compile and to train; the smoke presets of this family of experiments.
 SMOKE = {
     "epochs": 2,
@@ -207,12 +208,6 @@ def train_one(
     )
 
 
-def log_test(run: Run, options: NxtPostOptions) -> None:
-    """Note that the test split is looked at now."""
-    name = options.keep or run.folder.name
-    log_test_evaluation(run, name=name, reason="all training is finished")
-
-
 def training_table(results: Mapping[str, Sequence[TrainResult]]) -> Table:
     """Compare the optimizers by when they reach the first one's best validation figure."""
     first = next(iter(results))
@@ -300,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with open_run("nxtpost", options, arguments=arguments, data=data) as run:
         trained = train_all(run, problem, options, mesh=mesh)
         test = problem.split.test
-        log_test(run, options)
+        log_test_evaluation(run, keep=options.keep, reason=TRAINED)
         baselines = score_baselines(problem, test, max_len=options.model.max_len)
         models = {
             name: [score(problem, model, result.params, test) for model, result in own]

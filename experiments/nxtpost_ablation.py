@@ -36,11 +36,11 @@ from experiments.next_item import (
     score_baselines,
     sequences_of,
 )
-from experiments.nxtpost import SMOKE, NxtPostOptions, log_test, train_one
+from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_one
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
 from experiments.report import Table, print_table, signed, write_report
-from experiments.results import check_keep, finish
+from experiments.results import check_keep, finish, log_test_evaluation
 from experiments.retrieval import encode_towers
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
@@ -353,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             name: train_variant(run, name, change, problem, options, mesh=mesh)
             for name, (_, change) in variants.items()
         }
-        log_test(run, options)
+        log_test_evaluation(run, keep=options.keep, reason=TRAINED)
         outcomes = {
             name: rank_variant(*parts, labels, seed=options.seed) for name, parts in trained.items()
         }

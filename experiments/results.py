@@ -30,22 +30,24 @@ def check_keep(name: str | None, *, results: Path = RESULTS) -> None:
 
 
 def log_test_evaluation(
-    run: Run, *, name: str, reason: str, split: str = "test", results: Path = RESULTS
+    run: Run, *, keep: str | None, reason: str, split: str = "test", results: Path = RESULTS
 ) -> None:
     """Append one line to test-log.jsonl; call it before the split is evaluated.
 
     Args:
         run: its experiment and the hash of its config are noted.
-        name: the name under which the result will be kept.
+        keep: the name under which the result will be kept; without one nothing is noted.
         reason: why this look at the test split was needed.
         split: which split was looked at.
         results: the folder of kept results.
     """
+    if not keep:
+        return
     line = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "experiment": run.experiment,
         "config_hash": config_hash(run.config),
-        "result": name,
+        "result": keep,
         "split": split,
         "reason": reason,
     }

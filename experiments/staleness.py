@@ -32,11 +32,11 @@ from experiments.next_item import (
     read_interactions,
     score,
 )
-from experiments.nxtpost import SMOKE, NxtPostOptions, log_test, train_one
+from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_one
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
 from experiments.report import COLORS, Table, finish_axes, print_table, signed, write_report
-from experiments.results import check_keep, finish
+from experiments.results import check_keep, finish, log_test_evaluation
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
 from nxtpost_jax import Metrics, Queries, Sequences
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 seed=options.seed,
                 mesh=mesh,
             )
-        log_test(run, options)
+        log_test_evaluation(run, keep=options.keep, reason=TRAINED)
         models = {
             name: ageing(
                 functools.partial(score, problem, model, result.params, test), options.ages

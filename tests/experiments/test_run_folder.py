@@ -222,7 +222,8 @@ def test_kept_result_and_the_log_of_test_evaluations(tmp_path):
     run.write_summary(protocol={}, metrics={}, baselines={}, seeds=[0])
     results = tmp_path / "docs" / "results"
     for reason in ("first", "second"):
-        log_test_evaluation(run, name="toy-a", reason=reason, results=results)
+        log_test_evaluation(run, keep="toy-a", reason=reason, results=results)
+    log_test_evaluation(run, keep=None, reason="not kept", results=results)
     keep_result(run, name="toy-a", results=results)
     lines = [json.loads(line) for line in (results / "test-log.jsonl").read_text().splitlines()]
     assert [line["reason"] for line in lines] == ["first", "second"]
