@@ -48,13 +48,13 @@ K = 50
 class InterestsConfig:
     """Users of several interests."""
 
-    items: int = 4000
+    items: int = 16_000
     """items of the planted tree"""
-    leaves: int = 200
+    leaves: int = 400
     """of the tree"""
-    width: int = 32
+    width: int = 16
     """of the items' vectors"""
-    interests: int = 4
+    interests: int = 3
     """of a user"""
     likes: int = 8
     """items nearest to an interest that the user likes"""
@@ -62,19 +62,19 @@ class InterestsConfig:
     """who train"""
     asking: int = 1000
     """users who ask in the test; half as many select"""
-    models: tuple[str, ...] = ("XS", "S", "L")
+    models: tuple[str, ...] = ("XS", "S")
     """two tower (XS, always first), and MoNNs of the paper's sizes"""
-    steps: int = 1000
+    steps: int = 3000
     """training steps at most"""
-    evaluate_every: int = 200
+    evaluate_every: int = 500
     """steps between evaluations of the validation users"""
     batch_size: int = 256
     """pairs a step"""
     negatives: int = 128
     """items drawn uniformly that all pairs of a step share"""
-    rate: float = 2e-3
+    rate: float = 4e-3
     """peak learning rate of Adam; it falls to a twentieth by a cosine"""
-    nodes: int = 64
+    nodes: int = 256
     """nodes of HSNN's index"""
     index_steps: int = 500
     """steps of LTI"""

@@ -19,6 +19,7 @@ from experiments.searchers import HSNN, Exact, Model, Requests, Reranked
 from hsnn_jax.frontier import Measured, Searcher, measure, paired_difference
 
 SHARES = (0.02, 0.05, 0.1, 0.2)  # of the items, what a search may score
+SLACK = 1.1  # slots over items of a list: free slots cost as much as items
 CLEAR = 2.0  # standard errors from which a gain is taken apart
 
 
@@ -57,7 +58,9 @@ def serve(served: Served, two_tower: Served, k: int) -> dict[str, list[Measured]
     found = exact.search(requests, k, 0).ids
     most = round(max(SHARES) * len(served.vectors))
     searchers: list[Searcher] = [
-        HSNN(f"HSNN {name}", model, served.vectors, nodes, most, by_representatives=True)
+        HSNN(
+            f"HSNN {name}", model, served.vectors, nodes, most, slack=SLACK, by_representatives=True
+        )
         for name, nodes in served.nodes.items()
     ]
     if served is not two_tower:
