@@ -1,6 +1,7 @@
 """NxtPost on any interactions: baselines, AdamW and Shampoo, selected on validation, tested once.
 
     python -m experiments.nxtpost --data FILE --preset sasrec            # ids only
+    python -m experiments.nxtpost --data FILE --preset sasrec-short      # ids, short histories
     python -m experiments.nxtpost --data FOLDER --preset default         # content joined to ids
     python -m experiments.nxtpost --data FOLDER --preset paper           # content alone
 
@@ -130,6 +131,20 @@ PRESETS = {
             similarity="cosine", temperature=0.05, dropout=0.2, id_dropout=0.0
         ),
         objective=Objective(loss="full_softmax"),
+    ),
+    # Many items and short histories: chosen by validation NDCG@10 on Amazon Beauty.
+    "sasrec-short": NxtPostOptions(
+        content_dim=0,
+        epochs=40,
+        patience=40,
+        evaluate_every=4,
+        schedule="cosine",
+        adamw_rate=4e-3,
+        shampoo_rate=1.2e-2,
+        model=NxtPostConfig.sasrec(
+            similarity="cosine", temperature=0.05, max_len=50, dropout=0.5, id_dropout=0.0
+        ),
+        objective=Objective(num_negatives=512),
     ),
     "paper": NxtPostOptions(
         model=NxtPostConfig.paper(),
