@@ -31,6 +31,7 @@ from experiments import digits, retrieval
 from experiments.datasets import read
 from experiments.download import download
 from experiments.errors import InputError, bad_input, exit_on_input_error
+from experiments.hsnn_lti import lti_config
 from experiments.hsnn_monn import MoNNTraining
 from experiments.interactions import Interactions
 from experiments.next_item import (
@@ -51,7 +52,6 @@ from experiments.run_folder import Run, open_run
 from experiments.searchers import dot_model
 from experiments.sharding import make_mesh
 from experiments.training import TrainResult
-from hsnn_jax import LTIConfig
 from nxtpost_jax import NxtPost, NxtPostConfig, Objective
 
 
@@ -240,15 +240,18 @@ def train_all(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> d
 
 
 def search_by_both(
-    run: Run, problem: Problem, towers: Towers, options: EndToEnd, *, mesh: Mesh
+    run: Run,
+    problem: Problem,
+    towers: Towers,
+    validation: Asked,
+    options: EndToEnd,
+    *,
+    mesh: Mesh,
 ) -> dict[str, Searches]:
     """Learn nodes, and a MoNN over the towers, by sharded Shampoo: the searches of both scorers."""
     pairs = retrieval.training_pairs(problem, towers, most=PAIRS, seed=options.seed)
-    config = LTIConfig(
-        num_nodes=min(options.nodes, problem.num_items // 4),
-        total_steps=options.index_steps,
-        warmup_steps=options.index_steps // 10,
-    )
+    nodes = min(options.nodes, problem.num_items // 4)
+    config = lti_config(nodes=nodes, steps=options.index_steps)
     seeded = {"seed": options.seed, "mesh": mesh}
     index_tx = shampoo_jax.shampoo(options.index_rate, block_size=256)
     nodes = retrieval.learn_nodes(
@@ -258,7 +261,7 @@ def search_by_both(
         run,
         pairs,
         towers,
-        retrieval.make_asked(problem, towers, problem.split.validation),
+        validation,
         MoNNTraining(
             sizes=(options.monn,),
             steps=options.monn_steps,
@@ -279,13 +282,12 @@ def evaluate_test(
     trained: Mapping[str, Trained],
     towers: Towers,
     searches: Mapping[str, Searches],
+    budgets: Mapping[str, int],
     *,
     max_len: int,
 ) -> Outcome:
     """Look at the test split once: baselines, trained models, exact and indexed search."""
     queries = problem.split.test
-    validation = retrieval.make_asked(problem, towers, problem.split.validation)
-    budgets = {name: both.choose_budget(validation) for name, both in searches.items()}
     baselines = score_baselines(problem, queries, max_len=max_len)
     models = {
         stage: score(problem, t.model, t.result.params, queries) for stage, t in trained.items()
@@ -318,7 +320,7 @@ def search_test(
         exact=measure(both.exact),
         indexed=measure(both.indexed),
         budget=budget,
-        curve=both.recall_curve(asked),
+        curve=both.recall_curve(asked, exact),
     )
 
 
@@ -327,9 +329,11 @@ def run_path(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> Ou
     trained = train_all(run, problem, options, mesh=mesh)
     best = trained["shampoo"]
     towers = retrieval.encode_towers(problem, best.model, jax.device_get(best.result.params))
-    searches = search_by_both(run, problem, towers, options, mesh=mesh)
+    validation = retrieval.make_asked(problem, towers, problem.split.validation)
+    searches = search_by_both(run, problem, towers, validation, options, mesh=mesh)
+    budgets = {name: both.choose_budget(validation) for name, both in searches.items()}
     log_test_evaluation(run, keep=options.keep, reason="test figures of the kept result")
-    return evaluate_test(problem, trained, towers, searches, max_len=options.max_len)
+    return evaluate_test(problem, trained, towers, searches, budgets, max_len=options.max_len)
 
 
 def run_digits(run: Run, options: EndToEnd, *, mesh: Mesh) -> list[digits.DigitsRow]:

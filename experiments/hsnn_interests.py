@@ -19,12 +19,13 @@ from jax.sharding import Mesh
 
 from experiments.errors import bad_input
 from experiments.hsnn_drawn import planted_tree
-from experiments.hsnn_kept import Served, kept_table, model_of, serve
+from experiments.hsnn_kept import Served, kept_table, rows_of, serve
 from experiments.hsnn_lti import learned_nodes
+from experiments.hsnn_monn import softmax_of
 from experiments.hsnn_outcome import Outcome
 from experiments.report import draw_curves, read_curves
 from experiments.run_folder import Run
-from experiments.searchers import Requests
+from experiments.searchers import Requests, monn_model
 from experiments.training import train
 from hsnn_jax.frontier import recall
 from hsnn_jax.monn import (
@@ -33,12 +34,10 @@ from hsnn_jax.monn import (
     encode_users,
     init_monn,
     item_vectors,
-    module_flops,
     user_vectors,
 )
 from hsnn_jax.monn_config import SIZES, Features, MoNNConfig, preset
-from hsnn_jax.multi_task import sampled_softmax
-from hsnn_jax.scorers import dot, pair_flops, score_all
+from hsnn_jax.scorers import dot
 from hsnn_jax.search import brute_force
 
 K = 50
@@ -156,13 +155,8 @@ def train_model(
         negatives = jax.random.randint(key, (config.negatives,), 0, len(items))
         encoded = encode_users(monn, params, features)
         own = encode_items(monn, params, {"vector": vectors[liked]})
-        own = jax.tree.map(lambda x: x[:, None], own)
         others = encode_items(monn, params, {"vector": vectors[negatives]})
-        positive = scorer(params, encoded, own)[:, 0]
-        kept = liked[:, None] != negatives[None, :]
-        return sampled_softmax(
-            positive, score_all(scorer, params, encoded, others), kept_BxN=kept
-        ), {}
+        return softmax_of(scorer, params, encoded, own, others, liked, negatives), {}
 
     wanted = distinct(asking.liked)
 
@@ -203,18 +197,9 @@ def served(
     deep, side = MoNNScorer(monn), {"vector": jnp.asarray(items)}
     encoded = encode_users(monn, params, asking.features())
     catalogue = encode_items(monn, params, side)
-    once = pair_flops(deep, params, encoded, catalogue)[0]
     vectors = np.asarray(item_vectors(monn, params, side))
     return Served(
-        model=model_of(
-            name,
-            deep,
-            params,
-            encoded,
-            catalogue,
-            # The tower alone: a search counts itself what the scorer does once a user.
-            user_flops=module_flops(monn)["user"] - once,
-        ),
+        model=monn_model(name, deep, params, encoded, catalogue, rows_of(encoded)),
         requests=Requests(
             np.arange(len(asking.liked))[:, None], np.full((len(asking.liked), 1), -1, np.int32)
         ),

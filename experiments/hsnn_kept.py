@@ -7,7 +7,7 @@ scored as its representative item. Beside it: the two tower's best items, re-ran
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ class Served:
     """A trained scorer on the users who ask: encoded once, requests hold their rows.
 
     Attributes:
-      model: `model_of` it.
+      model: its `encode_users` is from `rows_of`.
       requests: rows of the encoded users, int32 [B, 1], and what not to return.
       truth: int [B, w], held-out items.
       nodes: float [K, d] by name, among `vectors` float [n, d] of the items.
@@ -41,14 +41,10 @@ class Served:
     nodes: Mapping[str, np.ndarray]
 
 
-def model_of(name: str, scorer, params, users, items, *, user_flops: float) -> Model:
-    """Return a model whose requests are rows of `users`, encoded before."""
+def rows_of(users) -> Callable[[Any], Any]:
+    """Return a function from requests, which hold rows [B, 1], to those rows of encoded users."""
     users = jax.tree.map(jnp.asarray, users)
-
-    def encode(rows):
-        return jax.tree.map(lambda x: x[jnp.asarray(rows)[:, 0]], users)
-
-    return Model(name, scorer, params, items, encode, None, user_flops)
+    return lambda rows: jax.tree.map(lambda x: x[jnp.asarray(rows)[:, 0]], users)
 
 
 def serve(served: Served, two_tower: Served, k: int) -> dict[str, list[Measured]]:

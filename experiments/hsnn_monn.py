@@ -19,13 +19,13 @@ from jax.sharding import Mesh
 
 import shampoo_jax
 from experiments.run_folder import Run
-from experiments.searchers import Model, Requests, rerank
+from experiments.searchers import Model, Requests, rerank, user_tower_flops
 from experiments.training import TrainResult, train
 from hsnn_jax.frontier import recall
-from hsnn_jax.monn import MoNNScorer, encode_items, encode_users, init_monn, module_flops
+from hsnn_jax.monn import MoNNScorer, encode_items, encode_users, init_monn
 from hsnn_jax.monn_config import Features, MoNNConfig, preset
 from hsnn_jax.multi_task import sampled_softmax
-from hsnn_jax.scorers import dot, pair_flops, score_all
+from hsnn_jax.scorers import dot, score_all
 from hsnn_jax.search import brute_force
 
 CANDIDATES = 200  # of the inner product, that a validation re-ranks
@@ -90,8 +90,6 @@ def as_model(name: str, scorer: Residual, params, item_vectors) -> Model:
     params = jax.device_get(params)
     items = scorer.items(params, jnp.asarray(item_vectors))
     users = scorer.users(params, jnp.asarray(item_vectors[:1]))
-    deep = MoNNScorer(scorer.config)
-    once = pair_flops(deep, params["monn"], users["monn"], items["monn"])[0]
     encode_users = jax.jit(scorer.users)
     return Model(
         name,
@@ -100,8 +98,7 @@ def as_model(name: str, scorer: Residual, params, item_vectors) -> Model:
         items,
         lambda vectors: encode_users(params, jnp.asarray(vectors)),
         lambda vectors: scorer.items(params, jnp.asarray(vectors)),
-        # The tower alone: a search counts itself what the scorer does once a user.
-        module_flops(scorer.config)["user"] - once,
+        user_tower_flops(MoNNScorer(scorer.config), params["monn"], users["monn"], items["monn"]),
     )
 
 
@@ -154,10 +151,8 @@ def train_residual(
         users = scorer.users(params, batch["users"])
         own = scorer.items(params, vectors[batch["items"]])
         others = scorer.items(params, vectors[negatives])
-        positive = scorer(params, users, jax.tree.map(lambda x: x[:, None], own))[:, 0]
-        negative = score_all(scorer, params, users, others)
-        kept = batch["items"][:, None] != negatives[None, :]
-        return sampled_softmax(positive, negative, kept_BxN=kept), {"gain": params["gain"]}
+        value = softmax_of(scorer, params, users, own, others, batch["items"], negatives)
+        return value, {"gain": params["gain"]}
 
     return train(
         run,
@@ -174,6 +169,21 @@ def train_residual(
         select=f"recall@{questions.k}",
         opt_state_sharding=shampoo_jax.state_sharding,
     )
+
+
+def softmax_of(scorer, params, users, own, others, own_ids, other_ids):
+    """Return the mean sampled softmax of B users' items among N that all of them share.
+
+    Args:
+      scorer, params: see `hsnn_jax.search`.
+      users, own: encoded, pytrees of [B, ...].
+      others: encoded items, a pytree of [N, ...].
+      own_ids, other_ids: int [B], [N]; a user's item among the others is no negative.
+    """
+    positive = scorer(params, users, jax.tree.map(lambda x: x[:, None], own))[:, 0]
+    negative = score_all(scorer, params, users, others)
+    kept = own_ids[:, None] != other_ids[None, :]
+    return sampled_softmax(positive, negative, kept_BxN=kept)
 
 
 def _negatives(item_vectors, batch, key, config: MoNNTraining):

@@ -20,12 +20,12 @@ from jax.sharding import Mesh
 
 from experiments.errors import bad_input
 from experiments.hsnn_features import Examples, user_side
-from experiments.hsnn_kept import Served, kept_table, model_of, serve
+from experiments.hsnn_kept import Served, kept_table, rows_of, serve
 from experiments.hsnn_lti import learned_nodes
 from experiments.hsnn_outcome import Outcome
 from experiments.report import Table, draw_curves, read_curves
 from experiments.run_folder import Run
-from experiments.searchers import Requests
+from experiments.searchers import Requests, monn_model
 from experiments.training import train
 from hsnn_jax.calibration import calibration, correct, fit_platt, normalised_entropy
 from hsnn_jax.frontier import paired_difference, recall_by_user
@@ -40,7 +40,7 @@ from hsnn_jax.monn import (
 )
 from hsnn_jax.monn_config import MoNNConfig, preset
 from hsnn_jax.multi_task import binary_cross_entropy, sampled_softmax
-from hsnn_jax.scorers import pair_flops, score_all
+from hsnn_jax.scorers import score_all
 from hsnn_jax.search import brute_force
 
 K = 50
@@ -214,23 +214,13 @@ class Scorer:
         _, asked = self.draw(2, config, seed=seed, most=most)
         users = jax.tree.map(lambda x: x[: len(asked)], self.encoded(params, asked))
         deep, items = MoNNScorer(self.config, "next"), self.encode_all(params)
-        once = pair_flops(deep, params, users, items)[0]
-        model = model_of(
-            name,
-            deep,
-            params,
-            users,
-            items,
-            # The tower alone: a search counts itself what the scorer does once a user.
-            user_flops=module_flops(self.config)["user"] - once,
-        )
         liked = examples.rows(0)
         liked = liked[examples.labels[liked] == 1]
         rng = np.random.default_rng([seed, 12])
         liked = rng.choice(liked, min(config.pairs, len(liked)), replace=False)
         vectors = np.asarray(item_vectors(self.config, params, examples.item_side()[0]))
         return Served(
-            model=model,
+            model=monn_model(name, deep, params, users, items, rows_of(users)),
             requests=Requests(np.arange(len(asked))[:, None], examples.seen(asked)),
             truth=examples.items[asked][:, None],
             vectors=vectors,

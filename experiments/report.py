@@ -189,22 +189,24 @@ def line_style(i: int) -> dict[str, str]:
 def finish_axes(axes: Axes) -> None:
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    lines = len(axes.get_legend_handles_labels()[0])
-    if lines > LEGEND_INSIDE:
+    if _lines_below(axes):
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
-    elif lines:
+    elif axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)
+
+
+def _lines_below(axes: Axes) -> int:
+    """Count the lines of a legend that is too long to lie inside the axes, else 0."""
+    lines = len(axes.get_legend_handles_labels()[0])
+    return lines if lines > LEGEND_INSIDE else 0
 
 
 def save_figure(path: Path, panels: Sequence[Draw]) -> None:
     """Draw the panels side by side into a PNG; long legends lie below them."""
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
-    below = 0
     for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(axes)
-        lines = len(axes.get_legend_handles_labels()[0])
-        below = max(below, lines if lines > LEGEND_INSIDE else 0)
-    figure.set_figheight(3.6 + 0.19 * below)
+    figure.set_figheight(3.6 + 0.19 * max(map(_lines_below, figure.axes)))
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=130, format="png")
     temporary.replace(path)

@@ -210,11 +210,11 @@ class Searches:
         good = (b for b in self.budgets if hit_rate(self.indexed, b) >= wanted)
         return next(good, self.budgets[-1])
 
-    def recall_curve(self, asked: Asked) -> list[tuple[float, float]]:
-        """Return (items scored, recall of the exact top 10) at several budgets."""
-        exact = self.exact.search(asked.requests, K, 0).ids
-        budgets = self.budgets
-        points = measure_budgets(self.indexed, asked.requests, K, budgets=budgets, exact=exact)
+    def recall_curve(self, asked: Asked, exact: Found) -> list[tuple[float, float]]:
+        """Return (items scored, recall of the exact answer) at several budgets."""
+        points = measure_budgets(
+            self.indexed, asked.requests, K, budgets=self.budgets, exact=exact.ids
+        )
         return [(point.items_scored, float(np.nanmean(point.recall))) for point in points]
 
 

@@ -22,6 +22,7 @@ from experiments.errors import InputError
 from hsnn_jax.chunks import by_chunks
 from hsnn_jax.frontier import Found
 from hsnn_jax.index import Index, Tiles, build_index, pack
+from hsnn_jax.monn import MoNNScorer, module_flops
 from hsnn_jax.scorers import dot, pair_flops
 from hsnn_jax.search import brute_force, search
 from hsnn_jax.top_k import top_k
@@ -65,6 +66,25 @@ class Model:
 def dot_model(item_vectors) -> Model:
     """Return the inner product as a model."""
     return Model("dot", dot, None, jnp.asarray(item_vectors), jnp.asarray, jnp.asarray)
+
+
+def monn_model(name: str, scorer: MoNNScorer, params, users, items, encode_users) -> Model:
+    """Return a MoNN as a model that scores nodes as items; see `Model`.
+
+    Args:
+      name: in tables.
+      scorer: of one of the MoNN's tasks.
+      params: of the MoNN.
+      users, items: encoded, pytrees of [B, ...] and [n, ...].
+      encode_users: what requests hold to the pytree that the scorer reads.
+    """
+    flops = user_tower_flops(scorer, params, users, items)
+    return Model(name, scorer, params, items, encode_users, None, flops)
+
+
+def user_tower_flops(scorer: MoNNScorer, params, users, items) -> float:
+    """Count the user tower alone: a search counts itself what the scorer does once a user."""
+    return module_flops(scorer.config)["user"] - pair_flops(scorer, params, users, items)[0]
 
 
 @dataclasses.dataclass

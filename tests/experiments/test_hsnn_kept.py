@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.hsnn_kept import SHARES, Served, kept_table, model_of, serve
-from experiments.searchers import Requests
+from experiments.hsnn_kept import SHARES, Served, kept_table, rows_of, serve
+from experiments.searchers import Model, Requests
 from hsnn_jax.scorers import dot
 
 
@@ -20,7 +20,7 @@ def measured():
     nodes = {"first items": items[:12]}
 
     def served(name, vectors):
-        model = model_of(name, dot, None, vectors, items, user_flops=100.0)
+        model = Model(name, dot, None, items, rows_of(vectors), None, user_flops=100.0)
         return Served(model, requests, truth, items, nodes)
 
     two_tower = served("two tower", noisy)
