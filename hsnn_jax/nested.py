@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from hsnn_jax import living
 from hsnn_jax.descend import Level
@@ -21,6 +22,7 @@ from hsnn_jax.level_models import LevelModels
 from hsnn_jax.levels import build_levels, nodes_of_items
 from hsnn_jax.living import Living, batches, padded
 from hsnn_jax.route import open_counts
+from hsnn_jax.sharded import shard_index
 
 _LAST = np.iinfo(np.int32).max
 
@@ -99,6 +101,23 @@ def follow(
         stale = np.flatnonzero(stale)
         updated.append(_encoded(models, level, items, new, stale, now.node_features[level]))
     return Nested(now.coarser, items, rows, tuple(updated))
+
+
+def place(now: Nested, mesh, axis: str) -> Nested:
+    """Spread lists of items, and what is held of them, over a mesh axis; the rest is everywhere.
+
+    Raises:
+      ValueError: see `shard_index`.
+    """
+    items = now.items
+    index, (tiles, features) = shard_index(
+        items.index, (items.tiles, items.features), mesh, axis=axis
+    )
+    coarser, node_features = jax.device_put(
+        (now.coarser, now.node_features), NamedSharding(mesh, PartitionSpec())
+    )
+    items = items._replace(index=index, tiles=tiles, features=features)
+    return now._replace(coarser=coarser, items=items, node_features=node_features)
 
 
 def levels(now: Nested, models: LevelModels, users, *, by_row=False) -> tuple[Level, ...]:

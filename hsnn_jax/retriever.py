@@ -1,5 +1,7 @@
 """The facade: fit, build, search, measure, save and load one retriever."""
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType, Mesh
 
 from hsnn_jax import artefact, living, nested
 from hsnn_jax.fit_index import fit_index
@@ -20,6 +23,7 @@ from hsnn_jax.lti import LTIConfig, init_params, levels_of
 from hsnn_jax.monn_config import MoNNConfig
 from hsnn_jax.nested import Nested
 from hsnn_jax.scorers import dot
+from hsnn_jax.sharded import sharded_search_levels
 
 
 class Answer(NamedTuple):
@@ -61,10 +65,14 @@ class Retriever:
       max_beam: static maximum of nodes visited, at each level or one a level; all by default.
       nested: whether residual levels are searched one after the other, as they always are with
         a model a level; otherwise the sums of their codes are the nodes of one index.
+      mesh: spread the lists of items over its devices; answers are those of one device.
+      axis: the mesh axis that the lists are spread over; the first one by default. Its size
+        divides the number of nodes that list items.
 
     Raises:
-      ValueError: a model comes with a scorer or without parameters, a task without a model, or
-        config, models and params have different numbers of levels.
+      ValueError: a model comes with a scorer or without parameters, a task without a model,
+        config, models and params have different numbers of levels, or the axis has no mesh, is
+        unknown or does not divide the nodes.
     """
 
     def __init__(
@@ -78,6 +86,8 @@ class Retriever:
         slack=2.0,
         max_beam: int | Sequence[int] | None = None,
         nested: bool = False,
+        mesh: Mesh | None = None,
+        axis: str | None = None,
     ):
         several = model is not None and not isinstance(model, MoNNConfig)
         self.config = config
@@ -91,6 +101,7 @@ class Retriever:
         self.scorer = self._level_models(scorer).scorers[-1]
         # float32 [K, d]; a tuple of such, the coarsest first, where several levels are searched.
         self.nodes: jax.Array | tuple | None = None
+        self._mesh = _checked(mesh, axis, config)
         self._now: Nested | None = None
         if several and "nodes" in params:
             self.nodes = self._sums(params["nodes"])
@@ -158,7 +169,7 @@ class Retriever:
         )
         ids = np.pad(ids.astype(np.int64), (0, reserve), constant_values=-1)
         items = living.start(index, vectors, ids, distance=distance, features=carried)
-        self._now = nested.start(coarser, items, self._models, distance=distance)
+        self._publish(nested.start(coarser, items, self._models, distance=distance))
         return self.stats()
 
     def add(self, vectors, ids) -> None:
@@ -174,7 +185,7 @@ class Retriever:
         now, distance = self._built(), self.config.distance
         vectors, carried = self._models.items("vectors", vectors, by_batches=True)
         items = living.add(now.items, vectors, ids, distance=distance, features=carried)
-        self._now = nested.follow(now, items, self._models, distance=distance)
+        self._publish(nested.follow(now, items, self._models, distance=distance))
 
     def remove(self, ids) -> None:
         """Drop items; their rows and slots are free for others.
@@ -187,7 +198,7 @@ class Retriever:
         """
         now, distance = self._built(), self.config.distance
         items = living.remove(now.items, ids, distance=distance)
-        self._now = nested.follow(now, items, self._models, distance=distance)
+        self._publish(nested.follow(now, items, self._models, distance=distance))
 
     def reassign(self, vectors=None, ids=None) -> None:
         """List all items anew at the nodes as they are, some of them as they are now.
@@ -205,7 +216,7 @@ class Retriever:
         items = living.reassign(now.items, vectors, ids, distance=distance, features=carried)
         if ids is not None:
             changed = living.rows_of(items, np.asarray(ids))
-        self._now = nested.follow(now, items, self._models, changed=changed, distance=distance)
+        self._publish(nested.follow(now, items, self._models, changed=changed, distance=distance))
 
     def drift(self) -> dict[str, float]:
         """Measure the index against its build; see `living.drift`."""
@@ -304,13 +315,16 @@ class Retriever:
         )
 
     @classmethod
-    def load(cls, path, *, scorer=None) -> "Retriever":
-        """Read what `save` wrote.
+    def load(
+        cls, path, *, scorer=None, mesh: Mesh | None = None, axis: str | None = None
+    ) -> "Retriever":
+        """Read what `save` wrote, on any mesh.
 
         Args:
           path: the file.
           scorer: the callable whose name was saved, the inner product by default; code is not
             stored. A model's scorer is made anew from its configuration.
+          mesh, axis: where the lists of items go, as of a new retriever.
 
         Raises:
           ValueError: the file is not such an artefact, or was saved with another scorer.
@@ -331,6 +345,8 @@ class Retriever:
             slack=content.slack,
             max_beam=content.max_beam,
             nested=content.nested,
+            mesh=mesh,
+            axis=axis,
         )
         items = living.start(
             content.index,
@@ -348,7 +364,8 @@ class Retriever:
             node_features=content.node_features,
         )
         nodes = tuple(index.nodes for index in now.indexes)
-        retriever._now, retriever.nodes = now, nodes if retriever.nested else nodes[-1]
+        retriever.nodes = nodes if retriever.nested else nodes[-1]
+        retriever._publish(now)
         return retriever
 
     @property
@@ -378,8 +395,11 @@ class Retriever:
     def _find(self, now, users, k, budget, masks):
         if not isinstance(budget, tuple):
             budget = nested.default_budgets(now, budget)
-        beams = self.max_beam
-        found = search_levels(
+        beams, search = self.max_beam, search_levels
+        if self._mesh is not None:
+            mesh, axis = self._mesh
+            search = functools.partial(sharded_search_levels, mesh=mesh, axis=axis)
+        found = search(
             nested.levels(now, self._models, users),
             now.indexes,
             k,
@@ -390,10 +410,33 @@ class Retriever:
         )
         return jax.device_get(found)
 
+    def _publish(self, now: Nested) -> None:
+        """Let all searches from here on see this state."""
+        self._now = now if self._mesh is None else nested.place(now, *self._mesh)
+
     def _built(self) -> Nested:
         if self._now is None:
             raise ValueError("there is no index: call build_index or load first")
         return self._now
+
+
+def _checked(mesh: Mesh | None, axis: str | None, config) -> tuple[Mesh, str] | None:
+    """Return mesh and axis; of Auto axes, since updates leave shardings to the compiler."""
+    if mesh is None:
+        if axis is not None:
+            raise ValueError(f"axis needs a mesh, got {axis=}")
+        return None
+    axis = mesh.axis_names[0] if axis is None else axis
+    if axis not in mesh.axis_names:
+        raise ValueError(f"axis must be one of {', '.join(mesh.axis_names)}, got {axis!r}")
+    nodes = math.prod(config.level_sizes)
+    if nodes % mesh.shape[axis]:
+        raise ValueError(
+            f"the {mesh.shape[axis]} devices of axis {axis!r} must divide the number of nodes, "
+            f"got {nodes} nodes"
+        )
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types), axis
 
 
 def _allowed(now: Living, filter, k):

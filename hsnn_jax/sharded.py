@@ -16,6 +16,8 @@ from hsnn_jax.top_k import top_k
 def shard_index(index: Index, tiles: Tiles, mesh, *, axis: str) -> tuple[Index, Tiles]:
     """Spread lists and tiles over a mesh axis by node; everything else is replicated.
 
+    `tiles` may be a pytree of several `Tiles`.
+
     Raises:
       ValueError: the devices of the axis do not divide the number of nodes.
     """
