@@ -4,12 +4,17 @@ import atexit
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("NPROC", "32")  # XLA's pool: LAPACK calls may park threads (docs/shampoo.md)
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the time goes into compiling: what one process has compiled, the others of this session
-# read from a folder that ends with it.
+# Most of the time goes into compiling. The kernels of fused loops by way of MLIR take half of it,
+# and jaxlib 0.10 still knows another way; later versions refuse the flag.
+if version("jaxlib").startswith("0.10."):
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
+# What one process has compiled, the others of this session read from a folder that ends with it.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     folder = tempfile.mkdtemp(prefix="jax-compiled-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
