@@ -333,9 +333,11 @@ def _report(run: Run, problem: Problem, options, baselines, models, results, *, 
         print_table(table)
     lines = read_curves(run.folder)
     curves = {OPTIMIZERS[n]: lines[f"{n}-{options.seed}"] for n in results}
+    # Against steps: seconds, which the table has, also count what else the machine did.
+    draw = functools.partial(draw_curves, curves=curves, against="step")
     panels = [
-        functools.partial(draw_curves, curves=curves, against="seconds", metric=metric, label=label)
-        for metric, label in (("loss", "training loss"), ("ndcg@10", "validation NDCG@10"))
+        functools.partial(draw, metric="loss", label="training loss", smooth=8),
+        functools.partial(draw, metric="ndcg@10", label="validation NDCG@10"),
     ]
     write_report(
         run,
