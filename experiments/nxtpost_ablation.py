@@ -128,7 +128,10 @@ PRESETS = {
 
 
 def variants_of(problem: Problem, options: Ablation) -> dict[str, tuple[str, Change]]:
-    """List the variants that the data allows, as name: (axis, change); the default first."""
+    """List the variants that the data allows, as name: (axis, change); the default first.
+
+    One that the options already choose (50 events with `--model.max-len 50`) is no variant.
+    """
     train_part = problem.split.train
     has = {
         "times": train_part.times is not None,
@@ -137,12 +140,19 @@ def variants_of(problem: Problem, options: Ablation) -> dict[str, tuple[str, Cha
         None: True,
     }
     chosen = options.axes.split(",")
-    return {DEFAULT: ("", Change())} | {
+    variants = {DEFAULT: ("", Change())} | {
         name: (axis, change)
         for axis, changes in AXES.items()
         for name, change in changes.items()
         if axis in chosen and has[change.needs]
     }
+
+    def trained(change: Change):
+        own, config, changed = apply(change, problem, options)
+        return own.content is None, config, changed.objective
+
+    default = trained(Change())
+    return {n: v for n, v in variants.items() if n == DEFAULT or trained(v[1]) != default}
 
 
 def apply(change: Change, problem: Problem, options: Ablation):

@@ -11,6 +11,7 @@ from experiments.errors import InputError
 from experiments.interactions import Interactions
 from experiments.next_item import pose
 from experiments.nxtpost_ablation import AXES, Ablation, apply, batch_recalls, variants_of
+from nxtpost_jax import NxtPostConfig, Objective
 from tests.experiments.test_nxtpost import write_cycles
 
 
@@ -27,6 +28,16 @@ def test_every_variant_changes_the_default_and_only_its_axis(problem_with_all):
         seen.add(key)
         assert (config == base[0]) or change.model, name
         assert (changed.objective == base[1]) or change.objective, name
+
+
+def test_what_the_options_choose_already_is_no_variant(problem_with_all):
+    options = Ablation(
+        model=NxtPostConfig.default(max_len=50), objective=Objective(num_negatives=64)
+    )
+    left_out = set(variants_of(problem_with_all, Ablation())) - set(
+        variants_of(problem_with_all, options)
+    )
+    assert left_out == {"50 events", "64 negatives"}
 
 
 def test_variants_that_the_data_does_not_allow_are_left_out(problem_with_all):
