@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from matplotlib.ticker import LogLocator
 
 from experiments.hsnn_graph import GraphConfig, K, Towers, train_towers
 from experiments.hsnn_lti import learned_nodes
@@ -323,6 +324,7 @@ def draw(axes, *, curves, cost: str, of: str) -> None:
         y = [np.nanmean(getattr(point, of)) for point in curve.points]
         axes.plot(x, y, label=curve.name, marker="o", markersize=3, linewidth=1.4, **line_style(i))
     axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # labels of all nine would overlap
     axes.set_xlabel({"items_scored": "items scored a query", "flops": "FLOPs a query"}[cost])
     axes.set_ylabel({"recall": "recall of the exact top 20", "truth": f"recall@{K}"}[of])
     finish_axes(axes)

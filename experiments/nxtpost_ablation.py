@@ -140,19 +140,18 @@ def variants_of(problem: Problem, options: Ablation) -> dict[str, tuple[str, Cha
         None: True,
     }
     chosen = options.axes.split(",")
-    variants = {DEFAULT: ("", Change())} | {
-        name: (axis, change)
-        for axis, changes in AXES.items()
-        for name, change in changes.items()
-        if axis in chosen and has[change.needs]
-    }
 
     def trained(change: Change):
         own, config, changed = apply(change, problem, options)
         return own.content is None, config, changed.objective
 
     default = trained(Change())
-    return {n: v for n, v in variants.items() if n == DEFAULT or trained(v[1]) != default}
+    return {DEFAULT: ("", Change())} | {
+        name: (axis, change)
+        for axis, changes in AXES.items()
+        for name, change in changes.items()
+        if axis in chosen and has[change.needs] and trained(change) != default
+    }
 
 
 def apply(change: Change, problem: Problem, options: Ablation):

@@ -23,7 +23,7 @@ from hsnn_jax.lti import LTIConfig, init_params, levels_of
 from hsnn_jax.monn_config import MoNNConfig
 from hsnn_jax.nested import Nested
 from hsnn_jax.scorers import dot
-from hsnn_jax.sharded import sharded_search_levels
+from hsnn_jax.sharded import check_axis, sharded_search_levels
 
 
 class Answer(NamedTuple):
@@ -427,14 +427,7 @@ def _checked(mesh: Mesh | None, axis: str | None, config) -> tuple[Mesh, str] | 
             raise ValueError(f"axis needs a mesh, got {axis=}")
         return None
     axis = mesh.axis_names[0] if axis is None else axis
-    if axis not in mesh.axis_names:
-        raise ValueError(f"axis must be one of {', '.join(mesh.axis_names)}, got {axis!r}")
-    nodes = math.prod(config.level_sizes)
-    if nodes % mesh.shape[axis]:
-        raise ValueError(
-            f"the {mesh.shape[axis]} devices of axis {axis!r} must divide the number of nodes, "
-            f"got {nodes} nodes"
-        )
+    check_axis(mesh, axis, math.prod(config.level_sizes))
     types = (AxisType.Auto,) * len(mesh.axis_names)
     return Mesh(mesh.devices, mesh.axis_names, axis_types=types), axis
 

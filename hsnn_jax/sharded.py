@@ -19,18 +19,25 @@ def shard_index(index: Index, tiles: Tiles, mesh, *, axis: str) -> tuple[Index, 
     `tiles` may be a pytree of several `Tiles`.
 
     Raises:
-      ValueError: the devices of the axis do not divide the number of nodes.
+      ValueError: see `check_axis`.
     """
-    devices, num_nodes = mesh.shape[axis], index.nodes.shape[0]
+    check_axis(mesh, axis, index.nodes.shape[0])
+    by_node, everywhere = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((axis,), ()))
+    replicated = jax.device_put(index, everywhere)
+    lists = jax.device_put(index.lists, by_node)
+    return replicated._replace(lists=lists), jax.device_put(tiles, by_node)
+
+
+def check_axis(mesh, axis: str, num_nodes: int) -> None:
+    """Raise a ValueError unless the mesh has this axis and its devices divide the nodes."""
+    if axis not in mesh.axis_names:
+        raise ValueError(f"axis must be one of {', '.join(mesh.axis_names)}, got {axis!r}")
+    devices = mesh.shape[axis]
     if num_nodes % devices:
         raise ValueError(
             f"the {devices} devices of axis {axis!r} must divide the number of nodes, "
             f"got {num_nodes} nodes"
         )
-    by_node, everywhere = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((axis,), ()))
-    replicated = jax.device_put(index, everywhere)
-    lists = jax.device_put(index.lists, by_node)
-    return replicated._replace(lists=lists), jax.device_put(tiles, by_node)
 
 
 def sharded_search(

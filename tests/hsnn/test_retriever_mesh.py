@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from hsnn_jax import LTIConfig, Retriever, monn
 from hsnn_jax.monn_config import Features, MoNNConfig, TowerConfig
@@ -30,7 +29,8 @@ MODEL = MoNNConfig(
 
 
 def mesh_of(devices):
-    return Mesh(np.array(jax.devices()[:devices]), ("lists",))
+    """A mesh as `jax.make_mesh` makes it, with Explicit axes."""
+    return jax.make_mesh((devices,), ("lists",))
 
 
 def retriever_of(kind, **options):
