@@ -25,21 +25,22 @@ from experiments.next_item import (
     baseline_scorers,
     data_name,
     figures_of,
+    means_by_label,
     pose,
     rank,
     read_interactions,
     score,
+    seed_figures,
 )
-from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_one
+from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_seeds
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
 from experiments.report import COLORS, Table, finish_axes, print_table, write_report
 from experiments.results import check_keep, finish, log_test_evaluation
 from experiments.run_folder import Run, open_run
 from experiments.sharding import make_mesh
-from experiments.training import TrainResult
 from experiments.user_features import UserFeatures, read_user_features
-from nxtpost_jax import Metrics, NxtPost, Sequences, Split, backfill
+from nxtpost_jax import Metrics, Sequences, Split, backfill
 
 Fill = Callable[[Sequences], Sequences] | None
 ROWS = {
@@ -98,16 +99,20 @@ def fills_of(problem: Problem, *, fill_to: int) -> dict[str, Fill]:
     return fills
 
 
-def curves_of(
-    problem: Problem, model: NxtPost, trained: TrainResult, fills, lengths
-) -> dict[str, list[Metrics]]:
-    """Rank the test targets with histories cut to each length, filled in each way."""
-    curves: dict[str, list[Metrics]] = {name: [] for name in fills}
-    for n in lengths:
-        queries = nxtpost_jax.truncate_histories(problem.split.test, n)
-        for name, fill in fills.items():
-            curves[name].append(score(problem, model, trained.params, queries, backfill=fill))
-    return curves
+def curves_of(problem: Problem, trained, fills, lengths) -> dict[str, list[list[Metrics]]]:
+    """Rank the test targets with histories cut to each length, filled in each way.
+
+    Returns:
+      By fill, a list a seed of the metrics by length.
+    """
+    cut = [nxtpost_jax.truncate_histories(problem.split.test, n) for n in lengths]
+    return {
+        name: [
+            [score(problem, model, result.params, queries, backfill=fill) for queries in cut]
+            for model, result in trained
+        ]
+        for name, fill in fills.items()
+    }
 
 
 def baseline_curves(problem: Problem, lengths, *, max_len: int) -> dict[str, list[Metrics]]:
@@ -121,26 +126,35 @@ def baseline_curves(problem: Problem, lengths, *, max_len: int) -> dict[str, lis
     }
 
 
-def table_of(lengths, baselines, models, *, figure: str) -> Table:
+def table_of(
+    lengths: Sequence[int],
+    baselines: Mapping[str, Sequence[Metrics]],
+    models: Mapping[str, Sequence[Sequence[Metrics]]],
+    *,
+    figure: str,
+) -> Table:
     """Lay one figure out by length."""
 
-    def row(label: str, runs: Sequence[Metrics]) -> list:
-        return [label, *(m[figure] for m in runs), runs[0].standard_errors[figure]]
+    def row(label: str, seeds: Sequence[Sequence[Metrics]]) -> list:
+        # The same users in every seed: their error does not shrink with the number of seeds.
+        error = np.mean([runs[0].standard_errors[figure] for runs in seeds])
+        return [label, *means_by_label(seeds, figure), error]
 
     return Table(
         title=f"{figure.upper()} by events known",
         columns=("", *map(str, lengths), f"s.e. at {lengths[0]}"),
-        baselines=[row(NAMES[name], runs) for name, runs in baselines.items()],
-        rows=[row(ROWS[name], runs) for name, runs in models.items()],
+        baselines=[row(NAMES[name], [runs]) for name, runs in baselines.items()],
+        rows=[row(ROWS[name], seeds) for name, seeds in models.items()],
+        note="Means over seeds; standard errors are over users.",
     )
 
 
-def draw(axes: Axes, *, lengths, curves: Mapping[str, Sequence[Metrics]]) -> None:
+def draw(axes: Axes, *, lengths, curves: Mapping[str, Sequence[Sequence[Metrics]]]) -> None:
     """Draw NDCG@10 against the number of events known."""
-    for i, (name, runs) in enumerate(curves.items()):
+    for i, (name, seeds) in enumerate(curves.items()):
         label = ROWS.get(name) or NAMES[name]
         style = {"linestyle": "-" if name in ROWS else ":", "color": COLORS[i % len(COLORS)]}
-        axes.plot(lengths, [m["ndcg@10"] for m in runs], marker="o", label=label, **style)
+        axes.plot(lengths, means_by_label(seeds, "ndcg@10"), marker="o", label=label, **style)
     axes.set_xlabel("events known of a user")
     axes.set_ylabel("NDCG@10")
     axes.set_title("Cold users")
@@ -158,14 +172,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     features = options.data and read_user_features(options.data, interactions.user_ids)
     data = data_name(interactions)
     with open_run("cold_users", options, arguments=arguments, data=data) as run:
-        train = functools.partial(
-            train_one,
-            run,
-            options=options,
-            optimizer=options.optimizer,
-            seed=options.seed,
-            mesh=mesh,
-        )
+        how = {"options": options, "optimizer": options.optimizer, "mesh": mesh}
+        train = functools.partial(train_seeds, run, **how)
         plain = train(problem, options.model, stage="plain")
         if features:
             told = with_static(problem, features)
@@ -173,9 +181,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             static = train(told, config, stage="static")
         log_test_evaluation(run, keep=options.keep, reason=TRAINED)
         fills = fills_of(problem, fill_to=options.fill_to)
-        models = curves_of(problem, *plain, fills, options.lengths)
+        models = curves_of(problem, plain, fills, options.lengths)
         if features:
-            models |= curves_of(told, *static, {"static": None}, options.lengths)
+            models |= curves_of(told, static, {"static": None}, options.lengths)
         baselines = baseline_curves(problem, options.lengths, max_len=options.model.max_len)
         _report(run, problem, options, baselines, models, mesh=mesh)
 
@@ -184,11 +192,12 @@ def _report(run: Run, problem: Problem, options: ColdUsers, baselines, models, *
     lengths = options.lengths
     summary = run.write_summary(
         protocol=problem.protocol.asdict(),
-        metrics=figures_of(models, lengths),
+        metrics=seed_figures(models, options.all_seeds, lengths),
         baselines=figures_of(baselines, lengths),
-        seeds=[options.seed],
+        seeds=options.all_seeds,
         devices=list(mesh.devices.flat),
     )
+    curves = models | {name: [runs] for name, runs in baselines.items()}
     tables = [table_of(lengths, baselines, models, figure=f) for f in ("ndcg@10", "hr@10")]
     for table in tables:
         print_table(table)
@@ -199,7 +208,7 @@ def _report(run: Run, problem: Problem, options: ColdUsers, baselines, models, *
         f"{problem.protocol.describe()}",
         summary=summary,
         tables=tables,
-        panels=[functools.partial(draw, lengths=lengths, curves=models | baselines)],
+        panels=[functools.partial(draw, lengths=lengths, curves=curves)],
     )
     finish(run, keep=options.keep)
 

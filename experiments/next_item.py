@@ -283,6 +283,19 @@ def figures_of(runs: Mapping[str, Sequence[Metrics]], labels: Iterable) -> dict[
     }
 
 
+def seed_figures(
+    runs: Mapping[str, Sequence[Sequence[Metrics]]], seeds: Iterable[int], labels: Iterable
+) -> dict[str, float]:
+    """Flatten figures for summary.json: NAME/SEED/LABEL/FIGURE."""
+    own = {f"{name}/{seed}": one for name, all_ in runs.items() for seed, one in zip(seeds, all_)}
+    return figures_of(own, labels)
+
+
+def means_by_label(seeds: Sequence[Sequence[Metrics]], figure: str) -> list[float]:
+    """Average one figure over seeds, for each of the metrics that a seed has."""
+    return np.mean([[m[figure] for m in runs] for runs in seeds], axis=0).tolist()
+
+
 def baseline_figures(baselines: Mapping[str, Metrics]) -> dict[str, float]:
     """Flatten the figures of `score_baselines`: NAME/FIGURE."""
     return {f"{n}/{f}": value for n, m in baselines.items() for f, value in m.values.items()}

@@ -174,21 +174,21 @@ def train_all(
 ) -> dict[str, list[tuple]]:
     """Train every optimizer from every seed: (model, result) by optimizer."""
     return {
-        name: [
-            train_one(
-                run,
-                problem,
-                options.model,
-                options,
-                optimizer=name,
-                stage=f"{name}-{seed}",
-                seed=seed,
-                mesh=mesh,
-            )
-            for seed in options.all_seeds
-        ]
+        name: train_seeds(
+            run, problem, options.model, options, optimizer=name, stage=name, mesh=mesh
+        )
         for name in options.optimizers
     }
+
+
+def train_seeds(
+    run: Run, problem: Problem, config: NxtPostConfig, options: NxtPostOptions, *, stage: str, **how
+) -> list[tuple[NxtPost, TrainResult]]:
+    """Train one model from every seed of the options; the rest is `train_one`'s."""
+    return [
+        train_one(run, problem, config, options, stage=f"{stage}-{seed}", seed=seed, **how)
+        for seed in options.all_seeds
+    ]
 
 
 def train_one(

@@ -36,7 +36,7 @@ from experiments.next_item import (
     score_baselines,
     sequences_of,
 )
-from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_one
+from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_seeds
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
 from experiments.report import Table, print_table, signed, write_report
@@ -251,19 +251,9 @@ class Outcome(NamedTuple):
 def train_variant(run: Run, name: str, change: Change, problem: Problem, options, *, mesh: Mesh):
     """Train a variant from every seed: its problem, and (model, result) a seed."""
     problem, config, changed = apply(change, problem, options)
-    trained = [
-        train_one(
-            run,
-            problem,
-            config,
-            changed,
-            optimizer=options.optimizer,
-            stage=f"{name}-{seed}".replace(" ", "_").replace(",", ""),
-            seed=seed,
-            mesh=mesh,
-        )
-        for seed in options.all_seeds
-    ]
+    stage = name.replace(" ", "_").replace(",", "")
+    how = {"optimizer": options.optimizer, "stage": stage, "mesh": mesh}
+    trained = train_seeds(run, problem, config, changed, **how)
     return problem, trained
 
 

@@ -26,13 +26,15 @@ from experiments.next_item import (
     baseline_scorers,
     data_name,
     figures_of,
+    means_by_label,
     ndcg_difference,
     pose,
     rank,
     read_interactions,
     score,
+    seed_figures,
 )
-from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_one
+from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_seeds
 from experiments.options import parse, select_devices
 from experiments.path_report import NAMES
 from experiments.report import COLORS, Table, finish_axes, print_table, signed, write_report
@@ -97,26 +99,37 @@ def ageing(evaluate, ages: Sequence[int]) -> list[Metrics]:
     return [evaluate(backfill=functools.partial(without_last, n=age)) for age in ages]
 
 
-def table_of(ages, baselines: Mapping, models: Mapping, *, figure: str) -> Table:
+def table_of(
+    ages: Sequence[int],
+    baselines: Mapping[str, Sequence[Metrics]],
+    models: Mapping[str, Sequence[Sequence[Metrics]]],
+    *,
+    figure: str,
+) -> Table:
     """Lay one figure out by age; the last column compares the oldest vector with a fresh one."""
 
-    def row(label: str, runs: Sequence[Metrics]) -> list:
-        lost, error = ndcg_difference(runs[-1], runs[0])
-        share = runs[-1]["ndcg@10"] / runs[0]["ndcg@10"] if runs[0]["ndcg@10"] else None
-        return [label, *(m[figure] for m in runs), signed(lost, error), share]
+    def row(label: str, seeds: Sequence[Sequence[Metrics]]) -> list:
+        pairs = [ndcg_difference(runs[-1], runs[0]) for runs in seeds]
+        # The same users in every seed: their error does not shrink with the number of seeds.
+        lost, error = np.mean(pairs, axis=0)
+        ndcgs = means_by_label(seeds, "ndcg@10")
+        share = ndcgs[-1] / ndcgs[0] if ndcgs[0] else None
+        return [label, *means_by_label(seeds, figure), signed(lost, error), share]
 
     return Table(
         title=f"{figure.upper()} by the age of the user vector in events",
         columns=("", *map(str, ages), f"NDCG@10 lost at {ages[-1]}", "NDCG@10 kept"),
-        baselines=[row(NAMES[name], runs) for name, runs in baselines.items()],
-        rows=[row(f"NxtPost, {name}", runs) for name, runs in models.items()],
+        baselines=[row(NAMES[name], [runs]) for name, runs in baselines.items()],
+        rows=[row(f"NxtPost, {name}", seeds) for name, seeds in models.items()],
+        note="Means over seeds; the standard error is over users.",
     )
 
 
-def draw(axes: Axes, *, ages, curves: Mapping[str, Sequence[Metrics]]) -> None:
+def draw(axes: Axes, *, ages, curves: Mapping[str, Sequence[Sequence[Metrics]]]) -> None:
     """Draw the share of NDCG@10 that is kept against the age."""
-    for i, (name, runs) in enumerate(curves.items()):
-        kept = [m["ndcg@10"] / max(runs[0]["ndcg@10"], 1e-9) for m in runs]
+    for i, (name, seeds) in enumerate(curves.items()):
+        ndcgs = means_by_label(seeds, "ndcg@10")
+        kept = [value / max(ndcgs[0], 1e-9) for value in ndcgs]
         axes.plot(ages, kept, marker="o", color=COLORS[i % len(COLORS)], label=name)
     axes.set_xscale("symlog")
     axes.set_xlabel("events that the vector has not seen")
@@ -139,22 +152,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         trained = {}
         for name, weights in LOSSES.items():
             objective = dataclasses.replace(options.objective, num_labels=options.labels, **weights)
-            trained[name] = train_one(
+            trained[name] = train_seeds(
                 run,
                 problem,
                 options.model,
                 dataclasses.replace(options, objective=objective),
                 optimizer=options.optimizer,
                 stage=name,
-                seed=options.seed,
                 mesh=mesh,
             )
         log_test_evaluation(run, keep=options.keep, reason=TRAINED)
         models = {
-            name: ageing(
-                functools.partial(score, problem, model, result.params, test), options.ages
-            )
-            for name, (model, result) in trained.items()
+            name: [
+                ageing(functools.partial(score, problem, model, result.params, test), options.ages)
+                for model, result in seeds
+            ]
+            for name, seeds in trained.items()
         }
         scorers = baseline_scorers(problem, test)
         ranked = functools.partial(rank, problem, queries=test, max_len=options.model.max_len)
@@ -171,9 +184,9 @@ def _report(run: Run, problem: Problem, options, baselines, models, *, mesh, use
     )
     summary = run.write_summary(
         protocol=protocol.asdict(),
-        metrics=figures_of(models, options.ages),
+        metrics=seed_figures(models, options.all_seeds, options.ages),
         baselines=figures_of(baselines, options.ages),
-        seeds=[options.seed],
+        seeds=options.all_seeds,
         devices=list(mesh.devices.flat),
     )
     tables = [table_of(options.ages, baselines, models, figure=f) for f in ("ndcg@10", "hr@10")]

@@ -47,11 +47,13 @@ def test_command_reports_a_curve_for_every_way(folder, tmp_path, monkeypatch):
     out = tmp_path / "run"
     arguments = ["--data", str(folder), "--preset", "smoke", "--devices", "1", "--out", str(out)]
     arguments += ["--optimizer", "adamw"]
-    cold_users.main([*arguments, "--fill-to", "3", "--lengths", "0"])
+    cold_users.main([*arguments, "--fill-to", "3", "--lengths", "0", "--seeds", "2"])
     summary = json.loads((out / "summary.json").read_text())
     ways = {key.split("/")[0] for key in summary["metrics"]}
     assert ways == {"none", "popular", "similar", "static"}
-    assert {key.split("/")[1] for key in summary["metrics"]} == {"0"}
+    assert {tuple(key.split("/")[1:3]) for key in summary["metrics"]} == {("0", "0"), ("1", "0")}
+    assert summary["seeds"] == [0, 1]
+    assert summary["metrics"]["none/0/0/mrr"] != summary["metrics"]["none/1/0/mrr"]
     # Without events every user gets the same list, unless something is filled in or known.
     assert summary["baselines"]["popularity/0/ndcg@10"] > 0
     assert (out / "report.png").exists()

@@ -9,6 +9,7 @@ from experiments import staleness
 from experiments.errors import InputError
 from experiments.staleness import Staleness, old_enough, without_last
 from nxtpost_jax import Queries, Sequences
+from nxtpost_jax.metrics import metrics_of_ranks
 from tests.experiments.test_nxtpost import write_cycles
 
 
@@ -35,12 +36,22 @@ def test_command_reports_what_age_costs(tmp_path, monkeypatch):
     rates = ["--epochs", "30", "--evaluate-every", "10", "--adamw-rate", "0.01"]
     staleness.main([*arguments, *rates])
     summary = json.loads((out / "summary.json").read_text())
-    fresh, stale = (summary["metrics"][f"short/{age}/ndcg@10"] for age in (0, 2))
+    fresh, stale = (summary["metrics"][f"short/0/{age}/ndcg@10"] for age in (0, 2))
     assert fresh > 0.9  # users walk in a circle: the last event tells the next
     assert stale < fresh
     same = [summary["baselines"][f"popularity/{age}/ndcg@10"] for age in (0, 2)]
     assert same[0] == same[1]
     assert (out / "report.png").exists()
+
+
+def test_a_row_is_the_mean_over_seeds():
+    one = [metrics_of_ranks(np.array(ranks)) for ranks in ([1, 1, 1], [1, 2, 11])]
+    other = [metrics_of_ranks(np.array(ranks)) for ranks in ([1, 1, 2], [11, 11, 11])]
+    table = staleness.table_of((0, 5), {"popularity": one}, {"short": [one, other]}, figure="hr@10")
+    assert table.rows[0][:3] == ["NxtPost, short", 1.0, pytest.approx((2 / 3 + 0) / 2)]
+    gains = [(1 + 1 / np.log2(3)) / 3, 0.0]
+    whole = [1.0, (2 + 1 / np.log2(3)) / 3]
+    assert table.rows[0][-1] == pytest.approx(sum(gains) / sum(whole))
 
 
 @pytest.mark.parametrize("ages", [(1, 2), (0, 2, 2), ()])
