@@ -27,6 +27,7 @@ from experiments.next_item import (
     figures_of,
     means_by_label,
     pose,
+    query_times,
     rank,
     read_interactions,
     score,
@@ -49,7 +50,6 @@ ROWS = {
     "similar": "NxtPost, items of similar users",
     "static": "NxtPost with static features, no backfill",
 }
-COMPARED = ("popularity", "markov", "item_knn", "content_knn")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,12 +117,13 @@ def curves_of(problem: Problem, trained, fills, lengths) -> dict[str, list[list[
 
 def baseline_curves(problem: Problem, lengths, *, max_len: int) -> dict[str, list[Metrics]]:
     """Rank by the baselines with the same cut histories."""
-    scorers = baseline_scorers(problem, problem.split.test)
-    cut = [nxtpost_jax.truncate_histories(problem.split.test, n) for n in lengths]
+    test = problem.split.test
+    # A history that is cut to nothing has no last event: requests come when they came uncut.
+    options = {"max_len": max_len, "query_times": query_times(test)}
+    cut = [nxtpost_jax.truncate_histories(test, n) for n in lengths]
     return {
-        name: [rank(problem, scorers[name], queries, max_len=max_len) for queries in cut]
-        for name in COMPARED
-        if name in scorers
+        name: [rank(problem, scores, queries, **options) for queries in cut]
+        for name, scores in baseline_scorers(problem, test).items()
     }
 
 

@@ -29,6 +29,7 @@ from experiments.next_item import (
     means_by_label,
     ndcg_difference,
     pose,
+    query_times,
     rank,
     read_interactions,
     score,
@@ -169,11 +170,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             ]
             for name, seeds in trained.items()
         }
-        scorers = baseline_scorers(problem, test)
-        ranked = functools.partial(rank, problem, queries=test, max_len=options.model.max_len)
+        ranked = functools.partial(
+            rank,
+            problem,
+            queries=test,
+            max_len=options.model.max_len,
+            query_times=query_times(test),
+        )
         baselines = {
-            name: ageing(functools.partial(ranked, scorers[name]), options.ages)
-            for name in ("popularity", "markov")
+            name: ageing(functools.partial(ranked, scores), options.ages)
+            for name, scores in baseline_scorers(problem, test).items()
         }
         _report(run, problem, options, baselines, models, mesh=mesh, users=len(test))
 

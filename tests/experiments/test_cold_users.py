@@ -56,4 +56,6 @@ def test_command_reports_a_curve_for_every_way(folder, tmp_path, monkeypatch):
     assert summary["metrics"]["none/0/0/mrr"] != summary["metrics"]["none/1/0/mrr"]
     # Without events every user gets the same list, unless something is filled in or known.
     assert summary["baselines"]["popularity/0/ndcg@10"] > 0
+    compared = {key.split("/")[0] for key in summary["baselines"]}
+    assert compared == {"popularity", "popularity_7d", "markov", "item_knn", "content_knn"}
     assert (out / "report.png").exists()

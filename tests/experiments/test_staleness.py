@@ -39,6 +39,7 @@ def test_command_reports_what_age_costs(tmp_path, monkeypatch):
     fresh, stale = (summary["metrics"][f"short/0/{age}/ndcg@10"] for age in (0, 2))
     assert fresh > 0.9  # users walk in a circle: the last event tells the next
     assert stale < fresh
+    assert {key.split("/")[0] for key in summary["baselines"]} >= {"markov", "item_knn"}
     same = [summary["baselines"][f"popularity/{age}/ndcg@10"] for age in (0, 2)]
     assert same[0] == same[1]
     assert (out / "report.png").exists()
