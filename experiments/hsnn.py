@@ -58,7 +58,7 @@ class HSNNOptions(Options):
     baselines: Literal["faiss", "none"] = "faiss"
     """whether faiss searches beside HSNN (extra `bench`)"""
     graph: GraphConfig = dataclasses.field(default_factory=GraphConfig)
-    """towers of id-only data (frontier, learning)"""
+    """towers of ids that are trained (learning)"""
     monn: MoNNTraining = dataclasses.field(default_factory=MoNNTraining)
     """MoNNs over those towers (frontier)"""
     frontier: FrontierConfig = dataclasses.field(default_factory=FrontierConfig)
@@ -124,7 +124,9 @@ PRESETS = {
         monn=MoNNTraining(
             sizes=("S",), steps=4, evaluate_every=2, batch_size=16, negatives=16, hard_negatives=4
         ),
-        frontier=FrontierConfig(users=100, large_users=50, nodes=16, index_steps=20, pairs=2000),
+        frontier=FrontierConfig(
+            users=100, large_users=50, width=16, nodes=16, index_steps=20, pairs=2000
+        ),
         scorers=ScorersConfig(
             models=("XS", "S"),
             steps=60,
@@ -172,7 +174,6 @@ def measure_frontier(
         return run_frontier(
             run,
             pose_pairs(interactions, seed=seed),
-            options.graph,
             options.monn,
             options.frontier,
             seed=seed,
@@ -222,7 +223,7 @@ def measure_learning(
         protocol = problem.protocol
         towers = train_towers(
             run, problem, options.graph, stage="towers", seed=options.seed, mesh=mesh
-        ).served
+        )
         make_task = functools.partial(
             towers_task, problem=problem, towers=towers, config=options.learning
         )

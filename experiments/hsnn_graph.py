@@ -1,20 +1,27 @@
-"""User and item vectors from ids alone: light graph propagation under a sampled softmax.
+"""User and item vectors from the graph of who took what: in closed form, or trained.
 
-The vectors are the mean over layers of E, AE, AAE, ..., A the symmetrically normalised adjacency
-of users and items; only E is learned. It starts from the leading singular vectors of A, so that
-few steps suffice. A step propagates the whole graph (0.1 s a layer and direction at 810,000 pairs
-and width 64 on one slow core, as fast as scipy's sparse product), hence batches are large. The
-gradient of a propagation is a propagation.
+A is the adjacency of users and items, divided by the roots of both degrees.
 
-Sources: He et al. 2020, "LightGCN"; Wu et al. 2022, "On the Effectiveness of Sampled Softmax
-Loss for Item Recommendation".
+`spectral_towers`: items are the leading right singular vectors of A times the root of their degree,
+a user is the sum over the items taken, in the same weights: an ideal low-pass filter of the
+graph. Nothing is trained, popularity is in the items' lengths, and a user's vector without one of
+the items is a subtraction.
+
+`train_towers`: unit vectors, the mean over layers of E, AE, AAE, ...; only E is learned, by a
+sampled softmax of cosines. It starts from the singular vectors, so that few steps suffice. A step
+propagates the whole graph (0.1 s a layer and direction at 810,000 pairs and width 64 on one slow
+core, as fast as scipy's sparse product), hence batches are large. The gradient of a propagation
+is a propagation.
+
+Sources: Shen et al. 2021, "How Powerful is Graph Convolution for Recommendation?" (GF-CF); He et
+al. 2020, "LightGCN"; Wu et al. 2022, "On the Effectiveness of Sampled Softmax Loss for Item
+Recommendation".
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +32,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from experiments.hsnn_pairs import PairProblem, Pairs
 from experiments.run_folder import Run
-from experiments.training import TrainResult, train
+from experiments.training import train
 from hsnn_jax.frontier import recall
 from hsnn_jax.multi_task import sampled_softmax
 from hsnn_jax.scorers import dot, unit
@@ -36,7 +43,7 @@ K = 20  # recall is taken at this cut
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GraphConfig:
-    """Towers of id-only data."""
+    """Towers of ids that are trained."""
 
     width: int = 64
     """of the vectors"""
@@ -83,6 +90,11 @@ def make_graph(pairs: Pairs, *, num_users: int, num_items: int) -> Graph:
     return Graph(*map(jnp.asarray, both), num_users=num_users, num_items=num_items)
 
 
+def graph_of(problem: PairProblem, pairs: Pairs) -> Graph:
+    """Return the graph of some pairs, over all users and items of the problem."""
+    return make_graph(pairs, num_users=problem.num_users, num_items=problem.num_items)
+
+
 def propagate(graph: Graph, users, items):
     """Return (A items, A^T users): one layer, float [n, d] each."""
 
@@ -110,8 +122,8 @@ def smoothed(graph: Graph, params, layers: int):
     return unit(total[0]), unit(total[1])
 
 
-def spectral_start(graph: Graph, width: int, *, seed: int) -> dict:
-    """Take the leading singular vectors of A, rows around length 1."""
+def singular_vectors(graph: Graph, width: int, *, seed: int):
+    """Return (u [num_users, r], s [r], v [num_items, r]), A's leading ones, r <= width."""
     import scipy.sparse  # comes with scikit-learn
 
     shape = (graph.num_users, graph.num_items)
@@ -119,28 +131,98 @@ def spectral_start(graph: Graph, width: int, *, seed: int) -> dict:
     matrix = scipy.sparse.csr_matrix((weights, (users, items)), shape=shape)
     rank = min(width, min(shape) - 1)
     u, s, vt = randomized_svd(matrix, rank, n_iter=4, random_state=seed)
+    return u, s, vt.T
+
+
+def spectral_start(graph: Graph, width: int, *, seed: int) -> dict:
+    """Take the leading singular vectors of A, rows around length 1."""
+    u, s, v = singular_vectors(graph, width, seed=seed)
     rng = np.random.default_rng([seed, 3])
     params = {}
-    for name, vectors in (("users", u), ("items", vt.T)):
+    for name, vectors in (("users", u), ("items", v)):
         vectors = vectors * np.sqrt(s)[None, :]
         vectors = vectors / np.sqrt((vectors**2).sum(axis=1).mean())
         # What has no edge, or width beyond the rank, starts from a little noise.
         noise = 0.01 / np.sqrt(width) * rng.normal(size=(len(vectors), width))
-        noise[:, :rank] += vectors
+        noise[:, : len(s)] += vectors
         params[name] = noise.astype(np.float32)
     return params
 
 
-class Towers(NamedTuple):
-    """Unit vectors of users and items, float32 [n, width] each.
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpectralTowers:
+    """Vectors in closed form.
 
-    `trained` are propagated over the training pairs alone: nothing in them knows validation.
-    `served` are propagated over validation pairs too, as they are known when the test is taken.
+    Attributes:
+      basis: float32 [num_items, r], right singular vectors of the training pairs' A, scaled so
+        that items have a root mean square length of 1 in training.
+      train: the graph of the training pairs: nothing in it knows validation.
+      known: of validation's pairs too, as they are known when the test is taken.
     """
 
-    trained: tuple[np.ndarray, np.ndarray]
-    served: tuple[np.ndarray, np.ndarray]
-    result: TrainResult
+    basis: np.ndarray
+    train: Graph
+    known: Graph
+
+    def users(self, graph: Graph) -> np.ndarray:
+        """Return unit vectors float32 [num_users, r] by the pairs of a graph."""
+        return np.asarray(unit(self._sums(graph)))
+
+    def items(self, graph: Graph) -> np.ndarray:
+        """Return float32 [num_items, r], longer where the item was taken more often."""
+        return np.sqrt(_degrees(graph.items, graph.num_items))[:, None] * self.basis
+
+    def users_without(self, users, items) -> np.ndarray:
+        """Return unit vectors [b, r] of users as if an item had not been taken.
+
+        That is how the users of test pairs look; in a training pair's user the item shows.
+
+        Args:
+          users, items: int [b], training pairs.
+        """
+        weights = 1 / np.sqrt(self._user_degrees[users] * self._item_degrees[items])
+        own = weights[:, None] * self.basis[items]
+        return np.asarray(unit(self._train_sums[users] - own))
+
+    def _sums(self, graph: Graph) -> np.ndarray:
+        zero = jnp.zeros((graph.num_users, self.basis.shape[1]))
+        return np.asarray(propagate(graph, zero, jnp.asarray(self.basis))[0])
+
+    @functools.cached_property
+    def _train_sums(self):
+        return self._sums(self.train)
+
+    @functools.cached_property
+    def _user_degrees(self):
+        return _degrees(self.train.users, self.train.num_users)
+
+    @functools.cached_property
+    def _item_degrees(self):
+        return _degrees(self.train.items, self.train.num_items)
+
+
+def _degrees(nodes, count: int) -> np.ndarray:
+    return np.bincount(nodes, minlength=count).astype(np.float32)
+
+
+def spectral_towers(problem: PairProblem, width: int, *, seed: int) -> SpectralTowers:
+    """Take the towers of a width, or of the rank where that is less."""
+    train, known = (graph_of(problem, part) for part in (problem.train, problem.known))
+    _, _, v = singular_vectors(train, width, seed=seed)
+    squares = _degrees(train.items, train.num_items) @ v**2
+    return SpectralTowers((v / np.sqrt(squares.sum() / len(v))).astype(np.float32), train, known)
+
+
+def validation(problem: PairProblem, *, seed: int):
+    """Draw users; return them and a function from their and the items' vectors to recall."""
+    rows = problem.users_with(problem.validation, most=2000, seed=seed)
+    seen, wanted = problem.train.padded(rows), problem.validation.padded(rows)
+
+    def measure(users, items) -> float:
+        found = brute_force(dot, None, items, users, min(K, problem.num_items), exclude=seen)
+        return recall(found.ids, wanted)
+
+    return rows, measure
 
 
 def train_towers(
@@ -151,12 +233,22 @@ def train_towers(
     stage: str,
     seed: int,
     mesh: Mesh,
-) -> Towers:
-    """Train on the training pairs and select on validation."""
-    sizes = {"num_users": problem.num_users, "num_items": problem.num_items}
-    graph = make_graph(problem.train, **sizes)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train on the training pairs and select on validation.
+
+    Returns:
+      Unit vectors of users and items, float32 [n, width] each, propagated over the pairs of
+      validation too, as they are known when the test is taken.
+    """
+    graph = graph_of(problem, problem.train)
     start = spectral_start(graph, config.width, seed=seed)
     steps = min(config.evaluate_every, config.steps)
+    rows, measure = validation(problem, seed=seed)
+
+    @jax.jit
+    def asked(params):
+        users, items = smoothed(graph, params, config.layers)
+        return users[rows], items
 
     def batches(epoch):
         return problem.train.batches(steps, config.batch_size, seed=[seed, epoch])
@@ -181,30 +273,10 @@ def train_towers(
         steps_per_epoch=steps,
         seed=seed,
         mesh=mesh,
-        evaluate=_validation(problem, graph, config.layers, seed=seed),
+        evaluate=lambda params: {f"recall@{K}": measure(*asked(params))},
         select=f"recall@{K}",
         patience=config.patience,
     )
     params = jax.tree.map(jnp.asarray, jax.device_get(result.params))
-    known = make_graph(problem.known, **sizes)
-    trained, served = (
-        tuple(map(np.asarray, smoothed(g, params, config.layers))) for g in (graph, known)
-    )
-    return Towers(trained, served, result)
-
-
-def _validation(problem: PairProblem, graph: Graph, layers: int, *, seed: int):
-    rows = problem.users_with(problem.validation, most=2000, seed=seed)
-    seen, wanted = problem.train.padded(rows), problem.validation.padded(rows)
-
-    @jax.jit
-    def vectors(params):
-        users, items = smoothed(graph, params, layers)
-        return users[rows], items
-
-    def evaluate(params):
-        users, items = vectors(params)
-        found = brute_force(dot, None, items, users, min(K, problem.num_items), exclude=seen)
-        return {f"recall@{K}": recall(found.ids, wanted)}
-
-    return evaluate
+    known = graph_of(problem, problem.known)
+    return tuple(map(np.asarray, smoothed(known, params, config.layers)))

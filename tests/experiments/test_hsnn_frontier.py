@@ -9,7 +9,15 @@ import pytest
 
 from experiments import hsnn
 from experiments.datasets import read
-from experiments.hsnn_graph import make_graph, propagate, smoothed, spectral_start
+from experiments.hsnn_graph import (
+    graph_of,
+    make_graph,
+    propagate,
+    smoothed,
+    spectral_start,
+    spectral_towers,
+    validation,
+)
 from experiments.hsnn_pairs import Pairs, pose_pairs
 from experiments.searchers import (
     HSNN,
@@ -84,6 +92,39 @@ def test_the_spectral_start_tells_kinds_apart(folder):
     best = np.asarray(users @ items.T).argmax(axis=1)
     kind = np.asarray(read(folder).item_ids)[best] // 30
     assert (kind == np.arange(150) % 6).mean() > 0.95
+
+
+def test_spectral_towers_are_the_low_pass_filter_and_find_what_is_held_out(folder):
+    problem = pose_pairs(read(folder), seed=0)
+    towers = spectral_towers(problem, 6, seed=0)
+    users, items = towers.users(towers.train), towers.items(towers.train)
+    dense = np.zeros((150, problem.num_items))
+    dense[problem.train.users, problem.train.items] = 1
+    by_item = np.sqrt(np.maximum(dense.sum(0), 1))
+    weighted = dense / np.sqrt(dense.sum(1))[:, None] / by_item[None, :]
+    _, _, vt = np.linalg.svd(weighted)
+    expected = dense / by_item[None, :] @ vt[:6].T @ vt[:6] * by_item[None, :]
+    got = users @ items.T
+    scale = np.linalg.norm(expected, axis=1) / np.linalg.norm(got, axis=1)
+    # The singular vectors are those of a randomised method.
+    np.testing.assert_allclose(got * scale[:, None], expected, atol=0.01)
+    np.testing.assert_allclose((items**2).sum(axis=1).mean(), 1, rtol=1e-5)
+    rows, measure = validation(problem, seed=0)
+    found = measure(users[rows], items)
+    chance = measure(users[rows][::-1], np.random.default_rng(0).permutation(items))
+    assert found > 0.9 > 0.3 > chance  # 20 items are asked for, and a user's kind has 30
+
+
+def test_a_user_without_an_item_is_the_user_of_the_graph_without_it(folder):
+    problem = pose_pairs(read(folder), seed=0)
+    towers = spectral_towers(problem, 6, seed=0)
+    edges = np.array([0, 7, len(problem.train.users) - 1])
+    taken = Pairs(*(x[edges] for x in problem.train))
+    for user, item, own in zip(*taken, towers.users_without(*taken)):
+        kept = (problem.train.users != user) | (problem.train.items != item)
+        graph = graph_of(problem, Pairs(*(x[kept] for x in problem.train)))
+        # Only this user's row is compared: its other items have the same degrees in both.
+        np.testing.assert_allclose(own, towers.users(graph)[user], atol=1e-5)
 
 
 @pytest.fixture(scope="module")
