@@ -48,11 +48,11 @@ class FrontierConfig:
     """users, drawn by seed, that dot products and the smallest MoNN answer"""
     large_users: int = 500
     """of those, how many the other MoNNs answer"""
-    width: int = 512
+    width: int = 384
     """of the towers' vectors"""
     temperature: float = 0.1
     """of the towers' inner product, from which a MoNN's training starts"""
-    nodes: int = 512
+    nodes: int = 1024
     """nodes of HSNN's index, and lists of IVF"""
     slack: float = 1.5
     """slots of a list over the mean number of items of a node"""
