@@ -207,12 +207,11 @@ def _validation(scorer: Residual, item_vectors, questions: Questions):
     users, count = jnp.asarray(requests.users), min(CANDIDATES, item_vectors.shape[0])
     exclude = jnp.asarray(requests.exclude)
     candidates = brute_force(dot, None, item_vectors, users, count, exclude=exclude).ids
-    encode = jax.jit(
-        lambda params: (scorer.users(params, users), scorer.items(params, item_vectors))
-    )
+    # As arguments: XLA would fold vectors that it holds as constants.
+    users_of, items_of = jax.jit(scorer.users), jax.jit(scorer.items)
 
     def evaluate(params):
-        encoded, items = encode(params)
+        encoded, items = users_of(params, users), items_of(params, item_vectors)
         model = Model("", scorer, params, items, None, None)
         found = rerank(model, encoded, candidates, min(k, count))
         return {f"recall@{k}": recall(found, wanted)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -202,14 +203,31 @@ def _lines_below(axes: Axes) -> int:
 
 
 def save_figure(path: Path, panels: Sequence[Draw]) -> None:
-    """Draw the panels side by side into a PNG; long legends lie below them."""
+    """Draw the panels side by side into a PNG; long legends lie below them, or one for all."""
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(axes)
-    figure.set_figheight(3.6 + 0.19 * max(map(_lines_below, figure.axes)))
+    lines = max(map(_lines_below, figure.axes))
+    if lines and len(panels) > 1:
+        lines = _share_legend(figure) or lines
+    figure.set_figheight(3.6 + 0.19 * lines)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=130, format="png")
     temporary.replace(path)
+
+
+def _share_legend(figure: Figure) -> int:
+    """Put one legend below panels that have the same lines; return its height in lines, or 0."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if any(axes.get_legend_handles_labels()[1] != labels for axes in figure.axes):
+        return 0
+    for axes in figure.axes:
+        axes.get_legend().remove()
+    columns = len(figure.axes)
+    figure.legend(
+        handles, labels, ncols=columns, frameon=False, fontsize=8, loc="outside lower center"
+    )
+    return math.ceil(len(labels) / columns)
 
 
 def write_report(

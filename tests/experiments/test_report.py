@@ -12,8 +12,10 @@ from experiments.options import Options
 from experiments.progress import show_progress
 from experiments.report import (
     Table,
+    _share_legend,
     draw_curves,
     draw_recall,
+    finish_axes,
     format_cell,
     markdown_table,
     print_table,
@@ -94,6 +96,20 @@ def test_recall_is_drawn_by_cost_with_all_items_marked():
     np.testing.assert_allclose(ax.lines[0].get_xydata(), [[10, 0.5], [50, 0.9]])
     assert ax.lines[1].get_xdata()[0] == 100
     assert (ax.get_xlabel(), ax.get_xscale()) == ("items scored a query", "log")
+
+
+def test_panels_with_the_same_many_lines_share_a_legend():
+    figure = Figure()
+    panels = figure.subplots(1, 2)
+    for ax in panels:
+        for i in range(9):
+            ax.plot([0, 1], [i, i], label=str(i))
+        finish_axes(ax)
+    assert _share_legend(figure) == 5  # nine names in two columns
+    assert [ax.get_legend() for ax in panels] == [None, None]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list("012345678")
+    panels[1].plot([0, 1], [0, 1], label="another")
+    assert _share_legend(figure) == 0
 
 
 def test_report_holds_command_protocol_tables_and_plot(tmp_path):
