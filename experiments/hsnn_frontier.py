@@ -18,6 +18,7 @@ from matplotlib.ticker import LogLocator
 
 from experiments.hsnn_graph import K, SpectralTowers, spectral_towers, validation
 from experiments.hsnn_lti import learned_nodes
+from experiments.hsnn_measured import Curve, Frontier
 from experiments.hsnn_monn import MoNNTraining, Questions, as_model, residual, train_residual
 from experiments.hsnn_outcome import Outcome
 from experiments.hsnn_pairs import PairProblem
@@ -112,15 +113,6 @@ def train_monn(
     return as_model(f"MoNN {size}", scorer, result.params, towers.items(towers.known))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Curve:
-    """A searcher's points, beside the exact search of its scorer."""
-
-    name: str
-    points: list[Measured]
-    exact: Measured
-
-
 def measure_model(
     model: Model, searchers, requests: Requests, truth, budgets
 ) -> tuple[Measured, list[Curve]]:
@@ -128,14 +120,14 @@ def measure_model(
     k = min(K, jax.tree.leaves(model.items)[0].shape[0])
     exact = Exact(f"{model.name}, exact", model)
     found = exact.search(requests, k, 0).ids
-    measured = measure(exact, requests, k, budgets=[0], exact=found, truth=truth)[0]
+    measured = measure(exact, requests, k, budgets=[0], exact=found, truth=truth, warm=True)[0]
     curves = []
     for searcher in searchers:
         searcher.build()
         points = measure(searcher, requests, k, budgets=budgets, exact=found, truth=truth)
         # Budgets that afford the same lists are one point.
         distinct = {(point.items_scored, point.flops): point for point in points}
-        curves.append(Curve(searcher.name, list(distinct.values()), measured))
+        curves.append(Curve(searcher.name, model.name, list(distinct.values())))
         print(f"{searcher.name}: done", flush=True)
     return measured, curves
 
@@ -151,6 +143,28 @@ def run_frontier(
     mesh: Mesh,
     before_test,
 ) -> Outcome:
+    """Measure from a seed, unless an earlier part of the run has, and lay it out."""
+    path = run.folder / f"measured-{seed}.npz"
+    if path.exists():
+        measured = Frontier.load(path)
+    else:
+        options = {"faiss": faiss, "mesh": mesh, "before_test": before_test}
+        measured = measure_frontier(run, problem, monn, config, seed=seed, **options)
+        measured.save(path)
+    return _outcome(problem, measured, seed=seed)
+
+
+def measure_frontier(
+    run: Run,
+    problem: PairProblem,
+    monn: MoNNTraining,
+    config: FrontierConfig,
+    *,
+    seed: int,
+    faiss: bool,
+    mesh: Mesh,
+    before_test,
+) -> Frontier:
     """Train, learn the indexes, and only then look at the test users."""
     if faiss:
         load_faiss()  # its absence shows before anything is trained
@@ -193,7 +207,7 @@ def run_frontier(
         )
         exacts[model.name] = exact
         curves += found
-    return _outcome(problem, exacts, curves, {f"validation recall@{K}": plain}, seed=seed)
+    return Frontier(exacts, curves, {f"validation recall@{K}": plain})
 
 
 def searchers_for(model, items, nodes, config: FrontierConfig, most: int, *, seed: int, faiss):
@@ -221,9 +235,10 @@ def searchers_for(model, items, nodes, config: FrontierConfig, most: int, *, see
     return [Reranked(f"{model.name}, IVF re-ranked", ivf, model), *found]
 
 
-def _outcome(problem: PairProblem, exacts, curves, figures, *, seed: int) -> Outcome:
+def _outcome(problem: PairProblem, measured: Frontier, *, seed: int) -> Outcome:
+    exacts, curves = measured.exacts, measured.curves
     plain = exacts["dot"]
-    metrics, rows = dict(figures), []
+    metrics, rows = dict(measured.figures), []
 
     def truth_cells(point: Measured) -> list:
         value, error = paired_difference(point.truth, 0.0, seed=seed)
@@ -287,7 +302,7 @@ def equal_table(problem: PairProblem, curves, exacts, *, seed: int) -> tuple[Tab
     for curve in curves:
         for cost in ("items_scored", "flops"):
             for share in EQUAL:
-                whole = problem.num_items if cost == "items_scored" else curve.exact.flops
+                whole = problem.num_items if cost == "items_scored" else exacts[curve.model].flops
                 given = {"cost": cost, "value": share * whole}
                 own = at_equal(curve.points, of="recall", **given)
                 truth = at_equal(curve.points, of="truth", **given)

@@ -160,7 +160,7 @@ def measure_variant(task: Task, towers: Adapted, nodes, config: LearningConfig) 
     hsnn = HSNN("hsnn", model, items, nodes, budgets[-1], slack=config.slack)
     hsnn.build()
     points = measure(hsnn, requests, K, budgets=budgets, exact=ids, truth=task.truth)
-    whole = measure(exact, requests, K, budgets=[0], exact=ids, truth=task.truth)[0]
+    whole = measure(exact, requests, K, budgets=[0], exact=ids, truth=task.truth, warm=True)[0]
     return Learned(points, whole, telemetry(jnp.asarray(items), jnp.asarray(nodes), None)[0])
 
 

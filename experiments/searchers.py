@@ -12,7 +12,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +136,7 @@ class HSNN:
     cost_weight: float = 0.0
     index: Index | None = None
     tiles: Tiles | None = None
+    traced_budget: ClassVar[bool] = True
 
     def build(self) -> None:
         """Fill the lists."""

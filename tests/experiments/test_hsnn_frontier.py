@@ -223,6 +223,11 @@ def test_the_command_leaves_a_run_folder(folder, tmp_path, monkeypatch):
     assert metrics["MoNN XS/flops"] > metrics["dot/flops"]
     text = (out / "report.md").read_text()
     assert "At equal cost" in text
+    # What is measured is read again, not measured again: the same figures, speeds included.
+    for name in ("report.md", "summary.json"):
+        (out / name).unlink()
+    hsnn.main(["--resume", str(out)])
+    assert json.loads((out / "summary.json").read_text())["metrics"] == metrics
     assert str(folder) not in text
     assert (out / "report.png").stat().st_size > 10_000
 

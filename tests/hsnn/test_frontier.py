@@ -38,6 +38,25 @@ def test_measure_keeps_users_apart_and_counts_costs():
     assert all(p.queries_per_second > 0 for p in points)
 
 
+@pytest.mark.parametrize(
+    ("traced", "warm", "calls"), [(False, False, 6), (True, False, 4), (True, True, 3)]
+)
+def test_a_searcher_is_warmed_as_often_as_it_compiles(traced, warm, calls):
+    class Counting(Prefix):
+        traced_budget = traced
+        count = 0
+
+        def search(self, requests, k, budget):
+            self.count += 1
+            return super().search(requests, k, budget)
+
+    searcher = Counting()
+    exact = np.array([[0, 1, 2, 3]])
+    points = measure(searcher, [None], 4, budgets=[1, 2, 4], exact=exact, warm=warm)
+    assert searcher.count == calls
+    assert [p.budget for p in points] == [1, 2, 4]
+
+
 def _point(cost, recall):
     return Measured(0, cost, 2 * cost, 1.0, np.asarray(recall), None)
 
