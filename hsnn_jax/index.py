@@ -1,5 +1,6 @@
 """The index: nodes and fixed-capacity lists of items, as a pytree of arrays."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -89,7 +90,9 @@ def build_index(
         lists=jnp.asarray(lists),
         counts=jnp.asarray((lists >= 0).sum(axis=1), jnp.int32),
         positions=jnp.asarray(positions),
-        representatives=_representatives(item_vectors, nodes, lists, distance),
+        representatives=_representatives(
+            jnp.asarray(item_vectors), jnp.asarray(nodes), jnp.asarray(lists), distance=distance
+        ),
         overflow=jnp.asarray(overflow, jnp.int32),
     )
 
@@ -142,15 +145,15 @@ def take_rows(features, rows):
     return jax.tree.map(lambda feature: jnp.asarray(feature)[rows], features)
 
 
-def _representatives(item_vectors, nodes, lists, distance):
+@functools.partial(jax.jit, static_argnames="distance")
+def _representatives(vectors, nodes, lists, *, distance):
     def of_node(arguments):
         node, ids = arguments
         row = pairwise_distance(vectors[jnp.maximum(ids, 0)], node[None, :], distance=distance)
         best = jnp.argmin(jnp.where(ids >= 0, row[:, 0], jnp.inf))
         return ids[best]
 
-    vectors = jnp.asarray(item_vectors)
-    return jax.lax.map(of_node, (jnp.asarray(nodes), jnp.asarray(lists)))
+    return jax.lax.map(of_node, (nodes, lists))
 
 
 def stats(index: Index) -> dict[str, float]:

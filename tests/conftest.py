@@ -1,6 +1,7 @@
 """A strict test process: 8 fake CPU devices, rank promotion raises, warnings are errors."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -24,6 +25,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 import jax
 import pytest
+
+# Tracing makes many objects that live on: looking through them again and again takes a twentieth.
+gc.freeze()
+gc.set_threshold(200_000, 20, 100)
 
 jax.config.update("jax_num_cpu_devices", 8)
 # The same programs, their kernels without LLVM's expensive passes: small tests mostly compile.

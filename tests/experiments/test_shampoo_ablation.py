@@ -1,5 +1,6 @@
 """The comparison on characters: causality, batches, the table and the command."""
 
+import functools
 import json
 
 import jax
@@ -33,6 +34,8 @@ def test_command_compares_both_optimizers(tmp_path, monkeypatch):
     monkeypatch.setattr(shampoo_ablation, "STEPS_BETWEEN_EVALUATIONS", 15)
     monkeypatch.setattr(shampoo_ablation, "BATCH_SIZE", 8)
     monkeypatch.setattr(shampoo_ablation, "VALIDATION_WINDOWS", 64)
+    small = functools.partial(CharacterModel, width=32, layers=1, heads=2)
+    monkeypatch.setattr(shampoo_ablation, "CharacterModel", small)
     text = tmp_path / "rhyme.txt"
     text.write_text("the cat sat on the mat, and that was that. " * 200)
     out = tmp_path / "run"
