@@ -24,10 +24,11 @@ from experiments.errors import bad_input, exit_on_input_error
 from experiments.hsnn_drawn import drawn_ratings, drawn_shop
 from experiments.hsnn_drift import DriftConfig, run_drift
 from experiments.hsnn_features import make_examples
-from experiments.hsnn_frontier import FrontierConfig, run_frontier
+from experiments.hsnn_frontier import FrontierConfig, frontier_outcome, run_frontier
 from experiments.hsnn_graph import GraphConfig, train_towers
 from experiments.hsnn_interests import InterestsConfig, run_interests
 from experiments.hsnn_learning import LearningConfig, planted_task, run_learning, towers_task
+from experiments.hsnn_measured import remembered
 from experiments.hsnn_monn import MoNNTraining
 from experiments.hsnn_outcome import Outcome, over_seeds
 from experiments.hsnn_pairs import pose_pairs
@@ -171,16 +172,21 @@ def measure_frontier(
     """Run task frontier from every seed."""
 
     def measure(seed: int) -> Outcome:
-        return run_frontier(
-            run,
-            pose_pairs(interactions, seed=seed),
-            options.monn,
-            options.frontier,
-            seed=seed,
-            faiss=options.faiss,
-            mesh=mesh,
-            before_test=lambda: log_test(run, options, f"frontier of seed {seed}"),
+        problem = pose_pairs(interactions, seed=seed)
+        measured = remembered(
+            run.folder / f"measured-{seed}.npz",
+            lambda: run_frontier(
+                run,
+                problem,
+                options.monn,
+                options.frontier,
+                seed=seed,
+                faiss=options.faiss,
+                mesh=mesh,
+                before_test=lambda: log_test(run, options, f"frontier of seed {seed}"),
+            ),
         )
+        return frontier_outcome(problem, measured, seed=seed)
 
     return over_seeds({seed: measure(seed) for seed in options.all_seeds})
 

@@ -34,6 +34,7 @@ from experiments.searchers import (
     Reranked,
     dot_model,
     load_faiss,
+    measure_exact,
 )
 from hsnn_jax.frontier import Measured, at_equal, measure, paired_difference
 
@@ -119,8 +120,7 @@ def measure_model(
     """Measure exact search by a model and every searcher that approximates it."""
     k = min(K, jax.tree.leaves(model.items)[0].shape[0])
     exact = Exact(f"{model.name}, exact", model)
-    found = exact.search(requests, k, 0).ids
-    measured = measure(exact, requests, k, budgets=[0], exact=found, truth=truth, warm=True)[0]
+    found, measured = measure_exact(exact, requests, k, truth=truth)
     curves = []
     for searcher in searchers:
         searcher.build()
@@ -133,28 +133,6 @@ def measure_model(
 
 
 def run_frontier(
-    run: Run,
-    problem: PairProblem,
-    monn: MoNNTraining,
-    config: FrontierConfig,
-    *,
-    seed: int,
-    faiss: bool,
-    mesh: Mesh,
-    before_test,
-) -> Outcome:
-    """Measure from a seed, unless an earlier part of the run has, and lay it out."""
-    path = run.folder / f"measured-{seed}.npz"
-    if path.exists():
-        measured = Frontier.load(path)
-    else:
-        options = {"faiss": faiss, "mesh": mesh, "before_test": before_test}
-        measured = measure_frontier(run, problem, monn, config, seed=seed, **options)
-        measured.save(path)
-    return _outcome(problem, measured, seed=seed)
-
-
-def measure_frontier(
     run: Run,
     problem: PairProblem,
     monn: MoNNTraining,
@@ -235,7 +213,8 @@ def searchers_for(model, items, nodes, config: FrontierConfig, most: int, *, see
     return [Reranked(f"{model.name}, IVF re-ranked", ivf, model), *found]
 
 
-def _outcome(problem: PairProblem, measured: Frontier, *, seed: int) -> Outcome:
+def frontier_outcome(problem: PairProblem, measured: Frontier, *, seed: int) -> Outcome:
+    """Lay out what was measured."""
     exacts, curves = measured.exacts, measured.curves
     plain = exacts["dot"]
     metrics, rows = dict(measured.figures), []

@@ -78,6 +78,16 @@ class Graph:
     num_users: int
     num_items: int
 
+    @functools.cached_property
+    def user_degrees(self) -> np.ndarray:
+        """Edges of each user, float32 [num_users]."""
+        return np.bincount(self.users, minlength=self.num_users).astype(np.float32)
+
+    @functools.cached_property
+    def item_degrees(self) -> np.ndarray:
+        """Edges of each item, float32 [num_items]."""
+        return np.bincount(self.items, minlength=self.num_items).astype(np.float32)
+
 
 def make_graph(pairs: Pairs, *, num_users: int, num_items: int) -> Graph:
     """Normalise the pairs into a graph; nodes without an edge get nothing from it."""
@@ -170,7 +180,7 @@ class SpectralTowers:
 
     def items(self, graph: Graph) -> np.ndarray:
         """Return float32 [num_items, r], longer where the item was taken more often."""
-        return np.sqrt(_degrees(graph.items, graph.num_items))[:, None] * self.basis
+        return np.sqrt(graph.item_degrees)[:, None] * self.basis
 
     def users_without(self, users, items) -> np.ndarray:
         """Return unit vectors [b, r] of users as if an item had not been taken.
@@ -180,7 +190,7 @@ class SpectralTowers:
         Args:
           users, items: int [b], training pairs.
         """
-        weights = 1 / np.sqrt(self._user_degrees[users] * self._item_degrees[items])
+        weights = 1 / np.sqrt(self.train.user_degrees[users] * self.train.item_degrees[items])
         own = weights[:, None] * self.basis[items]
         return np.asarray(unit(self._train_sums[users] - own))
 
@@ -192,24 +202,12 @@ class SpectralTowers:
     def _train_sums(self):
         return self._sums(self.train)
 
-    @functools.cached_property
-    def _user_degrees(self):
-        return _degrees(self.train.users, self.train.num_users)
-
-    @functools.cached_property
-    def _item_degrees(self):
-        return _degrees(self.train.items, self.train.num_items)
-
-
-def _degrees(nodes, count: int) -> np.ndarray:
-    return np.bincount(nodes, minlength=count).astype(np.float32)
-
 
 def spectral_towers(problem: PairProblem, width: int, *, seed: int) -> SpectralTowers:
     """Take the towers of a width, or of the rank where that is less."""
     train, known = (graph_of(problem, part) for part in (problem.train, problem.known))
     _, _, v = singular_vectors(train, width, seed=seed)
-    squares = _degrees(train.items, train.num_items) @ v**2
+    squares = train.item_degrees @ v**2
     return SpectralTowers((v / np.sqrt(squares.sum() / len(v))).astype(np.float32), train, known)
 
 

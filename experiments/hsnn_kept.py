@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.report import Table, signed
-from experiments.searchers import HSNN, Exact, Model, Requests, Reranked
+from experiments.searchers import HSNN, Exact, Model, Requests, Reranked, measure_exact
 from hsnn_jax.frontier import Measured, Searcher, measure, paired_difference
 
 SHARES = (0.02, 0.05, 0.1, 0.2)  # of the items, what a search may score
@@ -51,7 +51,7 @@ def serve(served: Served, two_tower: Served, k: int) -> dict[str, list[Measured]
     """Measure exact search by a scorer, HSNN, and the two tower's best items re-ranked."""
     model, requests = served.model, served.requests
     exact = Exact("exact", model)
-    found = exact.search(requests, k, 0).ids
+    found, measured = measure_exact(exact, requests, k, truth=served.truth)
     most = round(max(SHARES) * len(served.vectors))
     searchers: list[Searcher] = [
         HSNN(
@@ -63,11 +63,7 @@ def serve(served: Served, two_tower: Served, k: int) -> dict[str, list[Measured]
         best = Exact("two tower", two_tower.model)
         searchers.append(Reranked("two tower re-ranked", best, model, 1, 1))
     budgets = [round(share * len(served.vectors)) for share in SHARES]
-    curves = {
-        "exact": measure(
-            exact, requests, k, budgets=[0], exact=found, truth=served.truth, warm=True
-        )
-    }
+    curves = {"exact": [measured]}
     for searcher in searchers:
         searcher.build()
         curves[searcher.name] = measure(

@@ -22,7 +22,7 @@ from experiments.hsnn_lti import lti_config
 from experiments.hsnn_outcome import Outcome
 from experiments.hsnn_pairs import PairProblem
 from experiments.report import Table, draw_recall, signed
-from experiments.searchers import HSNN, Exact, Requests, dot_model
+from experiments.searchers import HSNN, Exact, Requests, dot_model, measure_exact
 from hsnn_jax.frontier import Measured, at_equal, measure
 from hsnn_jax.learners import EM, LTI, KMeans
 from hsnn_jax.telemetry import telemetry
@@ -155,12 +155,11 @@ def measure_variant(task: Task, towers: Adapted, nodes, config: LearningConfig) 
     requests = Requests(users, task.requests.exclude)
     model, count = dot_model(items), len(items)
     exact = Exact("exact", model)
-    ids = exact.search(requests, K, 0).ids
+    ids, whole = measure_exact(exact, requests, K, truth=task.truth)
     budgets = sorted({round(share * count) for share in SHARES})
     hsnn = HSNN("hsnn", model, items, nodes, budgets[-1], slack=config.slack)
     hsnn.build()
     points = measure(hsnn, requests, K, budgets=budgets, exact=ids, truth=task.truth)
-    whole = measure(exact, requests, K, budgets=[0], exact=ids, truth=task.truth, warm=True)[0]
     return Learned(points, whole, telemetry(jnp.asarray(items), jnp.asarray(nodes), None)[0])
 
 

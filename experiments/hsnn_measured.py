@@ -6,7 +6,7 @@ Searching takes longer than training: a resumed run reads what its finished seed
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,15 @@ class Frontier:
                 ],
                 dict(zip(arrays["figures"].tolist(), arrays["values"].tolist(), strict=True)),
             )
+
+
+def remembered(path: Path, measure: Callable[[], Frontier]) -> Frontier:
+    """Read what the file holds, or measure and write it."""
+    if path.exists():
+        return Frontier.load(path)
+    measured = measure()
+    measured.save(path)
+    return measured
 
 
 def _stacked(points: Sequence[Measured]) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.errors import InputError
 from hsnn_jax.chunks import by_chunks
-from hsnn_jax.frontier import Found
+from hsnn_jax.frontier import Found, Measured, measure
 from hsnn_jax.index import Index, Tiles, build_index, pack
 from hsnn_jax.monn import MoNNScorer, module_flops
 from hsnn_jax.scorers import dot, pair_flops
@@ -107,6 +107,12 @@ class Exact:
         )
         flops = float(found.flops[0]) + model.user_flops
         return Found(np.asarray(found.ids), float(found.items_scored[0]), flops)
+
+
+def measure_exact(exact: Exact, requests: Requests, k: int, *, truth) -> tuple[Any, Measured]:
+    """Return the ids int [B, k] that approximations are measured by, and the search's measure."""
+    found = exact.search(requests, k, 0).ids
+    return found, measure(exact, requests, k, budgets=[0], exact=found, truth=truth, warm=True)[0]
 
 
 @dataclasses.dataclass
