@@ -26,7 +26,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 import jax
 import pytest
 
-# Tracing makes many objects that live on: looking through them again and again takes a twentieth.
+# Tracing makes many objects that live on: looking through them again and again takes a tenth.
 gc.freeze()
 gc.set_threshold(200_000, 20, 100)
 
