@@ -15,9 +15,12 @@ from hsnn_jax.chunks import by_chunks, num_rows
 from hsnn_jax.ensemble import level_logit
 from hsnn_jax.index import Tiles
 from hsnn_jax.route import (
+    Beam,
     Candidates,
+    block_of,
     open_counts,
     owned,
+    ranked,
     remaining,
     route,
     score_beam,
@@ -25,6 +28,8 @@ from hsnn_jax.route import (
 )
 from hsnn_jax.scorers import pair_flops, score_all
 from hsnn_jax.top_k import top_k
+
+_RANKED = 8192  # scores that a user's search ranks at once, at least a node's
 
 
 class SearchResult(NamedTuple):
@@ -67,6 +72,7 @@ class Static(NamedTuple):
     scorers: tuple
     k: int
     max_beams: tuple[int, ...]
+    block: int  # nodes whose items are ranked at once
 
 
 def prepare(
@@ -120,7 +126,8 @@ def prepare(
         cost_weight=cost_weight,
         ensemble=ensemble,
     )
-    return request, Static(tuple(level.scorer for level in levels), k, tuple(beams))
+    block = max(1, _RANKED // indexes[-1].lists.shape[1])
+    return request, Static(tuple(level.scorer for level in levels), k, tuple(beams), block)
 
 
 def local_search(indexes, items, request: Request, static: Static, first_node=0):
@@ -142,36 +149,41 @@ def local_search(indexes, items, request: Request, static: Static, first_node=0)
 
     def of_chunk(users, budgets, exclude):
         left, beams = remaining(indexes, opened, request.allowed, exclude), []
+
+        def expand(level, beam, **masks):
+            lists = indexes[level - 1].lists
+            models = static.scorers[level], params[level]
+            scores = score_beam(*models, lists, features[level], users[level], beam, **masks)
+            ids = lists[beam.nodes].reshape(scores.shape)
+            return _candidates(ids, scores, beam.outputs, request.ensemble)
+
         scores = score_all(static.scorers[0], params[0], users[0], features[0])
         found = _candidates(None, scores, None, request.ensemble)
         for level, (index, budget) in enumerate(zip(indexes, budgets), start=1):
-            beams.append(
-                route(
-                    found,
-                    index,
-                    left[level - 1],
-                    budget=budget,
-                    cost_weight=request.cost_weight,
-                    max_beam=static.max_beams[level - 1],
-                )
+            beam = route(
+                found,
+                index,
+                left[level - 1],
+                budget=budget,
+                cost_weight=request.cost_weight,
+                max_beam=static.max_beams[level - 1],
             )
-            here, masks = beams[-1], {}
-            if level == len(indexes):
-                excluded = None if exclude is None else slots_of(index, exclude)
-                here, excluded = owned(here, excluded, first_node, index)
-                masks = {"allowed": request.allowed, "excluded": excluded}
-            scores = score_beam(
-                static.scorers[level],
-                params[level],
-                index.lists,
-                features[level],
-                users[level],
-                here,
-                **masks,
-            )
-            ids = index.lists[here.nodes].reshape(scores.shape)
-            found = _candidates(ids, scores, here.outputs, request.ensemble)
-        ids, scores = top_k(found.scores, found.ids, static.k)
+            beams.append(beam)
+            if level < len(indexes):
+                found = expand(level, beam)
+        excluded = None if exclude is None else slots_of(index, exclude)
+        beam, excluded = owned(beam, excluded, first_node, index)
+        if excluded is not None:
+            excluded = ranked(excluded, beam, index.lists.shape[0])
+        ids, scores = _best(
+            lambda block, excluded: expand(
+                len(indexes), block, allowed=request.allowed, excluded=excluded
+            ),
+            beam,
+            excluded,
+            static.k,
+            size=static.block,
+        )
         scored, visited = (
             jnp.stack([getattr(beam, field) for beam in beams], axis=1)
             for field in ("items", "length")
@@ -181,6 +193,33 @@ def local_search(indexes, items, request: Request, static: Static, first_node=0)
     users = tuple(level.users for level in request.levels)
     width = _width(indexes, features, request, static)
     return by_chunks(of_chunk, width, users, request.budgets, request.exclude)
+
+
+def _best(expand, beam: Beam, excluded, k: int, *, size: int):
+    """Return the k best of what the visited nodes list, ranked a block of nodes at a time.
+
+    So many scores are held and ranked as the budget asks for, not as many as `max_beam` allows.
+
+    Args:
+      expand: expand(block of the beam, excluded there) -> `Candidates`.
+      beam, excluded: see `block_of`.
+      k, size: static.
+    """
+    num_users, max_beam = beam.nodes.shape
+    if max_beam <= size:
+        found = expand(beam, excluded)
+        return top_k(found.scores, found.ids, k)
+
+    def join(carry):
+        first, ids, scores = carry
+        found = expand(*block_of(beam, excluded, first, size))
+        ids = jnp.concatenate([ids, found.ids], axis=1)
+        scores = jnp.concatenate([scores, found.scores], axis=1)
+        return first + size, *top_k(scores, ids, k)
+
+    nothing = jnp.full((num_users, k), -1, jnp.int32), jnp.full((num_users, k), -jnp.inf)
+    last = jnp.max(beam.length)
+    return jax.lax.while_loop(lambda carry: carry[0] < last, join, (0, *nothing))[1:]
 
 
 def result(found, indexes, items, request: Request, static: Static) -> SearchResult:
@@ -243,7 +282,9 @@ def _width(indexes, features, request, static):
     for level, (index, beam) in enumerate(zip(indexes, static.max_beams), start=1):
         capacity = index.lists.shape[1]
         outputs = 1 if request.ensemble is None else level + 1
-        widths += [beam * capacity * outputs, capacity * _row_size(features[level])]
+        # Of the items, a block at a time is held.
+        held = min(beam, static.block) if level == len(indexes) else beam
+        widths += [held * capacity * outputs, capacity * _row_size(features[level])]
         if request.exclude is not None:
             widths.append(index.nodes.shape[0])
     return max(widths)

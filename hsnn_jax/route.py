@@ -138,6 +138,42 @@ def owned(beam: Beam, excluded, first_node, index: Index):
     return beam, excluded
 
 
+def ranked(excluded: Slots, beam: Beam, num_nodes: int) -> Slots:
+    """Return slots [B, E] with the node's rank in the beam for the node; S where not visited."""
+    num_users, max_beam = beam.nodes.shape
+    rows = jnp.arange(num_users)[:, None]
+    ranks = jnp.full((num_users, num_nodes + 1), max_beam)
+    ranks = ranks.at[rows, beam.nodes].set(jnp.arange(max_beam)[None, :])
+    return excluded._replace(node=ranks[rows, excluded.node])
+
+
+def block_of(beam: Beam, excluded, first, size: int):
+    """Take `size` places of a beam from `first` on, and what is excluded there.
+
+    Args:
+      beam: the last block may reach beyond its end.
+      excluded: from `ranked`, or None.
+      first: int32 [], a multiple of `size`.
+      size: static.
+
+    Returns:
+      (beam of at most `size` nodes, excluded); its `items` are still those of the whole beam.
+    """
+
+    def take(x):
+        short = -x.shape[1] % size
+        x = jnp.pad(x, ((0, 0), (0, short)) + ((0, 0),) * (x.ndim - 2))
+        return jax.lax.dynamic_slice_in_dim(x, first, size, axis=1)
+
+    length = jnp.clip(beam.length - first, 0, size)
+    block = Beam(take(beam.nodes), length, beam.items, take(beam.outputs))
+    if excluded is not None:
+        rank = excluded.node - first
+        # Below 0 it would count from the end; `size` is out of range and dropped.
+        excluded = excluded._replace(node=jnp.where(rank < 0, size, rank))
+    return block, excluded
+
+
 def score_beam(scorer, params, lists, items, users, beam: Beam, *, allowed=None, excluded=None):
     """Score what the visited nodes list, one node of every user at a time.
 
@@ -150,7 +186,7 @@ def score_beam(scorer, params, lists, items, users, beam: Beam, *, allowed=None,
       users: pytree of [B, ...].
       beam: see `route`.
       allowed: bool [n] or None.
-      excluded: `Slots` [B, E] or None.
+      excluded: from `ranked`, or None.
 
     Returns:
       float32 [B, S * C], -inf where there is no item to return.
@@ -171,7 +207,8 @@ def score_beam(scorer, params, lists, items, users, beam: Beam, *, allowed=None,
     scores = jnp.full((num_users, max_beam, lists.shape[1]), -jnp.inf)
     scores = jax.lax.fori_loop(0, jnp.max(beam.length), visit, scores)
     if excluded is not None:
-        scores = _without(scores, beam, excluded, lists.shape[0])
+        rows = jnp.arange(num_users)[:, None]
+        scores = scores.at[rows, excluded.node, excluded.column].set(-jnp.inf, mode="drop")
     return scores.reshape(num_users, -1)
 
 
@@ -179,16 +216,6 @@ def _features(items, nodes, ids):
     if isinstance(items, Tiles):
         return jax.tree.map(lambda tiles: tiles.at[nodes].get(mode="clip"), items.features)
     return jax.tree.map(lambda feature: feature[jnp.maximum(ids, 0)], items)
-
-
-def _without(scores, beam, excluded, num_nodes):
-    """Set the slots of excluded items to -inf."""
-    num_users, max_beam = beam.nodes.shape
-    rows = jnp.arange(num_users)[:, None]
-    ranks = jnp.full((num_users, num_nodes + 1), max_beam)
-    ranks = ranks.at[rows, beam.nodes].set(jnp.arange(max_beam)[None, :])
-    rank = ranks[rows, excluded.node]
-    return scores.at[rows, rank, excluded.column].set(-jnp.inf, mode="drop")
 
 
 def _at(by_node, ids):

@@ -47,8 +47,8 @@ def search(
       users: array or pytree of [B, ...].
       k: items to return.
       budget: most items to score for a user, at least one list's capacity; a number or int [B].
-      max_beam: static maximum of nodes visited; all by default. Scores of max_beam * C items
-        are ranked whatever the budget, so a maximum near the budgets in use is faster.
+      max_beam: static maximum of nodes visited; all by default. So many nodes are put in order
+        whatever the budget; what they list is scored and ranked as far as the budget reaches.
       exclude: optional int [B, E], ids that a user must not get, -1 for padding.
       allowed: optional bool [n], a filter shared by all users.
       cost_weight: 0 ranks nodes by score alone; 1 divides exp(score) by the node's size.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsnn_jax import build_levels, chunks, pack, search
+from hsnn_jax import build_levels, chunks, descend, pack, search
 from hsnn_jax.descend import Level
 from hsnn_jax.ensemble import init_ensemble
 from hsnn_jax.level_search import brute_force_levels, search_levels
@@ -256,6 +256,16 @@ def test_chunks_of_users_change_nothing(monkeypatch):
     jax.clear_caches()
     for field, expected in zip(search_levels(levels, indexes, K, **options), whole):
         np.testing.assert_array_equal(field, expected)
+
+
+def test_ranked_in_blocks_the_answer_is_the_same(monkeypatch):
+    indexes, levels = problem(5)
+    options = dict(budgets=[FINE, ROWS], ensemble=ensemble_of(5), **masks(5))
+    whole = search_levels(levels, indexes, K, **options)
+    monkeypatch.setattr(descend, "_RANKED", 1)
+    for field, expected in zip(search_levels(levels, indexes, K, **options), whole):
+        np.testing.assert_array_equal(field, expected)
+    assert (np.asarray(whole.ids) >= 0).any()
 
 
 def test_a_nodes_representative_is_the_nearest_item_below_it():

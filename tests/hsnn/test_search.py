@@ -13,6 +13,7 @@ from hsnn_jax import (
     brute_force,
     build_index,
     chunks,
+    descend,
     fit_index,
     frontier,
     pack,
@@ -20,6 +21,7 @@ from hsnn_jax import (
     search,
 )
 from hsnn_jax.scorers import dot, init_mol, mol, pair_flops
+from hsnn_jax.search import compiled_search, prepare
 from hsnn_jax.top_k import top_k
 from tests.hsnn.planted import clusters, integers, unit, users_near
 
@@ -244,6 +246,34 @@ def test_chunks_of_users_change_nothing(monkeypatch):
     jax.clear_caches()
     for field, expected in zip(run(7), whole):
         np.testing.assert_array_equal(field, expected)
+
+
+@pytest.mark.parametrize("ranked", [1, 80])
+def test_ranked_in_blocks_the_answer_is_the_same(ranked, monkeypatch):
+    index, items, users = integer_problem(11)
+    exclude, allowed = drawn_masks(11)
+    run = functools.partial(search, dot, None, index, items, users, 10)
+    budgets = np.linspace(index.lists.shape[1], ITEMS, USERS).astype(int)
+    options = [
+        dict(budget=budget, **masks)
+        for budget in (index.lists.shape[1], ITEMS, budgets)
+        for masks in ({}, dict(exclude=exclude, allowed=allowed))
+    ]
+    whole = [run(**o) for o in options]
+    monkeypatch.setattr(descend, "_RANKED", ranked)  # blocks of one node, and of four of six
+    for expected, o in zip(whole, options):
+        for field, values in zip(run(**o), expected):
+            np.testing.assert_array_equal(field, values)
+    assert (np.asarray(whole[1].ids) == -1).any()
+
+
+def test_a_large_bound_holds_no_scores_of_all_items():
+    items, users = jnp.ones((200_000, 2)), jnp.ones((32, 2))
+    index = build_index(items, jnp.ones((400, 2)), node_of=np.arange(200_000) % 400)
+    request, static = prepare(dot, None, index, users, 5, budget=1000)
+    program = compiled_search.lower((index,), items, request, static=static).compile()
+    assert static.max_beams == (400,)
+    assert program.memory_analysis().temp_size_in_bytes < 4 * items.shape[0] * len(users)
 
 
 def test_features_may_be_a_pytree():

@@ -8,6 +8,7 @@ from hsnn_jax import (
     Level,
     build_index,
     build_levels,
+    descend,
     pack,
     search,
     search_levels,
@@ -44,8 +45,12 @@ def same(many, one):
         np.testing.assert_array_equal(getattr(many, field), getattr(one, field), err_msg=field)
 
 
-@pytest.mark.parametrize(("devices", "masked"), [(2, True), (8, False)])
-def test_equals_one_device(devices, masked):
+@pytest.mark.parametrize(
+    ("devices", "masked", "ranked"), [(2, True, None), (2, True, 1), (8, False, None)]
+)
+def test_equals_one_device(devices, masked, ranked, monkeypatch):
+    if ranked is not None:  # blocks of one node, also where a device holds several of the beam's
+        monkeypatch.setattr(descend, "_RANKED", ranked)
     index, tiles, users = problem()
     mesh, options = mesh_of(devices), masks() if masked else {}
     placed = shard_index(index, tiles, mesh, axis="nodes")
