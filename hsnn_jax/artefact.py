@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsnn_jax.index import Index
+from hsnn_jax.index import Index, extents_of
 from hsnn_jax.lti import LTIConfig
 from hsnn_jax.monn_config import MoNNConfig, from_dict
 
-_FORMAT = "hsnn_jax.retriever/4"
-# Format 1 has neither free rows nor a baseline, 2 has no model, 3 one level of nodes.
-_READ = (*(f"hsnn_jax.retriever/{number}" for number in (1, 2, 3)), _FORMAT)
+_FORMAT = "hsnn_jax.retriever/5"
+# Format 1 has neither free rows nor a baseline, 2 has no model, 3 one level of nodes, 4 no extents.
+_READ = (*(f"hsnn_jax.retriever/{number}" for number in (1, 2, 3, 4)), _FORMAT)
 
 _TREES = ("params", "item_features", "node_features")
 
@@ -97,8 +97,8 @@ def read(path) -> Content:
     if item_features is not None and header["format"] == _READ[2]:
         item_features = {"encoded": item_features}
     return Content(
-        coarser=tuple(Index(**fields) for fields in _unflatten("coarser", arrays)),
-        index=Index(**_unflatten("index", arrays)),
+        coarser=tuple(_index(fields) for fields in _unflatten("coarser", arrays)),
+        index=_index(_unflatten("index", arrays)),
         item_vectors=arrays["item_vectors"],
         item_ids=arrays["item_ids"],
         params=_unflatten("params", arrays) if header["has_params"] else None,
@@ -113,6 +113,10 @@ def read(path) -> Content:
         item_features=item_features,
         node_features=_unflatten("node_features", arrays) or None,
     )
+
+
+def _index(fields) -> Index:
+    return Index(**({"extents": extents_of(fields["lists"])} | fields))
 
 
 def _model(saved):

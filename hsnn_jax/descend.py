@@ -14,22 +14,28 @@ import numpy as np
 from hsnn_jax.chunks import by_chunks, num_rows
 from hsnn_jax.ensemble import level_logit
 from hsnn_jax.index import Tiles
+from hsnn_jax.pages import (
+    Pages,
+    page_slots,
+    pages_in,
+    pages_of,
+    places_of,
+    score_pages,
+    whole_rounds,
+)
 from hsnn_jax.route import (
     Beam,
     Candidates,
-    block_of,
     open_counts,
     owned,
-    ranked,
     remaining,
     route,
-    score_beam,
     slots_of,
 )
 from hsnn_jax.scorers import pair_flops, score_all
 from hsnn_jax.top_k import top_k
 
-_RANKED = 8192  # scores that a user's search ranks at once, at least a node's
+_RANKED = 8192  # slots of the items that a user's search ranks at once
 
 
 class SearchResult(NamedTuple):
@@ -38,7 +44,7 @@ class SearchResult(NamedTuple):
     ids: jax.Array  # int32 [B, k]; -1 where fewer than k items were found
     scores: jax.Array  # float32 [B, k]; -inf there
     items_scored: jax.Array  # int32 [B]; items whose score was computed, filtered ones included
-    flops: jax.Array  # float32 [B]; scorer operations on nodes and all slots visited
+    flops: jax.Array  # float32 [B]; scorer operations on nodes and all slots of the pages read
     nodes_scored: jax.Array  # int32 [B]; nodes of all levels whose score was computed
 
 
@@ -72,7 +78,7 @@ class Static(NamedTuple):
     scorers: tuple
     k: int
     max_beams: tuple[int, ...]
-    block: int  # nodes whose items are ranked at once
+    block: int  # pages whose items are ranked at once
 
 
 def prepare(
@@ -126,7 +132,7 @@ def prepare(
         cost_weight=cost_weight,
         ensemble=ensemble,
     )
-    block = max(1, _RANKED // indexes[-1].lists.shape[1])
+    block = whole_rounds(indexes[-1], max(1, _RANKED // page_slots(indexes[-1])))
     return request, Static(tuple(level.scorer for level in levels), k, tuple(beams), block)
 
 
@@ -141,7 +147,7 @@ def local_search(indexes, items, request: Request, static: Static, first_node=0)
 
     Returns:
       (ids [B, k], scores [B, k]) from here; (what was scored below each index int32 [B, N - 1],
-      nodes visited int32 [B, N - 1]) everywhere.
+      pages read int32 [B, N - 1]) everywhere.
     """
     features = [*(level.features for level in request.levels[:-1]), items]
     params = [level.params for level in request.levels]
@@ -150,12 +156,11 @@ def local_search(indexes, items, request: Request, static: Static, first_node=0)
     def of_chunk(users, budgets, exclude):
         left, beams = remaining(indexes, opened, request.allowed, exclude), []
 
-        def expand(level, beam, **masks):
-            lists = indexes[level - 1].lists
-            models = static.scorers[level], params[level]
-            scores = score_beam(*models, lists, features[level], users[level], beam, **masks)
-            ids = lists[beam.nodes].reshape(scores.shape)
-            return _candidates(ids, scores, beam.outputs, request.ensemble)
+        def expand(level, beam, pages: Pages, **masks):
+            models, index = (static.scorers[level], params[level]), indexes[level - 1]
+            ids, scores = score_pages(*models, index, features[level], users[level], pages, **masks)
+            outputs = jnp.take_along_axis(beam.outputs, pages.rank[:, :, None], axis=1)
+            return _candidates(ids, scores, outputs, request.ensemble)
 
         scores = score_all(static.scorers[0], params[0], users[0], features[0])
         found = _candidates(None, scores, None, request.ensemble)
@@ -170,67 +175,71 @@ def local_search(indexes, items, request: Request, static: Static, first_node=0)
             )
             beams.append(beam)
             if level < len(indexes):
-                found = expand(level, beam)
+                found = expand(level, beam, pages_of(beam, index, 0, _most_pages(beam, index)))
         excluded = None if exclude is None else slots_of(index, exclude)
         beam, excluded = owned(beam, excluded, first_node, index)
+        masks = {"allowed": request.allowed}
         if excluded is not None:
-            excluded = ranked(excluded, beam, index.lists.shape[0])
-        ids, scores = _best(
-            lambda block, excluded: expand(
-                len(indexes), block, allowed=request.allowed, excluded=excluded
-            ),
-            beam,
-            excluded,
-            static.k,
-            size=static.block,
-        )
-        scored, visited = (
-            jnp.stack([getattr(beam, field) for beam in beams], axis=1)
-            for field in ("items", "length")
-        )
-        return ids, scores, scored, visited
+            masks["excluded"] = places_of(excluded, beam, index)
+
+        def expand_items(first, count):
+            return expand(len(indexes), beam, pages_of(beam, index, first, count), **masks)
+
+        most = _most_pages(beam, index)
+        last = jnp.max(jnp.sum(pages_in(index, beam.extents), axis=1))
+        size = {"num_users": num_rows(users), "most": most, "block": static.block}
+        ids, scores = _best(expand_items, last, static.k, **size)
+        scored = jnp.stack([beam.items for beam in beams], axis=1)
+        read = [
+            jnp.sum(pages_in(index, beam.extents), axis=1) for beam, index in zip(beams, indexes)
+        ]
+        return ids, scores, scored, jnp.stack(read, axis=1)
 
     users = tuple(level.users for level in request.levels)
     width = _width(indexes, features, request, static)
     return by_chunks(of_chunk, width, users, request.budgets, request.exclude)
 
 
-def _best(expand, beam: Beam, excluded, k: int, *, size: int):
-    """Return the k best of what the visited nodes list, ranked a block of nodes at a time.
+def _most_pages(beam: Beam, index) -> int:
+    """Return how many pages a user's beam may have, in whole rounds."""
+    return whole_rounds(index, beam.nodes.shape[1] * pages_in(index, index.lists.shape[1]))
+
+
+def _best(expand, last, k: int, *, num_users: int, most: int, block: int):
+    """Return the k best of what the visited nodes list, ranked a block of pages at a time.
 
     So many scores are held and ranked as the budget asks for, not as many as `max_beam` allows.
 
     Args:
-      expand: expand(block of the beam, excluded there) -> `Candidates`.
-      beam, excluded: see `block_of`.
-      k, size: static.
+      expand: expand(first page, number of pages) -> `Candidates`.
+      last: int32 [], pages of the longest beam.
+      k, num_users: static.
+      most, block: static; pages that a beam may have, pages of a block.
     """
-    num_users, max_beam = beam.nodes.shape
-    if max_beam <= size:
-        found = expand(beam, excluded)
+    if most <= block:
+        found = expand(0, most)
         return top_k(found.scores, found.ids, k)
 
     def join(carry):
         first, ids, scores = carry
-        found = expand(*block_of(beam, excluded, first, size))
+        found = expand(first, block)
         ids = jnp.concatenate([ids, found.ids], axis=1)
         scores = jnp.concatenate([scores, found.scores], axis=1)
-        return first + size, *top_k(scores, ids, k)
+        return first + block, *top_k(scores, ids, k)
 
     nothing = jnp.full((num_users, k), -1, jnp.int32), jnp.full((num_users, k), -jnp.inf)
-    last = jnp.max(beam.length)
     return jax.lax.while_loop(lambda carry: carry[0] < last, join, (0, *nothing))[1:]
 
 
 def result(found, indexes, items, request: Request, static: Static) -> SearchResult:
     """Add the cost to what `local_search` found."""
-    ids, scores, scored, visited = found
+    ids, scores, scored, read = found
     features = [*(level.features for level in request.levels[:-1]), items]
     flops, slots = 0.0, float(indexes[0].nodes.shape[0])
     for number, (level, scorer) in enumerate(zip(request.levels, static.scorers)):
         if number:
-            capacity = indexes[number - 1].lists.shape[1]
-            slots = capacity * visited[:, number - 1].astype(jnp.float32)
+            pages = read[:, number - 1].astype(jnp.float32)
+            slots = page_slots(indexes[number - 1]) * pages
         per_user, per_row = pair_flops(scorer, level.params, level.users, flat(features[number]))
         flops = flops + per_user + per_row * slots
     nodes = indexes[0].nodes.shape[0] + jnp.sum(scored[:, :-1], axis=1, dtype=jnp.int32)
@@ -280,11 +289,12 @@ def _width(indexes, features, request, static):
     """Estimate the values that one user's search holds at once."""
     widths = [indexes[0].nodes.shape[0]]
     for level, (index, beam) in enumerate(zip(indexes, static.max_beams), start=1):
-        capacity = index.lists.shape[1]
         outputs = 1 if request.ensemble is None else level + 1
+        pages = beam * pages_in(index, index.lists.shape[1])
         # Of the items, a block at a time is held.
-        held = min(beam, static.block) if level == len(indexes) else beam
-        widths += [held * capacity * outputs, capacity * _row_size(features[level])]
+        pages = min(pages, static.block) if level == len(indexes) else pages
+        a_round = whole_rounds(index, 1) * _row_size(features[level])
+        widths += [pages * page_slots(index) * outputs, page_slots(index) * a_round]
         if request.exclude is not None:
             widths.append(index.nodes.shape[0])
     return max(widths)

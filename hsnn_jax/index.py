@@ -22,6 +22,7 @@ class Index(NamedTuple):
     nodes: jax.Array  # float32 [K, d]
     lists: jax.Array  # int32 [K, C]: item ids, -1 in a free slot
     counts: jax.Array  # int32 [K]: occupied slots
+    extents: jax.Array  # int32 [K]: slots up to the last occupied one
     positions: jax.Array  # int32 [n]: an item's slot, node * C + column; K * C in a free row
     representatives: jax.Array  # int32 [K]: the listed item nearest to the node, -1 if none
     overflow: jax.Array  # int32 []: items that their nearest node had no room for
@@ -85,10 +86,12 @@ def build_index(
         lists = list_by(wanted, num_nodes, capacity)
     positions = positions_of(lists, rows)
     overflow = np.sum(wanted != positions[:items] // capacity)
+    counts = jnp.asarray((lists >= 0).sum(axis=1), jnp.int32)
     return Index(
         nodes=jnp.asarray(nodes, jnp.float32),
         lists=jnp.asarray(lists),
-        counts=jnp.asarray((lists >= 0).sum(axis=1), jnp.int32),
+        counts=counts,
+        extents=counts,
         positions=jnp.asarray(positions),
         representatives=_representatives(
             jnp.asarray(item_vectors), jnp.asarray(nodes), jnp.asarray(lists), distance=distance
@@ -103,6 +106,12 @@ def positions_of(lists, rows: int):
     positions = np.full(rows, lists.size, np.int32)
     positions[lists.ravel()[slots]] = slots
     return positions
+
+
+def extents_of(lists):
+    """Return int32 [...]: the slots of lists [..., C] up to the last occupied one."""
+    slots = jnp.arange(1, lists.shape[-1] + 1, dtype=jnp.int32)
+    return jnp.max(jnp.where(lists >= 0, slots, 0), axis=-1)
 
 
 def live(index: Index):

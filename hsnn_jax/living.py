@@ -13,7 +13,7 @@ import numpy as np
 
 from hsnn_jax.assignment import assign_rows, rank_in_group
 from hsnn_jax.distance import Distance, nearest, pairwise_distance
-from hsnn_jax.index import Index, Tiles, live, pack, stats
+from hsnn_jax.index import Index, Tiles, extents_of, live, pack, stats
 
 # Items a compiled update takes; it is padded to one of these, so there are two programs in all.
 _BATCHES = (32, 1024)
@@ -330,14 +330,17 @@ def _relist(index, vectors, features, *, distance):
 
 
 def _mend(index, tiles, nodes, distance):
-    """Choose the representatives of these nodes [b] again; node K is padding."""
+    """Find the extents of these nodes [b] again, and representatives; node K is padding."""
 
     def of_node(node):
         ids, row = _listed(index, tiles, node, distance)
-        return ids[jnp.argmin(jnp.where(ids >= 0, row, jnp.inf))]
+        return ids[jnp.argmin(jnp.where(ids >= 0, row, jnp.inf))], extents_of(ids)
 
-    found = jax.lax.map(of_node, nodes)
-    return index._replace(representatives=index.representatives.at[nodes].set(found, mode="drop"))
+    representatives, extents = jax.lax.map(of_node, nodes)
+    return index._replace(
+        representatives=index.representatives.at[nodes].set(representatives, mode="drop"),
+        extents=index.extents.at[nodes].set(extents, mode="drop"),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="distance")

@@ -39,6 +39,8 @@ def check_consistent(now, truth):
     assert {int(i) for i in now.ids[rows]} == set(truth)
     assert sorted(index.lists[index.lists >= 0]) == rows.tolist()
     np.testing.assert_array_equal(index.counts, (index.lists >= 0).sum(axis=1))
+    last = [max(np.flatnonzero(ids >= 0), default=-1) for ids in np.asarray(index.lists)]
+    np.testing.assert_array_equal(index.extents, np.array(last) + 1)
     np.testing.assert_array_equal(np.asarray(live(now.index)), now.ids >= 0)
     np.testing.assert_array_equal(index.lists.ravel()[index.positions[rows]], rows)
     assert (index.positions[now.ids < 0] == index.lists.size).all()

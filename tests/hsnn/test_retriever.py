@@ -82,7 +82,7 @@ def test_load_refuses_other_scorers_and_files(tmp_path):
     with pytest.raises(ValueError, match=r"not a retriever's .npz file"):
         Retriever.load(path)
     np.savez(path, header=np.array('{"format": "other"}'))
-    with pytest.raises(ValueError, match=r"must have format 'hsnn_jax.retriever/4', got 'other'"):
+    with pytest.raises(ValueError, match=r"must have format 'hsnn_jax.retriever/5', got 'other'"):
         Retriever.load(path)
 
 

@@ -260,7 +260,7 @@ def test_ranked_in_blocks_the_answer_is_the_same(ranked, monkeypatch):
         for masks in ({}, dict(exclude=exclude, allowed=allowed))
     ]
     whole = [run(**o) for o in options]
-    monkeypatch.setattr(descend, "_RANKED", ranked)  # blocks of one node, and of four of six
+    monkeypatch.setattr(descend, "_RANKED", ranked)  # blocks of one round, and of two
     for expected, o in zip(whole, options):
         for field, values in zip(run(**o), expected):
             np.testing.assert_array_equal(field, values)
@@ -291,11 +291,13 @@ def test_features_may_be_a_pytree():
         same(found, (whole.ids, whole.scores))
 
 
-def test_flops_count_nodes_and_visited_slots():
+def test_flops_count_nodes_and_the_pages_read():
     index, items, users = integer_problem(8)
-    capacity = index.lists.shape[1]
     found = search(dot, None, index, items, users, 5, budget=ITEMS, max_beam=3)
-    np.testing.assert_array_equal(found.flops, 2 * WIDTH * (NODES + 3 * capacity))
+    best = np.argsort(-np.asarray(users @ index.nodes.T), axis=1, kind="stable")[:, :3]
+    slots = 8 * np.ceil(np.asarray(index.counts)[best] / 8).sum(axis=1)
+    np.testing.assert_array_equal(found.flops, 2 * WIDTH * (NODES + slots))
+    assert (slots < 3 * index.lists.shape[1]).any()
     assert float(brute_force(dot, None, items, users, 5).flops[0]) == 2 * WIDTH * ITEMS
     per_user, per_item = pair_flops(mol, init_mol(jax.random.key(0), 4, 4), users, items)
     assert per_user > 0

@@ -49,7 +49,7 @@ def same(many, one):
     ("devices", "masked", "ranked"), [(2, True, None), (2, True, 1), (8, False, None)]
 )
 def test_equals_one_device(devices, masked, ranked, monkeypatch):
-    if ranked is not None:  # blocks of one node, also where a device holds several of the beam's
+    if ranked is not None:  # blocks of one round, also where a device holds several of the beam
         monkeypatch.setattr(descend, "_RANKED", ranked)
     index, tiles, users = problem()
     mesh, options = mesh_of(devices), masks() if masked else {}
