@@ -56,7 +56,7 @@ class FrontierConfig:
     """of the towers' inner product, from which a MoNN's training starts"""
     nodes: int = 1024
     """nodes of HSNN's index, and lists of IVF"""
-    slack: float = 1.5
+    slack: float = 3.0
     """slots of a list over the mean number of items of a node"""
     cost_weight: float = 0.0
     """how much large nodes are held back, see hsnn_jax.search"""
@@ -178,7 +178,7 @@ def run_frontier(
         count = len(rows) if number < 2 else min(config.large_users, len(rows))
         exact, found = measure_model(
             model,
-            searchers_for(model, items, nodes, config, budgets[-1], seed=seed, faiss=faiss),
+            searchers_for(model, items, nodes, config, seed=seed, faiss=faiss),
             requests.first(count),
             truth[:count],
             budgets,
@@ -188,9 +188,9 @@ def run_frontier(
     return Frontier(exacts, curves, {f"validation recall@{K}": plain})
 
 
-def searchers_for(model, items, nodes, config: FrontierConfig, most: int, *, seed: int, faiss):
+def searchers_for(model, items, nodes, config: FrontierConfig, *, seed: int, faiss):
     """List what searches with a model: HSNN by both kinds of nodes, and the baselines."""
-    options = {"max_budget": most, "slack": config.slack, "cost_weight": config.cost_weight}
+    options = {"slack": config.slack, "cost_weight": config.cost_weight}
     is_dot = model.name == "dot"
     routes = (False,) if is_dot else (False, True)
     found = [

@@ -52,11 +52,8 @@ def serve(served: Served, two_tower: Served, k: int) -> dict[str, list[Measured]
     model, requests = served.model, served.requests
     exact = Exact("exact", model)
     found, measured = measure_exact(exact, requests, k, truth=served.truth)
-    most = round(max(SHARES) * len(served.vectors))
     searchers: list[Searcher] = [
-        HSNN(
-            f"HSNN {name}", model, served.vectors, nodes, most, slack=SLACK, by_representatives=True
-        )
+        HSNN(f"HSNN {name}", model, served.vectors, nodes, slack=SLACK, by_representatives=True)
         for name, nodes in served.nodes.items()
     ]
     if served is not two_tower:

@@ -220,8 +220,7 @@ class Searches:
 
 def make_searches(model: Model, item_vectors, nodes) -> Searches:
     """List the items at the nodes; nodes are scored as if they were items."""
-    most = round(max(BUDGET_SHARES) * len(item_vectors))
-    indexed = HSNN(f"{model.name}, HSNN", model, item_vectors, nodes, max_budget=most, slack=2.0)
+    indexed = HSNN(f"{model.name}, HSNN", model, item_vectors, nodes, slack=2.0)
     indexed.build()
     return Searches(Exact(f"{model.name}, exact", model), indexed)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -123,7 +122,6 @@ class HSNN:
       name: in tables.
       model: scores items.
       item_vectors, nodes: float [n, d], [K, d].
-      max_budget: the largest that will be asked for.
       slack: see `build_index`.
       route_by_dot: whether nodes are scored by the inner product with the user vector.
       by_representatives: whether a node is scored as the item nearest to it, else as an item of
@@ -135,7 +133,6 @@ class HSNN:
     model: Model
     item_vectors: Any
     nodes: Any
-    max_budget: int
     slack: float = 1.5
     route_by_dot: bool = False
     by_representatives: bool = False
@@ -163,13 +160,6 @@ class HSNN:
         """The capacity of a list."""
         return int(self.index.lists.shape[1])
 
-    @property
-    def max_beam(self) -> int:
-        """Nodes that the largest budget can afford, with room for small ones."""
-        num_nodes = self.index.nodes.shape[0]
-        mean = self.index.positions.shape[0] / num_nodes
-        return min(num_nodes, math.ceil(2 * self.max_budget / mean))
-
     def search(self, requests: Requests, k: int, budget: int) -> Found:
         """See `Searcher`; at least one list is scored."""
         found = search(
@@ -180,7 +170,6 @@ class HSNN:
             self.model.encode_users(requests.users),
             k,
             budget=max(budget, self.least_budget),
-            max_beam=self.max_beam,
             exclude=jnp.asarray(requests.exclude),
             cost_weight=self.cost_weight,
             **self._options,

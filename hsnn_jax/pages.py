@@ -116,7 +116,7 @@ def score_pages(
             return _read(tiles, node, column, slots)
 
         ids = read(index.lists)
-        # The last page of a list begins before its place where the list would end within it.
+        # So the last page may begin within the one before, whose slots are not its own.
         own = column[..., None] + jnp.arange(slots)[None, None, :] >= number[..., None] * slots
         own &= (i * step + jnp.arange(step)[None, :] < pages.length[:, None])[..., None]
         wanted = (ids >= 0) & own.reshape(ids.shape)
@@ -148,7 +148,7 @@ def _pages_a_round(index: Index) -> int:
 
 
 def _first_column(index: Index, number):
-    """Return the first slot that is read of a page of this number: the list's end is the last."""
+    """Return the slot of its list at which a page begins; the last one ends with the list."""
     slots = page_slots(index)
     return jnp.minimum(number * slots, index.lists.shape[1] - slots)
 

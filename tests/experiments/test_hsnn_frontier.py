@@ -155,11 +155,11 @@ def _searchers(items):
     plain = dot_model(items)
     ivf = FaissIVF("ivf", items, 8)
     return [
-        (plain, HSNN("hsnn", plain, items, nodes, 200)),
+        (plain, HSNN("hsnn", plain, items, nodes)),
         (plain, ivf),
         (plain, FaissHNSW("hnsw", items)),
-        (deep, HSNN("deep", deep, items, nodes, 200)),
-        (deep, HSNN("deep, dot routes", deep, items, nodes, 200, route_by_dot=True)),
+        (deep, HSNN("deep", deep, items, nodes)),
+        (deep, HSNN("deep, dot routes", deep, items, nodes, route_by_dot=True)),
         (deep, Reranked("re-ranked", ivf, deep, scanned_per_ranked=1)),
     ]
 
