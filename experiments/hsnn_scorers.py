@@ -77,6 +77,10 @@ class ScorersConfig:
     """items drawn uniformly that all events of a step share"""
     rate: float = 2e-3
     """peak learning rate of Adam; it falls to a twentieth by a cosine"""
+    warmup: int = 150
+    """steps in which it rises from 0, a tenth of all steps at most"""
+    clip: float = 1.0
+    """norm that gradients are clipped to; inf for none"""
     like_weight: float = 1.0
     """weight of the cross entropy beside the sampled softmax"""
     users: int = 2000
@@ -271,6 +275,15 @@ def _like(params, users, items, *, config):
     return MoNNScorer(config, "like")(params, users, items)
 
 
+def optimizer(config: ScorersConfig) -> optax.GradientTransformation:
+    """Return Adam on a cosine. Without warm-up a MoNN may start so badly that it stays behind."""
+    warmup, steps = min(config.warmup, config.steps // 10), max(config.steps, 1)
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.rate, warmup, steps, end_value=0.05 * config.rate
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
+
+
 def train_scorer(
     run: Run, scorer: Scorer, config: ScorersConfig, *, stage: str, seed: int, mesh: Mesh
 ):
@@ -295,7 +308,7 @@ def train_scorer(
         stage=stage,
         init_params=lambda key: init_monn(key, scorer.config),
         loss=functools.partial(scorer.loss, config=config),
-        tx=optax.adam(optax.cosine_decay_schedule(config.rate, max(config.steps, 1), 0.05)),
+        tx=optimizer(config),
         batches=batches,
         epochs=max(1, config.steps // steps),
         steps_per_epoch=steps,
