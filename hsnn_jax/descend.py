@@ -16,6 +16,7 @@ from hsnn_jax.ensemble import level_logit
 from hsnn_jax.index import Tiles
 from hsnn_jax.pages import (
     Pages,
+    num_pages,
     page_slots,
     pages_in,
     pages_of,
@@ -186,14 +187,12 @@ def local_search(indexes, items, request: Request, static: Static, first_node=0)
             return expand(len(indexes), beam, pages_of(beam, index, first, count), **masks)
 
         most = _most_pages(beam, index)
-        last = jnp.max(jnp.sum(pages_in(index, beam.extents), axis=1))
+        last = jnp.max(num_pages(beam, index))
         size = {"num_users": num_rows(users), "most": most, "block": static.block}
         ids, scores = _best(expand_items, last, static.k, **size)
         scored = jnp.stack([beam.items for beam in beams], axis=1)
-        read = [
-            jnp.sum(pages_in(index, beam.extents), axis=1) for beam, index in zip(beams, indexes)
-        ]
-        return ids, scores, scored, jnp.stack(read, axis=1)
+        read = jnp.stack([num_pages(*pair) for pair in zip(beams, indexes)], axis=1)
+        return ids, scores, scored, read
 
     users = tuple(level.users for level in request.levels)
     width = _width(indexes, features, request, static)

@@ -39,6 +39,11 @@ def pages_in(index: Index, slots):
     return -(-slots // page_slots(index))
 
 
+def num_pages(beam: Beam, index: Index):
+    """Return how many pages the nodes of each user's beam list, int32 [B]."""
+    return jnp.sum(pages_in(index, beam.extents), axis=1)
+
+
 def whole_rounds(index: Index, pages: int) -> int:
     """Round a number of pages up to what whole rounds score."""
     step = _pages_a_round(index)
