@@ -41,7 +41,7 @@ def pages_in(index: Index, slots):
 
 def num_pages(beam: Beam, index: Index):
     """Return how many pages the nodes of each user's beam list, int32 [B]."""
-    return jnp.sum(pages_in(index, beam.extents), axis=1)
+    return _spans(beam, index)[1][:, -1]
 
 
 def whole_rounds(index: Index, pages: int) -> int:
@@ -59,12 +59,11 @@ def pages_of(beam: Beam, index: Index, first, count: int) -> Pages:
       first: int32 [].
       count: static P.
     """
-    pages = pages_in(index, beam.extents)
-    ends = jnp.cumsum(pages, axis=1)
+    starts, ends = _spans(beam, index)
     wanted = first + jnp.arange(count, dtype=jnp.int32)
     rank = jax.vmap(lambda ends: jnp.searchsorted(ends, wanted, side="right"))(ends)
-    rank = jnp.minimum(rank, pages.shape[1] - 1).astype(jnp.int32)
-    node, start = (jnp.take_along_axis(x, rank, axis=1) for x in (beam.nodes, ends - pages))
+    rank = jnp.minimum(rank, ends.shape[1] - 1).astype(jnp.int32)
+    node, start = (jnp.take_along_axis(x, rank, axis=1) for x in (beam.nodes, starts))
     return Pages(
         node, wanted[None, :] - start, rank, jnp.clip(ends[:, -1] - first, 0, count), first
     )
@@ -79,11 +78,10 @@ def places_of(slots: Slots, beam: Beam, index: Index):
     rows = jnp.arange(num_users)[:, None]
     ranks = jnp.full((num_users, index.lists.shape[0] + 1), max_beam)
     ranks = ranks.at[rows, beam.nodes].set(jnp.arange(max_beam)[None, :])
-    pages = pages_in(index, beam.extents)
-    start = jnp.cumsum(pages, axis=1) - pages
-    start = jnp.pad(start, ((0, 0), (0, 1)), constant_values=max_beam * index.lists.shape[1])
+    beyond = max_beam * index.lists.shape[1]
+    starts = jnp.pad(_spans(beam, index)[0], ((0, 0), (0, 1)), constant_values=beyond)
     number = slots.column // page_slots(index)
-    page = jnp.take_along_axis(start, ranks[rows, slots.node], axis=1) + number
+    page = jnp.take_along_axis(starts, ranks[rows, slots.node], axis=1) + number
     return page * page_slots(index) + slots.column - _first_column(index, number)
 
 
@@ -146,6 +144,13 @@ def score_pages(
         place = jnp.where(place < 0, scores.shape[1], place)  # it would count from the end
         scores = scores.at[rows, place].set(-jnp.inf, mode="drop")
     return ids, scores
+
+
+def _spans(beam: Beam, index: Index):
+    """Return where the pages of each node of the beam begin and end, int32 [B, S] each."""
+    pages = pages_in(index, beam.extents)
+    ends = jnp.cumsum(pages, axis=1)
+    return ends - pages, ends
 
 
 def _pages_a_round(index: Index) -> int:

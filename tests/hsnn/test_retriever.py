@@ -72,6 +72,20 @@ def test_save_and_load_give_the_same_answers(tmp_path, scorer):
     assert [file.name for file in tmp_path.iterdir()] == ["retriever.npz"]
 
 
+def test_a_file_from_before_the_extents_answers_as_it_did(tmp_path):
+    _, users, _ = data()
+    retriever, path = built(), tmp_path / "retriever.npz"
+    retriever.save(path)
+    with np.load(path) as file:
+        arrays = {name: value for name, value in file.items() if name != "index/extents"}
+    assert str(arrays["header"]).count("hsnn_jax.retriever/5") == 1
+    arrays["header"] = np.array(str(arrays["header"]).replace("retriever/5", "retriever/4"))
+    np.savez(path, **arrays)
+    loaded = Retriever.load(path)
+    for a, b in zip(retriever.search(users, 4, budget=50), loaded.search(users, 4, budget=50)):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_load_refuses_other_scorers_and_files(tmp_path):
     path = tmp_path / "retriever.npz"
     built().save(path)
