@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,7 @@ class Residual:
     """The inner product plus a MoNN; a scorer of `search`, hashable."""
 
     config: MoNNConfig
+    shares_items: ClassVar[bool] = True
 
     @property
     def __name__(self) -> str:
@@ -63,7 +64,7 @@ class Residual:
         return "dot_plus_monn"
 
     def __call__(self, params, users, items):
-        """Return float [B, m]; users and items hold "vector" and "monn"."""
+        """Return float [B, m]; users and items hold "vector" and "monn"; see `MoNNScorer`."""
         plain = dot(None, users["vector"], items["vector"])
         deep = MoNNScorer(self.config)(params["monn"], users["monn"], items["monn"])
         return params["scale"] * plain + params["gain"] * deep

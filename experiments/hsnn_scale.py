@@ -118,9 +118,7 @@ def measure_size(
     build_seconds = time.perf_counter() - start
 
     def find(some, budget):
-        beam = max(1, min(num_nodes, math.ceil(0.4 * num_nodes)))
-        options = {"budget": budget, "max_beam": beam}
-        return search(dot, None, alive.index, alive.tiles, some, TOP, **options)
+        return search(dot, None, alive.index, alive.tiles, some, TOP, budget=budget)
 
     budget = least_budget(
         lambda b: recall(find(users, b).ids, exact.ids), int(index.lists.shape[1]), size

@@ -22,6 +22,7 @@ from experiments.errors import bad_input
 from experiments.hsnn_features import Examples, user_side
 from experiments.hsnn_kept import Served, kept_table, rows_of, serve
 from experiments.hsnn_lti import learned_nodes
+from experiments.hsnn_monn import softmax_of
 from experiments.hsnn_outcome import Outcome
 from experiments.report import Table, draw_curves, read_curves
 from experiments.run_folder import Run
@@ -39,8 +40,7 @@ from hsnn_jax.monn import (
     user_vectors,
 )
 from hsnn_jax.monn_config import MoNNConfig, preset
-from hsnn_jax.multi_task import binary_cross_entropy, sampled_softmax
-from hsnn_jax.scorers import score_all
+from hsnn_jax.multi_task import binary_cross_entropy
 from hsnn_jax.search import brute_force
 
 K = 50
@@ -72,7 +72,7 @@ class ScorersConfig:
     evaluate_every: int = 250
     """steps between evaluations of the validation split"""
     batch_size: int = 256
-    """events a step"""
+    """events a step: half of them rated ones, half liked ones whose item is to be retrieved"""
     negatives: int = 128
     """items drawn uniformly that all events of a step share"""
     rate: float = 2e-3
@@ -102,6 +102,9 @@ class ScorersConfig:
             known = ", ".join(NAMES)
             found = ", ".join(self.models) or "none"
             raise bad_input("--scorers.models", expected=f"XS, then some of {known}", found=found)
+        if self.batch_size % 2:
+            found = str(self.batch_size)
+            raise bad_input("--scorers.batch-size", expected="an even number", found=found)
 
 
 def model_config(name: str, examples: Examples) -> MoNNConfig:
@@ -160,22 +163,17 @@ class Scorer:
         return encode_items(self.config, params, features, attributes)
 
     def loss(self, params, batch, key, *, config: ScorersConfig):
-        """Return the sum of both tasks' losses."""
+        """Return the sum of both tasks' losses, of events from `batches`."""
         users, own = self.users(params, batch), self.items(params, batch["items"])
-        own = jax.tree.map(lambda x: x[:, None], own)
+        both = users, own, batch["items"], batch["labels"]
+        rated, liked = (_every_other(both, first) for first in (0, 1))
         like, following = (MoNNScorer(self.config, task) for task in TASKS)
-        labels = batch["labels"]
+        users, own, _, labels = rated
+        own = jax.tree.map(lambda x: x[:, None], own)
         cross_entropy = jnp.mean(binary_cross_entropy(like(params, users, own)[:, 0], labels))
         ids = jax.random.randint(key, (config.negatives,), 0, self.examples.num_items)
-        negative = score_all(following, params, users, self.items(params, ids))
-        # Events that were not liked have no next item: with nothing kept their loss is 0.
-        kept = (batch["items"][:, None] != ids[None, :]) & (labels[:, None] == 1)
-        softmax = sampled_softmax(
-            jnp.where(labels == 1, following(params, users, own)[:, 0], 0.0),
-            negative,
-            kept_BxN=kept,
-        )
-        softmax = softmax / jnp.maximum(jnp.mean(labels), 1e-6)
+        users, own, own_ids, _ = liked
+        softmax = softmax_of(following, params, users, own, self.items(params, ids), own_ids, ids)
         loss = config.like_weight * cross_entropy + softmax
         return loss, {"cross_entropy": cross_entropy, "softmax": softmax}
 
@@ -266,6 +264,10 @@ def _parts(rows):
         yield np.pad(rows[first : first + PART], (0, max(0, first + PART - len(rows))), "edge")
 
 
+def _every_other(batch, first):
+    return jax.tree.map(lambda x: x[first::2], batch)
+
+
 def _rows(items, ids):
     return jax.tree.map(lambda x: x[ids][:, None], items)
 
@@ -288,13 +290,16 @@ def train_scorer(
     run: Run, scorer: Scorer, config: ScorersConfig, *, stage: str, seed: int, mesh: Mesh
 ):
     """Train one model; the parameters with the best validation recall."""
-    examples = scorer.examples
-    rows, steps = examples.rows(0), min(config.evaluate_every, config.steps)
+    examples, steps = scorer.examples, min(config.evaluate_every, config.steps)
+    rated = examples.rows(0)
+    liked = rated[examples.labels[rated] == 1]
 
     def batches(epoch):
         rng = np.random.default_rng([seed, epoch])
         for _ in range(steps):
-            chosen = rows[rng.integers(0, len(rows), config.batch_size)]
+            # In turns, so that a shard of the batch has both kinds.
+            half = config.batch_size // 2
+            chosen = np.stack([rng.choice(rows, half) for rows in (rated, liked)], axis=1).ravel()
             batch = examples.histories(chosen)
             yield batch | {"items": examples.items[chosen], "labels": examples.labels[chosen]}
 

@@ -84,8 +84,8 @@ def lookup(table: DenseTable | SparseTable, values):
 
     Args:
       table: counts of the users [B].
-      values: int [B, m, A], the values of each item; those that a table cannot hold, as the
-        padding -1, count as absent.
+      values: int [B, m, A], the values of each item, or [1, m, A] of items that all users share;
+        those that a table cannot hold, as the padding -1, count as absent.
 
     Returns:
       float32 [B, m, S] in the order of `STATISTICS`: count, the sum over the item's values;
@@ -93,6 +93,7 @@ def lookup(table: DenseTable | SparseTable, values):
       value engaged with last.
     """
     read = _read_dense if isinstance(table, DenseTable) else _read_sparse
+    values = jnp.broadcast_to(values, (table.total.shape[0], *values.shape[1:]))
     counts, recency = read(table, values)
     count = jnp.sum(counts, axis=-1)
     share = count / jnp.maximum(table.total, 1)[:, None]

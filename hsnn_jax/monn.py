@@ -9,6 +9,7 @@ Source: arXiv 2408.06653v3, Modular Neural Network.
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -191,6 +192,7 @@ class MoNNScorer:
 
     config: MoNNConfig
     task: str | None = None
+    shares_items: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.task is not None and self.task not in self.config.tasks:
@@ -207,7 +209,7 @@ class MoNNScorer:
         Args:
           params: from `init_monn`.
           users: from `encode_users`, [B, ...].
-          items: from `encode_items`, gathered to [B, m, ...].
+          items: from `encode_items`, gathered to [B, m, ...], or [1, m, ...] for all users.
         """
         task = 0 if self.task is None else self.config.tasks.index(self.task)
         return _apply(self.config, params, users, items, method="score")[..., task]

@@ -1,8 +1,9 @@
 """The OverArch: one logit a task from the vectors of a user, an item and their pair.
 
 Each of the four has three parts. `user` and `item` do whatever work depends on one side alone,
-once a request and once an item; the call does what is left for a pair. All of them end in a
-bias, without which no model is calibrated.
+once a request and once an item; the call does what is left for a pair, of items [B, M, ...] or of
+items [1, M, ...] that all users share. All of them end in a bias, without which no model is
+calibrated.
 
 Shape suffixes: B users, M items of each, N vectors, D their width, T tasks, H hidden width,
 P products of components, K tokens.
@@ -81,10 +82,12 @@ class MoL(nn.Module):
         return {"vectors": unit(v_BxNxD), "gate": gate_BxTxP}
 
     def __call__(self, users, items, pair_BxMxNxD):
-        vectors = items["vectors"]
+        components = [items["vectors"]]
         if pair_BxMxNxD is not None:
-            vectors = jnp.concatenate([vectors, unit(pair_BxMxNxD)], axis=2)
-        cosines_BxMxP = component_products(users["vectors"], vectors)
+            components.append(unit(pair_BxMxNxD))
+        products = [component_products(users["vectors"], x) for x in components]
+        cosines_BxMxP = jnp.concatenate(products, axis=3)
+        cosines_BxMxP = cosines_BxMxP.reshape(*cosines_BxMxP.shape[:2], -1)
         logits = [
             mixture(params, cosines_BxMxP, users["gate"][:, t], items["gate"][:, :, t])
             for t, params in enumerate(self.mixtures)
@@ -149,9 +152,11 @@ class DHEN(nn.Module):
         return {"tokens": jnp.einsum("bnd,nk->bkd", v_BxNxD, self.item_tokens)}
 
     def __call__(self, users, items, pair_BxMxNxD):
-        of_item = items["tokens"]
-        of_user = jnp.broadcast_to(users["tokens"][:, None], of_item.shape)
-        tokens = [of_user, of_item] + ([] if pair_BxMxNxD is None else [pair_BxMxNxD])
+        of_user, of_item = users["tokens"][:, None], items["tokens"]
+        shape = (of_user.shape[0], *of_item.shape[1:])
+        tokens = [jnp.broadcast_to(of_user, shape), jnp.broadcast_to(of_item, shape)] + (
+            [] if pair_BxMxNxD is None else [pair_BxMxNxD]
+        )
         x_BxMxKxD = jnp.concatenate(tokens, axis=2)
         for layer in self.layers:
             x_BxMxKxD = layer(x_BxMxKxD)

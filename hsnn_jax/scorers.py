@@ -1,6 +1,7 @@
 """Scorers: callables scorer(params, users, items) -> scores, shared by training and search.
 
-users is an array [B, ...] (or a pytree of such), items [B, m, ...], the scores are [B, m].
+users is an array [B, ...] (or a pytree of such), items [B, m, ...], the scores are [B, m]. A
+scorer whose attribute `shares_items` is true also takes items [1, m, ...] that all users share.
 """
 
 import functools
@@ -68,13 +69,17 @@ def mol(params, users, items):
     x_BxMxQxW = unit(jnp.einsum("bmd,dqw->bmqw", items, params["item_parts"]))
     user_gate = jax.nn.silu(users @ params["user_gate"])
     item_gate = items @ params["item_gate"]
-    return mixture(params, component_products(u_BxPxW, x_BxMxQxW), user_gate, item_gate)
+    cosines_BxMxPxQ = component_products(u_BxPxW, x_BxMxQxW)
+    cosines = cosines_BxMxPxQ.reshape(*cosines_BxMxPxQ.shape[:2], -1)
+    return mixture(params, cosines, user_gate, item_gate)
 
 
 def component_products(u_BxPxW, x_BxMxQxW):
-    """Return the inner products of all components of users and items: [B, M, P * Q]."""
-    products = jnp.einsum("bpw,bmqw->bmpq", u_BxPxW, x_BxMxQxW)
-    return products.reshape(*products.shape[:2], -1)
+    """Return the inner products of all components of users and items: [B, M, P, Q].
+
+    The items may be [1, M, Q, W], shared by all users.
+    """
+    return jnp.einsum("bpw,bmqw->bmpq", u_BxPxW, x_BxMxQxW)
 
 
 def mixture(params, cosines, user_gate, item_gate):
@@ -84,15 +89,20 @@ def mixture(params, cosines, user_gate, item_gate):
       params: from `init_mixture`.
       cosines: float [B, M, P * Q].
       user_gate: float [B, P * Q].
-      item_gate: float [B, M, P * Q].
+      item_gate: float [B, M, P * Q], or [1, M, P * Q] of items that all users share.
     """
-    pair_gate = jax.nn.silu(cosines @ params["pair_hidden"]) @ params["pair_gate"]
-    gate = jax.nn.softmax(user_gate[:, None, :] * item_gate + pair_gate, axis=-1)
+    # As one matrix: XLA:CPU takes twice as long for the weights' gradients over two axes of rows.
+    rows = cosines.reshape(-1, cosines.shape[-1])
+    pair_gate = jax.nn.silu(rows @ params["pair_hidden"]) @ params["pair_gate"]
+    gate = user_gate[:, None, :] * item_gate + pair_gate.reshape(cosines.shape)
+    gate = jax.nn.softmax(gate, axis=-1)
     return jnp.sum(gate * cosines, axis=-1) / jnp.exp(params["log_temperature"])
 
 
 def score_all(scorer, params, users, items):
     """Score every user [B, ...] with the same items [m, ...]; the items are not repeated."""
+    if getattr(scorer, "shares_items", False):
+        return scorer(params, users, jax.tree.map(lambda x: x[None], items))
 
     def of_user(user):
         one = jax.tree.map(lambda feature: feature[None], (user, items))

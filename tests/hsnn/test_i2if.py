@@ -102,3 +102,4 @@ def test_a_grid_of_users_and_items_never_holds_a_row_of_keys_for_every_pair():
         found = grid(table, values)
         repeated = jnp.broadcast_to(values[None], (users, *values.shape))
         np.testing.assert_array_equal(found, lookup(table, repeated)[..., 2])
+        np.testing.assert_array_equal(lookup(table, values[None]), lookup(table, repeated))
