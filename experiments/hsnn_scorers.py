@@ -67,9 +67,9 @@ class ScorersConfig:
 
     models: tuple[str, ...] = ("XS", "S", "M", "L", "MoL")
     """two tower (XS, always first), S, M, L, XL of the paper, MoL without interaction tower"""
-    steps: int = 1500
+    steps: int = 2000
     """training steps at most"""
-    evaluate_every: int = 250
+    evaluate_every: int = 500
     """steps between evaluations of the validation split"""
     batch_size: int = 256
     """events a step: half of them rated ones, half liked ones whose item is to be retrieved"""

@@ -15,9 +15,10 @@ from hsnn_jax.index import Index, extents_of
 from hsnn_jax.lti import LTIConfig
 from hsnn_jax.monn_config import MoNNConfig, from_dict
 
-_FORMAT = "hsnn_jax.retriever/5"
-# Format 1 has neither free rows nor a baseline, 2 has no model, 3 one level of nodes, 4 no extents.
-_READ = (*(f"hsnn_jax.retriever/{number}" for number in (1, 2, 3, 4)), _FORMAT)
+_FORMAT = "hsnn_jax.retriever/6"
+# Format 1 has neither free rows nor a baseline, 2 has no model, 3 one level of nodes, 4 no extents;
+# until 5 the overarch "mol" had no inner product.
+_READ = (*(f"hsnn_jax.retriever/{number}" for number in (1, 2, 3, 4, 5)), _FORMAT)
 
 _TREES = ("params", "item_features", "node_features")
 
@@ -93,6 +94,12 @@ def read(path) -> Content:
         raise ValueError(f"{path} is not a retriever's .npz file") from error
     if header.get("format") not in _READ:
         raise ValueError(f"{path} must have format {_FORMAT!r}, got {header.get('format')!r}")
+    model = _model(header.get("model"))
+    if header["format"] != _FORMAT and "mol" in _overarches(model):
+        raise ValueError(
+            f"{path} must have format {_FORMAT!r} for a model with overarch 'mol', got "
+            f"{header['format']!r}: train it again"
+        )
     item_features = _unflatten("item_features", arrays) or None
     if item_features is not None and header["format"] == _READ[2]:
         item_features = {"encoded": item_features}
@@ -107,7 +114,7 @@ def read(path) -> Content:
         slack=header["slack"],
         max_beam=_tuple(header["max_beam"]),
         baseline=header.get("baseline"),
-        model=_model(header.get("model")),
+        model=model,
         task=header.get("task"),
         nested=header.get("nested", False),
         item_features=item_features,
@@ -123,6 +130,11 @@ def _model(saved):
     if isinstance(saved, list):
         return tuple(map(from_dict, saved))
     return None if saved is None else from_dict(saved)
+
+
+def _overarches(model):
+    models = model if isinstance(model, tuple) else () if model is None else (model,)
+    return {one.overarch for one in models}
 
 
 def _tuple(saved):

@@ -24,15 +24,17 @@ class Dot(nn.Module):
     """A weighted sum of the products of all pairs of vectors, linear in the interaction's.
 
     The weights act on the user's side, so that a pair costs one inner product of width N D a
-    task: any index for inner products can serve it.
+    task: any index for inner products can serve it. At first the products count alike and their
+    mean decides: the more vectors, the smaller the weights, and size does not change the scale.
     """
 
     config: MoNNConfig
 
     def setup(self):
         c = self.config
-        scale = nn.initializers.constant(1 / math.sqrt(c.width))
-        self.weights = self.param("weights", scale, (len(c.tasks), c.num_user, c.num_item))
+        scale = 1 / (c.num_user * c.num_item * math.sqrt(c.width))
+        shape = (len(c.tasks), c.num_user, c.num_item)
+        self.weights = self.param("weights", nn.initializers.constant(scale), shape)
         self.interaction = nn.Dense(len(c.tasks))
         self.bias = self.param("bias", nn.initializers.zeros, (len(c.tasks),))
 
@@ -50,10 +52,12 @@ class Dot(nn.Module):
 
 
 class MoL(nn.Module):
-    """A mixture of logits: `scorers.mixture` of the cosines of the towers' vectors.
+    """A mixture of logits beside `Dot`: `scorers.mixture` of the cosines of the towers' vectors.
 
     The vectors of the interaction tower join those of the item, as components that differ from
-    user to user. Every task has its own gate and temperature.
+    user to user. Every task has its own gate and temperature. `Dot` is ours: a mixture of many
+    cosines learns slowly, and cosines cannot carry how popular an item is; a sum of both starts
+    as fast as a two tower.
 
     Source: Zhai et al. 2023, "Revisiting Neural Retrieval on Accelerators", section 3.
     """
@@ -66,20 +70,21 @@ class MoL(nn.Module):
         self.user_gate = nn.Dense(len(c.tasks) * pairs, use_bias=False)
         self.item_gate = nn.Dense(len(c.tasks) * pairs, use_bias=False)
         self.mixtures = [self.param(f"mixture_{t}", self._draw, pairs) for t in c.tasks]
-        self.bias = self.param("bias", nn.initializers.zeros, (len(c.tasks),))
+        self.dot = Dot(c)
 
     def _draw(self, key, pairs):
         return init_mixture(jax.random.split(key), pairs, self.config.overarch_hidden)
 
     def user(self, v_BxNxD):
-        return self._side(v_BxNxD, jax.nn.silu(self.user_gate(_flat(v_BxNxD))))
+        gate = jax.nn.silu(self.user_gate(_flat(v_BxNxD)))
+        return self._side(v_BxNxD, gate, self.dot.user(v_BxNxD))
 
     def item(self, v_BxNxD):
-        return self._side(v_BxNxD, self.item_gate(_flat(v_BxNxD)))
+        return self._side(v_BxNxD, self.item_gate(_flat(v_BxNxD)), self.dot.item(v_BxNxD))
 
-    def _side(self, v_BxNxD, gate):
+    def _side(self, v_BxNxD, gate, dot):
         gate_BxTxP = gate.reshape(gate.shape[0], len(self.config.tasks), -1)
-        return {"vectors": unit(v_BxNxD), "gate": gate_BxTxP}
+        return {"vectors": unit(v_BxNxD), "gate": gate_BxTxP, "dot": dot}
 
     def __call__(self, users, items, pair_BxMxNxD):
         components = [items["vectors"]]
@@ -92,7 +97,7 @@ class MoL(nn.Module):
             mixture(params, cosines_BxMxP, users["gate"][:, t], items["gate"][:, :, t])
             for t, params in enumerate(self.mixtures)
         ]
-        return jnp.stack(logits, axis=-1) + self.bias[None, None, :]
+        return jnp.stack(logits, axis=-1) + self.dot(users["dot"], items["dot"], pair_BxMxNxD)
 
 
 class MLP(nn.Module):

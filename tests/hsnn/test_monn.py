@@ -313,9 +313,9 @@ def trained(configuration, inputs, labels, rows):
 
 
 def test_a_small_monn_learns_a_cross_that_the_two_tower_does_not():
-    inputs, labels, _ = drawn_clicks(0, 4000)
+    inputs, labels, _ = drawn_clicks(0, 8000)
     held_out, wanted, truth = drawn_clicks(1, 4000)
-    rows = np.random.default_rng(0).integers(0, 4000, (200, 128))
+    rows = np.random.default_rng(0).integers(0, 8000, (200, 128))
     sides = dict(user=Features(dense={"shares": 100}), item=Features(sparse={"category": 100}))
     excess = {}
     for size in ("XS", "S"):

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 
@@ -96,7 +97,7 @@ def test_load_refuses_other_scorers_and_files(tmp_path):
     with pytest.raises(ValueError, match=r"not a retriever's .npz file"):
         Retriever.load(path)
     np.savez(path, header=np.array('{"format": "other"}'))
-    with pytest.raises(ValueError, match=r"must have format 'hsnn_jax.retriever/5', got 'other'"):
+    with pytest.raises(ValueError, match=r"must have format 'hsnn_jax.retriever/6', got 'other'"):
         Retriever.load(path)
 
 
@@ -198,19 +199,18 @@ def model_inputs(seed, users, items):
 
 
 @functools.cache
-def model_params():
-    shapes = jax.eval_shape(lambda key: monn.init_monn(key, MODEL), jax.random.key(0))
+def model_params(model=MODEL):
+    shapes = jax.eval_shape(lambda key: monn.init_monn(key, model), jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: (0.4 * rng.normal(size=x.shape)).astype(x.dtype), shapes)
 
 
-def modelled():
+def modelled(model=MODEL):
     """A retriever that carries a MoNN, and the truth: {id: what the model reads of the item}."""
     _, items = model_inputs(0, 1, 32)
-    retriever = Retriever(
-        LTIConfig(num_nodes=4, kmeans_iterations=3), model=MODEL, params=model_params(), task="buy"
-    )
-    retriever.nodes = monn.item_vectors(MODEL, model_params(), items[0])[np.array([1, 9, 17, 25])]
+    params, config = model_params(model), LTIConfig(num_nodes=4, kmeans_iterations=3)
+    retriever = Retriever(config, model=model, params=params, task="buy")
+    retriever.nodes = monn.item_vectors(model, params, items[0])[np.array([1, 9, 17, 25])]
     retriever.build_index(items, item_ids=100 + np.arange(32), reserve=8)
     return retriever, {100 + i: jax.tree.map(lambda x, i=i: x[i], items) for i in range(32)}
 
@@ -224,7 +224,7 @@ def check_answers(retriever, truth):
     items = jax.tree.map(lambda x: np.concatenate([x] * 5), items)
     # Of one shape whatever the number of items: padded to that of a full index, 40 rows.
     pairs, items = jax.tree.map(lambda x: padded(x, 5 * 40, 0), (pairs, items))
-    scores = direct_logits(pairs, items)[: 5 * ids.size, 1].reshape(5, -1)
+    scores = direct_logits(retriever.model, pairs, items)[: 5 * ids.size, 1].reshape(5, -1)
     order = np.argsort(-scores, axis=1)[:, :6]
     answer = retriever.search(users, 6)
     np.testing.assert_array_equal(answer.ids, ids[order])
@@ -233,9 +233,9 @@ def check_answers(retriever, truth):
     return answer
 
 
-@jax.jit
-def direct_logits(users, items):
-    return monn.logits(MODEL, model_params(), users[0], items[0], users[1], items[1])
+@functools.partial(jax.jit, static_argnums=0)
+def direct_logits(model, users, items):
+    return monn.logits(model, model_params(model), users[0], items[0], users[1], items[1])
 
 
 def test_a_monn_is_carried_through_updates_and_the_file(tmp_path):
@@ -340,7 +340,7 @@ def test_a_file_of_the_format_before_models_is_read(tmp_path):
 
 
 def test_a_file_of_the_format_before_levels_is_read(tmp_path):
-    retriever, truth = modelled()
+    retriever, truth = modelled(dataclasses.replace(MODEL, overarch="dot"))
     path = tmp_path / "retriever.npz"
     retriever.save(path)
     rename = ("item_features/encoded/", "item_features/")
@@ -349,6 +349,15 @@ def test_a_file_of_the_format_before_levels_is_read(tmp_path):
     check_answers(loaded, truth)
     loaded.add(model_inputs(1, 1, 1)[1], [7])
     assert 7 in loaded.ids
+
+
+def test_a_file_of_a_mol_without_an_inner_product_is_refused(tmp_path):
+    retriever, _ = modelled()
+    path = tmp_path / "retriever.npz"
+    retriever.save(path)
+    saved_as(path, 5, drop=())
+    with pytest.raises(ValueError, match=r"format 'hsnn_jax.retriever/6' for .* 'mol', got .*/5'"):
+        Retriever.load(path)
 
 
 def test_the_frontier_of_a_retriever_is_that_of_its_index():
