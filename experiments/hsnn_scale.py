@@ -262,12 +262,17 @@ PANELS = (("flops", "FLOPs a query"), ("p50_ms", "p50 of one request, ms"))
 
 
 def _draw(axes, *, points, attribute: str, label: str) -> None:
+    """Draw the means over seeds by the catalogue's size."""
+
+    def means(found, attribute):
+        sizes = sorted({p.items for p in found})
+        own = [[getattr(p, attribute) for p in found if p.items == size] for size in sizes]
+        return sizes, np.mean(own, axis=1)
+
     for name, found in points.items():
-        x, y = [p.items for p in found], [getattr(p, attribute) for p in found]
-        axes.plot(x, y, "o-", label=name, markersize=4)
+        axes.plot(*means(found, attribute), "o-", label=name, markersize=4)
     if attribute == "flops":
-        found = next(iter(points.values()))
-        axes.plot([p.items for p in found], [p.exact_flops for p in found], "k:", label="exact")
+        axes.plot(*means(next(iter(points.values())), "exact_flops"), "k:", label="exact")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("items")
