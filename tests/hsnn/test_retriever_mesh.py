@@ -70,7 +70,9 @@ def test_answers_are_those_of_one_device(tmp_path):
         change(alone), change(spread)
         for one, many in zip(ask(alone, kind), ask(spread, kind)):
             assert (one.ids >= 0).any()
-            for field in one._fields:
+            # A device scores other numbers of items at once, and XLA sums in another order.
+            np.testing.assert_array_max_ulp(many.scores, one.scores, maxulp=4)
+            for field in set(one._fields) - {"scores"}:
                 np.testing.assert_array_equal(getattr(many, field), getattr(one, field), field)
         if number == 0:
             programs = _sharded_search._cache_size()
