@@ -91,10 +91,9 @@ class MoL(nn.Module):
         if pair_BxMxNxD is not None:
             components.append(unit(pair_BxMxNxD))
         products = [component_products(users["vectors"], x) for x in components]
-        cosines_BxMxP = jnp.concatenate(products, axis=3)
-        cosines_BxMxP = cosines_BxMxP.reshape(*cosines_BxMxP.shape[:2], -1)
+        cosines_BxMxPxQ = jnp.concatenate(products, axis=3)
         logits = [
-            mixture(params, cosines_BxMxP, users["gate"][:, t], items["gate"][:, :, t])
+            mixture(params, cosines_BxMxPxQ, users["gate"][:, t], items["gate"][:, :, t])
             for t, params in enumerate(self.mixtures)
         ]
         return jnp.stack(logits, axis=-1) + self.dot(users["dot"], items["dot"], pair_BxMxNxD)
@@ -159,9 +158,9 @@ class DHEN(nn.Module):
     def __call__(self, users, items, pair_BxMxNxD):
         of_user, of_item = users["tokens"][:, None], items["tokens"]
         shape = (of_user.shape[0], *of_item.shape[1:])
-        tokens = [jnp.broadcast_to(of_user, shape), jnp.broadcast_to(of_item, shape)] + (
-            [] if pair_BxMxNxD is None else [pair_BxMxNxD]
-        )
+        tokens = [jnp.broadcast_to(of_user, shape), jnp.broadcast_to(of_item, shape)]
+        if pair_BxMxNxD is not None:
+            tokens.append(pair_BxMxNxD)
         x_BxMxKxD = jnp.concatenate(tokens, axis=2)
         for layer in self.layers:
             x_BxMxKxD = layer(x_BxMxKxD)

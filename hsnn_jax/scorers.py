@@ -69,9 +69,7 @@ def mol(params, users, items):
     x_BxMxQxW = unit(jnp.einsum("bmd,dqw->bmqw", items, params["item_parts"]))
     user_gate = jax.nn.silu(users @ params["user_gate"])
     item_gate = items @ params["item_gate"]
-    cosines_BxMxPxQ = component_products(u_BxPxW, x_BxMxQxW)
-    cosines = cosines_BxMxPxQ.reshape(*cosines_BxMxPxQ.shape[:2], -1)
-    return mixture(params, cosines, user_gate, item_gate)
+    return mixture(params, component_products(u_BxPxW, x_BxMxQxW), user_gate, item_gate)
 
 
 def component_products(u_BxPxW, x_BxMxQxW):
@@ -83,16 +81,17 @@ def component_products(u_BxPxW, x_BxMxQxW):
 
 
 def mixture(params, cosines, user_gate, item_gate):
-    """Average cosines [B, M, P * Q] under a gate and divide by the temperature: [B, M].
+    """Average cosines under a gate and divide by the temperature: [B, M].
 
     Args:
       params: from `init_mixture`.
-      cosines: float [B, M, P * Q].
+      cosines: float [B, M, P, Q] or [B, M, P * Q].
       user_gate: float [B, P * Q].
       item_gate: float [B, M, P * Q], or [1, M, P * Q] of items that all users share.
     """
     # As one matrix: XLA:CPU takes twice as long for the weights' gradients over two axes of rows.
-    rows = cosines.reshape(-1, cosines.shape[-1])
+    rows = cosines.reshape(cosines.shape[0] * cosines.shape[1], -1)
+    cosines = rows.reshape(*cosines.shape[:2], -1)
     pair_gate = jax.nn.silu(rows @ params["pair_hidden"]) @ params["pair_gate"]
     gate = user_gate[:, None, :] * item_gate + pair_gate.reshape(cosines.shape)
     gate = jax.nn.softmax(gate, axis=-1)
