@@ -137,6 +137,7 @@ PRESETS = {
             users=100,
             events=300,
             nodes=16,
+            two_tower_nodes=32,
             index_steps=20,
             pairs=500,
         ),

@@ -178,7 +178,7 @@ def run_frontier(
         count = len(rows) if number < 2 else min(config.large_users, len(rows))
         exact, found = measure_model(
             model,
-            searchers_for(model, items, nodes, config, seed=seed, faiss=faiss),
+            searchers_for(model, models[0], items, nodes, config, seed=seed, faiss=faiss),
             requests.first(count),
             truth[:count],
             budgets,
@@ -188,18 +188,21 @@ def run_frontier(
     return Frontier(exacts, curves, {f"validation recall@{K}": plain})
 
 
-def searchers_for(model, items, nodes, config: FrontierConfig, *, seed: int, faiss):
-    """List what searches with a model: HSNN by both kinds of nodes, and the baselines."""
+def searchers_for(model, plain, items, nodes, config: FrontierConfig, *, seed: int, faiss):
+    """List what searches with a model: HSNN by both kinds of nodes, and the baselines.
+
+    HSNN's nodes are scored by the model, and by `plain`, the inner product.
+    """
     options = {"slack": config.slack, "cost_weight": config.cost_weight}
-    is_dot = model.name == "dot"
-    routes = (False,) if is_dot else (False, True)
+    is_dot = model is plain
+    routes = (None,) if is_dot else (None, plain)
     found = [
         HSNN(
             f"{model.name}, HSNN {name}" + (", dot routes" if route else ""),
             model,
             items,
             own,
-            route_by_dot=route,
+            router=route,
             **options,
         )
         for name, own in nodes.items()

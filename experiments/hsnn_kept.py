@@ -1,7 +1,8 @@
 """How much of a scorer's gain over the two tower HSNN keeps, and at which share of its cost.
 
-The nodes are learned on the scorer's own item vectors, by k-means and by LTI from there; a node is
-scored as its representative item. Beside it: the two tower's best items, re-ranked by the scorer.
+The nodes are learned on item vectors, by k-means and by LTI from there: on the scorer's own, which
+scores a node as its representative item, or on the two tower's, which scores the nodes and leaves
+the items to the scorer. Beside them: the two tower's best items, re-ranked by the scorer.
 """
 
 from __future__ import annotations
@@ -55,10 +56,21 @@ def serve(served: Served, two_tower: Served, k: int) -> dict[str, list[Measured]
     exact = Exact("exact", model)
     found, measured = measure_exact(exact, requests, k, truth=served.truth)
     searchers: list[Searcher] = [
-        HSNN(f"HSNN {name}", model, served.vectors, nodes, slack=SLACK, by_representatives=True)
+        HSNN(f"HSNN {name}", model, served.vectors, nodes, slack=SLACK)
         for name, nodes in served.nodes.items()
     ]
     if served is not two_tower:
+        searchers += [
+            HSNN(
+                f"HSNN {name}, two tower routes",
+                model,
+                two_tower.vectors,
+                nodes,
+                slack=SLACK,
+                router=two_tower.model,
+            )
+            for name, nodes in two_tower.nodes.items()
+        ]
         best = Exact("two tower", two_tower.model)
         searchers.append(Reranked("two tower re-ranked", best, model, 1, 1))
     budgets = [round(share * len(served.vectors)) for share in SHARES]

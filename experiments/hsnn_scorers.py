@@ -67,7 +67,7 @@ class ScorersConfig:
 
     models: tuple[str, ...] = ("XS", "S", "M", "L", "MoL")
     """two tower (XS, always first), S, M, L, XL of the paper, MoL without interaction tower"""
-    steps: int = 2000
+    steps: int = 4000
     """training steps at most"""
     evaluate_every: int = 500
     """steps between evaluations of the validation split"""
@@ -88,7 +88,9 @@ class ScorersConfig:
     events: int = 50_000
     """events, drawn by seed, of which NE is taken"""
     nodes: int = 64
-    """nodes of HSNN's index"""
+    """nodes of HSNN's index where the scorer itself scores them"""
+    two_tower_nodes: int = 512
+    """nodes where the two tower does, at the price of an inner product each"""
     index_steps: int = 500
     """steps of LTI"""
     index_rate: float = 5e-4
@@ -230,7 +232,7 @@ class Scorer:
                 self._user_vectors(params, liked),
                 vectors,
                 examples.items[liked],
-                nodes=config.nodes,
+                nodes=config.two_tower_nodes if self.config.overarch == "dot" else config.nodes,
                 steps=config.index_steps,
                 rate=config.index_rate,
                 seed=seed,

@@ -19,11 +19,13 @@ import numpy as np
 
 from experiments.errors import InputError
 from hsnn_jax.chunks import by_chunks
+from hsnn_jax.descend import Level
 from hsnn_jax.frontier import Found, Measured, measure
 from hsnn_jax.index import Index, Tiles, build_index, pack
+from hsnn_jax.level_search import search_levels
 from hsnn_jax.monn import MoNNScorer, module_flops
 from hsnn_jax.scorers import dot, pair_flops
-from hsnn_jax.search import brute_force, search
+from hsnn_jax.search import brute_force
 from hsnn_jax.top_k import top_k
 
 _USERS = 32  # whose excluded items are looked up at once
@@ -49,7 +51,8 @@ class Model:
       scorer, params: see `hsnn_jax.search`.
       items: pytree of [n, ...], what the scorer reads of items.
       encode_users: vectors [B, d] to the pytree that the scorer reads of users.
-      encode_nodes: node vectors [K, d] to what the scorer reads of items.
+      encode_nodes: node vectors [K, d] to what the scorer reads of items; None where a node is
+        scored as the item nearest to it.
       user_flops: of `encode_users`, a user.
     """
 
@@ -58,8 +61,15 @@ class Model:
     params: Any
     items: Any
     encode_users: Callable[[Any], Any]
-    encode_nodes: Callable[[Any], Any]
+    encode_nodes: Callable[[Any], Any] | None
     user_flops: float = 0.0
+
+    def features_of_nodes(self, index: Index) -> Any:
+        """Return what the scorer reads of an index's nodes, a pytree of [K, ...]."""
+        if self.encode_nodes is not None:
+            return self.encode_nodes(index.nodes)
+        rows = jnp.maximum(index.representatives, 0)  # -1: a node without an item
+        return jax.tree.map(lambda x: x[rows], self.items)
 
 
 def dot_model(item_vectors) -> Model:
@@ -68,7 +78,10 @@ def dot_model(item_vectors) -> Model:
 
 
 def monn_model(name: str, scorer: MoNNScorer, params, users, items, encode_users) -> Model:
-    """Return a MoNN as a model that scores nodes as items; see `Model`.
+    """Return a MoNN as a model; see `Model`.
+
+    A node is an item of the node's vectors where items are their vectors alone, as in the two
+    tower; else it is scored as the item nearest to it.
 
     Args:
       name: in tables.
@@ -78,7 +91,14 @@ def monn_model(name: str, scorer: MoNNScorer, params, users, items, encode_users
       encode_users: what requests hold to the pytree that the scorer reads.
     """
     flops = user_tower_flops(scorer, params, users, items)
-    return Model(name, scorer, params, items, encode_users, None, flops)
+    return Model(name, scorer, params, items, encode_users, _nodes_as_items(items), flops)
+
+
+def _nodes_as_items(items):
+    if set(items) != {"vectors"}:
+        return None
+    shape = items["vectors"].shape[1:]
+    return lambda nodes: {"vectors": jnp.reshape(nodes, (-1, *shape))}
 
 
 def user_tower_flops(scorer: MoNNScorer, params, users, items) -> float:
@@ -116,17 +136,15 @@ def measure_exact(exact: Exact, requests: Requests, k: int, *, truth) -> tuple[A
 
 @dataclasses.dataclass
 class HSNN:
-    """The items of the best nodes, by one scorer, or by two: the dot product routes.
+    """The items of the best nodes, by one model or by a model a level.
 
     Attributes:
       name: in tables.
       model: scores items.
       item_vectors, nodes: float [n, d], [K, d].
       slack: see `build_index`.
-      route_by_dot: whether nodes are scored by the inner product with the user vector.
-      by_representatives: whether a node is scored as the item nearest to it, else as an item of
-        its own vector.
-      cost_weight: see `search`.
+      router: scores the nodes; by default the model of the items. It reads the same requests.
+      cost_weight: see `search_levels`.
     """
 
     name: str
@@ -134,8 +152,7 @@ class HSNN:
     item_vectors: Any
     nodes: Any
     slack: float = 1.5
-    route_by_dot: bool = False
-    by_representatives: bool = False
+    router: Model | None = None
     cost_weight: float = 0.0
     index: Index | None = None
     tiles: Tiles | None = None
@@ -145,15 +162,8 @@ class HSNN:
         """Fill the lists."""
         self.index = build_index(self.item_vectors, self.nodes, slack=self.slack)
         self.tiles = pack(self.index, self.model.items)
-        self._options = {}
-        if self.route_by_dot:
-            self._options = {"node_scorer": dot_of_vectors, "node_params": ()}
-            self._options["node_features"] = {"vector": self.index.nodes}
-        elif self.by_representatives:
-            rows = jnp.maximum(self.index.representatives, 0)  # -1: a node without an item
-            self._options = {"node_features": jax.tree.map(lambda x: x[rows], self.model.items)}
-        else:
-            self._options = {"node_features": self.model.encode_nodes(self.index.nodes)}
+        self._coarse = self.router or self.model
+        self._node_features = self._coarse.features_of_nodes(self.index)
 
     @property
     def least_budget(self) -> int:
@@ -162,25 +172,24 @@ class HSNN:
 
     def search(self, requests: Requests, k: int, budget: int) -> Found:
         """See `Searcher`; at least one list is scored."""
-        found = search(
-            self.model.scorer,
-            self.model.params,
-            self.index,
-            self.tiles,
-            self.model.encode_users(requests.users),
+        fine, coarse = self.model, self._coarse
+        users = fine.encode_users(requests.users)
+        of_nodes = users if coarse is fine else coarse.encode_users(requests.users)
+        found = search_levels(
+            (
+                Level(coarse.scorer, coarse.params, of_nodes, self._node_features),
+                Level(fine.scorer, fine.params, users, self.tiles),
+            ),
+            (self.index,),
             k,
-            budget=max(budget, self.least_budget),
+            budgets=(max(budget, self.least_budget),),
             exclude=jnp.asarray(requests.exclude),
             cost_weight=self.cost_weight,
-            **self._options,
         )
-        flops = float(jnp.mean(found.flops)) + self.model.user_flops
+        flops = float(jnp.mean(found.flops)) + fine.user_flops
+        if coarse is not fine:
+            flops += coarse.user_flops
         return Found(np.asarray(found.ids), float(jnp.mean(found.items_scored)), flops)
-
-
-def dot_of_vectors(params, users, items):
-    """Return the inner products of users["vector"] and items["vector"]."""
-    return dot(params, users["vector"], items["vector"])
 
 
 def load_faiss():

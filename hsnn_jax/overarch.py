@@ -32,14 +32,14 @@ class Dot(nn.Module):
 
     def setup(self):
         c = self.config
-        scale = 1 / (c.num_user * c.num_item * math.sqrt(c.width))
+        self.scale = 1 / (c.num_user * c.num_item * math.sqrt(c.width))
         shape = (len(c.tasks), c.num_user, c.num_item)
-        self.weights = self.param("weights", nn.initializers.constant(scale), shape)
+        self.weights = self.param("weights", nn.initializers.ones, shape)
         self.interaction = nn.Dense(len(c.tasks))
         self.bias = self.param("bias", nn.initializers.zeros, (len(c.tasks),))
 
     def user(self, v_BxNxD):
-        return {"vectors": jnp.einsum("bud,tui->btid", v_BxNxD, self.weights)}
+        return {"vectors": jnp.einsum("bud,tui->btid", v_BxNxD, self.scale * self.weights)}
 
     def item(self, v_BxNxD):
         return {"vectors": v_BxNxD}

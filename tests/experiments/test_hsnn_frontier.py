@@ -159,7 +159,7 @@ def _searchers(items):
         (plain, ivf),
         (plain, FaissHNSW("hnsw", items)),
         (deep, HSNN("deep", deep, items, nodes)),
-        (deep, HSNN("deep, dot routes", deep, items, nodes, route_by_dot=True)),
+        (deep, HSNN("deep, dot routes", deep, items, nodes, router=plain)),
         (deep, Reranked("re-ranked", ivf, deep, scanned_per_ranked=1)),
     ]
 

@@ -213,6 +213,29 @@ def test_the_dot_overarch_is_one_inner_product():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", ["XS", "L"])
+def test_a_step_of_adam_changes_the_inner_product_alike_at_every_size(size):
+    """Weights that held their scale, 1/1,663 in L, doubled in a step of 1e-3."""
+    configuration = preset(size, user=USER, item=ITEM, overarch="dot", **TOWERS)
+    params = monn.init_monn(jax.random.key(0), configuration)
+    users = monn.encode_users(configuration, params, inputs()[0])
+    scorer = monn.MoNNScorer(configuration)
+
+    def logits(weights):
+        changed = params | {"overarch": params["overarch"] | {"weights": weights}}
+        users = monn.encode_users(configuration, changed, inputs()[0])
+        return score_all(scorer, changed, users, items)
+
+    items = monn.encode_items(configuration, params, inputs()[2])
+    weights = params["overarch"]["weights"]
+    before = score_all(scorer, params, users, items)
+    tx = optax.adam(1e-3)
+    gradients = jax.grad(lambda weights: jnp.sum(logits(weights)))(weights)
+    updates, _ = tx.update(gradients, tx.init(weights))
+    change = logits(weights + updates) - before
+    assert 0 < jnp.max(jnp.abs(change)) < 0.01 * jnp.max(jnp.abs(before))
+
+
 def test_a_mixture_by_hand():
     params = init_mixture(jax.random.split(jax.random.key(0)), 6, 4)
     rng = np.random.default_rng(0)

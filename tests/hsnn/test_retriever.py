@@ -79,8 +79,8 @@ def test_a_file_from_before_the_extents_answers_as_it_did(tmp_path):
     retriever.save(path)
     with np.load(path) as file:
         arrays = {name: value for name, value in file.items() if name != "index/extents"}
-    assert str(arrays["header"]).count("hsnn_jax.retriever/6") == 1
-    arrays["header"] = np.array(str(arrays["header"]).replace("retriever/6", "retriever/4"))
+    assert str(arrays["header"]).count("hsnn_jax.retriever/7") == 1
+    arrays["header"] = np.array(str(arrays["header"]).replace("retriever/7", "retriever/4"))
     np.savez(path, **arrays)
     loaded = Retriever.load(path)
     for a, b in zip(retriever.search(users, 4, budget=50), loaded.search(users, 4, budget=50)):
@@ -97,7 +97,7 @@ def test_load_refuses_other_scorers_and_files(tmp_path):
     with pytest.raises(ValueError, match=r"not a retriever's .npz file"):
         Retriever.load(path)
     np.savez(path, header=np.array('{"format": "other"}'))
-    with pytest.raises(ValueError, match=r"must have format 'hsnn_jax.retriever/6', got 'other'"):
+    with pytest.raises(ValueError, match=r"must have format 'hsnn_jax.retriever/7', got 'other'"):
         Retriever.load(path)
 
 
@@ -340,7 +340,7 @@ def test_a_file_of_the_format_before_models_is_read(tmp_path):
 
 
 def test_a_file_of_the_format_before_levels_is_read(tmp_path):
-    retriever, truth = modelled(dataclasses.replace(MODEL, overarch="dot"))
+    retriever, truth = modelled(dataclasses.replace(MODEL, overarch="mlp"))
     path = tmp_path / "retriever.npz"
     retriever.save(path)
     rename = ("item_features/encoded/", "item_features/")
@@ -351,12 +351,14 @@ def test_a_file_of_the_format_before_levels_is_read(tmp_path):
     assert 7 in loaded.ids
 
 
-def test_a_file_of_a_mol_without_an_inner_product_is_refused(tmp_path):
-    retriever, _ = modelled()
+@pytest.mark.parametrize("overarch", ["dot", "mol"])
+def test_a_file_of_an_inner_product_of_another_scale_is_refused(overarch, tmp_path):
+    retriever, _ = modelled(dataclasses.replace(MODEL, overarch=overarch))
     path = tmp_path / "retriever.npz"
     retriever.save(path)
-    saved_as(path, 5, drop=())
-    with pytest.raises(ValueError, match=r"format 'hsnn_jax.retriever/6' for .* 'mol', got .*/5'"):
+    saved_as(path, 6, drop=())
+    message = f"format 'hsnn_jax.retriever/7' for .* '{overarch}', got .*/6'"
+    with pytest.raises(ValueError, match=message):
         Retriever.load(path)
 
 
