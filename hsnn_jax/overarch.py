@@ -24,15 +24,16 @@ class Dot(nn.Module):
     """A weighted sum of the products of all pairs of vectors, linear in the interaction's.
 
     The weights act on the user's side, so that a pair costs one inner product of width N D a
-    task: any index for inner products can serve it. At first the products count alike and their
-    mean decides: the more vectors, the smaller the weights, and size does not change the scale.
+    task: any index for inner products can serve it. They begin at 1 beside a constant scale, with
+    which logits vary alike at first whatever the number of vectors; weights that held the scale
+    would be moved by a multiple of themselves in one step of Adam.
     """
 
     config: MoNNConfig
 
     def setup(self):
         c = self.config
-        self.scale = 1 / (c.num_user * c.num_item * math.sqrt(c.width))
+        self.scale = 1 / math.sqrt(c.num_user * c.num_item * c.width)
         shape = (len(c.tasks), c.num_user, c.num_item)
         self.weights = self.param("weights", nn.initializers.ones, shape)
         self.interaction = nn.Dense(len(c.tasks))
@@ -57,7 +58,8 @@ class MoL(nn.Module):
     The vectors of the interaction tower join those of the item, as components that differ from
     user to user. Every task has its own gate and temperature. `Dot` is ours: a mixture of many
     cosines learns slowly, and cosines cannot carry how popular an item is; a sum of both starts
-    as fast as a two tower.
+    as fast as a two tower. The temperature begins at 0.5, not at the 0.05 of a mixture alone:
+    a step turns cosines, and what it turns them by is divided by the temperature.
 
     Source: Zhai et al. 2023, "Revisiting Neural Retrieval on Accelerators", section 3.
     """
@@ -73,7 +75,8 @@ class MoL(nn.Module):
         self.dot = Dot(c)
 
     def _draw(self, key, pairs):
-        return init_mixture(jax.random.split(key), pairs, self.config.overarch_hidden)
+        hidden = self.config.overarch_hidden
+        return init_mixture(jax.random.split(key), pairs, hidden, temperature=0.5)
 
     def user(self, v_BxNxD):
         gate = jax.nn.silu(self.user_gate(_flat(v_BxNxD)))

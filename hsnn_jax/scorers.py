@@ -43,12 +43,12 @@ def init_mol(
     }
 
 
-def init_mixture(keys, pairs: int, hidden: int) -> dict:
+def init_mixture(keys, pairs: int, hidden: int, *, temperature: float = 0.05) -> dict:
     """Draw the parameters of `mixture` for this many cosines, from two keys."""
     return {
         "pair_hidden": _dense(keys[0], (pairs, hidden)),
         "pair_gate": _dense(keys[1], (hidden, pairs)),
-        "log_temperature": jnp.asarray(math.log(0.05)),
+        "log_temperature": jnp.asarray(math.log(temperature)),
     }
 
 

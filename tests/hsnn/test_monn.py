@@ -233,7 +233,7 @@ def test_a_step_of_adam_changes_the_inner_product_alike_at_every_size(size):
     gradients = jax.grad(lambda weights: jnp.sum(logits(weights)))(weights)
     updates, _ = tx.update(gradients, tx.init(weights))
     change = logits(weights + updates) - before
-    assert 0 < jnp.max(jnp.abs(change)) < 0.01 * jnp.max(jnp.abs(before))
+    assert 0 < jnp.max(jnp.abs(change)) < 0.03 * jnp.max(jnp.abs(before))
 
 
 def test_a_mixture_by_hand():
