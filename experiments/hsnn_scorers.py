@@ -113,8 +113,10 @@ def model_config(name: str, examples: Examples) -> MoNNConfig:
     """Configure one of `NAMES` on the features of the examples."""
     sides = {"user": examples.user_fields, "item": examples.item_fields, "tasks": TASKS}
     if name == "MoL":
-        return MoNNConfig(num_user=8, num_item=4, width=40, overarch="mol", **sides)
-    return preset(name, crosses=("genre",), recency=name != "XS", **sides)
+        return MoNNConfig(num_user=8, num_item=4, width=40, overarch="dot_mol", **sides)
+    if name == "XS":
+        return preset(name, **sides)
+    return preset(name, crosses=("genre",), recency=True, overarch="dot_mol", **sides)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ from hsnn_jax.monn_config import MoNNConfig, from_dict
 
 _FORMAT = "hsnn_jax.retriever/7"
 # Format 1 has neither free rows nor a baseline, 2 has no model, 3 one level of nodes, 4 no extents;
-# until 5 the overarch "mol" had no inner product, until 6 its weights held their scale.
+# until 6 weights of the overarch "dot" held their scale, in 6 "mol" had an inner product.
 _READ = (*(f"hsnn_jax.retriever/{number}" for number in range(1, 7)), _FORMAT)
-_CHANGED = {"dot", "mol"}  # overarchs whose parameters of earlier formats mean something else
+_CHANGED = {"dot": _READ[:6], "mol": _READ[5:6]}  # formats of other parameters, by overarch
 
 _TREES = ("params", "item_features", "node_features")
 
@@ -96,12 +96,12 @@ def read(path) -> Content:
     if header.get("format") not in _READ:
         raise ValueError(f"{path} must have format {_FORMAT!r}, got {header.get('format')!r}")
     model = _model(header.get("model"))
-    changed = _CHANGED & _overarches(model)
-    if header["format"] != _FORMAT and changed:
-        raise ValueError(
-            f"{path} must have format {_FORMAT!r} for a model with overarch "
-            f"{' or '.join(map(repr, sorted(changed)))}, got {header['format']!r}: train it again"
-        )
+    for overarch in _overarches(model):
+        if header["format"] in _CHANGED.get(overarch, ()):
+            raise ValueError(
+                f"{path} must have format {_FORMAT!r} for a model with overarch {overarch!r}, got "
+                f"{header['format']!r}: train it again"
+            )
     item_features = _unflatten("item_features", arrays) or None
     if item_features is not None and header["format"] == _READ[2]:
         item_features = {"encoded": item_features}

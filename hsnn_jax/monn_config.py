@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
-OverArchName = Literal["mol", "mlp", "dot", "dhen"]
+OverArchName = Literal["mol", "dot_mol", "mlp", "dot", "dhen"]
 
 # What a field of named sizes accepts; it is kept as a tuple of pairs, which hashes.
 Sizes = Mapping[str, int] | Iterable[tuple[str, int]]
@@ -80,8 +80,9 @@ class MoNNConfig:
       num_user, num_item, num_interaction: vectors that each tower emits; `num_interaction` is 0
         just when there are no crosses, and the model then has no interaction tower.
       width: d of all vectors.
-      overarch: "mol" a mixture of logits, "mlp", "dot", or "dhen", see `overarch`.
-      overarch_hidden: width of the gate's hidden layer ("mol") or of the hidden layers ("mlp").
+      overarch: "mol" a mixture of logits, "dot_mol" one beside an inner product, "mlp", "dot", or
+        "dhen", see `overarch`.
+      overarch_hidden: width of the gate's hidden layer (mixtures) or of the hidden layers ("mlp").
       overarch_tokens: vectors that those of a side are combined to ("dhen").
       overarch_layers: layers ("dhen").
       tasks: names of the tasks; one logit each.

@@ -18,7 +18,7 @@ USERS, ITEMS, VOCABULARY = 6, 40, 11
 USER, ITEM = Features(dense={"taste": 5}), Features(dense={"text": 4}, sparse={"brand": 6})
 SMALL_TOWER = TowerConfig(field_width=8, dense_fields=3, num_layers=1, hidden=16, attention_width=4)
 TOWERS = dict(user_tower=SMALL_TOWER, item_tower=SMALL_TOWER, interaction_tower=SMALL_TOWER)
-OVERARCHES = ("dot", "mol", "mlp", "dhen")
+OVERARCHES = ("dot", "mol", "dot_mol", "mlp", "dhen")
 
 
 def config(overarch="mol", crosses=("category",), **options):

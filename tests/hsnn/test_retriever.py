@@ -352,7 +352,7 @@ def test_a_file_of_the_format_before_levels_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("overarch", ["dot", "mol"])
-def test_a_file_of_an_inner_product_of_another_scale_is_refused(overarch, tmp_path):
+def test_a_file_of_a_model_with_other_parameters_is_refused(overarch, tmp_path):
     retriever, _ = modelled(dataclasses.replace(MODEL, overarch=overarch))
     path = tmp_path / "retriever.npz"
     retriever.save(path)
