@@ -117,9 +117,9 @@ class DotMoL(Mixture):
     """A mixture of logits added to `Dot`, ours.
 
     A mixture of many cosines learns slowly, and cosines cannot carry how popular an item is; the
-    sum starts as fast as a two tower. It draws all vectors of a user to one direction: several
-    interests are then not told apart. The temperature begins higher than that of a mixture
-    alone: a step turns cosines, and what it turns them by is divided by the temperature.
+    sum starts as fast as a two tower. Several interests of a user it does not tell apart, see
+    `MoL`. The temperature begins higher than that of a mixture alone: a step turns cosines, and
+    what it turns them by is divided by the temperature.
     """
 
     temperature: float = 0.5
