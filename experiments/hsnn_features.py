@@ -2,7 +2,8 @@
 
 A user side is the user's liked and disliked items so far, the latest items, the taste in genres,
 and demographics where there are any; an item side is its id, genres, year and popularity in
-training. Crosses count the genres of liked items (I2IF), with recency in events.
+training. Crosses (I2IF) count the genres of liked items, and the items that often follow them,
+with recency in events.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import InputError
+from experiments.hsnn_followers import fold_of, follower_lists
 from experiments.interactions import Interactions
 from experiments.user_features import NAMES, UserFeatures
 from hsnn_jax import i2if
@@ -37,6 +39,7 @@ class Examples:
       genres: int32 [n_items, A], of each item, -1 after.
       genre_names: G of them.
       item_dense: float32 [n_items, 2]: year and log popularity in training.
+      followers: from `follower_lists`, of liked training events.
       demographics: None without.
       num_users, num_items: of the data.
     """
@@ -48,6 +51,7 @@ class Examples:
     genres: np.ndarray
     genre_names: tuple[str, ...]
     item_dense: np.ndarray
+    followers: np.ndarray
     demographics: UserFeatures | None
     num_users: int
     num_items: int
@@ -80,7 +84,7 @@ class Examples:
         ids = jnp.arange(self.num_items, dtype=jnp.int32)
         genres = jnp.asarray(self.genres)
         features = {"id": ids, "genres": genres, "facts": jnp.asarray(self.item_dense)}
-        return features, {"genre": genres}
+        return features, {"genre": genres, "follows": ids[:, None]}
 
     def histories(self, rows) -> dict[str, np.ndarray]:
         """Gather what precedes the events `rows`: a batch's arrays, for `user_side`."""
@@ -90,6 +94,7 @@ class Examples:
             "recent": self._before("all", rows, LENGTHS["recent"]),
         }
         batch["last"] = batch["recent"][:, 0]
+        batch["fold"] = fold_of(self.users[rows], self.part[rows] == 0)
         seen, liked = (self._counts[name][rows] for name in ("all", "liked"))
         batch["profile"] = np.stack(
             [np.log1p(seen) / 5, (liked + 1.2) / (seen + 2.0)], axis=1
@@ -123,7 +128,7 @@ class Examples:
         return self._before("all", rows, max(1, int(self._counts["all"][rows].max())))
 
 
-def user_side(batch, genres, num_genres: int):
+def user_side(batch, genres, num_genres: int, followers):
     """Return the features and the counts, by cross, of a batch from `Examples.histories`.
 
     Jittable; the item of an event itself never enters.
@@ -132,15 +137,22 @@ def user_side(batch, genres, num_genres: int):
       batch: dict of [B, ...].
       genres: int [n_items, A].
       num_genres: G.
+      followers: int [folds + 1, n_items, F].
     """
     liked = batch["liked"]
-    values = jnp.where(liked[:, :, None] >= 0, genres[jnp.maximum(liked, 0)], -1)
+    known, ids = liked[:, :, None] >= 0, jnp.maximum(liked, 0)
     ages = jnp.broadcast_to(jnp.arange(liked.shape[1], dtype=jnp.float32)[None, :], liked.shape)
-    table = i2if.count_dense(values, num_genres, ages=ages, half_life=HALF_LIFE)
+
+    def count(values, vocabulary):
+        values = jnp.where(known, values, -1)
+        return i2if.count_dense(values, vocabulary, ages=ages, half_life=HALF_LIFE)
+
+    table = count(genres[ids], num_genres)
+    follows = count(followers[batch["fold"][:, None], ids], followers.shape[1])
     taste = table.counts / jnp.maximum(table.total, 1)[:, None]
     names = (*LENGTHS, "last", "profile", *NAMES)
     features = {name: batch[name] for name in names if name in batch}
-    return features | {"taste": taste}, {"genre": table}
+    return features | {"taste": taste}, {"genre": table, "follows": follows}
 
 
 def make_examples(interactions: Interactions, demographics: UserFeatures | None = None) -> Examples:
@@ -164,6 +176,7 @@ def make_examples(interactions: Interactions, demographics: UserFeatures | None 
     part = ((place >= 0.8).astype(np.int8) + (place >= 0.9)).astype(np.int8)
     years, genres, names = _facts(interactions)
     popularity = np.bincount(items[part == 0], minlength=interactions.n_items)
+    liked = (part == 0) & (labels == 1)
     dense = np.stack([years, np.log1p(popularity) / 5], axis=1).astype(np.float32)
     return Examples(
         users=users,
@@ -173,6 +186,7 @@ def make_examples(interactions: Interactions, demographics: UserFeatures | None 
         genres=genres,
         genre_names=names,
         item_dense=dense,
+        followers=follower_lists(users[liked], items[liked], interactions.n_items),
         demographics=demographics,
         num_users=interactions.n_users,
         num_items=interactions.n_items,

@@ -172,7 +172,7 @@ def train_residual(
     )
 
 
-def softmax_of(scorer, params, users, own, others, own_ids, other_ids):
+def softmax_of(scorer, params, users, own, others, own_ids, other_ids, *, log_expected=None):
     """Return the mean sampled softmax of B users' items among N that all of them share.
 
     Args:
@@ -180,9 +180,15 @@ def softmax_of(scorer, params, users, own, others, own_ids, other_ids):
       users, own: encoded, pytrees of [B, ...].
       others: encoded items, a pytree of [N, ...].
       own_ids, other_ids: int [B], [N]; a user's item among the others is no negative.
+      log_expected: float [n_items], log of how often each is drawn into the N, up to a constant;
+        None for uniform draws. Subtracted from all logits, it leaves to them the items' own odds,
+        whatever the draws (Jean et al. 2015, "On Using Very Large Target Vocabulary").
     """
     positive = scorer(params, users, jax.tree.map(lambda x: x[:, None], own))[:, 0]
     negative = score_all(scorer, params, users, others)
+    if log_expected is not None:
+        positive = positive - log_expected[own_ids]
+        negative = negative - log_expected[None, other_ids]
     kept = own_ids[:, None] != other_ids[None, :]
     return sampled_softmax(positive, negative, kept_BxN=kept)
 

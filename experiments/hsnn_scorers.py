@@ -74,7 +74,9 @@ class ScorersConfig:
     batch_size: int = 256
     """events a step: half of them rated ones, half liked ones whose item is to be retrieved"""
     negatives: int = 128
-    """items drawn uniformly that all events of a step share"""
+    """items that all events of a step share"""
+    popular: float = 0.5
+    """share of them that are drawn as often as items are liked, the rest uniformly"""
     rate: float = 2e-3
     """peak learning rate of Adam; it falls to a twentieth by a cosine"""
     warmup: int = 150
@@ -104,6 +106,9 @@ class ScorersConfig:
             known = ", ".join(NAMES)
             found = ", ".join(self.models) or "none"
             raise bad_input("--scorers.models", expected=f"XS, then some of {known}", found=found)
+        if not 0 <= self.popular < 1:
+            found = str(self.popular)
+            raise bad_input("--scorers.popular", expected="a share in [0, 1)", found=found)
         if self.batch_size % 2:
             found = str(self.batch_size)
             raise bad_input("--scorers.batch-size", expected="an even number", found=found)
@@ -116,7 +121,7 @@ def model_config(name: str, examples: Examples) -> MoNNConfig:
         return MoNNConfig(num_user=8, num_item=4, width=40, overarch="dot_mol", **sides)
     if name == "XS":
         return preset(name, **sides)
-    return preset(name, crosses=("genre",), recency=True, overarch="dot_mol", **sides)
+    return preset(name, crosses=("genre", "follows"), recency=True, overarch="dot_mol", **sides)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,7 +159,8 @@ class Scorer:
         """Encode the users of a batch from `Examples.histories`."""
         examples = self.examples
         genres = jnp.asarray(examples.genres)
-        features, counts = user_side(batch, genres, len(examples.genre_names))
+        followers = jnp.asarray(examples.followers)
+        features, counts = user_side(batch, genres, len(examples.genre_names), followers)
         counts = counts if self.config.crosses else None
         return encode_users(self.config, params, features, counts)
 
@@ -175,11 +181,32 @@ class Scorer:
         users, own, _, labels = rated
         own = jax.tree.map(lambda x: x[:, None], own)
         cross_entropy = jnp.mean(binary_cross_entropy(like(params, users, own)[:, 0], labels))
-        ids = jax.random.randint(key, (config.negatives,), 0, self.examples.num_items)
+        ids, log_expected = self.negatives(key, config)
         users, own, own_ids, _ = liked
-        softmax = softmax_of(following, params, users, own, self.items(params, ids), own_ids, ids)
+        others = self.items(params, ids)
+        softmax = softmax_of(
+            following, params, users, own, others, own_ids, ids, log_expected=log_expected
+        )
         loss = config.like_weight * cross_entropy + softmax
         return loss, {"cross_entropy": cross_entropy, "softmax": softmax}
+
+    def negatives(self, key, config: ScorersConfig):
+        """Draw ids; return them and the log of how often each item is drawn, up to a constant."""
+        num_items, likes = self.examples.num_items, self.likes
+        popular = int(config.popular * config.negatives)
+        keys = jax.random.split(key)
+        rows = jax.random.randint(keys[0], (popular,), 0, len(likes))
+        uniform = jax.random.randint(keys[1], (config.negatives - popular,), 0, num_items)
+        odds = num_items * np.bincount(likes, minlength=num_items) / len(likes)
+        share = popular / config.negatives
+        ids = jnp.concatenate([jnp.asarray(likes)[rows], uniform])
+        return ids, jnp.asarray(np.log(share * odds + 1 - share), jnp.float32)
+
+    @functools.cached_property
+    def likes(self) -> np.ndarray:
+        """Return the items of liked training events, one an event."""
+        rows = self.examples.rows(0)
+        return self.examples.items[rows[self.examples.labels[rows] == 1]]
 
     def draw(self, part: int, config: ScorersConfig, *, seed: int, most: int):
         """Draw events of a part, and events before which up to `most` users ask for the next."""
@@ -243,10 +270,12 @@ class Scorer:
 
     def _user_vectors(self, params, rows) -> np.ndarray:
         genres, count = jnp.asarray(self.examples.genres), len(self.examples.genre_names)
+        followers = jnp.asarray(self.examples.followers)
 
         @jax.jit
         def vectors(batch):
-            return user_vectors(self.config, params, user_side(batch, genres, count)[0])
+            features, _ = user_side(batch, genres, count, followers)
+            return user_vectors(self.config, params, features)
 
         parts = [vectors(self.examples.histories(part)) for part in _parts(rows)]
         return np.concatenate(parts)[: len(rows)]

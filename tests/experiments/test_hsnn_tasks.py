@@ -14,9 +14,12 @@ from experiments.hsnn_adapters import Vectors, adapt
 from experiments.hsnn_drawn import drawn_ratings, drawn_shop, planted_tree
 from experiments.hsnn_drift import DriftConfig, make_timeline
 from experiments.hsnn_features import make_examples, user_side
+from experiments.hsnn_followers import FOLDS, FOLLOWERS, SMOOTHING, WINDOW
 from experiments.hsnn_interests import InterestsConfig, distinct, draw_users
+from experiments.hsnn_monn import softmax_of
 from experiments.hsnn_planted import PlantedConfig, learn, measure_nodes
 from experiments.hsnn_scale import exponent, least_budget
+from experiments.hsnn_scorers import Scorer, ScorersConfig, model_config
 from hsnn_jax.lti import LTIConfig
 
 
@@ -41,13 +44,82 @@ def test_histories_are_what_precedes_an_event(examples):
 def test_the_crosses_count_genres_of_liked_items_only(examples):
     batch = examples.histories(np.array([25]))
     genres = jnp.asarray(examples.genres)
-    features, tables = user_side(batch, genres, len(examples.genre_names))
+    features, tables = user_side(batch, genres, len(examples.genre_names), examples.followers)
     liked = batch["liked"][0]
     expected = np.bincount(
         examples.genres[liked[liked >= 0]].ravel(), minlength=len(examples.genre_names)
     )
     np.testing.assert_array_equal(tables["genre"].counts[0], expected)
     np.testing.assert_allclose(features["taste"][0].sum(), 1, rtol=1e-6)
+
+
+def follower_scores(examples, *, without=None):
+    """Count(j, then i within the window) / sqrt(count(i) + 10) over liked training events."""
+    chosen = (examples.part == 0) & (examples.labels == 1)
+    users, items = examples.users[chosen], examples.items[chosen]
+    counts = np.zeros((examples.num_items,) * 2)
+    for user in np.unique(users[users % FOLDS != without]):
+        own = items[users == user]
+        for place, item in enumerate(own):
+            for later in own[place + 1 : place + 1 + WINDOW]:
+                counts[item, later] += item != later
+    return counts / np.sqrt(np.bincount(items, minlength=examples.num_items) + SMOOTHING)
+
+
+@pytest.mark.parametrize("fold", [0, 3, None])
+def test_followers_are_those_counted_without_the_users_of_a_fold(examples, fold):
+    scores = follower_scores(examples, without=fold)
+    lists = examples.followers[FOLDS if fold is None else fold]
+    for own, found in zip(scores, lists, strict=True):
+        known = found[found >= 0]
+        assert len(set(known.tolist())) == len(known) == min(FOLLOWERS, (own > 0).sum())
+        np.testing.assert_allclose(own[known], np.sort(own)[::-1][: len(known)])
+
+
+def test_a_training_event_reads_followers_counted_without_its_user(examples):
+    training, later = examples.rows(0)[30], examples.rows(2)[10]
+    batch = examples.histories(np.array([training, later]))
+    assert batch["fold"].tolist() == [examples.users[training] % FOLDS, FOLDS]
+    genres = jnp.asarray(examples.genres)
+    _, tables = user_side(batch, genres, len(examples.genre_names), jnp.asarray(examples.followers))
+    for k, fold in enumerate(batch["fold"]):
+        lists = examples.followers[fold, batch["liked"][k][batch["liked"][k] >= 0]]
+        expected = np.bincount(lists[lists >= 0], minlength=examples.num_items)
+        np.testing.assert_array_equal(tables["follows"].counts[k], expected)
+
+
+def test_negatives_are_drawn_as_often_as_the_loss_is_told(examples):
+    scorer = Scorer(model_config("XS", examples), examples)
+    config = ScorersConfig(negatives=200_000, popular=0.75)
+    ids, log_expected = scorer.negatives(jax.random.key(0), config)
+    odds = np.exp(log_expected) / np.exp(log_expected).sum()
+    np.testing.assert_allclose(odds.sum(), 1, rtol=1e-5)
+    drawn = np.bincount(ids, minlength=examples.num_items) / len(ids)
+    np.testing.assert_allclose(drawn, odds, atol=6 * np.sqrt(odds.max() / len(ids)))
+    assert odds.max() > 1.5 * odds.min()
+
+
+def test_the_corrected_softmax_is_at_rest_at_the_items_own_odds():
+    rng = np.random.default_rng(0)
+    odds = rng.dirichlet(np.ones(200))
+    draws = 0.5 / 200 + 0.5 * rng.dirichlet(np.full(200, 0.3))
+    own, others = (jnp.asarray(rng.choice(200, 4096, p=p)) for p in (odds, draws))
+
+    def slope(log_expected):
+        def loss(logits):
+            def scorer(logits, users, items):
+                return jnp.broadcast_to(logits[items], (users.shape[0], items.shape[-1]))
+
+            users = jnp.zeros((4096, 1))
+            return softmax_of(
+                scorer, logits, users, own, others, own, others, log_expected=log_expected
+            )
+
+        gradient = jax.grad(loss)(jnp.log(jnp.asarray(odds, jnp.float32)))
+        return float(jnp.linalg.norm(gradient))
+
+    # What is left is the draws' own noise, about sqrt(2 / 4096) = 0.022.
+    assert slope(jnp.log(jnp.asarray(draws, jnp.float32))) < 0.03 < 0.08 < slope(None)
 
 
 def test_parts_follow_time_and_years_and_genres_are_read(examples):
@@ -176,6 +248,7 @@ def test_the_command_leaves_a_run_folder(task, tmp_path, monkeypatch):
         (["--task", "scale", "--data", "x"], "--data: expected none, task scale draws it"),
         (["--epochs", "3"], "--epochs: expected steps"),
         (["--scorers.models", "S"], "--scorers.models: expected XS, then some of"),
+        (["--scorers.popular", "1"], "--scorers.popular: expected a share in [0, 1)"),
         (["--learning.variants", "x"], "--learning.variants: expected some of"),
         (["--interests.models", "S"], "--interests.models: expected XS, then some of"),
         (["--planted.remedies", "x"], "--planted.remedies: expected some of"),
