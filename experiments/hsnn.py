@@ -60,7 +60,9 @@ class HSNNOptions(Options):
     """whether faiss searches beside HSNN (extra `bench`)"""
     graph: GraphConfig = dataclasses.field(default_factory=GraphConfig)
     """towers of ids that are trained (learning)"""
-    monn: MoNNTraining = dataclasses.field(default_factory=MoNNTraining)
+    monn: MoNNTraining = dataclasses.field(
+        default_factory=lambda: MoNNTraining(overarch="mlp", rate=3e-3, hard_negatives=0)
+    )
     """MoNNs over those towers (frontier)"""
     frontier: FrontierConfig = dataclasses.field(default_factory=FrontierConfig)
     """users and indexes (frontier)"""
@@ -99,7 +101,7 @@ class HSNNOptions(Options):
         return self.baselines == "faiss"
 
 
-MAY_BE_ZERO = ("cost_weight", "hard_negatives", "like_weight")
+MAY_BE_ZERO = ("cost_weight", "hard_negatives", "like_weight", "popular")
 
 
 def check_groups(options: HSNNOptions) -> None:
@@ -123,7 +125,7 @@ PRESETS = {
             width=16, steps=6, evaluate_every=3, batch_size=256, negatives=64, rate=2e-2
         ),
         monn=MoNNTraining(
-            sizes=("S",), steps=4, evaluate_every=2, batch_size=16, negatives=16, hard_negatives=4
+            sizes=("S",), overarch="mlp", steps=4, evaluate_every=2, batch_size=16, negatives=16
         ),
         frontier=FrontierConfig(
             users=100, large_users=50, width=16, nodes=16, index_steps=20, pairs=2000

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import InputError
-from experiments.hsnn_followers import fold_of, follower_lists
+from experiments.hsnn_neighbours import fold_of, follower_lists, neighbours_of
 from experiments.interactions import Interactions
 from experiments.user_features import NAMES, UserFeatures
 from hsnn_jax import i2if
@@ -137,18 +137,17 @@ def user_side(batch, genres, num_genres: int, followers):
       batch: dict of [B, ...].
       genres: int [n_items, A].
       num_genres: G.
-      followers: int [folds + 1, n_items, F].
+      followers: int [folds + 1, n_items, N].
     """
     liked = batch["liked"]
-    known, ids = liked[:, :, None] >= 0, jnp.maximum(liked, 0)
     ages = jnp.broadcast_to(jnp.arange(liked.shape[1], dtype=jnp.float32)[None, :], liked.shape)
 
     def count(values, vocabulary):
-        values = jnp.where(known, values, -1)
         return i2if.count_dense(values, vocabulary, ages=ages, half_life=HALF_LIFE)
 
-    table = count(genres[ids], num_genres)
-    follows = count(followers[batch["fold"][:, None], ids], followers.shape[1])
+    of_liked = jnp.where(liked[:, :, None] >= 0, genres[jnp.maximum(liked, 0)], -1)
+    table = count(of_liked, num_genres)
+    follows = count(neighbours_of(followers, batch["fold"], liked), followers.shape[1])
     taste = table.counts / jnp.maximum(table.total, 1)[:, None]
     names = (*LENGTHS, "last", "profile", *NAMES)
     features = {name: batch[name] for name in names if name in batch}

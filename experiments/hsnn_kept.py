@@ -44,10 +44,10 @@ class Served:
     nodes: Mapping[str, np.ndarray]
 
 
-def rows_of(users) -> Callable[[Any], Any]:
+def rows_of(users) -> Callable[[Requests], Any]:
     """Return a function from requests, which hold rows [B, 1], to those rows of encoded users."""
     users = jax.tree.map(jnp.asarray, users)
-    return lambda rows: jax.tree.map(lambda x: x[jnp.asarray(rows)[:, 0]], users)
+    return lambda asked: jax.tree.map(lambda x: x[jnp.asarray(asked.users)[:, 0]], users)
 
 
 def serve(served: Served, two_tower: Served, k: int) -> dict[str, list[Measured]]:

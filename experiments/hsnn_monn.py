@@ -1,12 +1,14 @@
 """A MoNN over frozen vectors of users and items, added to their inner product.
 
 logit(u, v) = scale <u, v> + gain * MoNN(u, v), with a gain of 0 at first: training starts from the
-two tower and departs from it where the MoNN helps on the training pairs.
+two tower and departs from it where the MoNN helps on the training pairs. With lists of neighbours
+the MoNN also reads a cross: how many items that the user met have this one in their list.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
@@ -18,16 +20,19 @@ import optax
 from jax.sharding import Mesh
 
 import shampoo_jax
+from experiments.hsnn_neighbours import neighbours_of
 from experiments.run_folder import Run
-from experiments.searchers import Model, Requests, rerank, user_tower_flops
+from experiments.searchers import Exact, Model, Requests, dot_model, rerank, user_tower_flops
 from experiments.training import TrainResult, train
+from hsnn_jax import i2if
+from hsnn_jax.chunks import by_chunks
 from hsnn_jax.frontier import recall
 from hsnn_jax.monn import MoNNScorer, encode_items, encode_users, init_monn
-from hsnn_jax.monn_config import Features, MoNNConfig, preset
+from hsnn_jax.monn_config import Features, MoNNConfig, OverArchName, preset
 from hsnn_jax.multi_task import sampled_softmax
 from hsnn_jax.scorers import dot, score_all
-from hsnn_jax.search import brute_force
 
+CROSS = "neighbours"  # how many items that the user met have this one in their list
 CANDIDATES = 200  # of the inner product, that a validation re-ranks
 
 
@@ -37,6 +42,8 @@ class MoNNTraining:
 
     sizes: tuple[str, ...] = ("S", "L")
     """sizes of the paper: XS, S, M, L or XL"""
+    overarch: OverArchName = "mol"
+    """how the towers' vectors become a logit; that of XS is "dot\""""
     steps: int = 300
     """training steps at most"""
     evaluate_every: int = 60
@@ -69,38 +76,69 @@ class Residual:
         deep = MoNNScorer(self.config)(params["monn"], users["monn"], items["monn"])
         return params["scale"] * plain + params["gain"] * deep
 
-    def users(self, params, vectors):
-        """Encode user vectors [B, d]."""
-        deep = encode_users(self.config, params["monn"], {"vector": vectors})
+    def users(self, params, vectors, counts=None):
+        """Encode user vectors [B, d], and with a cross the table of `met_counts`."""
+        counts = {CROSS: counts} if self.config.crosses else None
+        deep = encode_users(self.config, params["monn"], {"vector": vectors}, counts)
         return {"vector": vectors, "monn": deep}
 
-    def items(self, params, vectors):
-        """Encode item vectors [n, d]."""
-        deep = encode_items(self.config, params["monn"], {"vector": vectors})
+    def items(self, params, vectors, ids=None):
+        """Encode item vectors [n, d], and with a cross their ids, -1 for what is no item."""
+        attributes = {CROSS: jnp.asarray(ids)[:, None]} if self.config.crosses else None
+        deep = encode_items(self.config, params["monn"], {"vector": vectors}, attributes)
         return {"vector": vectors, "monn": deep}
 
 
-def residual(size: str, width: int) -> Residual:
-    """Return the scorer of one of the paper's sizes over vectors of a width."""
-    features = Features(dense={"vector": width})
-    return Residual(preset(size, user=features, item=features))
+def residual(
+    size: str, width: int, *, overarch: OverArchName = "mol", cross: bool = False
+) -> Residual:
+    """Return the scorer of one of the paper's sizes over vectors of a width; XS is plain "dot"."""
+    sides = dict.fromkeys(("user", "item"), Features(dense={"vector": width}))
+    if size == "XS":
+        return Residual(preset(size, **sides))
+    return Residual(preset(size, crosses=(CROSS,) if cross else (), overarch=overarch, **sides))
 
 
-def as_model(name: str, scorer: Residual, params, item_vectors) -> Model:
-    """Encode the items."""
-    params = jax.device_get(params)
-    items = scorer.items(params, jnp.asarray(item_vectors))
-    users = scorer.users(params, jnp.asarray(item_vectors[:1]))
-    encode_users = jax.jit(scorer.users)
-    return Model(
-        name,
-        scorer,
-        params,
-        items,
-        lambda vectors: encode_users(params, jnp.asarray(vectors)),
-        lambda vectors: scorer.items(params, jnp.asarray(vectors)),
-        user_tower_flops(MoNNScorer(scorer.config), params["monn"], users["monn"], items["monn"]),
-    )
+def met_counts(lists, folds, met) -> i2if.DenseTable:
+    """Count the neighbours of the items that users met; see `neighbours_of` for the arguments."""
+    return i2if.count_dense(neighbours_of(lists, folds, met), lists.shape[1])
+
+
+def as_model(name: str, scorer: Residual, params, item_vectors, lists=None) -> Model:
+    """Encode the items. With lists, what requests exclude is what their users met.
+
+    A node is no item: its cross is empty.
+    """
+    params, vectors = jax.device_get(params), jnp.asarray(item_vectors)
+    items = scorer.items(params, vectors, jnp.arange(vectors.shape[0], dtype=jnp.int32))
+
+    def encode_nodes(nodes):
+        return scorer.items(params, nodes, jnp.full(nodes.shape[0], -1))
+
+    encode = functools.partial(_encode, scorer, params, lists)
+    users = encode(Requests(item_vectors[:1], np.full((1, 1), -1, np.int32)))
+    deep = MoNNScorer(scorer.config)
+    flops = user_tower_flops(deep, params["monn"], users["monn"], items["monn"])
+    return Model(name, scorer, params, items, encode, encode_nodes, flops)
+
+
+def _encode(scorer: Residual, params, lists, requests: Requests):
+    """Encode the users of requests, in chunks: with lists, a user has a count of each item."""
+    lists = None if lists is None else jnp.asarray(lists)
+    both = jnp.asarray(requests.users), jnp.asarray(requests.exclude)
+    return _encode_users(params, lists, *both, scorer=scorer)
+
+
+@functools.partial(jax.jit, static_argnames="scorer")
+def _encode_users(params, lists, vectors, met, *, scorer):
+    if lists is None:
+        return scorer.users(params, vectors)
+
+    def of_chunk(vectors, met):
+        counts = met_counts(lists, jnp.full(met.shape[0], -1), met)
+        return scorer.users(params, vectors, counts)
+
+    return by_chunks(of_chunk, lists.shape[1] + met.shape[1] * lists.shape[2], vectors, met)
 
 
 class Questions(NamedTuple):
@@ -124,6 +162,7 @@ def train_residual(
     stage: str,
     seed: int,
     mesh: Mesh,
+    lists=None,
 ) -> TrainResult:
     """Train on pairs; select by validation recall of re-ranked candidates.
 
@@ -132,12 +171,14 @@ def train_residual(
       scorer: from `residual`.
       item_vectors: float32 [n, d].
       batches: the epoch and a number of steps to that many batches, of "users" float32 [b, d]
-        and the ids of what they took, "items" int32 [b].
+        and the ids of what they took, "items" int32 [b]; with a cross also what else they met,
+        "met" int32 [b, L], -1 after, and "fold" int32 [b].
       config: sizes of batches and negatives.
       tx: the optimizer.
       questions: of validation.
       temperature: of the inner product, to begin with.
       stage, seed, mesh: see `training.train`.
+      lists: int [folds + 1, n, N], for a scorer with a cross.
     """
     vectors = jnp.asarray(item_vectors)
     steps = min(config.evaluate_every, config.steps)
@@ -149,9 +190,12 @@ def train_residual(
 
     def loss(params, batch, key):
         negatives = _negatives(vectors, batch, key, config)
-        users = scorer.users(params, batch["users"])
-        own = scorer.items(params, vectors[batch["items"]])
-        others = scorer.items(params, vectors[negatives])
+        counts = None
+        if lists is not None:
+            counts = met_counts(jnp.asarray(lists), batch["fold"], batch["met"])
+        users = scorer.users(params, batch["users"], counts)
+        own = scorer.items(params, vectors[batch["items"]], batch["items"])
+        others = scorer.items(params, vectors[negatives], negatives)
         value = softmax_of(scorer, params, users, own, others, batch["items"], negatives)
         return value, {"gain": params["gain"]}
 
@@ -166,7 +210,7 @@ def train_residual(
         steps_per_epoch=steps,
         seed=seed,
         mesh=mesh,
-        evaluate=_validation(scorer, vectors, questions),
+        evaluate=_validation(scorer, item_vectors, questions, lists),
         select=f"recall@{questions.k}",
         opt_state_sharding=shampoo_jax.state_sharding,
     )
@@ -208,19 +252,19 @@ def _negatives(item_vectors, batch, key, config: MoNNTraining):
     return jnp.concatenate([uniform, pool[jnp.take_along_axis(top, pick[:, None], axis=1)[:, 0]]])
 
 
-def _validation(scorer: Residual, item_vectors, questions: Questions):
+def _validation(scorer: Residual, item_vectors, questions: Questions, lists):
     """Return a function from parameters to the recall at k, the best by inner product re-ranked."""
     requests, wanted, k = questions
-    users, count = jnp.asarray(requests.users), min(CANDIDATES, item_vectors.shape[0])
-    exclude = jnp.asarray(requests.exclude)
-    candidates = brute_force(dot, None, item_vectors, users, count, exclude=exclude).ids
-    # As arguments: XLA would fold vectors that it holds as constants.
-    users_of, items_of = jax.jit(scorer.users), jax.jit(scorer.items)
+    count = min(CANDIDATES, item_vectors.shape[0])
+    candidates = Exact("", dot_model(item_vectors)).search(requests, count, 0).ids
+
+    vectors, ids = jnp.asarray(item_vectors), jnp.arange(item_vectors.shape[0], dtype=jnp.int32)
+    # As an argument: XLA would fold vectors that it holds as constants.
+    items_of = jax.jit(scorer.items)
 
     def evaluate(params):
-        encoded, items = users_of(params, users), items_of(params, item_vectors)
-        model = Model("", scorer, params, items, None, None)
-        found = rerank(model, encoded, candidates, min(k, count))
-        return {f"recall@{k}": recall(found, wanted)}
+        users = _encode(scorer, params, lists, requests)
+        model = Model("", scorer, params, items_of(params, vectors, ids), None, None)
+        return {f"recall@{k}": recall(rerank(model, users, candidates, min(k, count)), wanted)}
 
     return evaluate

@@ -22,11 +22,15 @@ class Pairs(NamedTuple):
     users: np.ndarray
     items: np.ndarray
 
-    def padded(self, rows) -> np.ndarray:
-        """Return the items of each of the users `rows`, int32 [len(rows), longest], -1 after."""
+    def padded(self, rows, width: int | None = None) -> np.ndarray:
+        """Return the items of each of the users `rows`, int32 [len(rows), width], -1 after.
+
+        The width is that of the longest unless it is given.
+        """
         starts = np.searchsorted(self.users, rows)
         lengths = np.searchsorted(self.users, rows, side="right") - starts
-        index, inside = window_index(starts, lengths, max(1, lengths.max(initial=0)))
+        width = width or max(1, lengths.max(initial=0))
+        index, inside = window_index(starts, lengths, width)
         return np.where(inside, self.items[index], -1).astype(np.int32)
 
     def batches(self, count: int, size: int, *, seed: list[int]) -> Iterator[dict[str, np.ndarray]]:

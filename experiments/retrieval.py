@@ -144,7 +144,7 @@ def train_monn(
 ) -> Model:
     """Train a MoNN over the towers' vectors; `asked`, of validation, selects."""
     (size,) = config.sizes
-    scorer = residual(size, towers.item_vectors.shape[1])
+    scorer = residual(size, towers.item_vectors.shape[1], overarch=config.overarch)
     result = train_residual(
         run,
         scorer,

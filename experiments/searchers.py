@@ -50,7 +50,7 @@ class Model:
       name: in tables.
       scorer, params: see `hsnn_jax.search`.
       items: pytree of [n, ...], what the scorer reads of items.
-      encode_users: vectors [B, d] to the pytree that the scorer reads of users.
+      encode_users: `Requests` to the pytree that the scorer reads of users.
       encode_nodes: node vectors [K, d] to what the scorer reads of items; None where a node is
         scored as the item nearest to it.
       user_flops: of `encode_users`, a user.
@@ -60,7 +60,7 @@ class Model:
     scorer: Any
     params: Any
     items: Any
-    encode_users: Callable[[Any], Any]
+    encode_users: Callable[[Requests], Any]
     encode_nodes: Callable[[Any], Any] | None
     user_flops: float = 0.0
 
@@ -74,7 +74,8 @@ class Model:
 
 def dot_model(item_vectors) -> Model:
     """Return the inner product as a model."""
-    return Model("dot", dot, None, jnp.asarray(item_vectors), jnp.asarray, jnp.asarray)
+    items = jnp.asarray(item_vectors)
+    return Model("dot", dot, None, items, lambda asked: jnp.asarray(asked.users), jnp.asarray)
 
 
 def monn_model(name: str, scorer: MoNNScorer, params, users, items, encode_users) -> Model:
@@ -88,7 +89,7 @@ def monn_model(name: str, scorer: MoNNScorer, params, users, items, encode_users
       scorer: of one of the MoNN's tasks.
       params: of the MoNN.
       users, items: encoded, pytrees of [B, ...] and [n, ...].
-      encode_users: what requests hold to the pytree that the scorer reads.
+      encode_users: requests to the pytree that the scorer reads.
     """
     flops = user_tower_flops(scorer, params, users, items)
     return Model(name, scorer, params, items, encode_users, _nodes_as_items(items), flops)
@@ -120,7 +121,7 @@ class Exact:
         """See `Searcher`; the budget is not read."""
         del budget
         model = self.model
-        users = model.encode_users(requests.users)
+        users = model.encode_users(requests)
         found = brute_force(
             model.scorer, model.params, model.items, users, k, exclude=jnp.asarray(requests.exclude)
         )
@@ -173,8 +174,8 @@ class HSNN:
     def search(self, requests: Requests, k: int, budget: int) -> Found:
         """See `Searcher`; at least one list is scored."""
         fine, coarse = self.model, self._coarse
-        users = fine.encode_users(requests.users)
-        of_nodes = users if coarse is fine else coarse.encode_users(requests.users)
+        users = fine.encode_users(requests)
+        of_nodes = users if coarse is fine else coarse.encode_users(requests)
         found = search_levels(
             (
                 Level(coarse.scorer, coarse.params, of_nodes, self._node_features),
@@ -306,7 +307,7 @@ class Reranked:
         items = jax.tree.leaves(self.model.items)[0].shape[0]
         count = min(items, max(self.least * k, budget // self.scanned_per_ranked))
         found = self.candidates.search(requests, count, budget)
-        users = self.model.encode_users(requests.users)
+        users = self.model.encode_users(requests)
         ids = rerank(self.model, users, found.ids, k)
         per_user, per_item = pair_flops(
             self.model.scorer, self.model.params, users, self.model.items

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import hsnn
+from experiments import hsnn, hsnn_frontier
 from experiments.datasets import read
+from experiments.hsnn_frontier import lists_of, train_monn
 from experiments.hsnn_graph import (
     graph_of,
     make_graph,
@@ -18,6 +19,8 @@ from experiments.hsnn_graph import (
     spectral_towers,
     validation,
 )
+from experiments.hsnn_monn import CROSS, MoNNTraining, as_model, met_counts, residual
+from experiments.hsnn_neighbours import FOLDS
 from experiments.hsnn_pairs import Pairs, pose_pairs
 from experiments.searchers import (
     HSNN,
@@ -31,6 +34,7 @@ from experiments.searchers import (
     dot_model,
 )
 from hsnn_jax.kmeans import kmeans
+from hsnn_jax.monn import init_monn
 from hsnn_jax.scorers import dot
 
 
@@ -151,7 +155,8 @@ def _deep_items(vectors):
 
 def _searchers(items):
     nodes = np.asarray(kmeans(jnp.asarray(items), 8, key=jax.random.key(0)))
-    deep = Model("deep", _deep, jnp.ones(6), _deep_items(items), _deep_items, _deep_items, 7.0)
+    encode = (lambda asked: _deep_items(asked.users)), _deep_items
+    deep = Model("deep", _deep, jnp.ones(6), _deep_items(items), *encode, 7.0)
     plain = dot_model(items)
     ivf = FaissIVF("ivf", items, 8)
     return [
@@ -214,13 +219,13 @@ def test_the_command_leaves_a_run_folder(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
     flags = ["--task", "frontier", "--preset", "smoke", "--devices", "1", "--data", str(folder)]
-    hsnn.main([*flags, "--out", str(out), "--frontier.nodes", "24", "--monn.sizes", "XS"])
+    hsnn.main([*flags, "--out", str(out), "--frontier.nodes", "24", "--monn.sizes", "S"])
     summary = json.loads((out / "summary.json").read_text())
     metrics = summary["metrics"]
     assert metrics["dot/recall@20"] > 0.5
     assert 0 < metrics["dot, IVF/items_scored=10%/recall"] <= 1
-    assert any(name.startswith("MoNN XS, HSNN LTI, dot routes/") for name in metrics)
-    assert metrics["MoNN XS/flops"] > metrics["dot/flops"]
+    assert any(name.startswith("MoNN S, HSNN LTI, dot routes/") for name in metrics)
+    assert metrics["MoNN S/flops"] > metrics["dot/flops"]
     text = (out / "report.md").read_text()
     assert "At equal cost" in text
     # What is measured is read again, not measured again: the same figures, speeds included.
@@ -230,6 +235,54 @@ def test_the_command_leaves_a_run_folder(folder, tmp_path, monkeypatch):
     assert json.loads((out / "summary.json").read_text())["metrics"] == metrics
     assert str(folder) not in text
     assert (out / "report.png").stat().st_size > 10_000
+
+
+def test_a_cross_counts_the_neighbours_of_what_a_user_met(vectors):
+    items, requests = vectors
+    lists = np.full((3, 200, 2), -1, np.int32)
+    lists[-1, :, 0] = np.arange(1, 201) % 200  # an item's one neighbour is the next
+    lists[0, :, 0] = 7
+    scorer = residual("S", 6, overarch="mlp", cross=True)
+    params = {"scale": jnp.ones(()), "gain": jnp.ones(())}
+    params["monn"] = init_monn(jax.random.key(0), scorer.config)
+    model = as_model("", scorer, params, items, lists)
+    found = Exact("", model).search(requests, 5, 0)
+    users = model.encode_users(requests)
+    counts = np.asarray(users["monn"]["counts"][CROSS].counts)
+    np.testing.assert_array_equal(counts, np.eye(200)[(np.arange(12) + 1) % 200])
+    # In training a user reads the lists of its fold.
+    met, fold = jnp.asarray(requests.exclude), jnp.zeros(12, jnp.int32)
+    assert set(np.nonzero(met_counts(jnp.asarray(lists), fold, met).counts)[1].tolist()) == {7}
+    scores = scorer(params, users, jax.tree.map(lambda x: x[None], model.items))
+    blind = as_model("", scorer, params, items, np.full_like(lists, -1)).encode_users(requests)
+    moved = scores - scorer(params, blind, jax.tree.map(lambda x: x[None], model.items))
+    counted = np.abs(moved) > 1e-4
+    np.testing.assert_array_equal(counted, counts > 0)
+    barred = np.asarray(scores.at[np.arange(12), np.arange(12)].set(-np.inf))
+    np.testing.assert_array_equal(found.ids, np.argsort(-barred, axis=1)[:, :5])
+
+
+def test_a_training_batch_hides_the_item_and_the_users_own_fold(folder, monkeypatch):
+    problem = pose_pairs(read(folder), seed=0)
+    towers, lists = spectral_towers(problem, 6, seed=0), lists_of(problem)
+    asked = {}
+
+    def kept(run, scorer, items, batches, config, *, lists, **options):
+        asked.update(batches=list(batches(0, 2)), lists=lists)
+        raise StopIteration
+
+    monkeypatch.setattr(hsnn_frontier, "train_residual", kept)
+    config = MoNNTraining(batch_size=32)
+    with pytest.raises(StopIteration):
+        train_monn(None, problem, towers, lists, config, "S", 0.4, seed=0, mesh=None)
+    assert asked["lists"] is lists.train
+    drawn = problem.train.batches(2, 32, seed=[0, 0, 1])
+    for batch, pairs in zip(asked["batches"], drawn, strict=True):
+        np.testing.assert_array_equal(batch["fold"], pairs["users"] % FOLDS)
+        rows = zip(pairs["users"], pairs["items"], batch["met"], strict=True)
+        for user, item, met in rows:
+            own = set(problem.train.items[problem.train.users == user].tolist())
+            assert set(met[met >= 0].tolist()) == own - {item}
 
 
 @pytest.mark.parametrize(

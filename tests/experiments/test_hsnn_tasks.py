@@ -14,9 +14,15 @@ from experiments.hsnn_adapters import Vectors, adapt
 from experiments.hsnn_drawn import drawn_ratings, drawn_shop, planted_tree
 from experiments.hsnn_drift import DriftConfig, make_timeline
 from experiments.hsnn_features import make_examples, user_side
-from experiments.hsnn_followers import FOLDS, FOLLOWERS, SMOOTHING, WINDOW
 from experiments.hsnn_interests import InterestsConfig, distinct, draw_users
 from experiments.hsnn_monn import softmax_of
+from experiments.hsnn_neighbours import (
+    FOLDS,
+    NEIGHBOURS,
+    SMOOTHING,
+    WINDOW,
+    companion_lists,
+)
 from experiments.hsnn_planted import PlantedConfig, learn, measure_nodes
 from experiments.hsnn_scale import exponent, least_budget
 from experiments.hsnn_scorers import Scorer, ScorersConfig, model_config
@@ -53,7 +59,7 @@ def test_the_crosses_count_genres_of_liked_items_only(examples):
     np.testing.assert_allclose(features["taste"][0].sum(), 1, rtol=1e-6)
 
 
-def follower_scores(examples, *, without=None):
+def follower_scores(examples, *, without):
     """Count(j, then i within the window) / sqrt(count(i) + 10) over liked training events."""
     chosen = (examples.part == 0) & (examples.labels == 1)
     users, items = examples.users[chosen], examples.items[chosen]
@@ -66,20 +72,40 @@ def follower_scores(examples, *, without=None):
     return counts / np.sqrt(np.bincount(items, minlength=examples.num_items) + SMOOTHING)
 
 
-@pytest.mark.parametrize("fold", [0, 3, None])
-def test_followers_are_those_counted_without_the_users_of_a_fold(examples, fold):
-    scores = follower_scores(examples, without=fold)
-    lists = examples.followers[FOLDS if fold is None else fold]
+def assert_best(lists, scores):
+    """Check that each item's list holds the items with its best positive scores, in order."""
     for own, found in zip(scores, lists, strict=True):
         known = found[found >= 0]
-        assert len(set(known.tolist())) == len(known) == min(FOLLOWERS, (own > 0).sum())
-        np.testing.assert_allclose(own[known], np.sort(own)[::-1][: len(known)])
+        assert len(set(known.tolist())) == len(known) == min(NEIGHBOURS, (own > 0).sum())
+        np.testing.assert_allclose(own[known], np.sort(own)[::-1][: len(known)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("fold", [0, 3, -1])
+def test_followers_are_those_counted_without_the_users_of_a_fold(examples, fold):
+    assert_best(examples.followers[fold], follower_scores(examples, without=fold))
+
+
+@pytest.mark.parametrize("fold", [1, -1])
+def test_companions_are_items_of_the_same_users(fold):
+    taken = np.random.default_rng(0).random((30, 70)) < 0.15
+    users, items = np.nonzero(taken)
+    lists = companion_lists(users, items, 30, 70)
+    assert lists.shape == (FOLDS + 1, 70, NEIGHBOURS)
+    if fold >= 0:
+        taken[fold::FOLDS] = False
+    else:
+        np.testing.assert_array_equal(lists[-1:], companion_lists(users, items, 30, 70, folds=0))
+    degrees = [np.maximum(taken.sum(axis=axis, keepdims=True), 1) for axis in (0, 1)]
+    weights = taken / np.sqrt(degrees[0] * degrees[1])
+    scores = weights.T @ weights
+    np.fill_diagonal(scores, 0)
+    assert_best(lists[fold], scores)
 
 
 def test_a_training_event_reads_followers_counted_without_its_user(examples):
     training, later = examples.rows(0)[30], examples.rows(2)[10]
     batch = examples.histories(np.array([training, later]))
-    assert batch["fold"].tolist() == [examples.users[training] % FOLDS, FOLDS]
+    assert batch["fold"].tolist() == [examples.users[training] % FOLDS, -1]
     genres = jnp.asarray(examples.genres)
     _, tables = user_side(batch, genres, len(examples.genre_names), jnp.asarray(examples.followers))
     for k, fold in enumerate(batch["fold"]):
