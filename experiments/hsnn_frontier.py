@@ -221,29 +221,25 @@ def run_frontier(
 def searchers_for(model, plain, items, nodes, config: FrontierConfig, *, seed: int, faiss):
     """List what searches with a model: HSNN by both kinds of nodes, and the baselines.
 
-    HSNN's nodes are scored by the model, and by `plain`, the inner product.
+    HSNN's nodes are scored by the model, and by `plain`, the inner product; with both as well
+    what IVF and HSNN find by the inner product is re-ranked by the model.
     """
     options = {"slack": config.slack, "cost_weight": config.cost_weight}
-    is_dot = model is plain
-    routes = (None,) if is_dot else (None, plain)
-    found = [
-        HSNN(
-            f"{model.name}, HSNN {name}" + (", dot routes" if route else ""),
-            model,
-            items,
-            own,
-            router=route,
-            **options,
-        )
-        for name, own in nodes.items()
-        for route in routes
-    ]
-    if not faiss:
-        return found
+
+    def hsnn(of: Model, name: str, router: Model | None = None) -> HSNN:
+        title = f"{of.name}, HSNN {name}" + (", dot routes" if router else "")
+        return HSNN(title, of, items, nodes[name], router=router, **options)
+
     ivf = FaissIVF("dot, IVF", items, len(next(iter(nodes.values()))), seed=seed)
-    if is_dot:
-        return [ivf, FaissHNSW("dot, HNSW", items), *found]
-    return [Reranked(f"{model.name}, IVF re-ranked", ivf, model), *found]
+    if model is plain:
+        peers = [ivf, FaissHNSW("dot, HNSW", items)] if faiss else []
+        return [*peers, *(hsnn(plain, name) for name in nodes)]
+    candidates = {"IVF": ivf} if faiss else {}
+    candidates |= {f"HSNN {name}": hsnn(plain, name) for name in nodes}
+    return [
+        *(Reranked(f"{model.name}, {name} re-ranked", c, model) for name, c in candidates.items()),
+        *(hsnn(model, name, router) for name in nodes for router in (None, plain)),
+    ]
 
 
 def frontier_outcome(problem: PairProblem, measured: Frontier, *, seed: int) -> Outcome:

@@ -293,7 +293,7 @@ class Reranked:
     """
 
     name: str
-    candidates: FaissIVF | Exact
+    candidates: FaissIVF | HSNN | Exact
     model: Model
     scanned_per_ranked: int = 8
     least: int = 4

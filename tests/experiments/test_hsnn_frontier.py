@@ -166,6 +166,7 @@ def _searchers(items):
         (deep, HSNN("deep", deep, items, nodes)),
         (deep, HSNN("deep, dot routes", deep, items, nodes, router=plain)),
         (deep, Reranked("re-ranked", ivf, deep, scanned_per_ranked=1)),
+        (deep, Reranked("too", HSNN("", plain, items, nodes), deep, scanned_per_ranked=1)),
     ]
 
 
