@@ -125,7 +125,13 @@ PRESETS = {
             width=16, steps=6, evaluate_every=3, batch_size=256, negatives=64, rate=2e-2
         ),
         monn=MoNNTraining(
-            sizes=("S",), overarch="mlp", steps=4, evaluate_every=2, batch_size=16, negatives=16
+            sizes=("S",),
+            overarch="mlp",
+            steps=4,
+            evaluate_every=2,
+            batch_size=16,
+            negatives=16,
+            hard_negatives=0,
         ),
         frontier=FrontierConfig(
             users=100, large_users=50, width=16, nodes=16, index_steps=20, pairs=2000

@@ -60,9 +60,13 @@ class Examples:
         """Return the events of a part."""
         return np.flatnonzero(self.part == part)
 
+    def liked(self, part: int) -> np.ndarray:
+        """Return the liked events of a part."""
+        return np.flatnonzero((self.part == part) & (self.labels == 1))
+
     def next_liked(self, part: int) -> np.ndarray:
         """Return the first liked event of each user in a part: what is to be retrieved."""
-        rows = np.flatnonzero((self.part == part) & (self.labels == 1))
+        rows = self.liked(part)
         return rows[np.unique(self.users[rows], return_index=True)[1]]
 
     @property

@@ -76,6 +76,20 @@ def requests_of(problem: PairProblem, user_vectors, rows) -> tuple[Requests, np.
     return Requests(user_vectors[rows], problem.known.padded(rows)), problem.test.padded(rows)
 
 
+class Lists(NamedTuple):
+    """Companions of items, see `companion_lists`: by training pairs, and by validation's too."""
+
+    train: np.ndarray
+    known: np.ndarray
+
+
+def lists_of(problem: PairProblem) -> Lists:
+    """List the companions."""
+    sizes = problem.num_users, problem.num_items
+    train = companion_lists(*problem.train, *sizes)
+    return Lists(train, companion_lists(*problem.known, *sizes, folds=0))
+
+
 def train_monn(
     run: Run,
     problem: PairProblem,
@@ -126,20 +140,6 @@ def train_monn(
     )
     items = towers.items(towers.known)
     return as_model(f"MoNN {size}", scorer, result.params, items, lists.known)
-
-
-class Lists(NamedTuple):
-    """Companions of items, see `companion_lists`: by training pairs, and by validation's too."""
-
-    train: np.ndarray
-    known: np.ndarray
-
-
-def lists_of(problem: PairProblem) -> Lists:
-    """List the companions."""
-    sizes = problem.num_users, problem.num_items
-    train = companion_lists(*problem.train, *sizes)
-    return Lists(train, companion_lists(*problem.known, *sizes, folds=0))
 
 
 def measure_model(

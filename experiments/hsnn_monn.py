@@ -110,6 +110,7 @@ def as_model(name: str, scorer: Residual, params, item_vectors, lists=None) -> M
     A node is no item: its cross is empty.
     """
     params, vectors = jax.device_get(params), jnp.asarray(item_vectors)
+    lists = None if lists is None else jnp.asarray(lists)  # once, not in every search
     items = scorer.items(params, vectors, jnp.arange(vectors.shape[0], dtype=jnp.int32))
 
     def encode_nodes(nodes):
@@ -124,7 +125,6 @@ def as_model(name: str, scorer: Residual, params, item_vectors, lists=None) -> M
 
 def _encode(scorer: Residual, params, lists, requests: Requests):
     """Encode the users of requests, in chunks: with lists, a user has a count of each item."""
-    lists = None if lists is None else jnp.asarray(lists)
     both = jnp.asarray(requests.users), jnp.asarray(requests.exclude)
     return _encode_users(params, lists, *both, scorer=scorer)
 
@@ -181,6 +181,7 @@ def train_residual(
       lists: int [folds + 1, n, N], for a scorer with a cross.
     """
     vectors = jnp.asarray(item_vectors)
+    lists = None if lists is None else jnp.asarray(lists)
     steps = min(config.evaluate_every, config.steps)
 
     def init_params(key):
@@ -192,7 +193,7 @@ def train_residual(
         negatives = _negatives(vectors, batch, key, config)
         counts = None
         if lists is not None:
-            counts = met_counts(jnp.asarray(lists), batch["fold"], batch["met"])
+            counts = met_counts(lists, batch["fold"], batch["met"])
         users = scorer.users(params, batch["users"], counts)
         own = scorer.items(params, vectors[batch["items"]], batch["items"])
         others = scorer.items(params, vectors[negatives], negatives)

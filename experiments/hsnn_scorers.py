@@ -157,12 +157,14 @@ class Scorer:
 
     def users(self, params, batch):
         """Encode the users of a batch from `Examples.histories`."""
-        examples = self.examples
-        genres = jnp.asarray(examples.genres)
-        followers = jnp.asarray(examples.followers)
-        features, counts = user_side(batch, genres, len(examples.genre_names), followers)
+        features, counts = self._user_side(batch)
         counts = counts if self.config.crosses else None
         return encode_users(self.config, params, features, counts)
+
+    def _user_side(self, batch):
+        examples = self.examples
+        genres, followers = jnp.asarray(examples.genres), jnp.asarray(examples.followers)
+        return user_side(batch, genres, len(examples.genre_names), followers)
 
     def items(self, params, ids=None):
         """Encode items, all by default."""
@@ -205,8 +207,7 @@ class Scorer:
     @functools.cached_property
     def likes(self) -> np.ndarray:
         """Return the items of liked training events, one an event."""
-        rows = self.examples.rows(0)
-        return self.examples.items[rows[self.examples.labels[rows] == 1]]
+        return self.examples.items[self.examples.liked(0)]
 
     def draw(self, part: int, config: ScorersConfig, *, seed: int, most: int):
         """Draw events of a part, and events before which up to `most` users ask for the next."""
@@ -247,8 +248,7 @@ class Scorer:
         _, asked = self.draw(2, config, seed=seed, most=most)
         users = jax.tree.map(lambda x: x[: len(asked)], self.encoded(params, asked))
         deep, items = MoNNScorer(self.config, "next"), self.encode_all(params)
-        liked = examples.rows(0)
-        liked = liked[examples.labels[liked] == 1]
+        liked = examples.liked(0)
         rng = np.random.default_rng([seed, 12])
         liked = rng.choice(liked, min(config.pairs, len(liked)), replace=False)
         vectors = np.asarray(item_vectors(self.config, params, examples.item_side()[0]))
@@ -269,13 +269,9 @@ class Scorer:
         )
 
     def _user_vectors(self, params, rows) -> np.ndarray:
-        genres, count = jnp.asarray(self.examples.genres), len(self.examples.genre_names)
-        followers = jnp.asarray(self.examples.followers)
-
         @jax.jit
         def vectors(batch):
-            features, _ = user_side(batch, genres, count, followers)
-            return user_vectors(self.config, params, features)
+            return user_vectors(self.config, params, self._user_side(batch)[0])
 
         parts = [vectors(self.examples.histories(part)) for part in _parts(rows)]
         return np.concatenate(parts)[: len(rows)]
@@ -324,8 +320,7 @@ def train_scorer(
 ):
     """Train one model; the parameters with the best validation recall."""
     examples, steps = scorer.examples, min(config.evaluate_every, config.steps)
-    rated = examples.rows(0)
-    liked = rated[examples.labels[rated] == 1]
+    rated, liked = examples.rows(0), examples.liked(0)
 
     def batches(epoch):
         rng = np.random.default_rng([seed, epoch])
