@@ -231,11 +231,11 @@ def softmax_of(scorer, params, users, own, others, own_ids, other_ids, *, log_ex
     """
     positive = scorer(params, users, jax.tree.map(lambda x: x[:, None], own))[:, 0]
     negative = score_all(scorer, params, users, others)
+    of_others = None
     if log_expected is not None:
-        positive = positive - log_expected[own_ids]
-        negative = negative - log_expected[None, other_ids]
+        positive, of_others = positive - log_expected[own_ids], log_expected[None, other_ids]
     kept = own_ids[:, None] != other_ids[None, :]
-    return sampled_softmax(positive, negative, kept_BxN=kept)
+    return sampled_softmax(positive, negative, kept_BxN=kept, log_expected_BxN=of_others)
 
 
 def _negatives(item_vectors, batch, key, config: MoNNTraining):
