@@ -5,8 +5,9 @@
 
 1. Shampoo against AdamW on scikit-learn's digits.
 2. Interactions -> content embeddings -> NxtPost towers by AdamW and by sharded Shampoo at the same
-   budget -> HSNN index over the item tower, a MoNN over both towers' vectors, both by sharded
-   Shampoo -> answers of the inner product and of the MoNN, ranked among all items.
+   budget -> HSNN index over the item tower, a MoNN over both towers' vectors and the items that
+   follow those of the history, both by sharded Shampoo -> answers of the inner product and of the
+   MoNN, ranked among all items.
 
 A run folder is left behind with metrics, checkpoints, summary.json and report.md. `--resume`
 continues a stopped one.
@@ -91,9 +92,9 @@ class EndToEnd(Options):
     """learning rate of the index"""
     monn: Literal["XS", "S", "M", "L"] = "S"
     """size of the MoNN over the towers' vectors"""
-    monn_steps: int = 1000
-    """training steps of the MoNN"""
-    monn_rate: float = 1e-3
+    monn_steps: int | None = None
+    """training steps of the MoNN (default: by the length of the users)"""
+    monn_rate: float = 1e-2
     """learning rate of the MoNN"""
     digits_epochs: int = digits.PRESETS["default"].epochs
     """evaluations of the digits part, four steps apart"""
@@ -144,6 +145,7 @@ RECIPES = {
         "dropout": 0.2,
         "adamw_rate": 8e-3,
         "shampoo_rate": 8e-3,
+        "monn_steps": 400,
     },
     "long": {
         "epochs": 16,
@@ -153,6 +155,7 @@ RECIPES = {
         "dropout": 0.2,
         "adamw_rate": 1.2e-2,
         "shampoo_rate": 1.6e-2,
+        "monn_steps": 800,
     },
 }
 PAIRS = 200_000  # training positions that nodes and MoNN learn from
@@ -259,6 +262,7 @@ def search_by_both(
     )
     monn = retrieval.train_monn(
         run,
+        problem,
         pairs,
         towers,
         validation,
@@ -271,9 +275,10 @@ def search_by_both(
         tx=shampoo_jax.shampoo(options.monn_rate),
         **seeded,
     )
+    dot = dot_model(towers.item_vectors)
     return {
-        name: retrieval.make_searches(model, towers.item_vectors, nodes)
-        for name, model in (("dot", dot_model(towers.item_vectors)), ("monn", monn))
+        name: retrieval.make_searches(model, towers.item_vectors, nodes, router=dot)
+        for name, model in (("dot", dot), ("monn", monn))
     }
 
 

@@ -60,9 +60,7 @@ class HSNNOptions(Options):
     """whether faiss searches beside HSNN (extra `bench`)"""
     graph: GraphConfig = dataclasses.field(default_factory=GraphConfig)
     """towers of ids that are trained (learning)"""
-    monn: MoNNTraining = dataclasses.field(
-        default_factory=lambda: MoNNTraining(overarch="mlp", rate=3e-3, hard_negatives=0)
-    )
+    monn: MoNNTraining = dataclasses.field(default_factory=MoNNTraining)
     """MoNNs over those towers (frontier)"""
     frontier: FrontierConfig = dataclasses.field(default_factory=FrontierConfig)
     """users and indexes (frontier)"""
@@ -124,15 +122,7 @@ PRESETS = {
         graph=GraphConfig(
             width=16, steps=6, evaluate_every=3, batch_size=256, negatives=64, rate=2e-2
         ),
-        monn=MoNNTraining(
-            sizes=("S",),
-            overarch="mlp",
-            steps=4,
-            evaluate_every=2,
-            batch_size=16,
-            negatives=16,
-            hard_negatives=0,
-        ),
+        monn=MoNNTraining(sizes=("S",), steps=4, evaluate_every=2, batch_size=16, negatives=16),
         frontier=FrontierConfig(
             users=100, large_users=50, width=16, nodes=16, index_steps=20, pairs=2000
         ),

@@ -73,7 +73,8 @@ class FrontierConfig:
 
 def requests_of(problem: PairProblem, user_vectors, rows) -> tuple[Requests, np.ndarray]:
     """Return the requests of test users, what they know left out, and their test items."""
-    return Requests(user_vectors[rows], problem.known.padded(rows)), problem.test.padded(rows)
+    known = problem.known.padded(rows)
+    return Requests(user_vectors[rows], known, known), problem.test.padded(rows)
 
 
 class Lists(NamedTuple):
@@ -123,7 +124,8 @@ def train_monn(
             }
 
     rows = problem.users_with(problem.validation, most=1000, seed=seed)
-    requests = Requests(towers.users(towers.train)[rows], problem.train.padded(rows))
+    known = problem.train.padded(rows)
+    requests = Requests(towers.users(towers.train)[rows], known, known)
     result = train_residual(
         run,
         scorer,
@@ -202,14 +204,14 @@ def run_frontier(
     exacts, curves = {}, []
     # A random order, so that the first users are as good a sample as all.
     order = np.random.default_rng([seed, 9]).permutation(len(rows))
-    requests = Requests(requests.users[order], requests.exclude[order])
+    requests = requests.rows(order)
     truth = truth[order]
     for number, model in enumerate(models):
         count = len(rows) if number < 2 else min(config.large_users, len(rows))
         exact, found = measure_model(
             model,
             searchers_for(model, models[0], items, nodes, config, seed=seed, faiss=faiss),
-            requests.first(count),
+            requests.rows(slice(count)),
             truth[:count],
             budgets,
         )

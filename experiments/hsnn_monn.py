@@ -42,7 +42,7 @@ class MoNNTraining:
 
     sizes: tuple[str, ...] = ("S", "L")
     """sizes of the paper: XS, S, M, L or XL"""
-    overarch: OverArchName = "mol"
+    overarch: OverArchName = "mlp"
     """how the towers' vectors become a logit; that of XS is "dot\""""
     steps: int = 300
     """training steps at most"""
@@ -52,17 +52,23 @@ class MoNNTraining:
     """pairs a step"""
     negatives: int = 128
     """items drawn uniformly that all pairs of a step share"""
-    hard_negatives: int = 32
+    hard_negatives: int = 0
     """more of them, drawn from what the inner product puts on top for users of the step"""
-    rate: float = 1e-3
+    rate: float = 3e-3
     """learning rate"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Residual:
-    """The inner product plus a MoNN; a scorer of `search`, hashable."""
+    """The inner product plus a MoNN; a scorer of `search`, hashable.
+
+    Attributes:
+      config: of the MoNN.
+      half_life: of the cross's recency, in items met; None where these have no order.
+    """
 
     config: MoNNConfig
+    half_life: float | None = None
     shares_items: ClassVar[bool] = True
 
     @property
@@ -77,10 +83,21 @@ class Residual:
         return params["scale"] * plain + params["gain"] * deep
 
     def users(self, params, vectors, counts=None):
-        """Encode user vectors [B, d], and with a cross the table of `met_counts`."""
+        """Encode user vectors [B, d], and with a cross the table of `counts`."""
         counts = {CROSS: counts} if self.config.crosses else None
         deep = encode_users(self.config, params["monn"], {"vector": vectors}, counts)
         return {"vector": vectors, "monn": deep}
+
+    def counts(self, lists, folds, met) -> i2if.DenseTable:
+        """Count the neighbours of the items that users met; arguments as in `neighbours_of`.
+
+        With a half-life, what was met is latest first.
+        """
+        ages = None
+        if self.half_life is not None:
+            ages = jnp.broadcast_to(jnp.arange(met.shape[1], dtype=jnp.float32), met.shape)
+        options = {"ages": ages, "half_life": self.half_life or 1.0}
+        return i2if.count_dense(neighbours_of(lists, folds, met), lists.shape[1], **options)
 
     def items(self, params, vectors, ids=None):
         """Encode item vectors [n, d], and with a cross their ids, -1 for what is no item."""
@@ -90,22 +107,23 @@ class Residual:
 
 
 def residual(
-    size: str, width: int, *, overarch: OverArchName = "mol", cross: bool = False
+    size: str,
+    width: int,
+    *,
+    overarch: OverArchName = "mlp",
+    cross: bool = False,
+    half_life: float | None = None,
 ) -> Residual:
     """Return the scorer of one of the paper's sizes over vectors of a width; XS is plain "dot"."""
     sides = dict.fromkeys(("user", "item"), Features(dense={"vector": width}))
     if size == "XS":
         return Residual(preset(size, **sides))
-    return Residual(preset(size, crosses=(CROSS,) if cross else (), overarch=overarch, **sides))
-
-
-def met_counts(lists, folds, met) -> i2if.DenseTable:
-    """Count the neighbours of the items that users met; see `neighbours_of` for the arguments."""
-    return i2if.count_dense(neighbours_of(lists, folds, met), lists.shape[1])
+    options = {"overarch": overarch, "recency": half_life is not None}
+    return Residual(preset(size, crosses=(CROSS,) if cross else (), **options, **sides), half_life)
 
 
 def as_model(name: str, scorer: Residual, params, item_vectors, lists=None) -> Model:
-    """Encode the items. With lists, what requests exclude is what their users met.
+    """Encode the items; with lists, requests say what their users met.
 
     A node is no item: its cross is empty.
     """
@@ -117,7 +135,8 @@ def as_model(name: str, scorer: Residual, params, item_vectors, lists=None) -> M
         return scorer.items(params, nodes, jnp.full(nodes.shape[0], -1))
 
     encode = functools.partial(_encode, scorer, params, lists)
-    users = encode(Requests(item_vectors[:1], np.full((1, 1), -1, np.int32)))
+    none = np.full((1, 1), -1, np.int32)
+    users = encode(Requests(item_vectors[:1], none, none))
     deep = MoNNScorer(scorer.config)
     flops = user_tower_flops(deep, params["monn"], users["monn"], items["monn"])
     return Model(name, scorer, params, items, encode, encode_nodes, flops)
@@ -125,8 +144,8 @@ def as_model(name: str, scorer: Residual, params, item_vectors, lists=None) -> M
 
 def _encode(scorer: Residual, params, lists, requests: Requests):
     """Encode the users of requests, in chunks: with lists, a user has a count of each item."""
-    both = jnp.asarray(requests.users), jnp.asarray(requests.exclude)
-    return _encode_users(params, lists, *both, scorer=scorer)
+    met = None if lists is None else jnp.asarray(requests.met)
+    return _encode_users(params, lists, jnp.asarray(requests.users), met, scorer=scorer)
 
 
 @functools.partial(jax.jit, static_argnames="scorer")
@@ -135,7 +154,7 @@ def _encode_users(params, lists, vectors, met, *, scorer):
         return scorer.users(params, vectors)
 
     def of_chunk(vectors, met):
-        counts = met_counts(lists, jnp.full(met.shape[0], -1), met)
+        counts = scorer.counts(lists, jnp.full(met.shape[0], -1), met)
         return scorer.users(params, vectors, counts)
 
     return by_chunks(of_chunk, lists.shape[1] + met.shape[1] * lists.shape[2], vectors, met)
@@ -193,7 +212,7 @@ def train_residual(
         negatives = _negatives(vectors, batch, key, config)
         counts = None
         if lists is not None:
-            counts = met_counts(lists, batch["fold"], batch["met"])
+            counts = scorer.counts(lists, batch["fold"], batch["met"])
         users = scorer.users(params, batch["users"], counts)
         own = scorer.items(params, vectors[batch["items"]], batch["items"])
         others = scorer.items(params, vectors[negatives], negatives)

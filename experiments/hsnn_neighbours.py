@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 FOLDS = 5
-WINDOW = 10  # events that an item follows within
+WINDOW = 10  # events that an item follows within, unless told otherwise
 NEIGHBOURS = 50  # of an item, that are kept
 SMOOTHING = 10.0  # of how often an item occurs: rare followers need some evidence
 
 
-def follower_lists(users, items, num_items: int) -> np.ndarray:
+def follower_lists(users, items, num_items: int, *, window: int = WINDOW) -> np.ndarray:
     """List what often comes soon after each item, without each fold of users and without none.
 
     Item j's followers are those i with the largest count(j, then i) / sqrt(count(i) + 10).
@@ -25,12 +25,13 @@ def follower_lists(users, items, num_items: int) -> np.ndarray:
     Args:
       users, items: int [n], events in the order of users and time.
       num_items: V.
+      window: events that an item follows within.
 
     Returns:
       int32 [FOLDS + 1, V, NEIGHBOURS], best first, -1 after; the last is of all users.
     """
     frequency = np.bincount(items, minlength=num_items)
-    before, after, user = _transitions(users, items)
+    before, after, user = _transitions(users, items, window)
     lists = []
     for kept in _without_each_fold(user, FOLDS):
         codes, counts = np.unique(
@@ -103,10 +104,10 @@ def _without_each_fold(users, folds):
     yield np.ones(len(users), bool)
 
 
-def _transitions(users, items):
+def _transitions(users, items, window):
     """Return (item, follower, user) of all pairs of different items within the window."""
     found = []
-    for k in range(1, WINDOW + 1):
+    for k in range(1, window + 1):
         own = (users[:-k] == users[k:]) & (items[:-k] != items[k:])
         found.append((items[:-k][own], items[k:][own], users[k:][own]))
     return (np.concatenate(parts) for parts in zip(*found, strict=True))

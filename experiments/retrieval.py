@@ -1,7 +1,8 @@
 """From trained towers to HSNN: learn nodes, train a MoNN, choose budgets, measure cost and recall.
 
-Two scorers search: the inner product of NxtPost's towers, and a MoNN over the same vectors, added
-to it. Either searches all items and the lists of the nodes.
+Two scorers search: the inner product of NxtPost's towers, and, added to it, a MoNN over the same
+vectors and the items that follow those of the history. Either searches all items and the lists of
+the nodes, which the inner product scores.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from jax.sharding import Mesh
 import hsnn_jax
 import nxtpost_jax
 from experiments.hsnn_monn import MoNNTraining, Questions, as_model, residual, train_residual
+from experiments.hsnn_neighbours import fold_of, follower_lists
 from experiments.next_item import Problem
 from experiments.run_folder import Run
 from experiments.searchers import HSNN, Exact, Model, Requests
@@ -26,12 +28,16 @@ from experiments.timing import median_seconds, percentiles_ms, seconds_of
 from hsnn_jax import LTIConfig
 from hsnn_jax.frontier import Found, Searcher
 from hsnn_jax.frontier import measure as measure_budgets
-from nxtpost_jax import PAD, Metrics, NxtPost, Queries
+from nxtpost_jax import PAD, Metrics, NxtPost, Queries, Sequences
 from nxtpost_jax.batches import training_windows
 from nxtpost_jax.ranking import metrics_of_ranks, unique_items
 from nxtpost_jax.sequences import gather_rows, window_index
 
 K = 10  # items a request asks for
+# The cross, chosen on MovieLens-1M's validation: docs/hsnn.md has the figures.
+MET = 40  # latest items of a history that it counts
+WINDOW = 2  # events that an item follows within
+HALF_LIFE = 1.0  # of its recency, in items
 # Shares of the catalogue a search may score; validation chooses the least that is good enough.
 BUDGET_SHARES = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25)
 KEPT_SHARE = 0.97  # of exact search's validation HR@10
@@ -68,17 +74,26 @@ def encode_towers(problem: Problem, model: NxtPost, params) -> Towers:
 
 
 class Pairs(NamedTuple):
-    """Training positions: the user's state there, float32 [n, D], and the item that followed."""
+    """Training positions.
+
+    Attributes:
+      users: float32 [n, D], the user's state there.
+      items: int32 [n], the item that followed.
+      met: int32 [n, MET], the items up to there, latest first, -1 after.
+      fold: int32 [n], see `hsnn_neighbours.fold_of`.
+    """
 
     users: np.ndarray
     items: np.ndarray
+    met: np.ndarray
+    fold: np.ndarray
 
     def batches(self, epoch: int, steps: int, *, size: int, seed: int):
         """Yield `steps` batches of `size` pairs, drawn uniformly with replacement."""
         rng = np.random.default_rng([seed, epoch])
         for _ in range(steps):
             rows = rng.integers(0, len(self.items), size)
-            yield {"users": self.users[rows], "items": self.items[rows]}
+            yield {name: x[rows] for name, x in self._asdict().items()}
 
 
 def training_pairs(problem: Problem, towers: Towers, *, most: int, seed: int) -> Pairs:
@@ -87,13 +102,33 @@ def training_pairs(problem: Problem, towers: Towers, *, most: int, seed: int) ->
     starts, lengths = training_windows(split.train, max_len)
     order = np.random.default_rng(seed).permutation(len(starts))
     order = order[: np.searchsorted(np.cumsum(lengths[order]), most) + 1]
-    batch, states, labels = 64, [], []
+    batch, states, events = 64, [], []
     for rows in np.resize(order, (-(-len(order) // batch), batch)):
         index, valid = window_index(starts[rows], lengths[rows], max_len)
         histories = gather_rows(split.train, index, valid)
         states.append(np.asarray(_states(towers, histories))[valid])
-        labels.append(split.train.items[index + 1][valid])
-    return Pairs(np.concatenate(states)[:most], np.concatenate(labels)[:most])
+        events.append(index[valid])
+    event = np.concatenate(events)[:most]
+    owner = split.train.owners(event)
+    return Pairs(
+        users=np.concatenate(states)[:most],
+        items=split.train.items[event + 1],
+        met=latest_items(split.train, event, split.train.offsets[owner]),
+        fold=fold_of(owner, True),
+    )
+
+
+def latest_items(sequences: Sequences, events, starts) -> np.ndarray:
+    """List the items of some events and of those before them, int32 [n, MET], latest first.
+
+    Args:
+      sequences: S events of all users.
+      events: int [n], positions among them; before `starts` where there is none.
+      starts: int [n], the first event of each one's user.
+    """
+    index = events[:, None] - np.arange(MET)[None, :]
+    inside = index >= starts[:, None]
+    return np.where(inside, sequences.items[np.where(inside, index, 0)], -1).astype(np.int32)
 
 
 def _states(towers: Towers, histories) -> jax.Array:
@@ -133,6 +168,7 @@ def learn_nodes(
 
 def train_monn(
     run: Run,
+    problem: Problem,
     pairs: Pairs,
     towers: Towers,
     asked: Asked,
@@ -142,9 +178,16 @@ def train_monn(
     seed: int,
     mesh: Mesh,
 ) -> Model:
-    """Train a MoNN over the towers' vectors; `asked`, of validation, selects."""
+    """Train a MoNN over the towers' vectors and the followers of what the user met.
+
+    `asked`, of validation, selects.
+    """
     (size,) = config.sizes
-    scorer = residual(size, towers.item_vectors.shape[1], overarch=config.overarch)
+    train = problem.split.train
+    owners = np.repeat(np.arange(len(train)), train.lengths)
+    lists = follower_lists(owners, train.items, problem.num_items, window=WINDOW)
+    width = towers.item_vectors.shape[1]
+    scorer = residual(size, width, overarch=config.overarch, cross=True, half_life=HALF_LIFE)
     result = train_residual(
         run,
         scorer,
@@ -157,8 +200,9 @@ def train_monn(
         stage="monn",
         seed=seed,
         mesh=mesh,
+        lists=lists,
     )
-    return as_model(f"MoNN {size}", scorer, result.params, towers.item_vectors)
+    return as_model(f"MoNN {size}", scorer, result.params, towers.item_vectors, lists)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -170,9 +214,15 @@ class Asked:
 
 
 def make_asked(problem: Problem, towers: Towers, queries: Queries) -> Asked:
-    """Encode the users of queries and list what must not be recommended to them."""
+    """Encode the users of queries, list what they met and what not to recommend to them."""
     seen = _seen(problem, queries, width=int(queries.histories.lengths.max()))
-    return Asked(Requests(towers.encode(queries), seen), np.asarray(queries.targets))
+    requests = Requests(towers.encode(queries), seen, _met(queries))
+    return Asked(requests, np.asarray(queries.targets))
+
+
+def _met(queries: Queries) -> np.ndarray:
+    offsets = queries.histories.offsets
+    return latest_items(queries.histories, offsets[1:] - 1, offsets[:-1])
 
 
 def _seen(problem: Problem, queries: Queries, *, width: int) -> np.ndarray:
@@ -218,9 +268,10 @@ class Searches:
         return [(point.items_scored, float(np.nanmean(point.recall))) for point in points]
 
 
-def make_searches(model: Model, item_vectors, nodes) -> Searches:
-    """List the items at the nodes; nodes are scored as if they were items."""
-    indexed = HSNN(f"{model.name}, HSNN", model, item_vectors, nodes, slack=2.0)
+def make_searches(model: Model, item_vectors, nodes, *, router: Model) -> Searches:
+    """List the items at the nodes; `router` scores nodes, as if they were items."""
+    name = f"{model.name}, HSNN"
+    indexed = HSNN(name, model, item_vectors, nodes, slack=2.0, router=router)
     indexed.build()
     return Searches(Exact(f"{model.name}, exact", model), indexed)
 
@@ -291,7 +342,7 @@ def _request_latencies(problem, towers, search, queries: Queries, *, count=200) 
         query = queries.select(np.array([row]))
         padded = nxtpost_jax.pad_histories(query.histories, towers.model.config.max_len)
         user = nxtpost_jax.user_vectors(towers.model, towers.params, towers.item_vectors, padded)
-        return search(Requests(user, _seen(problem, query, width=width))).ids
+        return search(Requests(user, _seen(problem, query, width=width), _met(query))).ids
 
     rows = (0, *range(min(count, len(queries))))
     return [seconds_of(functools.partial(answer, row)) for row in rows][1:]

@@ -32,14 +32,22 @@ _USERS = 32  # whose excluded items are looked up at once
 
 
 class Requests(NamedTuple):
-    """B users: vectors float32 [B, d], and the items not to return, int32 [B, E], -1 after."""
+    """What B users ask, and what is known of them.
+
+    Attributes:
+      users: vectors, float32 [B, d].
+      exclude: the items not to return, int32 [B, E], -1 after.
+      met: for a cross, the items that they met, int32 [B, L], -1 after, latest first where they
+        have an order.
+    """
 
     users: np.ndarray
     exclude: np.ndarray
+    met: np.ndarray | None = None
 
-    def first(self, count: int) -> Requests:
-        """Return the first requests."""
-        return Requests(self.users[:count], self.exclude[:count])
+    def rows(self, index) -> Requests:
+        """Return some of the requests, by an index or a slice."""
+        return Requests(*(None if x is None else x[index] for x in self))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,17 +5,22 @@ import gzip
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import end_to_end
+from experiments import end_to_end, retrieval
+from experiments.datasets import read
 from experiments.download import ARCHIVES
+from experiments.hsnn_neighbours import FOLDS
+from experiments.next_item import pose
 from experiments.run_folder import SUMMARY_KEYS
+from nxtpost_jax import NxtPost, NxtPostConfig, Sequences, train_batches
 
 SMALL = (
     *("--devices", "1", "--epochs", "2", "--evaluate-every", "1", "--max-len", "8"),
     *("--d-model", "16", "--content-dim", "8", "--batch-size", "16", "--num-negatives", "16"),
-    *("--nodes", "4", "--index-steps", "20", "--monn", "XS", "--monn-steps", "10"),
+    *("--nodes", "4", "--index-steps", "20", "--monn", "S", "--monn-steps", "10"),
     *("--digits-epochs", "1", "--digits-seeds", "1"),
 )
 
@@ -66,7 +71,7 @@ def test_report_shows_baselines_protocol_and_plots(run):
         "*skip-3 Markov*",
         "NxtPost, Shampoo",
         "dot, HSNN index",
-        "MoNN XS, HSNN index",
+        "MoNN S, HSNN index",
         "leave one out",
         "report.png",
     ):
@@ -92,6 +97,34 @@ def test_a_finished_run_resumes_to_the_same_figures(run):
     after = json.loads((run / "summary.json").read_text())["metrics"]
     for name in ("hr@10", "ndcg@10", "adamw/ndcg@10", "index/hr@10", "index/items_scored"):
         assert after[name] == before[name], name
+
+
+def test_a_training_position_knows_the_items_before_it_and_its_users_fold(folder):
+    problem = pose(read(folder), content_dim=8)
+    train = problem.split.train
+    model = NxtPost(NxtPostConfig(d_model=16, max_len=4), num_items=problem.num_items)
+    first = next(train_batches(train, max_len=4, batch_size=8, seed=0, epoch=0))
+    params = model.init(jax.random.key(0), first, problem.content)["params"]
+    towers = retrieval.encode_towers(problem, model, params)
+    pairs = retrieval.training_pairs(problem, towers, most=10_000, seed=0)
+    # A user walks from 8 training events to 7 next ones; windows of 4 may cover one twice.
+    assert pairs.users.shape == (len(pairs.items), 16)
+    assert len(pairs.items) >= 60 * 7
+    known = (pairs.met >= 0).sum(axis=1)
+    assert set(known.tolist()) == set(range(1, 8))
+    for item, met, count in zip(pairs.items, pairs.met, known, strict=True):
+        np.testing.assert_array_equal(met[:count], (item - 1 - np.arange(count)) % 40)
+    for fold in range(FOLDS):
+        last = (pairs.fold == fold) & (known == 7)
+        assert last.sum() >= len(range(fold, 60, FOLDS))
+
+
+def test_what_queries_met_is_latest_first():
+    histories = Sequences.from_events([0, 0, 0, 2], [5, 3, 5, 1], num_users=3)
+    met = retrieval.latest_items(histories, histories.offsets[1:] - 1, histories.offsets[:-1])
+    assert met.shape == (3, retrieval.MET)
+    assert met[:, :4].tolist() == [[5, 3, 5, -1], [-1, -1, -1, -1], [1, -1, -1, -1]]
+    assert (met[:, 4:] == -1).all()
 
 
 def _refused(capsys, arguments):

@@ -19,7 +19,7 @@ from experiments.hsnn_graph import (
     spectral_towers,
     validation,
 )
-from experiments.hsnn_monn import CROSS, MoNNTraining, as_model, met_counts, residual
+from experiments.hsnn_monn import CROSS, MoNNTraining, as_model, residual
 from experiments.hsnn_neighbours import FOLDS
 from experiments.hsnn_pairs import Pairs, pose_pairs
 from experiments.searchers import (
@@ -139,7 +139,7 @@ def vectors():
     users = (items[:12] + 0.1 * rng.normal(size=(12, 6))).astype(np.float32)
     exclude = np.full((12, 3), -1, np.int32)
     exclude[:, 0] = np.arange(12)
-    return items, Requests(users, exclude)
+    return items, Requests(users, exclude, exclude)
 
 
 def _deep(params, users, items):
@@ -253,7 +253,7 @@ def test_a_cross_counts_the_neighbours_of_what_a_user_met(vectors):
     np.testing.assert_array_equal(counts, np.eye(200)[(np.arange(12) + 1) % 200])
     # In training a user reads the lists of its fold.
     met, fold = jnp.asarray(requests.exclude), jnp.zeros(12, jnp.int32)
-    assert set(np.nonzero(met_counts(jnp.asarray(lists), fold, met).counts)[1].tolist()) == {7}
+    assert set(np.nonzero(scorer.counts(jnp.asarray(lists), fold, met).counts)[1].tolist()) == {7}
     scores = scorer(params, users, jax.tree.map(lambda x: x[None], model.items))
     blind = as_model("", scorer, params, items, np.full_like(lists, -1)).encode_users(requests)
     moved = scores - scorer(params, blind, jax.tree.map(lambda x: x[None], model.items))
