@@ -263,6 +263,20 @@ def test_a_cross_counts_the_neighbours_of_what_a_user_met(vectors):
     np.testing.assert_array_equal(found.ids, np.argsort(-barred, axis=1)[:, :5])
 
 
+def test_with_a_half_life_the_cross_knows_how_long_ago_an_item_was_met():
+    lists = jnp.tile(((jnp.arange(20, dtype=jnp.int32) + 1) % 20)[None, :, None], (3, 1, 1))
+    met = jnp.asarray([[4, 9, 4, -1], [-1, -1, -1, -1]])
+    scorer = residual("S", 6, cross=True, half_life=2.0)
+    assert scorer.config.recency
+    table = scorer.counts(lists, jnp.asarray([-1, -1]), met)
+    recency, counts = np.zeros((2, 20)), np.zeros((2, 20))
+    recency[0, [5, 10]] = 1, 2**-0.5
+    counts[0, [5, 10]] = 2, 1
+    np.testing.assert_allclose(table.recency, recency, rtol=1e-6)
+    np.testing.assert_array_equal(table.counts, counts)
+    assert residual("S", 6, cross=True).counts(lists, jnp.asarray([-1, -1]), met).recency is None
+
+
 def test_a_training_batch_hides_the_item_and_the_users_own_fold(folder, monkeypatch):
     problem = pose_pairs(read(folder), seed=0)
     towers, lists = spectral_towers(problem, 6, seed=0), lists_of(problem)

@@ -22,6 +22,7 @@ from experiments.hsnn_neighbours import (
     SMOOTHING,
     WINDOW,
     companion_lists,
+    follower_lists,
 )
 from experiments.hsnn_planted import PlantedConfig, learn, measure_nodes
 from experiments.hsnn_scale import exponent, least_budget
@@ -59,7 +60,7 @@ def test_the_crosses_count_genres_of_liked_items_only(examples):
     np.testing.assert_allclose(features["taste"][0].sum(), 1, rtol=1e-6)
 
 
-def follower_scores(examples, *, without):
+def follower_scores(examples, *, without, window=WINDOW):
     """Count(j, then i within the window) / sqrt(count(i) + 10) over liked training events."""
     chosen = (examples.part == 0) & (examples.labels == 1)
     users, items = examples.users[chosen], examples.items[chosen]
@@ -67,7 +68,7 @@ def follower_scores(examples, *, without):
     for user in np.unique(users[users % FOLDS != without]):
         own = items[users == user]
         for place, item in enumerate(own):
-            for later in own[place + 1 : place + 1 + WINDOW]:
+            for later in own[place + 1 : place + 1 + window]:
                 counts[item, later] += item != later
     return counts / np.sqrt(np.bincount(items, minlength=examples.num_items) + SMOOTHING)
 
@@ -83,6 +84,10 @@ def assert_best(lists, scores):
 @pytest.mark.parametrize("fold", [0, 3, -1])
 def test_followers_are_those_counted_without_the_users_of_a_fold(examples, fold):
     assert_best(examples.followers[fold], follower_scores(examples, without=fold))
+    chosen = examples.liked(0)
+    events = examples.users[chosen], examples.items[chosen]
+    near = follower_lists(*events, examples.num_items, window=2)
+    assert_best(near[fold], follower_scores(examples, without=fold, window=2))
 
 
 @pytest.mark.parametrize("fold", [1, -1])
