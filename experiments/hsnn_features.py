@@ -16,7 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import InputError
-from experiments.hsnn_neighbours import fold_of, follower_lists, neighbours_of
+from experiments.hsnn_neighbours import (
+    ages,
+    count_neighbours,
+    fold_of,
+    follower_lists,
+    latest_first,
+)
 from experiments.interactions import Interactions
 from experiments.user_features import NAMES, UserFeatures
 from hsnn_jax import i2if
@@ -123,9 +129,7 @@ class Examples:
 
     def _before(self, name, rows, length=None):
         items, starts, ends = self._streams[name]
-        index = ends[rows][:, None] - 1 - np.arange(length or LENGTHS[name])[None, :]
-        inside = index >= starts[rows][:, None]
-        return np.where(inside, items[np.where(inside, index, 0)], -1).astype(np.int32)
+        return latest_first(items, starts[rows], ends[rows], length or LENGTHS[name])
 
     def seen(self, rows) -> np.ndarray:
         """Return all items that precede the events, int32 [len(rows), longest], -1 after."""
@@ -144,14 +148,9 @@ def user_side(batch, genres, num_genres: int, followers):
       followers: int [folds + 1, n_items, N].
     """
     liked = batch["liked"]
-    ages = jnp.broadcast_to(jnp.arange(liked.shape[1], dtype=jnp.float32)[None, :], liked.shape)
-
-    def count(values, vocabulary):
-        return i2if.count_dense(values, vocabulary, ages=ages, half_life=HALF_LIFE)
-
     of_liked = jnp.where(liked[:, :, None] >= 0, genres[jnp.maximum(liked, 0)], -1)
-    table = count(of_liked, num_genres)
-    follows = count(neighbours_of(followers, batch["fold"], liked), followers.shape[1])
+    table = i2if.count_dense(of_liked, num_genres, ages=ages(liked), half_life=HALF_LIFE)
+    follows = count_neighbours(followers, batch["fold"], liked, half_life=HALF_LIFE)
     taste = table.counts / jnp.maximum(table.total, 1)[:, None]
     names = (*LENGTHS, "last", "profile", *NAMES)
     features = {name: batch[name] for name in names if name in batch}

@@ -20,7 +20,7 @@ import optax
 from jax.sharding import Mesh
 
 import shampoo_jax
-from experiments.hsnn_neighbours import neighbours_of
+from experiments.hsnn_neighbours import count_neighbours
 from experiments.run_folder import Run
 from experiments.searchers import Exact, Model, Requests, dot_model, rerank, user_tower_flops
 from experiments.training import TrainResult, train
@@ -93,11 +93,7 @@ class Residual:
 
         With a half-life, what was met is latest first.
         """
-        ages = None
-        if self.half_life is not None:
-            ages = jnp.broadcast_to(jnp.arange(met.shape[1], dtype=jnp.float32), met.shape)
-        options = {"ages": ages, "half_life": self.half_life or 1.0}
-        return i2if.count_dense(neighbours_of(lists, folds, met), lists.shape[1], **options)
+        return count_neighbours(lists, folds, met, half_life=self.half_life)
 
     def items(self, params, vectors, ids=None):
         """Encode item vectors [n, d], and with a cross their ids, -1 for what is no item."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from hsnn_jax import i2if
+
 FOLDS = 5
 WINDOW = 10  # events that an item follows within, unless told otherwise
 NEIGHBOURS = 50  # of an item, that are kept
@@ -95,6 +97,33 @@ def neighbours_of(lists, folds, items):
     """
     found = lists[folds[:, None], jnp.maximum(items, 0)]
     return jnp.where(items[:, :, None] >= 0, found, -1)
+
+
+def count_neighbours(lists, folds, items, *, half_life: float | None = None) -> i2if.DenseTable:
+    """Count the neighbours of B histories; arguments as in `neighbours_of`; jittable.
+
+    With a half-life, in items, the table has recency, and the histories are latest first.
+    """
+    recency = {} if half_life is None else {"ages": ages(items), "half_life": half_life}
+    return i2if.count_dense(neighbours_of(lists, folds, items), lists.shape[1], **recency)
+
+
+def ages(items):
+    """Return the age of each item of histories [B, L], latest first: 0, 1, ... float32 [B, L]."""
+    return jnp.broadcast_to(jnp.arange(items.shape[1], dtype=jnp.float32)[None, :], items.shape)
+
+
+def latest_first(items, starts, ends, length: int) -> np.ndarray:
+    """List the last of the items in [start, end) of each row, int32 [n, length], -1 after.
+
+    Args:
+      items: int [S], of all users back to back.
+      starts, ends: int [n], places among them.
+      length: most that a row lists.
+    """
+    index = ends[:, None] - 1 - np.arange(length)[None, :]
+    inside = index >= starts[:, None]
+    return np.where(inside, items[np.where(inside, index, 0)], -1).astype(np.int32)
 
 
 def _without_each_fold(users, folds):

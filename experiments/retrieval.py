@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 import hsnn_jax
 import nxtpost_jax
 from experiments.hsnn_monn import MoNNTraining, Questions, as_model, residual, train_residual
-from experiments.hsnn_neighbours import fold_of, follower_lists
+from experiments.hsnn_neighbours import fold_of, follower_lists, latest_first
 from experiments.next_item import Problem
 from experiments.run_folder import Run
 from experiments.searchers import HSNN, Exact, Model, Requests
@@ -28,7 +28,7 @@ from experiments.timing import median_seconds, percentiles_ms, seconds_of
 from hsnn_jax import LTIConfig
 from hsnn_jax.frontier import Found, Searcher
 from hsnn_jax.frontier import measure as measure_budgets
-from nxtpost_jax import PAD, Metrics, NxtPost, Queries, Sequences
+from nxtpost_jax import PAD, Metrics, NxtPost, Queries
 from nxtpost_jax.batches import training_windows
 from nxtpost_jax.ranking import metrics_of_ranks, unique_items
 from nxtpost_jax.sequences import gather_rows, window_index
@@ -113,22 +113,9 @@ def training_pairs(problem: Problem, towers: Towers, *, most: int, seed: int) ->
     return Pairs(
         users=np.concatenate(states)[:most],
         items=split.train.items[event + 1],
-        met=latest_items(split.train, event, split.train.offsets[owner]),
+        met=latest_first(split.train.items, split.train.offsets[owner], event + 1, MET),
         fold=fold_of(owner, True),
     )
-
-
-def latest_items(sequences: Sequences, events, starts) -> np.ndarray:
-    """List the items of some events and of those before them, int32 [n, MET], latest first.
-
-    Args:
-      sequences: S events of all users.
-      events: int [n], positions among them; before `starts` where there is none.
-      starts: int [n], the first event of each one's user.
-    """
-    index = events[:, None] - np.arange(MET)[None, :]
-    inside = index >= starts[:, None]
-    return np.where(inside, sequences.items[np.where(inside, index, 0)], -1).astype(np.int32)
 
 
 def _states(towers: Towers, histories) -> jax.Array:
@@ -184,7 +171,7 @@ def train_monn(
     """
     (size,) = config.sizes
     train = problem.split.train
-    owners = np.repeat(np.arange(len(train)), train.lengths)
+    owners = train.owners(np.arange(len(train.items)))
     lists = follower_lists(owners, train.items, problem.num_items, window=WINDOW)
     width = towers.item_vectors.shape[1]
     scorer = residual(size, width, overarch=config.overarch, cross=True, half_life=HALF_LIFE)
@@ -221,8 +208,8 @@ def make_asked(problem: Problem, towers: Towers, queries: Queries) -> Asked:
 
 
 def _met(queries: Queries) -> np.ndarray:
-    offsets = queries.histories.offsets
-    return latest_items(queries.histories, offsets[1:] - 1, offsets[:-1])
+    histories = queries.histories
+    return latest_first(histories.items, histories.offsets[:-1], histories.offsets[1:], MET)
 
 
 def _seen(problem: Problem, queries: Queries, *, width: int) -> np.ndarray:

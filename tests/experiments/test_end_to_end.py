@@ -12,7 +12,7 @@ import pytest
 from experiments import end_to_end, retrieval
 from experiments.datasets import read
 from experiments.download import ARCHIVES
-from experiments.hsnn_neighbours import FOLDS
+from experiments.hsnn_neighbours import FOLDS, latest_first
 from experiments.next_item import pose
 from experiments.run_folder import SUMMARY_KEYS
 from nxtpost_jax import NxtPost, NxtPostConfig, Sequences, train_batches
@@ -121,7 +121,8 @@ def test_a_training_position_knows_the_items_before_it_and_its_users_fold(folder
 
 def test_what_queries_met_is_latest_first():
     histories = Sequences.from_events([0, 0, 0, 2], [5, 3, 5, 1], num_users=3)
-    met = retrieval.latest_items(histories, histories.offsets[1:] - 1, histories.offsets[:-1])
+    offsets = histories.offsets
+    met = latest_first(histories.items, offsets[:-1], offsets[1:], retrieval.MET)
     assert met.shape == (3, retrieval.MET)
     assert met[:, :4].tolist() == [[5, 3, 5, -1], [-1, -1, -1, -1], [1, -1, -1, -1]]
     assert (met[:, 4:] == -1).all()
