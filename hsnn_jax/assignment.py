@@ -8,6 +8,8 @@ import numpy as np
 
 from hsnn_jax.distance import Distance, nearest
 
+_MAX_ROWS = 2**17  # that one call of `nearest` takes
+
 
 def assign(vectors, nodes, capacity: int, *, distance: Distance = "l2"):
     """Put every item into the list of its nearest node that has room.
@@ -28,17 +30,27 @@ def assign(vectors, nodes, capacity: int, *, distance: Distance = "l2"):
     Raises:
       ValueError: the widths differ, or the capacity cannot hold all items.
     """
+    node_of, _ = place(vectors, nodes, capacity, distance=distance)
+    return list_by(node_of, nodes.shape[0], capacity)
+
+
+def place(vectors, nodes, capacity: int, *, distance: Distance = "l2"):
+    """Return int32 [n] twice: the node of each item by the rule of `assign`, and its nearest."""
     vectors, nodes = np.asarray(vectors), jnp.asarray(nodes)
     _check(vectors, nodes, capacity)
     node_of = np.full(vectors.shape[0], -1, np.int32)
     free = np.full(nodes.shape[0], capacity)
-    while (waiting := np.flatnonzero(node_of < 0)).size:
-        asked, distances = _ask(vectors[waiting], nodes, free == 0, distance)
+    waiting = np.arange(vectors.shape[0])
+    asked, distances = _ask(vectors, waiting, nodes, free == 0, distance)
+    wanted = asked
+    while waiting.size:
         order = np.lexsort((waiting, distances, asked))
         taken = order[_rank_in_group(asked[order]) < free[asked[order]]]
         node_of[waiting[taken]] = asked[taken]
         free -= np.bincount(asked[taken], minlength=free.size)
-    return list_by(node_of, nodes.shape[0], capacity)
+        waiting = np.flatnonzero(node_of < 0)
+        asked, distances = _ask(vectors, waiting, nodes, free == 0, distance)
+    return node_of, wanted
 
 
 @functools.partial(jax.jit, static_argnames=("capacity", "distance"))
@@ -101,13 +113,19 @@ def check_capacity(items: int, num_nodes: int, capacity: int) -> None:
         )
 
 
-def _ask(vectors, nodes, full, distance):
-    """Find the nearest node with room; rows are padded so that few shapes are compiled."""
-    rows = vectors.shape[0]
-    padded = np.zeros((1 << (rows - 1).bit_length(), vectors.shape[1]), vectors.dtype)
-    padded[:rows] = vectors
-    asked, distances = nearest(padded, nodes, distance=distance, blocked=jnp.asarray(full))
-    return np.asarray(asked)[:rows], np.asarray(distances)[:rows]
+def _ask(vectors, waiting, nodes, full, distance):
+    """Find the nearest node with room of the rows that wait, a bounded part of them at a time."""
+    asked = np.empty(waiting.size, np.int32)
+    distances = np.empty(waiting.size, np.float32)
+    for first in range(0, waiting.size, _MAX_ROWS):
+        rows = waiting[first : first + _MAX_ROWS]
+        # Padded to a power of two, so that few shapes are compiled.
+        padded = np.zeros((1 << (rows.size - 1).bit_length(), vectors.shape[1]), vectors.dtype)
+        padded[: rows.size] = vectors[rows]
+        part = slice(first, first + rows.size)
+        found = nearest(padded, nodes, distance=distance, blocked=full)
+        asked[part], distances[part] = (np.asarray(x)[: rows.size] for x in found)
+    return asked, distances
 
 
 def _rank_in_group(groups):

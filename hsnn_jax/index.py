@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsnn_jax.assignment import assign, check_capacity, list_by
-from hsnn_jax.distance import Distance, nearest, pairwise_distance
+from hsnn_jax.assignment import check_capacity, list_by, place
+from hsnn_jax.distance import Distance, pairwise_distance
 
 
 class Index(NamedTuple):
@@ -72,18 +72,15 @@ def build_index(
     if node_of is None:
         capacity = default if capacity is None else capacity
         check_capacity(rows, num_nodes, capacity)
-        lists = assign(item_vectors, nodes, capacity, distance=distance)
-        wanted = np.asarray(
-            nearest(jnp.asarray(item_vectors), jnp.asarray(nodes), distance=distance)[0]
-        )
+        node_of, wanted = place(item_vectors, nodes, capacity, distance=distance)
     else:
-        wanted = _check_groups(node_of, items, num_nodes)
+        node_of = wanted = _check_groups(node_of, items, num_nodes)
         largest = int(np.bincount(wanted).max())
         capacity = max(default, largest) if capacity is None else capacity
         check_capacity(rows, num_nodes, capacity)
         if largest > capacity:
             raise ValueError(f"capacity must hold the largest group, {largest}, got {capacity}")
-        lists = list_by(wanted, num_nodes, capacity)
+    lists = list_by(node_of, num_nodes, capacity)
     positions = positions_of(lists, rows)
     overflow = np.sum(wanted != positions[:items] // capacity)
     counts = jnp.asarray((lists >= 0).sum(axis=1), jnp.int32)

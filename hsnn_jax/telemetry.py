@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsnn_jax.distance import Distance, pairwise_distance
+from hsnn_jax.distance import Distance, first_least, pairwise_distance
 
 # [rows, K] values held at once: 16 MiB of float32.
 _MAX_BLOCK = 2**22
@@ -93,11 +93,11 @@ def collapsed(metrics: dict[str, float], *, used_share=0.5, perplexity_share=0.2
 def _measure(vectors, nodes, alpha, *, distance):
     def of_row(vector):
         row = pairwise_distance(vector[None, :], nodes, distance=distance)[0]
-        node = jnp.argmin(row).astype(jnp.int32)
+        node, closest = first_least(row)
         if alpha is None:
-            return node, row[node], jnp.zeros(())
+            return node, closest, jnp.zeros(())
         soft = jax.nn.softmax(-alpha * row) @ nodes
-        return node, row[node], jnp.sqrt(jnp.sum((soft - nodes[node]) ** 2))
+        return node, closest, jnp.sqrt(jnp.sum((soft - nodes[node]) ** 2))
 
     block = max(1, min(vectors.shape[0], _MAX_BLOCK // nodes.shape[0]))
     node, distances, gap = jax.lax.map(of_row, vectors, batch_size=block)
