@@ -27,6 +27,7 @@ from experiments.hsnn_features import make_examples
 from experiments.hsnn_frontier import FrontierConfig, frontier_outcome, run_frontier
 from experiments.hsnn_graph import GraphConfig, train_towers
 from experiments.hsnn_interests import InterestsConfig, run_interests
+from experiments.hsnn_kept import RoutesTraining
 from experiments.hsnn_learning import LearningConfig, planted_task, run_learning, towers_task
 from experiments.hsnn_measured import remembered
 from experiments.hsnn_monn import MoNNTraining
@@ -66,6 +67,8 @@ class HSNNOptions(Options):
     """users and indexes (frontier)"""
     scorers: ScorersConfig = dataclasses.field(default_factory=ScorersConfig)
     """models and their training (scorers)"""
+    routes: RoutesTraining = dataclasses.field(default_factory=RoutesTraining)
+    """routes of nodes (scorers, interests)"""
     learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
     """variants of index learning (learning)"""
     scale: ScaleConfig = dataclasses.field(default_factory=ScaleConfig)
@@ -139,6 +142,7 @@ PRESETS = {
             index_steps=20,
             pairs=500,
         ),
+        routes=RoutesTraining(users=100, steps=20, batch_size=32),
         learning=LearningConfig(nodes=16, steps=40, batch_size=64, users=60, pairs=1000, items=800),
         planted=PlantedConfig(
             items=400, leaves=16, pairs=1000, width=16, steps=60, batch_size=64, dead_after=10
@@ -209,6 +213,7 @@ def measure_scorers(
         run,
         make_examples(interactions, demographics),
         options.scorers,
+        options.routes,
         protocol=protocol,
         seeds=options.all_seeds,
         mesh=mesh,
@@ -266,7 +271,7 @@ def measure_scale(run: Run, interactions: None, options: HSNNOptions, mesh: Mesh
 def measure_interests(run: Run, interactions: None, options: HSNNOptions, mesh: Mesh) -> Outcome:
     """Run task interests; all seeds together."""
     del interactions
-    return run_interests(run, options.interests, seeds=options.all_seeds, mesh=mesh)
+    return run_interests(run, options.interests, options.routes, seeds=options.all_seeds, mesh=mesh)
 
 
 def log_test(run: Run, options: HSNNOptions, what: str) -> None:

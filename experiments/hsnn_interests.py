@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from experiments.errors import bad_input
 from experiments.hsnn_drawn import planted_tree
-from experiments.hsnn_kept import Served, kept_table, rows_of, serve
+from experiments.hsnn_kept import RoutesTraining, Served, kept_table, rows_of, serve
 from experiments.hsnn_lti import learned_nodes
 from experiments.hsnn_monn import softmax_of
 from experiments.hsnn_outcome import Outcome
@@ -191,18 +191,22 @@ def served(
     asking: Group,
     config: InterestsConfig,
     *,
+    learners: int,
     seed: int,
 ) -> Served:
-    """Encode the users who ask, and learn nodes on the users who trained."""
+    """Encode the users who ask, and learn nodes and routes on the users who trained."""
     deep, side = MoNNScorer(monn), {"vector": jnp.asarray(items)}
-    encoded = encode_users(monn, params, asking.features())
+    features = users.features(slice(learners))
+    features = {name: np.concatenate([x, features[name]]) for name, x in asking.features().items()}
+    encoded = encode_users(monn, params, features)
+    place = np.arange(jax.tree.leaves(encoded)[0].shape[0])[:, None]
+    requests = Requests(place, np.full((len(place), 1), -1, np.int32))
+    asked = len(asking.liked)
     catalogue = encode_items(monn, params, side)
     vectors = np.asarray(item_vectors(monn, params, side))
     return Served(
         model=monn_model(name, deep, params, encoded, catalogue, rows_of(encoded)),
-        requests=Requests(
-            np.arange(len(asking.liked))[:, None], np.full((len(asking.liked), 1), -1, np.int32)
-        ),
+        requests=requests.rows(slice(asked)),
         truth=distinct(asking.liked),
         vectors=vectors,
         nodes=learned_nodes(
@@ -214,10 +218,13 @@ def served(
             rate=config.index_rate,
             seed=seed,
         ),
+        learners=requests.rows(slice(asked, None)),
     )
 
 
-def run_interests(run: Run, config: InterestsConfig, *, seeds, mesh: Mesh) -> Outcome:
+def run_interests(
+    run: Run, config: InterestsConfig, routes: RoutesTraining, *, seeds, mesh: Mesh
+) -> Outcome:
     """Train every model on the users of every seed, then search by all."""
     curves: dict[str, list] = {size: [] for size in config.models}
     for seed in seeds:
@@ -244,9 +251,20 @@ def run_interests(run: Run, config: InterestsConfig, *, seeds, mesh: Mesh) -> Ou
                 mesh=mesh,
             )
             params = jax.device_get(result.params)
-            own = served(size, monn, params, drawn, train_part, test, config, seed=seed)
+            own = served(
+                size,
+                monn,
+                params,
+                drawn,
+                train_part,
+                test,
+                config,
+                learners=routes.users,
+                seed=seed,
+            )
             two_tower = two_tower or own
-            curves[size].append(serve(own, two_tower, min(K, config.items)))
+            k = min(K, config.items)
+            curves[size].append(serve(own, two_tower, k, routes, seed=seed))
             print(f"seed {seed}, {size}: done", flush=True)
     return _outcome(run, curves, config, seeds)
 

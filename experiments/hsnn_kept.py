@@ -2,28 +2,49 @@
 
 The nodes are learned on item vectors, by k-means and by LTI from there: on the scorer's own, which
 scores a node as its representative item, or on the two tower's, which scores the nodes and leaves
-the items to the scorer. Beside them: the two tower's best items, re-ranked by the scorer.
+the items to the scorer. With learned routes, what is read of a node is learned from the scorer's
+exact answers to training users. Beside them: the two tower's best items, re-ranked by the scorer.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.report import Table, signed
 from experiments.searchers import HSNN, Exact, Model, Requests, Reranked, measure_exact
 from hsnn_jax.frontier import Measured, Searcher, measure, paired_difference
+from hsnn_jax.index import Index
+from hsnn_jax.routes import RouteConfig, RouteScorer, fit_routes
 
 SHARES = (0.02, 0.05, 0.1, 0.2)  # of the items, what a search may score
 # Slots of a list over the mean number of items of a node. A search scores a list's slots at
 # least, and the smallest share of a small catalogue is to be measured.
 SLACK = 1.1
 CLEAR = 2.0  # standard errors from which a gain is taken apart
+ROUTED = 0.08  # of the items: the budget that routes are learned for
+ROUTED_NODES = "k-means"  # that they are learned of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoutesTraining:
+    """How routes are learned (Adam on a cosine)."""
+
+    users: int = 5000
+    """training users whose exact answers they are learned from"""
+    steps: int = 1000
+    """training steps"""
+    batch_size: int = 256
+    """users a step"""
+    rate: float = 3e-3
+    """peak learning rate; it falls to a twentieth"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +56,9 @@ class Served:
       requests: rows of the encoded users, int32 [B, 1], and what not to return.
       truth: int [B, w], held-out items.
       nodes: float [K, d] by name, among `vectors` float [n, d] of the items.
+      learners: requests of training users, as `requests`, from which routes are learned.
+      crosses: an index and encoded users to their crosses with its nodes, float [B, K, C], that
+        learned routes read beside the two tower; None without.
     """
 
     model: Model
@@ -42,6 +66,8 @@ class Served:
     truth: np.ndarray
     vectors: np.ndarray
     nodes: Mapping[str, np.ndarray]
+    learners: Requests
+    crosses: Callable[[Index, Any], Any] | None = None
 
 
 def rows_of(users) -> Callable[[Requests], Any]:
@@ -50,7 +76,9 @@ def rows_of(users) -> Callable[[Requests], Any]:
     return lambda asked: jax.tree.map(lambda x: x[jnp.asarray(asked.users)[:, 0]], users)
 
 
-def serve(served: Served, two_tower: Served, k: int) -> dict[str, list[Measured]]:
+def serve(
+    served: Served, two_tower: Served, k: int, routes: RoutesTraining, *, seed: int
+) -> dict[str, list[Measured]]:
     """Measure exact search by a scorer, HSNN, and the two tower's best items re-ranked."""
     model, requests = served.model, served.requests
     exact = Exact("exact", model)
@@ -59,6 +87,9 @@ def serve(served: Served, two_tower: Served, k: int) -> dict[str, list[Measured]
         HSNN(f"HSNN {name}", model, served.vectors, nodes, slack=SLACK)
         for name, nodes in served.nodes.items()
     ]
+    wanted = exact.search(served.learners, k, 0).ids
+    learned = functools.partial(_routed, served=served, wanted=wanted, config=routes, seed=seed)
+    searchers.append(learned(served))
     if served is not two_tower:
         searchers += [
             HSNN(
@@ -71,6 +102,7 @@ def serve(served: Served, two_tower: Served, k: int) -> dict[str, list[Measured]
             )
             for name, nodes in two_tower.nodes.items()
         ]
+        searchers.append(learned(two_tower))
         best = Exact("two tower", two_tower.model)
         searchers.append(Reranked("two tower re-ranked", best, model, 1, 1))
     budgets = [round(share * len(served.vectors)) for share in SHARES]
@@ -81,6 +113,60 @@ def serve(served: Served, two_tower: Served, k: int) -> dict[str, list[Measured]
             searcher, requests, k, budgets=budgets, exact=found, truth=served.truth
         )
     return curves
+
+
+def _routed(
+    router: Served, *, served: Served, wanted: np.ndarray, config: RoutesTraining, seed: int
+) -> HSNN:
+    """Return a search by a scorer through nodes of its own or the two tower, of learned routes.
+
+    The two tower's reads the crosses that the scorer has, summed over what a node lists.
+
+    Args:
+      router: whose nodes, and whose model begins the routes.
+      served: whose items are searched.
+      wanted: int [U, k], the exact answers to its learners.
+      config, seed: of the training.
+    """
+    name = f"HSNN {ROUTED_NODES}, " + ("two tower's " if router is not served else "")
+    nodes = router.nodes[ROUTED_NODES]
+    plain = HSNN(name, served.model, router.vectors, nodes, slack=SLACK, router=router.model)
+    plain.build()
+    crosses_of = None if router is served else served.crosses
+
+    def encode(asked: Requests) -> dict[str, Any]:
+        users = {"features": router.model.encode_users(asked)}
+        if crosses_of is not None:
+            users["crosses"] = crosses_of(plain.index, served.model.encode_users(asked))
+        return users
+
+    learners = encode(served.learners)
+    routes, _ = fit_routes(
+        router.model.scorer,
+        router.model.params,
+        learners["features"],
+        router.model.features_of_nodes(plain.index),
+        wanted,
+        plain.index,
+        optax.adam(optax.cosine_decay_schedule(config.rate, config.steps, 0.05)),
+        config=RouteConfig(
+            budget=round(ROUTED * len(served.vectors)),
+            steps=config.steps,
+            batch_size=config.batch_size,
+        ),
+        key=jax.random.key(seed),
+        crosses=learners.get("crosses"),
+        exclude=served.learners.exclude,
+    )
+    model = dataclasses.replace(
+        router.model,
+        scorer=RouteScorer(router.model.scorer),
+        params=routes.params,
+        encode_users=encode,
+        encode_nodes=lambda _: routes.nodes,
+        user_flops=0.0 if router is served else router.model.user_flops,
+    )
+    return dataclasses.replace(plain, name=f"{name}learned routes", router=model)
 
 
 def kept_table(

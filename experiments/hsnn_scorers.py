@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from experiments.errors import bad_input
 from experiments.hsnn_features import Examples, user_side
-from experiments.hsnn_kept import Served, kept_table, rows_of, serve
+from experiments.hsnn_kept import RoutesTraining, Served, kept_table, rows_of, serve
 from experiments.hsnn_lti import learned_nodes
 from experiments.hsnn_monn import softmax_of
 from experiments.hsnn_outcome import Outcome
@@ -30,6 +30,7 @@ from experiments.searchers import Requests, monn_model
 from experiments.training import train
 from hsnn_jax.calibration import calibration, correct, fit_platt, normalised_entropy
 from hsnn_jax.frontier import paired_difference, recall_by_user
+from hsnn_jax.index import Index
 from hsnn_jax.monn import (
     MoNNScorer,
     encode_items,
@@ -242,19 +243,32 @@ class Scorer:
         logits = np.concatenate(logits)[: len(rows), 0]
         return Scored(logits, examples.labels[rows], hits)
 
-    def serve(self, params, config: ScorersConfig, *, name: str, seed: int, most: int) -> Served:
-        """Encode the test users who ask, and learn nodes on liked training events."""
+    def serve(
+        self, params, config: ScorersConfig, *, name: str, seed: int, most: int, learners: int
+    ) -> Served:
+        """Encode the test users who ask, and learn nodes on liked training events.
+
+        Args:
+          params, config: of the model.
+          name: in tables.
+          seed: of the draws.
+          most: users who ask.
+          learners: training events before which users ask what routes are learned from.
+        """
         examples = self.examples
         _, asked = self.draw(2, config, seed=seed, most=most)
-        users = jax.tree.map(lambda x: x[: len(asked)], self.encoded(params, asked))
-        deep, items = MoNNScorer(self.config, "next"), self.encode_all(params)
-        liked = examples.liked(0)
         rng = np.random.default_rng([seed, 12])
-        liked = rng.choice(liked, min(config.pairs, len(liked)), replace=False)
+        every = examples.liked(0)
+        liked = rng.choice(every, min(config.pairs, len(every)), replace=False)
+        learning = np.sort(rng.choice(every, min(learners, len(every)), replace=False))
+        rows = np.concatenate([asked, learning])
+        users = jax.tree.map(lambda x: x[: len(rows)], self.encoded(params, rows))
+        deep, items = MoNNScorer(self.config, "next"), self.encode_all(params)
         vectors = np.asarray(item_vectors(self.config, params, examples.item_side()[0]))
+        place = np.arange(len(rows))[:, None]
         return Served(
             model=monn_model(name, deep, params, users, items, rows_of(users)),
-            requests=Requests(np.arange(len(asked))[:, None], examples.seen(asked)),
+            requests=Requests(place[: len(asked)], examples.seen(asked)),
             truth=examples.items[asked][:, None],
             vectors=vectors,
             nodes=learned_nodes(
@@ -266,6 +280,8 @@ class Scorer:
                 rate=config.index_rate,
                 seed=seed,
             ),
+            learners=Requests(place[len(asked) :], examples.seen(learning)),
+            crosses=followers_by_node if "follows" in self.config.crosses else None,
         )
 
     def _user_vectors(self, params, rows) -> np.ndarray:
@@ -285,6 +301,24 @@ class Scorer:
         """Yield (events, their encoded users) in parts."""
         for part in _parts(rows):
             yield part, self.encode(params, self.examples.histories(part))
+
+
+def followers_by_node(index: Index, users):
+    """Return how many followers of what each user liked a node lists, and how recent the latest.
+
+    Args:
+      index: of K nodes.
+      users: encoded, with the cross "follows".
+
+    Returns:
+      float32 [B, K, 2]: log(1 + count), and the recency.
+    """
+    table, num_nodes = users["counts"]["follows"], index.nodes.shape[0]
+    node = index.positions // index.lists.shape[1]
+    counts = jax.ops.segment_sum(table.counts.T, node, num_nodes).T
+    recency = jax.ops.segment_max(table.recency.T, node, num_nodes).T
+    # An empty node's maximum is -inf.
+    return jnp.stack([jnp.log1p(counts), jnp.maximum(recency, 0)], axis=-1)
 
 
 def _parts(rows):
@@ -353,7 +387,15 @@ def train_scorer(
 
 
 def run_scorers(
-    run: Run, examples: Examples, config: ScorersConfig, *, protocol, seeds, mesh: Mesh, before_test
+    run: Run,
+    examples: Examples,
+    config: ScorersConfig,
+    routes: RoutesTraining,
+    *,
+    protocol,
+    seeds,
+    mesh: Mesh,
+    before_test,
 ) -> Outcome:
     """Train every model from every seed, then look at the test part."""
     trained = {}
@@ -375,29 +417,29 @@ def run_scorers(
     outcome = _outcome(
         run, examples, config, tested, platts, seconds, protocol=protocol, seeds=seeds
     )
-    table, figures = _kept(examples, config, trained, seeds=seeds)
+    table, figures = _kept(examples, config, routes, trained, seeds=seeds)
     return dataclasses.replace(
         outcome, tables=[*outcome.tables, table], metrics={**outcome.metrics, **figures}
     )
 
 
-def _kept(examples, config, trained, *, seeds) -> tuple[Table, dict[str, float]]:
+def _kept(examples, config, routes, trained, *, seeds) -> tuple[Table, dict[str, float]]:
     """Search by every model of every seed through an index of its own."""
 
     def served(name, seed):
         scorer, params, _ = trained[name, seed]
-        draw = {"seed": seeds[0], "most": config.users}
+        draw = {"seed": seeds[0], "most": config.users, "learners": routes.users}
         return scorer.serve(params, config, name=NAMES[name], **draw)
+
+    def measured(name, seed):
+        own = two_towers[seed] if name == "XS" else served(name, seed)
+        found = serve(own, two_towers[seed], k, routes, seed=seed)
+        print(f"{NAMES[name]}, seed {seed}: searched", flush=True)
+        return found
 
     k = min(K, examples.num_items)
     two_towers = {seed: served("XS", seed) for seed in seeds}
-    curves = {
-        NAMES[name]: [
-            serve(two_towers[seed] if name == "XS" else served(name, seed), two_towers[seed], k)
-            for seed in seeds
-        ]
-        for name in config.models
-    }
+    curves = {NAMES[name]: [measured(name, seed) for seed in seeds] for name in config.models}
     plain = [own["exact"][0] for own in curves[NAMES["XS"]]]
     return kept_table(curves, plain, num_items=examples.num_items, k=k)
 

@@ -50,6 +50,7 @@ from hsnn_jax.monn import (
 )
 from hsnn_jax.monn_config import Features, MoNNConfig, TowerConfig, preset
 from hsnn_jax.retriever import Retriever
+from hsnn_jax.routes import RouteConfig, Routes, RouteScorer, beam_loss, fit_routes, node_shares
 from hsnn_jax.search import brute_force, search
 from hsnn_jax.sharded import shard_index, sharded_search, sharded_search_levels
 from hsnn_jax.telemetry import CollapseWarning, collapsed
@@ -74,12 +75,16 @@ __all__ = [
     "MoNNScorer",
     "NaturalHierarchy",
     "Retriever",
+    "RouteConfig",
+    "RouteScorer",
+    "Routes",
     "SearchResult",
     "Searcher",
     "Tiles",
     "TowerConfig",
     "assign",
     "at_equal",
+    "beam_loss",
     "brute_force",
     "brute_force_levels",
     "build_index",
@@ -93,6 +98,7 @@ __all__ = [
     "ensemble",
     "fit_em",
     "fit_index",
+    "fit_routes",
     "frontier",
     "i2if",
     "init_joint",
@@ -106,6 +112,7 @@ __all__ = [
     "measure",
     "module_flops",
     "multi_task",
+    "node_shares",
     "nodes_of_items",
     "pack",
     "paired_difference",

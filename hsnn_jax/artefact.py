@@ -15,13 +15,14 @@ from hsnn_jax.index import Index, extents_of
 from hsnn_jax.lti import LTIConfig
 from hsnn_jax.monn_config import MoNNConfig, from_dict
 
-_FORMAT = "hsnn_jax.retriever/7"
+_FORMAT = "hsnn_jax.retriever/8"
 # Format 1 has neither free rows nor a baseline, 2 has no model, 3 one level of nodes, 4 no extents;
-# until 6 weights of the overarch "dot" held their scale, in 6 "mol" had an inner product.
-_READ = (*(f"hsnn_jax.retriever/{number}" for number in range(1, 7)), _FORMAT)
+# until 6 weights of the overarch "dot" held their scale, in 6 "mol" had an inner product; until 7
+# there are no routes.
+_READ = (*(f"hsnn_jax.retriever/{number}" for number in range(1, 8)), _FORMAT)
 _CHANGED = {"dot": _READ[:6], "mol": _READ[5:6]}  # formats of other parameters, by overarch
 
-_TREES = ("params", "item_features", "node_features")
+_TREES = ("params", "item_features", "node_features", "routes")
 
 
 class Content(NamedTuple):
@@ -42,6 +43,7 @@ class Content(NamedTuple):
     nested: bool
     item_features: Any  # see `LevelModels.items`, zeros in free rows
     node_features: Any  # a tree of [K, ...] a level of nodes; None where items' features say it
+    routes: Any  # {"log_scale": [], "nodes": see `routes.Routes`}, or None
 
 
 def write(path, content: Content) -> None:
@@ -121,6 +123,7 @@ def read(path) -> Content:
         nested=header.get("nested", False),
         item_features=item_features,
         node_features=_unflatten("node_features", arrays) or None,
+        routes=_unflatten("routes", arrays) or None,
     )
 
 

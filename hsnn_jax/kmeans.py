@@ -60,7 +60,7 @@ def _plus_plus(vectors, key, *, k):
 
     def draw(i, carry):
         seeds, closest = carry
-        rows = _draw(keys[i], closest, trials)
+        rows = draw_rows(keys[i], closest, trials)
         distances = pairwise_distance(vectors[rows], vectors, distance="squared_l2")
         closest = jnp.minimum(distances, closest[None, :])
         best = jnp.argmin(jnp.sum(closest, axis=1))
@@ -71,12 +71,12 @@ def _plus_plus(vectors, key, *, k):
     return jax.lax.fori_loop(1, k, draw, (seeds, closest))[0]
 
 
-def _draw(key, weights, count: int):
-    """Draw `count` rows in proportion to weights [n] that are not all 0.
+def draw_rows(key, weights, count: int):
+    """Draw `count` rows, int [count], in proportion to weights float [n] >= 0.
 
-    By the inverse of the cumulative sum: a Gumbel draw a row (`jax.random.categorical`) takes
-    five times as long as all the rest of k-means++. A row of weight 0 adds nothing to the sum
-    and is passed over: a vector that coincides with a seed is not drawn again.
+    By the inverse of the cumulative sum: `jax.random.categorical` draws a number a row, which
+    takes four times as long as all the rest of k-means++. A row of weight 0 adds nothing to the
+    sum and is passed over: a vector that coincides with a seed is not drawn again, unless all do.
     """
     below = jnp.cumsum(weights)
     wanted = below[-1] * jax.random.uniform(key, (count,), weights.dtype)

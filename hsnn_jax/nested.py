@@ -22,6 +22,7 @@ from hsnn_jax.level_models import LevelModels
 from hsnn_jax.levels import build_levels, nodes_of_items
 from hsnn_jax.living import Living, batches, padded
 from hsnn_jax.route import open_counts
+from hsnn_jax.routes import Routes
 from hsnn_jax.sharded import shard_index
 
 _LAST = np.iinfo(np.int32).max
@@ -34,6 +35,7 @@ class Nested(NamedTuple):
     items: Living  # the last index
     representatives: tuple  # int32 [K] a level of nodes: rows of items, -1 for none; for models
     node_features: tuple  # [K, ...] a level of nodes: what the level's scorer reads
+    routes: Routes | None = None  # of one index: what its nodes are scored by instead
 
     @property
     def indexes(self) -> tuple[Index, ...]:
@@ -93,7 +95,8 @@ def follow(
       distance: by which a node's representative is the nearest.
     """
     if len(models.models) < 2:
-        return start(now.coarser, items, models, distance=distance)
+        updated = start(now.coarser, items, models, distance=distance)
+        return updated._replace(routes=now.routes)
     rows, updated = _representatives(now.coarser, items, distance), []
     for level, pair in enumerate(zip(rows, now.representatives)):
         new, old = map(np.asarray, pair)
@@ -113,11 +116,10 @@ def place(now: Nested, mesh, axis: str) -> Nested:
     index, (tiles, features) = shard_index(
         items.index, (items.tiles, items.features), mesh, axis=axis
     )
-    coarser, node_features = jax.device_put(
-        (now.coarser, now.node_features), NamedSharding(mesh, PartitionSpec())
-    )
     items = items._replace(index=index, tiles=tiles, features=features)
-    return now._replace(coarser=coarser, items=items, node_features=node_features)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    rest = {name: getattr(now, name) for name in ("coarser", "node_features", "routes")}
+    return now._replace(items=items, **jax.device_put(rest, everywhere))
 
 
 def levels(now: Nested, models: LevelModels, users, *, by_row=False) -> tuple[Level, ...]:
@@ -135,7 +137,12 @@ def levels(now: Nested, models: LevelModels, users, *, by_row=False) -> tuple[Le
     if by_row:
         items = jax.tree.map(functools.partial(living.by_row, held.index), items.features)
     features = (*now.node_features, items)
-    return tuple(Level(*each) for each in zip(models.scorers, models.params, users, features))
+    found = tuple(Level(*each) for each in zip(models.scorers, models.params, users, features))
+    if now.routes is None:
+        return found
+    params = now.routes.params | {"scorer": models.params[0]}
+    routed = now.routes._replace(params=params).level(models.scorers[0], users[0])
+    return (routed, *found[1:])
 
 
 def stats(now: Nested) -> dict[str, float]:

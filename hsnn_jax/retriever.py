@@ -22,6 +22,7 @@ from hsnn_jax.living import Living, check_ids, check_vectors
 from hsnn_jax.lti import LTIConfig, init_params, levels_of
 from hsnn_jax.monn_config import MoNNConfig
 from hsnn_jax.nested import Nested
+from hsnn_jax.routes import RouteConfig, Routes, fit_routes
 from hsnn_jax.scorers import dot
 from hsnn_jax.sharded import check_axis, sharded_search_levels
 
@@ -172,6 +173,58 @@ class Retriever:
         self._publish(nested.start(coarser, items, self._models, distance=distance))
         return self.stats()
 
+    def fit_routes(
+        self,
+        users,
+        tx: optax.GradientTransformation,
+        *,
+        k: int,
+        config: RouteConfig,
+        key,
+        exclude=None,
+        filter=None,
+    ) -> list[float]:
+        """Learn what nodes are scored by, so that the beam finds the exact best items.
+
+        The scorer, the lists and all answers with a full budget stay as they are. Routes last
+        until the next `build_index`; items come and go meanwhile.
+
+        Args:
+          users: float [U, d], or what the model reads: such users as will search.
+          tx: any optax transform.
+          k: items that a search is to find; the exact ones are computed first.
+          config: see `RouteConfig`.
+          key: PRNG key of the batches.
+          exclude, filter: of the users, see `search`.
+
+        Returns:
+          The mean loss of each tenth of the steps.
+
+        Raises:
+          ValueError: there are several levels of nodes or a model a level; or see `search`.
+        """
+        now, models = self._built(), self._models
+        if len(now.indexes) > 1 or models.ensemble is not None or len(models.models) > 1:
+            raise ValueError("routes are of one level of nodes that the items' scorer scores")
+        users, masks = self._request(now, users, k, exclude, filter)
+        exact = brute_force_levels(
+            nested.levels(now, models, users, by_row=True), now.indexes, k, **masks
+        )
+        routes, losses = fit_routes(
+            models.scorers[0],
+            models.params[0],
+            users[0],
+            now.node_features[0],
+            exact.ids,
+            now.items.index,
+            tx,
+            config=config,
+            key=key,
+            exclude=masks["exclude"],
+        )
+        self._publish(now._replace(routes=routes))
+        return losses
+
     def add(self, vectors, ids) -> None:
         """List new items in free slots, near what they resemble, without training.
 
@@ -311,6 +364,7 @@ class Retriever:
                 item_features=jax.device_get(living.item_features(now.items)),
                 # Of several models alone: the others' are in what is above.
                 node_features=now.node_features if isinstance(self.model, tuple) else None,
+                routes=_saved(now.routes),
             ),
         )
 
@@ -363,6 +417,10 @@ class Retriever:
             distance=content.config.distance,
             node_features=content.node_features,
         )
+        if content.routes is not None:
+            log_scale, nodes = content.routes["log_scale"], content.routes["nodes"]
+            params = {"scorer": retriever.params, "log_scale": log_scale}
+            now = now._replace(routes=Routes(params, nodes))
         nodes = tuple(index.nodes for index in now.indexes)
         retriever.nodes = nodes if retriever.nested else nodes[-1]
         retriever._publish(now)
@@ -418,6 +476,11 @@ class Retriever:
         if self._now is None:
             raise ValueError("there is no index: call build_index or load first")
         return self._now
+
+
+def _saved(routes: Routes | None):
+    """Return routes without the scorer's parameters, which the retriever has."""
+    return routes and {"log_scale": routes.params["log_scale"], "nodes": routes.nodes}
 
 
 def _checked(mesh: Mesh | None, axis: str | None, config) -> tuple[Mesh, str] | None:

@@ -5,7 +5,7 @@ import pytest
 
 from hsnn_jax import distance
 from hsnn_jax.distance import nearest, pairwise_distance
-from hsnn_jax.kmeans import kmeans
+from hsnn_jax.kmeans import draw_rows, kmeans
 from tests.hsnn.planted import clusters
 
 
@@ -48,6 +48,24 @@ def test_nearest_in_blocks_equals_the_whole(monkeypatch):
     exact = ((vectors[:, None, :] - nodes[None, :, :]) ** 2).sum(axis=2)
     np.testing.assert_array_equal(node, exact.argmin(axis=1))
     np.testing.assert_allclose(found, exact.min(axis=1), rtol=1e-5, atol=1e-5)
+
+
+def test_nearest_of_equally_near_nodes_is_the_first_that_is_not_blocked():
+    nodes = jnp.asarray([[9.0], [1.0], [1.0], [-1.0]])
+    node, gap = nearest(jnp.asarray([[0.0]]), nodes)
+    assert (int(node[0]), float(gap[0])) == (1, pytest.approx(1.0))
+    blocked = jnp.asarray([False, True, False, False])
+    assert int(nearest(jnp.asarray([[0.0]]), nodes, blocked=blocked)[0][0]) == 2
+
+
+def test_rows_are_drawn_in_proportion_to_their_weights():
+    weights = jnp.asarray([0.0, 1.0, 0.0, 3.0, 0.0, 0.0, 4.0, 0.0])
+    rows = np.asarray(draw_rows(jax.random.key(0), weights, 8000))
+    shares = np.bincount(rows, minlength=8) / 8000
+    np.testing.assert_allclose(shares, weights / 8, atol=0.02)
+    assert (shares[weights == 0] == 0).all()
+    # Where every vector coincides with a seed there is nothing to choose: any row will do.
+    assert 0 <= int(draw_rows(jax.random.key(0), jnp.zeros(8), 1)[0]) < 8
 
 
 @pytest.mark.parametrize("kind", ["l2", "squared_l2", "cosine"])

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import LTIConfig, Retriever, frontier, i2if, monn
+from hsnn_jax import LTIConfig, Retriever, RouteConfig, frontier, i2if, monn
 from hsnn_jax.living import padded
 from hsnn_jax.monn_config import Features, MoNNConfig, TowerConfig
 from hsnn_jax.scorers import dot, init_mol, mol, score_all
@@ -79,12 +79,73 @@ def test_a_file_from_before_the_extents_answers_as_it_did(tmp_path):
     retriever.save(path)
     with np.load(path) as file:
         arrays = {name: value for name, value in file.items() if name != "index/extents"}
-    assert str(arrays["header"]).count("hsnn_jax.retriever/7") == 1
-    arrays["header"] = np.array(str(arrays["header"]).replace("retriever/7", "retriever/4"))
+    assert str(arrays["header"]).count("hsnn_jax.retriever/8") == 1
+    arrays["header"] = np.array(str(arrays["header"]).replace("retriever/8", "retriever/4"))
     np.savez(path, **arrays)
     loaded = Retriever.load(path)
     for a, b in zip(retriever.search(users, 4, budget=50), loaded.search(users, 4, budget=50)):
         np.testing.assert_array_equal(a, b)
+
+
+def routed():
+    """Return a retriever by `mol` that has learned routes, users, and recall before and after.
+
+    A mixture of cosines of a centroid is not one of what lies around it.
+    """
+    items, _ = clusters(0, items=600, width=8, num_clusters=24, noise=1.0)
+    users, _ = users_near(1, items, users=2200, noise=0.5)
+    config = dataclasses.replace(CONFIG, num_nodes=24)
+    retriever = Retriever(config, scorer=mol, params=init_mol(jax.random.key(1), 8, 8))
+    retriever.build_index(items, item_ids=5 * np.arange(600), key=jax.random.key(0))
+
+    def found():
+        return retriever.frontier(users[2000:], 10, budgets=[60])[0].recall
+
+    recalls = [found()]
+    losses = retriever.fit_routes(
+        users[:2000],
+        optax.adam(3e-2),
+        k=10,
+        config=RouteConfig(budget=60, steps=200, batch_size=128),
+        key=jax.random.key(0),
+    )
+    assert losses[-1] < losses[0]
+    return retriever, items, users[2000:], [*recalls, found()]
+
+
+def test_routes_find_more_within_the_budget_and_change_nothing_else(tmp_path):
+    retriever, items, users, (before, after) = routed()
+    assert after > before + 0.05
+    plain = Retriever(retriever.config, scorer=mol, params=retriever.params)
+    plain.build_index(items, item_ids=5 * np.arange(600), key=jax.random.key(0))
+    np.testing.assert_array_equal(retriever.search(users, 5).ids, plain.search(users, 5).ids)
+    retriever.save(tmp_path / "routed.npz")
+    loaded = Retriever.load(tmp_path / "routed.npz", scorer=mol)
+    for a, b in zip(retriever.search(users, 4, budget=60), loaded.search(users, 4, budget=60)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_routes_outlast_updates_and_end_with_a_build():
+    retriever, items, users, (before, after) = routed()
+    retriever.remove([0, 5])
+    left = retriever.frontier(users, 10, budgets=[60])[0].recall
+    assert left == pytest.approx(after, abs=0.01)
+    retriever.build_index(items, key=jax.random.key(0))
+    assert retriever.frontier(users, 10, budgets=[60])[0].recall == before
+
+
+def test_routes_are_of_one_level():
+    items, users, _ = data()
+    retriever = Retriever(LTIConfig(num_nodes=(2, 4), kmeans_iterations=3), nested=True)
+    with pytest.raises(ValueError, match="there is no index"):
+        retriever.fit_routes(
+            users, optax.adam(1e-2), k=5, config=RouteConfig(budget=60), key=jax.random.key(0)
+        )
+    retriever.build_index(items, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="routes are of one level of nodes"):
+        retriever.fit_routes(
+            users, optax.adam(1e-2), k=5, config=RouteConfig(budget=60), key=jax.random.key(0)
+        )
 
 
 def test_load_refuses_other_scorers_and_files(tmp_path):
@@ -97,7 +158,7 @@ def test_load_refuses_other_scorers_and_files(tmp_path):
     with pytest.raises(ValueError, match=r"not a retriever's .npz file"):
         Retriever.load(path)
     np.savez(path, header=np.array('{"format": "other"}'))
-    with pytest.raises(ValueError, match=r"must have format 'hsnn_jax.retriever/7', got 'other'"):
+    with pytest.raises(ValueError, match=r"must have format 'hsnn_jax.retriever/8', got 'other'"):
         Retriever.load(path)
 
 
@@ -357,7 +418,7 @@ def test_a_file_of_a_model_with_other_parameters_is_refused(overarch, tmp_path):
     path = tmp_path / "retriever.npz"
     retriever.save(path)
     saved_as(path, 6, drop=())
-    message = f"format 'hsnn_jax.retriever/7' for .* '{overarch}', got .*/6'"
+    message = f"format 'hsnn_jax.retriever/8' for .* '{overarch}', got .*/6'"
     with pytest.raises(ValueError, match=message):
         Retriever.load(path)
 

@@ -2,9 +2,10 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
-from hsnn_jax import LTIConfig, Retriever, monn
+from hsnn_jax import LTIConfig, Retriever, RouteConfig, monn
 from hsnn_jax.monn_config import Features, MoNNConfig, TowerConfig
 from hsnn_jax.sharded import _sharded_search
 from tests.hsnn.planted import integers
@@ -103,6 +104,20 @@ def test_a_frontier_is_measured_over_a_mesh():
         frontiers.append(retriever.frontier(users, K, budgets=(20, ITEMS)))
     assert frontiers[0] == frontiers[1]
     assert frontiers[0][-1].recall == 1.0
+
+
+def test_routes_are_learned_and_read_over_a_mesh(tmp_path):
+    kind, config = "a model", RouteConfig(budget=30, steps=20, batch_size=16)
+    spread = retriever_of(kind, mesh=mesh_of(4))
+    next(changes(kind))(spread)
+    tastes = read_as(kind, "taste", integers(2, 40, 4).astype(np.float32))
+    losses = spread.fit_routes(tastes, optax.adam(0.3), k=K, config=config, key=jax.random.key(0))
+    assert losses[-1] < losses[0]
+    spread.save(tmp_path / "routed.npz")
+    alone = Retriever.load(tmp_path / "routed.npz")
+    assert alone._now.routes is not None
+    for one, many in zip(ask(alone, kind), ask(spread, kind)):
+        np.testing.assert_array_equal(many.ids, one.ids)
 
 
 @pytest.mark.parametrize(
