@@ -43,7 +43,7 @@ class RoutesTraining:
     """training steps"""
     batch_size: int = 256
     """users a step"""
-    rate: float = 3e-3
+    rate: float = 1e-2
     """peak learning rate; it falls to a twentieth"""
 
 
