@@ -24,7 +24,7 @@ from hsnn_jax.frontier import Measured, Searcher, measure, paired_difference
 from hsnn_jax.index import Index
 from hsnn_jax.routes import RouteConfig, RouteScorer, fit_routes
 
-SHARES = (0.02, 0.05, 0.1, 0.2)  # of the items, what a search may score
+SHARES = (0.02, 0.05, 0.06, 0.1, 0.2)  # of the items, what a search may score
 # Slots of a list over the mean number of items of a node. A search scores a list's slots at
 # least, and the smallest share of a small catalogue is to be measured.
 SLACK = 1.1
