@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from experiments.errors import bad_input
 from experiments.hsnn_drawn import Planted, planted_tree
 from experiments.hsnn_outcome import Outcome
 from experiments.report import Table, finish_axes
-from experiments.run_folder import Run
+from experiments.run_folder import Run, read_metrics
 from experiments.searchers import FaissIVF, Requests
 from experiments.timing import median_seconds, percentiles_ms, seconds_of
 from hsnn_jax import living
@@ -76,71 +77,103 @@ class Point:
 
 
 def run_scale(run: Run, config: ScaleConfig, *, seeds, faiss: bool) -> Outcome:
-    """Measure every size from every seed."""
+    """Measure every size from every seed; what a stopped run has measured is kept."""
+    known = _measured(run.folder)
     points: dict[str, list[Point]] = {}
     for seed in seeds:
         for size in config.items:
-            drawn = planted_tree(
-                items=size + INSERTS,
-                users=config.users,
-                width=config.width,
-                leaves=max(8, size // 50),
-                branches=max(4, math.isqrt(size // 50)),
-                seed=seed,
-            )
-            found = measure_size(drawn, config, size, seed=seed, faiss=faiss)
+            found = known.get((seed, size), {})
+            if len(found) < 1 + faiss:
+                drawn = functools.partial(_draw, config, size, seed)
+                found = measure_size(drawn, config, size, seed=seed, faiss=faiss)
+                for name, point in found.items():
+                    run.log(f"{name}-{seed}", size, **dataclasses.asdict(point))
             for name, point in found.items():
                 points.setdefault(name, []).append(point)
-                run.truncate_metrics(f"{name}-{seed}", after_step=size - 1)  # of a resumed run
-                run.log(f"{name}-{seed}", size, recall=point.recall, flops=point.flops)
                 print(f"{name}: {size:,} items, {point.flops / point.exact_flops:.2%} of the FLOPs")
     return _outcome(points, config, seeds)
 
 
+def _measured(folder) -> dict[tuple[int, int], dict[str, Point]]:
+    """Read the points of a run's metrics by seed and size."""
+    fields = {field.name for field in dataclasses.fields(Point)}
+    found: dict[tuple[int, int], dict[str, Point]] = {}
+    for line in read_metrics(folder / "metrics.jsonl"):
+        name, _, seed = line["stage"].rpartition("-")
+        point = Point(**{field: line[field] for field in fields})
+        found.setdefault((int(seed), line["step"]), {})[name] = point
+    return found
+
+
+def _draw(config: ScaleConfig, size: int, seed: int) -> Planted:
+    """Draw a catalogue, and as many items more as an insert brings."""
+    leaves = size // 50
+    return planted_tree(
+        items=size + INSERTS,
+        users=config.users,
+        width=config.width,
+        leaves=max(8, leaves),
+        branches=max(4, math.isqrt(leaves)),
+        seed=seed,
+    )
+
+
 def measure_size(
-    drawn: Planted, config: ScaleConfig, size: int, *, seed: int, faiss: bool
+    draw: Callable[[], Planted], config: ScaleConfig, size: int, *, seed: int, faiss: bool
 ) -> dict[str, Point]:
     """Build an index over the first `size` items, find its budget, time it, insert the rest."""
-    items = drawn.items[:size]
-    vectors, users = jnp.asarray(items), jnp.asarray(drawn.users)
-    exact = brute_force(dot, None, vectors, users, TOP)
-    exact_speed = _speed(lambda: brute_force(dot, None, vectors, users, TOP).ids, len(users))
-    common = {"items": size, "exact_flops": float(exact.flops[0])}
-    common["exact_queries_per_second"] = exact_speed
+    drawn = draw()
+    items, users = drawn.items[:size], jnp.asarray(drawn.users)
     num_nodes = max(8, round(config.nodes_factor * math.sqrt(size)))
+    exact, common = _measure_exact(items, users)
+    points = {"HSNN": _measure_hsnn(drawn, exact, num_nodes, config, common, seed=seed)}
+    if faiss:
+        points["faiss IVF"] = _measure_ivf(items, drawn.users, exact, num_nodes, config, common)
+    return points
+
+
+def _measure_exact(items, users) -> tuple[np.ndarray, dict[str, float]]:
+    """Return the exact answers, int [B, TOP], and what all points of this size share."""
+    vectors = jnp.asarray(items)
+    exact = brute_force(dot, None, vectors, users, TOP)
+    speed = _speed(lambda: brute_force(dot, None, vectors, users, TOP).ids, len(users))
+    common = {"items": len(items), "exact_flops": float(exact.flops[0])}
+    return np.asarray(exact.ids), common | {"exact_queries_per_second": speed}
+
+
+def _measure_hsnn(
+    drawn: Planted, exact, num_nodes: int, config: ScaleConfig, common, *, seed: int
+) -> Point:
+    """Measure HSNN with nodes by k-means; the items beyond those indexed are inserted."""
+    size, users = common["items"], jnp.asarray(drawn.users)
+    items = drawn.items[:size]
     start = time.perf_counter()
     rng = np.random.default_rng([seed, 1])
     sample = rng.choice(size, min(size, config.sample * num_nodes), replace=False)
-    nodes = kmeans(vectors[sample], num_nodes, key=jax.random.key(seed), iterations=10)
+    nodes = kmeans(jnp.asarray(items[sample]), num_nodes, key=jax.random.key(seed), iterations=10)
     index = build_index(items, nodes, slack=config.slack, reserve=INSERTS)
     ids = np.where(np.arange(size + INSERTS) < size, np.arange(size + INSERTS), -1)
-    alive = living.start(index, vectors, ids)
+    alive = living.start(index, items, ids)
     build_seconds = time.perf_counter() - start
 
     def find(some, budget):
         return search(dot, None, alive.index, alive.tiles, some, TOP, budget=budget)
 
     budget = least_budget(
-        lambda b: recall(find(users, b).ids, exact.ids), int(index.lists.shape[1]), size
+        lambda b: recall(find(users, b).ids, exact), int(index.lists.shape[1]), size
     )
     answer = find(users, budget)
-    arrays = jax.tree.leaves((alive.index, alive.tiles))
-    points = {
-        "HSNN": Point(
-            recall=recall(answer.ids, exact.ids),
-            scored=float(jnp.mean(answer.items_scored)),
-            flops=float(jnp.mean(answer.flops)),
-            queries_per_second=_speed(lambda: find(users, budget).ids, len(users)),
-            **_latency(lambda u: find(u, budget).ids, users, config.requests),
-            build_seconds=build_seconds,
-            index_bytes=sum(x.nbytes for x in arrays),
-            insert_ms=_insert_ms(alive, drawn.items[size:], size),
-            **common,
-        )
-    }
-    if faiss:
-        points["faiss IVF"] = _measure_ivf(items, drawn.users, exact.ids, num_nodes, config, common)
-    return points
+    return Point(
+        recall=recall(answer.ids, exact),
+        scored=float(jnp.mean(answer.items_scored)),
+        flops=float(jnp.mean(answer.flops)),
+        queries_per_second=_speed(lambda: find(users, budget).ids, len(users)),
+        **_latency(lambda u: find(u, budget).ids, users, config.requests),
+        build_seconds=build_seconds,
+        index_bytes=sum(x.nbytes for x in jax.tree.leaves((alive.index, alive.tiles))),
+        insert_ms=_insert_ms(alive, drawn.items[size:], size),
+        **common,
+    )
 
 
 def _measure_ivf(items, users, exact, num_nodes: int, config: ScaleConfig, common) -> Point:
@@ -254,14 +287,14 @@ def _outcome(points, config: ScaleConfig, seeds) -> Outcome:
         metrics=metrics,
         baselines={f"exact/{p.items}/flops": p.exact_flops for p in first},
         tables=[table],
-        panels=[functools.partial(_draw, points=points, attribute=a, label=t) for a, t in PANELS],
+        panels=[functools.partial(_panel, points=points, attribute=a, label=t) for a, t in PANELS],
     )
 
 
 PANELS = (("flops", "FLOPs a query"), ("p50_ms", "p50 of one request, ms"))
 
 
-def _draw(axes, *, points, attribute: str, label: str) -> None:
+def _panel(axes, *, points, attribute: str, label: str) -> None:
     """Draw the means over seeds by the catalogue's size."""
 
     def means(found, attribute):

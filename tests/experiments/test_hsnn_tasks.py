@@ -239,6 +239,23 @@ def test_the_least_budget_is_found_and_exponents_are_fitted():
     assert exponent(points) == pytest.approx(0.5)
 
 
+def test_a_stopped_scale_run_keeps_what_it_has_measured(tmp_path):
+    folder = tmp_path / "run"
+    first = ["--task", "scale", "--preset", "smoke", "--baselines", "none"]
+    hsnn.main([*first, "--out", str(folder)])
+    whole = json.loads((folder / "summary.json").read_text())["metrics"]
+    path = folder / "metrics.jsonl"
+    kept, lost = path.read_text().splitlines(keepends=True)
+    path.write_text(kept + lost[:10])  # as a kill leaves it, in the middle of a line
+    hsnn.main([*first, "--resume", str(folder)])
+    again = json.loads((folder / "summary.json").read_text())["metrics"]
+    same = {name for name in whole if again[name] == whole[name]}
+    # Times of the size that was measured before are the same; those of the other were taken anew.
+    assert {name for name in whole if "/2000/" in name} <= same
+    assert "HSNN/6000/flops" in same
+    assert "HSNN/6000/build_seconds" not in same
+
+
 RUNS = {
     "scorers": (
         ["--scorers.models", "XS", "--scorers.steps", "2"],
