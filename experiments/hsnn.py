@@ -34,8 +34,9 @@ from experiments.hsnn_monn import MoNNTraining
 from experiments.hsnn_outcome import Outcome, over_seeds
 from experiments.hsnn_pairs import pose_pairs
 from experiments.hsnn_planted import PlantedConfig, run_planted
+from experiments.hsnn_rated import ScorersConfig
 from experiments.hsnn_scale import ScaleConfig, run_scale
-from experiments.hsnn_scorers import ScorersConfig, run_scorers
+from experiments.hsnn_scorers import run_scorers
 from experiments.interactions import Interactions
 from experiments.next_item import data_name, read_interactions
 from experiments.options import Options, parse, select_devices

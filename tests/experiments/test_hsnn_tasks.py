@@ -25,8 +25,8 @@ from experiments.hsnn_neighbours import (
     follower_lists,
 )
 from experiments.hsnn_planted import PlantedConfig, learn, measure_nodes
+from experiments.hsnn_rated import Scorer, ScorersConfig, model_config
 from experiments.hsnn_scale import exponent, least_budget
-from experiments.hsnn_scorers import Scorer, ScorersConfig, model_config
 from hsnn_jax.lti import LTIConfig
 
 
