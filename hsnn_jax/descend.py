@@ -36,7 +36,7 @@ from hsnn_jax.route import (
 from hsnn_jax.scorers import pair_flops, score_all
 from hsnn_jax.top_k import top_k
 
-_RANKED = 8192  # slots of the items that a user's search ranks at once
+_RANKED = 4096  # slots of the items that a user's search ranks at once
 
 
 class SearchResult(NamedTuple):

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from hsnn_jax.index import Index
 
+_FEW = 64  # nodes that are put in order at first
+
 
 class Candidates(NamedTuple):
     """What a level has scored for each user."""
@@ -46,7 +48,7 @@ def route(found: Candidates, index: Index, left, *, budget, cost_weight, max_bea
     left, counts = (_at(x, found.ids) for x in (left, index.counts[None, :]))
     priority = found.scores - cost_weight * jnp.log(jnp.maximum(counts, 1))
     priority = jnp.where(left > 0, priority, -jnp.inf)
-    priority, slots = jax.lax.top_k(priority, max_beam)
+    priority, slots = _best(priority, counts, budget, min(_FEW, max_beam), max_beam)
     nodes = slots if found.ids is None else jnp.take_along_axis(found.ids, slots, axis=1)
     outputs = jnp.take_along_axis(found.outputs, slots[:, :, None], axis=1)
     spent = jnp.cumsum(index.counts[nodes], axis=1)
@@ -56,6 +58,38 @@ def route(found: Candidates, index: Index, left, *, budget, cost_weight, max_bea
     extents = jnp.where(visited, index.extents[nodes], 0)
     # Entries that are no candidates may repeat a node that is visited.
     return Beam(jnp.where(visited, nodes, index.nodes.shape[0]), extents, items, outputs)
+
+
+def _best(priority, counts, budget, size: int, most: int):
+    """Order the `most` best nodes of each user, or as many of them as no budget reaches beyond.
+
+    Few of many nodes are visited, and to put all in order takes longer than the rest of a search:
+    the best `size` are, and more only if some user can afford them all.
+
+    Args:
+      priority: float [B, M]; -inf where a node is not taken.
+      counts: int32 [B or 1, M], what the nodes list.
+      budget: int32 [B].
+      size, most: static.
+
+    Returns:
+      (priorities float [B, most], places int32 [B, most]); after the ordered ones -inf, and 0.
+    """
+    values, places = jax.lax.top_k(priority, size)
+    if size == most:
+        return values, places
+    values, places = jax.lax.optimization_barrier(values), jax.lax.optimization_barrier(places)
+    listed = jnp.take_along_axis(jnp.broadcast_to(counts, priority.shape), places, axis=1)
+    enough = (jnp.sum(listed, axis=1) > budget) | (values[:, -1] == -jnp.inf)
+
+    def padded():
+        rest = ((0, 0), (0, most - size))
+        return jnp.pad(values, rest, constant_values=-jnp.inf), jnp.pad(places, rest)
+
+    def longer():
+        return _best(priority, counts, budget, min(8 * size, most), most)
+
+    return jax.lax.cond(jnp.all(enough), padded, longer)
 
 
 def open_counts(indexes, allowed) -> list:
