@@ -13,6 +13,10 @@ from hsnn_jax.index import Index
 from hsnn_jax.scorers import pair_flops, score_all
 from hsnn_jax.top_k import top_k
 
+# Operations for which a scorer is taken to hold one value of a pair while it works: those of an
+# inner product of width 64. A MoNN L by all users at once would hold gigabytes.
+_FLOPS_A_VALUE = 128
+
 
 def search(
     scorer,
@@ -156,12 +160,13 @@ def compiled_brute_force(levels, node_of, ensemble, exclude, allowed, *, scorers
         ids = jnp.arange(num_items, dtype=jnp.int32)[None, :]
         return top_k(scores, jnp.broadcast_to(ids, scores.shape), k)
 
-    users = tuple(level.users for level in levels)
-    ids, scores = by_chunks(of_chunk, num_items * len(levels), users, exclude)
-    flops = 0.0
+    flops, width = 0.0, 0
     for scorer, level in zip(scorers, levels):
         per_user, per_row = pair_flops(scorer, level.params, level.users, level.features)
         flops += per_user + per_row * num_rows(level.features)
+        width += num_items * max(1, round(per_row / _FLOPS_A_VALUE))
+    users = tuple(level.users for level in levels)
+    ids, scores = by_chunks(of_chunk, width, users, exclude)
     nodes = sum(num_rows(level.features) for level in levels[:-1])
     of_user = [jnp.full(num_users, x, jnp.int32) for x in (num_items, nodes)]
     return SearchResult(
