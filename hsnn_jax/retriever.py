@@ -182,7 +182,6 @@ class Retriever:
         config: RouteConfig,
         key,
         exclude=None,
-        filter=None,
     ) -> list[float]:
         """Learn what nodes are scored by, so that the beam finds the exact best items.
 
@@ -195,7 +194,7 @@ class Retriever:
           k: items that a search is to find; the exact ones are computed first.
           config: see `RouteConfig`.
           key: PRNG key of the batches.
-          exclude, filter: of the users, see `search`.
+          exclude: of the users, see `search`.
 
         Returns:
           The mean loss of each tenth of the steps.
@@ -206,7 +205,7 @@ class Retriever:
         now, models = self._built(), self._models
         if len(now.indexes) > 1 or models.ensemble is not None or len(models.models) > 1:
             raise ValueError("routes are of one level of nodes that the items' scorer scores")
-        users, masks = self._request(now, users, k, exclude, filter)
+        users, masks = self._request(now, users, k, exclude, None)
         exact = brute_force_levels(
             nested.levels(now, models, users, by_row=True), now.indexes, k, **masks
         )
