@@ -78,6 +78,7 @@ def _best(priority, counts, budget, size: int, most: int):
     values, places = jax.lax.top_k(priority, size)
     if size == most:
         return values, places
+    # Without the barriers XLA:CPU puts all in order after all, see `top_k`.
     values, places = jax.lax.optimization_barrier(values), jax.lax.optimization_barrier(places)
     listed = jnp.take_along_axis(jnp.broadcast_to(counts, priority.shape), places, axis=1)
     enough = (jnp.sum(listed, axis=1) > budget) | (values[:, -1] == -jnp.inf)
