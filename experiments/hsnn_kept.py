@@ -21,8 +21,8 @@ import optax
 from experiments.report import Table, signed
 from experiments.searchers import HSNN, Exact, Model, Requests, Reranked, measure_exact
 from hsnn_jax.frontier import Measured, Searcher, measure, paired_difference
-from hsnn_jax.index import Index
-from hsnn_jax.routes import RouteConfig, RouteScorer, fit_routes
+from hsnn_jax.index import Index, build_index
+from hsnn_jax.routes import RouteConfig, fit_routes
 
 SHARES = (0.02, 0.05, 0.06, 0.1, 0.2)  # of the items, what a search may score
 # Slots of a list over the mean number of items of a node. A search scores a list's slots at
@@ -128,26 +128,24 @@ def _routed(
       wanted: int [U, k], the exact answers to its learners.
       config, seed: of the training.
     """
-    name = f"HSNN {ROUTED_NODES}, " + ("two tower's " if router is not served else "")
-    nodes = router.nodes[ROUTED_NODES]
-    plain = HSNN(name, served.model, router.vectors, nodes, slack=SLACK, router=router.model)
-    plain.build()
-    crosses_of = None if router is served else served.crosses
+    own, nodes = router is served, router.nodes[ROUTED_NODES]
+    index = build_index(router.vectors, nodes, slack=SLACK)
+    scorer, params = router.model.scorer, router.model.params
 
-    def encode(asked: Requests) -> dict[str, Any]:
-        users = {"features": router.model.encode_users(asked)}
-        if crosses_of is not None:
-            users["crosses"] = crosses_of(plain.index, served.model.encode_users(asked))
-        return users
+    def reads(asked: Requests) -> tuple[Any, Any]:
+        users = router.model.encode_users(asked)
+        if own or served.crosses is None:
+            return users, None
+        return users, served.crosses(index, served.model.encode_users(asked))
 
-    learners = encode(served.learners)
+    users, crosses = reads(served.learners)
     routes, _ = fit_routes(
-        router.model.scorer,
-        router.model.params,
-        learners["features"],
-        router.model.features_of_nodes(plain.index),
+        scorer,
+        params,
+        users,
+        router.model.features_of_nodes(index),
         wanted,
-        plain.index,
+        index,
         optax.adam(optax.cosine_decay_schedule(config.rate, config.steps, 0.05)),
         config=RouteConfig(
             budget=round(ROUTED * len(served.vectors)),
@@ -155,18 +153,21 @@ def _routed(
             batch_size=config.batch_size,
         ),
         key=jax.random.key(seed),
-        crosses=learners.get("crosses"),
+        crosses=crosses,
         exclude=served.learners.exclude,
     )
+    level = routes.level(scorer, params, users, crosses)
     model = dataclasses.replace(
         router.model,
-        scorer=RouteScorer(router.model.scorer),
-        params=routes.params,
-        encode_users=encode,
+        scorer=level.scorer,
+        params=level.params,
+        encode_users=lambda asked: routes.level(scorer, params, *reads(asked)).users,
         encode_nodes=lambda _: routes.nodes,
-        user_flops=0.0 if router is served else router.model.user_flops,
+        user_flops=0.0 if own else router.model.user_flops,
     )
-    return dataclasses.replace(plain, name=f"{name}learned routes", router=model)
+    whose = "" if own else "two tower's "
+    name = f"HSNN {ROUTED_NODES}, {whose}learned routes"
+    return HSNN(name, served.model, router.vectors, nodes, slack=SLACK, router=model)
 
 
 def kept_table(

@@ -43,7 +43,7 @@ class Content(NamedTuple):
     nested: bool
     item_features: Any  # see `LevelModels.items`, zeros in free rows
     node_features: Any  # a tree of [K, ...] a level of nodes; None where items' features say it
-    routes: Any  # {"log_scale": [], "nodes": see `routes.Routes`}, or None
+    routes: Any  # the fields of `routes.Routes`, or None
 
 
 def write(path, content: Content) -> None:

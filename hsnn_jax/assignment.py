@@ -65,13 +65,12 @@ def assign_rows(vectors, nodes, waiting, *, capacity: int, distance: Distance = 
       distance: see `distance.pairwise_distance`.
 
     Returns:
-      int32 [n] node of each row, K where it does not wait.
+      (int32 [n] node of each row, K where it does not wait; int32 [n] its nearest).
     """
     num_nodes, rows = nodes.shape[0], vectors.shape[0]
 
-    def ask(carry):
+    def answer(carry, asked, distances):
         node_of, waiting, free = carry
-        asked, distances = nearest(vectors, nodes, distance=distance, blocked=free == 0)
         asked = jnp.where(waiting, asked, num_nodes)
         order = jnp.argsort(distances, stable=True)  # ties go to the lower row
         rank = jnp.zeros(rows, jnp.int32).at[order].set(rank_in_group(asked[order]))
@@ -81,8 +80,13 @@ def assign_rows(vectors, nodes, waiting, *, capacity: int, distance: Distance = 
         free -= jax.ops.segment_sum(taken.astype(jnp.int32), asked, num_nodes + 1)
         return node_of, waiting & ~taken, free[:-1]
 
+    def ask(carry):
+        return answer(carry, *nearest(vectors, nodes, distance=distance, blocked=carry[2] == 0))
+
     start = jnp.full(rows, num_nodes, jnp.int32), waiting, jnp.full(num_nodes, capacity, jnp.int32)
-    return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), ask, start)[0]
+    wanted, distances = nearest(vectors, nodes, distance=distance)
+    first = answer(start, wanted, distances)
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), ask, first)[0], wanted
 
 
 def rank_in_group(groups):

@@ -311,13 +311,14 @@ def _discard(index, tiles, rows, *, distance):
 @functools.partial(jax.jit, static_argnames="distance")
 def _relist(index, vectors, features, *, distance):
     num_nodes, capacity = index.lists.shape
-    node_of = assign_rows(vectors, index.nodes, live(index), capacity=capacity, distance=distance)
+    node_of, wanted = assign_rows(
+        vectors, index.nodes, live(index), capacity=capacity, distance=distance
+    )
     slots = node_of * capacity + rank_in_group(node_of)
     # Free rows have node K: their slots are out of range.
     slots = jnp.minimum(slots, num_nodes * capacity).astype(jnp.int32)
     lists = jnp.full(num_nodes * capacity, -1, jnp.int32)
     lists = lists.at[slots].set(jnp.arange(slots.size, dtype=jnp.int32), mode="drop")
-    wanted, _ = nearest(vectors, index.nodes, distance=distance)
     index = index._replace(
         lists=lists.reshape(num_nodes, capacity),
         counts=jax.ops.segment_sum(jnp.ones_like(node_of), node_of, num_nodes),

@@ -140,9 +140,7 @@ def levels(now: Nested, models: LevelModels, users, *, by_row=False) -> tuple[Le
     found = tuple(Level(*each) for each in zip(models.scorers, models.params, users, features))
     if now.routes is None:
         return found
-    params = now.routes.params | {"scorer": models.params[0]}
-    routed = now.routes._replace(params=params).level(models.scorers[0], users[0])
-    return (routed, *found[1:])
+    return now.routes.level(models.scorers[0], models.params[0], users[0]), *found[1:]
 
 
 def stats(now: Nested) -> dict[str, float]:

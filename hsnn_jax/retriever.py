@@ -363,7 +363,7 @@ class Retriever:
                 item_features=jax.device_get(living.item_features(now.items)),
                 # Of several models alone: the others' are in what is above.
                 node_features=now.node_features if isinstance(self.model, tuple) else None,
-                routes=_saved(now.routes),
+                routes=None if now.routes is None else now.routes._asdict(),
             ),
         )
 
@@ -417,9 +417,7 @@ class Retriever:
             node_features=content.node_features,
         )
         if content.routes is not None:
-            log_scale, nodes = content.routes["log_scale"], content.routes["nodes"]
-            params = {"scorer": retriever.params, "log_scale": log_scale}
-            now = now._replace(routes=Routes(params, nodes))
+            now = now._replace(routes=Routes(**content.routes))
         nodes = tuple(index.nodes for index in now.indexes)
         retriever.nodes = nodes if retriever.nested else nodes[-1]
         retriever._publish(now)
@@ -475,11 +473,6 @@ class Retriever:
         if self._now is None:
             raise ValueError("there is no index: call build_index or load first")
         return self._now
-
-
-def _saved(routes: Routes | None):
-    """Return routes without the scorer's parameters, which the retriever has."""
-    return routes and {"log_scale": routes.params["log_scale"], "nodes": routes.nodes}
 
 
 def _checked(mesh: Mesh | None, axis: str | None, config) -> tuple[Mesh, str] | None:

@@ -71,7 +71,7 @@ class RouteScorer:
         return getattr(self.scorer, "shares_items", False)
 
     def __call__(self, params, users, nodes):
-        """Return float [B, m]; params and nodes are those of `Routes`, users of `Routes.level`."""
+        """Return float [B, m]; see `Routes.level` for what is read."""
         scores = self.scorer(params["scorer"], users["features"], nodes["features"])
         scores = jnp.exp(params["log_scale"]) * scores + nodes["bias"]
         if "crosses" not in params:
@@ -81,20 +81,21 @@ class RouteScorer:
 
 
 class Routes(NamedTuple):
-    """The nodes of one index, K of them, as a `RouteScorer` reads them."""
+    """What was learned of one index and its K nodes."""
 
-    params: dict  # "scorer", "log_scale" [], and with crosses "crosses" float32 [C]
+    weights: dict  # "log_scale" float32 [], and with crosses "crosses" float32 [C]
     nodes: dict  # "features", a pytree of [K, ...], "bias" float32 [K], with crosses "node" int32
 
-    def level(self, scorer, users, crosses=None) -> Level:
+    def level(self, scorer, params, users, crosses=None) -> Level:
         """Return the level of nodes of a search.
 
         Args:
-          scorer: that of `fit_routes`.
-          users: pytree of [B, ...], what it reads.
+          scorer, params: those of `fit_routes`.
+          users: pytree of [B, ...], what the scorer reads.
           crosses: float [B, K, C], see `fit_routes`.
         """
-        return Level(RouteScorer(scorer), self.params, _users(users, crosses), self.nodes)
+        users = {"features": users} | ({} if crosses is None else {"crosses": crosses})
+        return Level(RouteScorer(scorer), self.weights | {"scorer": params}, users, self.nodes)
 
 
 def node_shares(index: Index, wanted):
@@ -165,17 +166,15 @@ def fit_routes(
     Raises:
       ValueError: users, wanted, crosses, exclude and features do not fit together.
     """
-    users = _users(users, crosses)
-    data = {"users": users, "wanted": wanted}
-    data |= {} if exclude is None else {"exclude": exclude}
+    data = {"users": users, "wanted": wanted, "crosses": crosses, "exclude": exclude}
     _check(data, features, index)
     data = jax.tree.map(jnp.asarray, data)
-    start = _start(scorer, params, data["users"], features)
+    start = _start(scorer, params, data, features)
     mean = float(jnp.mean(index.counts))
     num_asked = math.ceil(config.reach * config.budget / max(mean, 1))
     step = functools.partial(
         _step,
-        scorer=RouteScorer(scorer),
+        scorer=scorer,
         tx=tx,
         num_asked=min(index.nodes.shape[0], max(2, num_asked)),
         batch_size=config.batch_size,
@@ -184,39 +183,35 @@ def fit_routes(
     learned, fixed = _split(start)
     state, losses = (jax.tree.map(jnp.copy, learned), tx.init(learned)), []
     for i in range(config.steps):
-        state, loss = step(state, fixed, index, data, jax.random.fold_in(key, i))
+        state, loss = step(state, fixed, params, index, data, jax.random.fold_in(key, i))
         losses.append(loss)
     losses = np.array_split(np.asarray(jax.device_get(losses)), min(10, config.steps))
     return _join(state[0], fixed), [float(part.mean()) for part in losses]
 
 
-def _users(users, crosses):
-    return {"features": users} | ({} if crosses is None else {"crosses": crosses})
-
-
-def _start(scorer, params, users, features) -> Routes:
+def _start(scorer, params, data, features) -> Routes:
     """Begin with the scorer's own output, scaled so that a user's scores spread by 1."""
-    first = jax.tree.map(lambda x: x[:256], users)
+    first = jax.tree.map(lambda x: x[:256], data["users"])
     features = jax.tree.map(jnp.asarray, features)
-    spread = jnp.mean(jnp.std(score_all(scorer, params, first["features"], features), axis=1))
+    spread = jnp.mean(jnp.std(score_all(scorer, params, first, features), axis=1))
     num_nodes = num_rows(features)
-    params = {"scorer": params, "log_scale": -jnp.log(jnp.where(spread > 0, spread, 1.0))}
+    weights = {"log_scale": -jnp.log(jnp.where(spread > 0, spread, 1.0))}
     nodes = {"features": features, "bias": jnp.zeros(num_nodes)}
-    if "crosses" in users:
-        params["crosses"] = jnp.zeros(users["crosses"].shape[2])
+    if data["crosses"] is not None:
+        weights["crosses"] = jnp.zeros(data["crosses"].shape[2])
         nodes["node"] = jnp.arange(num_nodes, dtype=jnp.int32)
-    return Routes(params, nodes)
+    return Routes(weights, nodes)
 
 
 def _split(routes: Routes) -> tuple[Routes, Routes]:
-    """Return what is learned and what stays, None where the other has something."""
-    is_float = jax.tree.map(lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating), routes)
-    fixed = jax.tree.map(lambda _: False, routes.params["scorer"])
-    is_learned = is_float._replace(params=is_float.params | {"scorer": fixed})
-    return tuple(
-        jax.tree.map(lambda x, own, kept=kept: x if own is kept else None, routes, is_learned)
-        for kept in (True, False)
-    )
+    """Return the floats, which are learned, and the rest; None where the other has something."""
+
+    def part(floats: bool) -> Routes:
+        return jax.tree.map(
+            lambda x: x if jnp.issubdtype(x.dtype, jnp.floating) == floats else None, routes
+        )
+
+    return part(True), part(False)
 
 
 def _join(learned: Routes, fixed: Routes) -> Routes:
@@ -226,16 +221,16 @@ def _join(learned: Routes, fixed: Routes) -> Routes:
     )
 
 
-def _step(state, fixed, index, data, key, *, scorer, tx, num_asked, batch_size):
+def _step(state, fixed, params, index, data, key, *, scorer, tx, num_asked, batch_size):
     learned, opt_state = state
     rows = jax.random.randint(key, (batch_size,), 0, num_rows(data["wanted"]))
     batch = jax.tree.map(lambda x: x[rows], data)
-    (left,) = remaining((index,), open_counts((index,), None), None, batch.get("exclude"))
+    (left,) = remaining((index,), open_counts((index,), None), None, batch["exclude"])
     shares = node_shares(index, batch["wanted"])
 
     def loss(learned):
         routes = _join(learned, fixed)
-        scores = score_all(scorer, routes.params, batch["users"], routes.nodes)
+        scores = score_all(*routes.level(scorer, params, batch["users"], batch["crosses"]))
         return beam_loss(scores, shares, left, num_asked=num_asked)
 
     value, gradients = jax.value_and_grad(loss)(learned)
@@ -246,13 +241,11 @@ def _step(state, fixed, index, data, key, *, scorer, tx, num_asked, batch_size):
 def _check(data, features, index):
     rows, num_nodes = num_rows(data["users"]), index.nodes.shape[0]
     for name in ("wanted", "exclude"):
-        if name in data and (np.ndim(data[name]) != 2 or len(data[name]) != rows):
-            found = np.shape(data[name])
-            raise ValueError(f"{name} must have {rows} rows, one a user, got shape {found}")
+        shape = np.shape(data[name])
+        if data[name] is not None and (len(shape) != 2 or shape[0] != rows):
+            raise ValueError(f"{name} must have {rows} rows, one a user, got shape {shape}")
     if num_rows(features) != num_nodes:
         raise ValueError(f"features must be of {num_nodes} nodes, got {num_rows(features)}")
-    crosses = data["users"].get("crosses")
-    if crosses is not None and (np.ndim(crosses) != 3 or crosses.shape[:2] != (rows, num_nodes)):
-        raise ValueError(
-            f"crosses must have shape [{rows}, {num_nodes}, C], got shape {np.shape(crosses)}"
-        )
+    shape = np.shape(data["crosses"])
+    if data["crosses"] is not None and (len(shape) != 3 or shape[:2] != (rows, num_nodes)):
+        raise ValueError(f"crosses must have shape [{rows}, {num_nodes}, C], got shape {shape}")

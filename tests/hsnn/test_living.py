@@ -194,7 +194,8 @@ def test_large_batches_are_cut(monkeypatch):
 def test_assignment_on_the_device_follows_the_rule_of_the_host(seed, free):
     vectors, nodes = integers(seed, 20, 2), integers(seed + 1, 4, 2)
     waiting = np.random.default_rng(seed).permutation(20) >= free
-    found = np.asarray(assign_rows(vectors, nodes, waiting, capacity=5))
+    found, wanted = map(np.asarray, assign_rows(vectors, nodes, waiting, capacity=5))
+    np.testing.assert_array_equal(wanted, distances_to(nodes, vectors).argmin(axis=1))
     assert (found[~waiting] == 4).all()
     if waiting.any():
         lists = assign(vectors[waiting], nodes, 5)

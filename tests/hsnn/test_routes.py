@@ -95,7 +95,7 @@ def test_routes_find_what_the_scorer_likes(problem):
     )
     assert losses[-1] < losses[0] - 0.5
     assert found_by(problem, Level(dot, None, users[REST], index.nodes)) < 0.3
-    assert found_by(problem, routes.level(dot, users[REST])) > 0.8
+    assert found_by(problem, routes.level(dot, None, users[REST])) > 0.8
 
 
 def test_crosses_say_what_vectors_do_not(problem):
@@ -117,14 +117,15 @@ def test_crosses_say_what_vectors_do_not(problem):
         crosses=crosses[TRAIN],
         exclude=np.full((1000, 1), -1),
     )
-    weights = np.asarray(routes.params["crosses"])
+    weights = np.asarray(routes.weights["crosses"])
     assert weights[0] > 10 * abs(weights[1])
-    assert found_by(problem, routes.level(dot, blind[REST], crosses[REST])) > 0.8
+    assert found_by(problem, routes.level(dot, None, blind[REST], crosses[REST])) > 0.8
 
 
 def test_a_model_routes_by_features_of_nodes_and_keeps_its_own(problem):
     _, _, users, index, exact = problem
     mol_params = init_mol(jax.random.key(3), 16, 16)
+    kept = jax.tree.map(np.array, mol_params)
     features = {"vectors": index.nodes, "node": jnp.arange(64)}
 
     def scorer(params, users, items):
@@ -142,12 +143,13 @@ def test_a_model_routes_by_features_of_nodes_and_keeps_its_own(problem):
         key=jax.random.key(1),
     )
     assert losses[-1] < losses[0]
-    jax.tree.map(np.testing.assert_array_equal, routes.params["scorer"], mol_params)
+    level = routes.level(scorer, mol_params, users[REST])
+    jax.tree.map(np.testing.assert_array_equal, level.params["scorer"], kept)
     learned = routes.nodes["features"]
     np.testing.assert_array_equal(learned["node"], features["node"])
     assert np.abs(learned["vectors"] - features["vectors"]).max() > 0.01
     untrained = Level(scorer, mol_params, users[REST], features)
-    assert found_by(problem, routes.level(scorer, users[REST])) > found_by(problem, untrained) + 0.1
+    assert found_by(problem, level) > found_by(problem, untrained) + 0.1
 
 
 def test_bad_input(problem):
