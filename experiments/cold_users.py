@@ -19,8 +19,16 @@ import numpy as np
 from matplotlib.axes import Axes
 
 import nxtpost_jax
-from experiments.errors import exit_on_input_error
-from experiments.next_item import (
+from experiments.data.user_features import UserFeatures, read_user_features
+from experiments.harness.errors import exit_on_input_error
+from experiments.harness.options import parse, select_devices
+from experiments.harness.report import COLORS, Table, finish_axes, print_table, write_report
+from experiments.harness.results import check_keep, finish, log_test_evaluation
+from experiments.harness.run_folder import Run, open_run
+from experiments.loop.sharding import make_mesh
+from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_seeds
+from experiments.studies.path_report import NAMES
+from experiments.tasks.next_item import (
     Problem,
     baseline_scorers,
     data_name,
@@ -33,15 +41,8 @@ from experiments.next_item import (
     score,
     seed_figures,
 )
-from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_seeds
-from experiments.options import parse, select_devices
-from experiments.path_report import NAMES
-from experiments.report import COLORS, Table, finish_axes, print_table, write_report
-from experiments.results import check_keep, finish, log_test_evaluation
-from experiments.run_folder import Run, open_run
-from experiments.sharding import make_mesh
-from experiments.user_features import UserFeatures, read_user_features
-from nxtpost_jax import Metrics, Sequences, Split, backfill
+from nxtpost_jax import Metrics, Sequences, Split
+from nxtpost_jax.serving import backfill
 
 Fill = Callable[[Sequences], Sequences] | None
 ROWS = {

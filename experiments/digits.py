@@ -26,14 +26,21 @@ from jax.sharding import Mesh
 from sklearn.datasets import load_digits
 
 import shampoo_jax
-from experiments.digits_model import Mlp
-from experiments.errors import exit_on_input_error
-from experiments.options import Options, parse, select_devices
-from experiments.report import Draw, Table, draw_curves, print_table, read_curves, write_report
-from experiments.results import check_keep, finish, log_test_evaluation
-from experiments.run_folder import Run, open_run
-from experiments.sharding import make_mesh
-from experiments.training import TrainResult, train
+from experiments.bench.digits_model import Mlp
+from experiments.harness.errors import exit_on_input_error
+from experiments.harness.options import Options, parse, select_devices
+from experiments.harness.report import (
+    Draw,
+    Table,
+    draw_curves,
+    print_table,
+    read_curves,
+    write_report,
+)
+from experiments.harness.results import check_keep, finish, log_test_evaluation
+from experiments.harness.run_folder import Run, open_run
+from experiments.loop.sharding import make_mesh
+from experiments.loop.training import TrainResult, train
 
 BATCH_SIZE = 128
 STEPS_BETWEEN_EVALUATIONS = 4  # an "epoch" of the loop; one pass over the data is 8.4 steps

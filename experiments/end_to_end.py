@@ -28,14 +28,23 @@ from jax.sharding import Mesh
 
 import nxtpost_jax
 import shampoo_jax
-from experiments import digits, retrieval
-from experiments.datasets import read
-from experiments.download import download
-from experiments.errors import InputError, bad_input, exit_on_input_error
-from experiments.hsnn_lti import lti_config
-from experiments.hsnn_monn import MoNNTraining
-from experiments.interactions import Interactions
-from experiments.next_item import (
+from experiments import digits
+from experiments.data.datasets import read
+from experiments.data.download import download
+from experiments.data.interactions import Interactions
+from experiments.harness.errors import InputError, bad_input, exit_on_input_error
+from experiments.harness.options import Options, parse, select_devices
+from experiments.harness.results import check_keep, log_test_evaluation
+from experiments.harness.run_folder import Run, open_run
+from experiments.loop.sharding import make_mesh
+from experiments.loop.training import TrainResult
+from experiments.retrieval import towers as retrieval
+from experiments.retrieval.nodes import lti_config
+from experiments.retrieval.residual_monn import MoNNTraining
+from experiments.retrieval.searchers import dot_model
+from experiments.retrieval.towers import Asked, Searches, Towers
+from experiments.studies.path_report import Outcome, Searched, report
+from experiments.tasks.next_item import (
     Problem,
     data_name,
     ndcg_difference,
@@ -45,14 +54,6 @@ from experiments.next_item import (
     score_baselines,
     train_nxtpost,
 )
-from experiments.options import Options, parse, select_devices
-from experiments.path_report import Outcome, Searched, report
-from experiments.results import check_keep, log_test_evaluation
-from experiments.retrieval import Asked, Searches, Towers
-from experiments.run_folder import Run, open_run
-from experiments.searchers import dot_model
-from experiments.sharding import make_mesh
-from experiments.training import TrainResult
 from nxtpost_jax import NxtPost, NxtPostConfig, Objective
 
 

@@ -22,10 +22,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 import nxtpost_jax
-from experiments.content import content_vectors
-from experiments.errors import bad_input, exit_on_input_error
-from experiments.interactions import Interactions
-from experiments.next_item import (
+from experiments.data.content import content_vectors
+from experiments.data.interactions import Interactions
+from experiments.harness.errors import bad_input, exit_on_input_error
+from experiments.harness.options import parse, select_devices
+from experiments.harness.report import Table, print_table, write_report
+from experiments.harness.results import check_keep, finish, log_test_evaluation
+from experiments.harness.run_folder import Run, open_run
+from experiments.loop.sharding import make_mesh
+from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_one
+from experiments.studies.path_report import NAMES
+from experiments.tasks.next_item import (
     Problem,
     baseline_scorers,
     data_name,
@@ -35,13 +42,6 @@ from experiments.next_item import (
     score,
     sequences_of,
 )
-from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_one
-from experiments.options import parse, select_devices
-from experiments.path_report import NAMES
-from experiments.report import Table, print_table, write_report
-from experiments.results import check_keep, finish, log_test_evaluation
-from experiments.run_folder import Run, open_run
-from experiments.sharding import make_mesh
 from nxtpost_jax import Metrics, NxtPost, Protocol, Queries, Sequences
 
 TEST_SHARE, VALIDATION_SHARE = 0.10, 0.05

@@ -20,31 +20,31 @@ from typing import Literal
 
 from jax.sharding import Mesh
 
-from experiments.errors import bad_input, exit_on_input_error
-from experiments.hsnn_drawn import drawn_ratings, drawn_shop
-from experiments.hsnn_drift import DriftConfig, run_drift
-from experiments.hsnn_features import make_examples
-from experiments.hsnn_frontier import FrontierConfig, frontier_outcome, run_frontier
-from experiments.hsnn_graph import GraphConfig, train_towers
-from experiments.hsnn_interests import InterestsConfig, run_interests
-from experiments.hsnn_kept import RoutesTraining
-from experiments.hsnn_learning import LearningConfig, planted_task, run_learning, towers_task
-from experiments.hsnn_measured import remembered
-from experiments.hsnn_monn import MoNNTraining
-from experiments.hsnn_outcome import Outcome, over_seeds
-from experiments.hsnn_pairs import pose_pairs
-from experiments.hsnn_planted import PlantedConfig, run_planted
-from experiments.hsnn_rated import ScorersConfig
-from experiments.hsnn_scale import ScaleConfig, run_scale
-from experiments.hsnn_scorers import run_scorers
-from experiments.interactions import Interactions
-from experiments.next_item import data_name, read_interactions
-from experiments.options import Options, parse, select_devices
-from experiments.report import print_table, write_report
-from experiments.results import check_keep, finish, log_test_evaluation
-from experiments.run_folder import Run, open_run
-from experiments.sharding import make_mesh
-from experiments.user_features import read_user_features
+from experiments.data.drawn import drawn_ratings, drawn_shop
+from experiments.data.interactions import Interactions
+from experiments.data.user_features import read_user_features
+from experiments.harness.errors import bad_input, exit_on_input_error
+from experiments.harness.options import Options, parse, select_devices
+from experiments.harness.report import print_table, write_report
+from experiments.harness.results import check_keep, finish, log_test_evaluation
+from experiments.harness.run_folder import Run, open_run
+from experiments.harness.study import Outcome, over_seeds
+from experiments.loop.sharding import make_mesh
+from experiments.retrieval.kept_gain import RoutesTraining
+from experiments.retrieval.residual_monn import MoNNTraining
+from experiments.studies.collapse import PlantedConfig, run_planted
+from experiments.studies.drift import DriftConfig, run_drift
+from experiments.studies.frontier import FrontierConfig, frontier_outcome, run_frontier
+from experiments.studies.frontier_points import remembered
+from experiments.studies.interests import InterestsConfig, run_interests
+from experiments.studies.learning import LearningConfig, planted_task, run_learning, towers_task
+from experiments.studies.rated_scorer import ScorersConfig
+from experiments.studies.scale import ScaleConfig, run_scale
+from experiments.studies.scorers import run_scorers
+from experiments.tasks.graph_towers import GraphConfig, train_towers
+from experiments.tasks.next_item import data_name, read_interactions
+from experiments.tasks.pairs import pose_pairs
+from experiments.tasks.rated_events import make_examples
 
 Task = Literal["frontier", "scorers", "learning", "scale", "planted", "drift", "interests"]
 SIMULATED = ("scale", "planted", "interests")  # tasks that draw their data

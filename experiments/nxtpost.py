@@ -24,8 +24,22 @@ from jax.sharding import Mesh
 
 import nxtpost_jax
 import shampoo_jax
-from experiments.errors import bad_input, exit_on_input_error
-from experiments.next_item import (
+from experiments.harness.errors import bad_input, exit_on_input_error
+from experiments.harness.options import Options, parse, select_devices
+from experiments.harness.report import (
+    Table,
+    draw_curves,
+    print_table,
+    read_curves,
+    signed,
+    write_report,
+)
+from experiments.harness.results import check_keep, finish, log_test_evaluation
+from experiments.harness.run_folder import Run, open_run
+from experiments.loop.sharding import make_mesh
+from experiments.loop.training import TrainResult
+from experiments.studies.path_report import NAMES, best_validation, first_at
+from experiments.tasks.next_item import (
     Evaluate,
     Problem,
     baseline_figures,
@@ -38,13 +52,6 @@ from experiments.next_item import (
     score_baselines,
     train_nxtpost,
 )
-from experiments.options import Options, parse, select_devices
-from experiments.path_report import NAMES, best_validation, first_at
-from experiments.report import Table, draw_curves, print_table, read_curves, signed, write_report
-from experiments.results import check_keep, finish, log_test_evaluation
-from experiments.run_folder import Run, open_run
-from experiments.sharding import make_mesh
-from experiments.training import TrainResult
 from nxtpost_jax import Metrics, NxtPost, NxtPostConfig, Objective
 
 OPTIMIZERS = {"adamw": "NxtPost, AdamW", "shampoo": "NxtPost, Shampoo"}

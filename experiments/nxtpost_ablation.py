@@ -24,8 +24,17 @@ from jax.sharding import Mesh
 from matplotlib.axes import Axes
 
 import nxtpost_jax
-from experiments.errors import bad_input, exit_on_input_error
-from experiments.next_item import (
+from experiments.harness.errors import bad_input, exit_on_input_error
+from experiments.harness.options import parse, select_devices
+from experiments.harness.report import Table, print_table, signed, write_report
+from experiments.harness.results import check_keep, finish, log_test_evaluation
+from experiments.harness.run_folder import Run, open_run
+from experiments.loop.sharding import make_mesh
+from experiments.loop.training import train
+from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_seeds
+from experiments.retrieval.towers import encode_towers
+from experiments.studies.path_report import NAMES
+from experiments.tasks.next_item import (
     Problem,
     baseline_figures,
     data_name,
@@ -36,17 +45,9 @@ from experiments.next_item import (
     score_baselines,
     sequences_of,
 )
-from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_seeds
-from experiments.options import parse, select_devices
-from experiments.path_report import NAMES
-from experiments.report import Table, print_table, signed, write_report
-from experiments.results import check_keep, finish, log_test_evaluation
-from experiments.retrieval import encode_towers
-from experiments.run_folder import Run, open_run
-from experiments.sharding import make_mesh
-from experiments.training import train
-from nxtpost_jax import Metrics, NxtPost, wide_deep
-from nxtpost_jax.batch_metrics import batch_ranks, knn_hits
+from nxtpost_jax import Metrics, NxtPost
+from nxtpost_jax.evaluation import wide_deep
+from nxtpost_jax.evaluation.batch_metrics import batch_ranks, knn_hits
 
 K = 10
 BATCH = 128  # users that batch recall ranks against each other

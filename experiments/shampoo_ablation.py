@@ -28,16 +28,16 @@ import optax
 from jax.sharding import Mesh
 
 import shampoo_jax
-from experiments.character_model import CharacterModel
-from experiments.datasets import read_text
-from experiments.errors import bad_input, exit_on_input_error
-from experiments.options import Options, parse, select_devices
-from experiments.provenance import DataName
-from experiments.report import Table, draw_curves, print_table, read_curves, write_report
-from experiments.results import check_keep, finish
-from experiments.run_folder import Run, open_run
-from experiments.sharding import make_mesh
-from experiments.training import TrainResult, train
+from experiments.bench.character_model import CharacterModel
+from experiments.data.datasets import read_text
+from experiments.harness.errors import bad_input, exit_on_input_error
+from experiments.harness.options import Options, parse, select_devices
+from experiments.harness.provenance import DataName
+from experiments.harness.report import Table, draw_curves, print_table, read_curves, write_report
+from experiments.harness.results import check_keep, finish
+from experiments.harness.run_folder import Run, open_run
+from experiments.loop.sharding import make_mesh
+from experiments.loop.training import TrainResult, train
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 BATCH_SIZE, LENGTH = 32, 64

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 
 import shampoo_jax
-from experiments.errors import exit_on_input_error
-from experiments.options import Options, parse, select_devices
-from experiments.parameter_sets import PARAMETER_SETS, read_sets
-from experiments.report import Table, print_table, write_report
-from experiments.results import check_keep, finish
-from experiments.run_folder import open_run
-from experiments.sharding import make_mesh, replicated
+from experiments.bench.parameter_sets import PARAMETER_SETS, read_sets
+from experiments.harness.errors import exit_on_input_error
+from experiments.harness.options import Options, parse, select_devices
+from experiments.harness.report import Table, print_table, write_report
+from experiments.harness.results import check_keep, finish
+from experiments.harness.run_folder import open_run
+from experiments.loop.sharding import make_mesh, replicated
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 COLUMNS = ("devices", "state bytes", "share of one", "operations", "bytes received", "collectives")

@@ -20,8 +20,15 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.errors import InputError, bad_input, exit_on_input_error
-from experiments.next_item import (
+from experiments.harness.errors import InputError, bad_input, exit_on_input_error
+from experiments.harness.options import parse, select_devices
+from experiments.harness.report import COLORS, Table, finish_axes, print_table, signed, write_report
+from experiments.harness.results import check_keep, finish, log_test_evaluation
+from experiments.harness.run_folder import Run, open_run
+from experiments.loop.sharding import make_mesh
+from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_seeds
+from experiments.studies.path_report import NAMES
+from experiments.tasks.next_item import (
     Problem,
     baseline_scorers,
     data_name,
@@ -35,13 +42,6 @@ from experiments.next_item import (
     score,
     seed_figures,
 )
-from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_seeds
-from experiments.options import parse, select_devices
-from experiments.path_report import NAMES
-from experiments.report import COLORS, Table, finish_axes, print_table, signed, write_report
-from experiments.results import check_keep, finish, log_test_evaluation
-from experiments.run_folder import Run, open_run
-from experiments.sharding import make_mesh
 from nxtpost_jax import Metrics, Queries, Sequences
 
 LOSSES = {

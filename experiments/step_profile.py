@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import shampoo_jax
-from experiments.errors import bad_input, exit_on_input_error
-from experiments.options import Options, parse, select_devices
-from experiments.parameter_sets import PARAMETER_SETS, read_sets
-from experiments.report import Table, print_table, write_report
-from experiments.results import check_keep, finish
-from experiments.run_folder import open_run
-from experiments.sharding import make_mesh
+from experiments.bench.parameter_sets import PARAMETER_SETS, read_sets
+from experiments.harness.errors import bad_input, exit_on_input_error
+from experiments.harness.options import Options, parse, select_devices
+from experiments.harness.report import Table, print_table, write_report
+from experiments.harness.results import check_keep, finish
+from experiments.harness.run_folder import open_run
+from experiments.loop.sharding import make_mesh
 from experiments.step_time import Contestant, make_contestant
 from shampoo_jax.layout import from_pools, to_pools
 from shampoo_jax.plan import PlanConfig, make_plan

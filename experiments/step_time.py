@@ -5,7 +5,7 @@
     python -m experiments.step_time --model nxtpost        # training and serving, in parts
 
 A parameter set is stepped with fixed random gradients, without a model. The names that end in
-`_step` are whole training steps: forward, backward and update (`experiments.whole_step`). All
+`_step` are whole training steps: forward, backward and update (`experiments.bench.whole_step`). All
 contestants of a set take turns step by step in one run, buffers donated, so that a noisy machine
 disturbs all alike. "thrifty" gathers statistics every 4 steps and refreshes roots every 40. A row
 says:
@@ -31,17 +31,23 @@ import numpy as np
 import optax
 
 import shampoo_jax
-from experiments import nxtpost_time
-from experiments.errors import bad_input, exit_on_input_error
-from experiments.options import Options, parse, select_devices
-from experiments.parameter_sets import PARAMETER_SETS, Shapes, read_sets
-from experiments.report import Table, print_table, write_report
-from experiments.results import check_keep, finish
-from experiments.run_folder import Run, open_run, write_atomically
-from experiments.sharding import make_mesh, replicated, shard_batch
-from experiments.step_floor import eigendecompositions, products
-from experiments.train_step import compile_step, init_state, make_step, shardings_of, state_layout
-from experiments.whole_step import WHOLE_STEPS
+from experiments.bench import nxtpost_time
+from experiments.bench.parameter_sets import PARAMETER_SETS, Shapes, read_sets
+from experiments.bench.step_floor import eigendecompositions, products
+from experiments.bench.whole_step import WHOLE_STEPS
+from experiments.harness.errors import bad_input, exit_on_input_error
+from experiments.harness.options import Options, parse, select_devices
+from experiments.harness.report import Table, print_table, write_report
+from experiments.harness.results import check_keep, finish
+from experiments.harness.run_folder import Run, open_run, write_atomically
+from experiments.loop.sharding import make_mesh, replicated, shard_batch
+from experiments.loop.train_step import (
+    compile_step,
+    init_state,
+    make_step,
+    shardings_of,
+    state_layout,
+)
 
 SETS = (*PARAMETER_SETS, *WHOLE_STEPS)
 ROW = (
@@ -66,7 +72,7 @@ class StepTime(Options):
     """Time optimizer steps without a model."""
 
     model: Literal["nxtpost"] | None = None
-    """time this model's training and serving (`experiments.nxtpost_time`) in place of sets"""
+    """time this model's training and serving (`experiments.bench.nxtpost_time`) in place of sets"""
     nxtpost: nxtpost_time.Size = dataclasses.field(default_factory=nxtpost_time.Size)
     """data and sizes of that model"""
     sets: str = ",".join(SETS)

@@ -1,11 +1,6 @@
 """A learned hierarchical index over item vectors (arXiv 2408.06653) in JAX."""
 
-from hsnn_jax import calibration, distillation, ensemble, i2if, multi_task, scorers
-from hsnn_jax.assignment import assign
-from hsnn_jax.descend import Level, SearchResult
-from hsnn_jax.em import fit_em
-from hsnn_jax.fit_index import FitResult, fit_index
-from hsnn_jax.frontier import (
+from hsnn_jax.cost_curves import (
     Found,
     FrontierPoint,
     Measured,
@@ -17,7 +12,12 @@ from hsnn_jax.frontier import (
     recall,
     recall_by_user,
 )
-from hsnn_jax.index import (
+from hsnn_jax.descent.descend import Level, SearchResult
+from hsnn_jax.descent.level_search import brute_force_levels, search_levels
+from hsnn_jax.descent.search import brute_force, search
+from hsnn_jax.descent.sharded import shard_index, sharded_search, sharded_search_levels
+from hsnn_jax.lists.assignment import assign
+from hsnn_jax.lists.index import (
     Index,
     Tiles,
     build_index,
@@ -27,19 +27,17 @@ from hsnn_jax.index import (
     stats,
     take_rows,
 )
-from hsnn_jax.joint import JointConfig, encode_levels, init_joint, joint_loss, request_levels
-from hsnn_jax.kmeans import kmeans
-from hsnn_jax.learners import EM, EMA, LTI, KMeans, LearnedIndex, NaturalHierarchy
-from hsnn_jax.level_search import brute_force_levels, search_levels
-from hsnn_jax.levels import (
+from hsnn_jax.lists.levels import (
     build_levels,
     nodes_of_items,
     representative_items,
     representatives_of_items,
     residual_nodes,
 )
-from hsnn_jax.lti import LTIConfig, init_params, lti_loss
-from hsnn_jax.monn import (
+from hsnn_jax.monn import calibration, distillation, ensemble, i2if, scorers
+from hsnn_jax.monn import losses as multi_task
+from hsnn_jax.monn.config import Features, MoNNConfig, TowerConfig, preset
+from hsnn_jax.monn.network import (
     MoNNScorer,
     encode_items,
     encode_users,
@@ -48,12 +46,22 @@ from hsnn_jax.monn import (
     module_flops,
     user_vectors,
 )
-from hsnn_jax.monn_config import Features, MoNNConfig, TowerConfig, preset
-from hsnn_jax.retriever import Retriever
-from hsnn_jax.routes import RouteConfig, Routes, RouteScorer, beam_loss, fit_routes, node_shares
-from hsnn_jax.search import brute_force, search
-from hsnn_jax.sharded import shard_index, sharded_search, sharded_search_levels
-from hsnn_jax.telemetry import CollapseWarning, collapsed
+from hsnn_jax.nodes.beam_aware import (
+    RouteConfig,
+    Routes,
+    RouteScorer,
+    beam_loss,
+    fit_routes,
+    node_shares,
+)
+from hsnn_jax.nodes.em import fit_em
+from hsnn_jax.nodes.fit import FitResult, fit_index
+from hsnn_jax.nodes.joint import JointConfig, encode_levels, init_joint, joint_loss, request_levels
+from hsnn_jax.nodes.kmeans import kmeans
+from hsnn_jax.nodes.learners import EM, EMA, LTI, KMeans, LearnedIndex, NaturalHierarchy
+from hsnn_jax.nodes.lti import LTIConfig, init_params, lti_loss
+from hsnn_jax.nodes.telemetry import CollapseWarning, collapsed
+from hsnn_jax.serving.retriever import Retriever
 
 __all__ = [
     "EM",

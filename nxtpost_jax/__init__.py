@@ -1,29 +1,20 @@
 """A sequential recommender over external content embeddings, after NxtPost."""
 
-from nxtpost_jax.backfill import fill_from_similar_users, fill_with_popular
-from nxtpost_jax.batches import batch_shapes, steps_per_epoch, train_batches
-from nxtpost_jax.catalogue import Catalogue
-from nxtpost_jax.content import ContentSet
-from nxtpost_jax.filters import apply_filter
-from nxtpost_jax.live_users import Event
-from nxtpost_jax.losses import loss, short_term_loss
-from nxtpost_jax.metrics import (
+from nxtpost_jax.evaluation.metrics import (
     Difference,
     Metrics,
     harmonic_mean,
     inverse_propensity,
     paired_difference,
 )
-from nxtpost_jax.model import Encoded, NxtPost, NxtPostConfig
-from nxtpost_jax.negatives import log_popularity
-from nxtpost_jax.objective import Objective
-from nxtpost_jax.post_to_post import pretrain
-from nxtpost_jax.protocol import Protocol
-from nxtpost_jax.ranking import evaluate, last_times, rank_of_targets
-from nxtpost_jax.recommender import Recommender
-from nxtpost_jax.scoring import encode_catalogue, model_scores, top_items, user_vectors
-from nxtpost_jax.sequences import PAD, Sequences, pad_histories
-from nxtpost_jax.splits import (
+from nxtpost_jax.evaluation.protocol import Protocol
+from nxtpost_jax.evaluation.ranking import evaluate, last_times, rank_of_targets
+from nxtpost_jax.evaluation.scoring import encode_catalogue, model_scores, top_items, user_vectors
+from nxtpost_jax.events.batches import batch_shapes, steps_per_epoch, train_batches
+from nxtpost_jax.events.content import ContentSet
+from nxtpost_jax.events.filters import apply_filter
+from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
+from nxtpost_jax.events.splits import (
     Queries,
     Split,
     by_user,
@@ -35,6 +26,15 @@ from nxtpost_jax.splits import (
     truncate_histories,
     with_targets,
 )
+from nxtpost_jax.serving.backfill import fill_from_similar_users, fill_with_popular
+from nxtpost_jax.serving.catalogue import Catalogue
+from nxtpost_jax.serving.live_users import Event
+from nxtpost_jax.serving.recommender import Recommender
+from nxtpost_jax.towers.model import Encoded, NxtPost, NxtPostConfig
+from nxtpost_jax.training.losses import loss, short_term_loss
+from nxtpost_jax.training.negatives import log_popularity
+from nxtpost_jax.training.objective import Objective
+from nxtpost_jax.training.post_to_post import pretrain
 
 __all__ = [
     "PAD",

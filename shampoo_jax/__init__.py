@@ -3,9 +3,9 @@
 from shampoo_jax import grafting, roots
 from shampoo_jax.alias import STATIC_ARGS, shampoo, soap
 from shampoo_jax.checkpoint import from_canonical, to_canonical
-from shampoo_jax.diagnostics import Diagnostics, diagnostics
 from shampoo_jax.distribution import state_sharding
-from shampoo_jax.memory import memory
+from shampoo_jax.footprint import memory
+from shampoo_jax.health import Diagnostics, diagnostics
 from shampoo_jax.plan import default_exponents
 from shampoo_jax.state import PoolState, ShampooState
 from shampoo_jax.transform import scale_by_shampoo

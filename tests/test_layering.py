@@ -10,17 +10,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("shampoo_jax", "nxtpost_jax", "hsnn_jax")
 CORE = {"jax", "flax", "optax", "orbax", "numpy"}
 MODEL_FILES = {
-    "hsnn_jax/monn.py",
-    "hsnn_jax/overarch.py",
-    "hsnn_jax/towers.py",
-    "nxtpost_jax/blocks.py",
-    "nxtpost_jax/model.py",
-    "nxtpost_jax/pooling.py",
-    "nxtpost_jax/post_tower.py",
-    "nxtpost_jax/user_tower.py",
-    "nxtpost_jax/wide_deep.py",
-    "experiments/character_model.py",
-    "experiments/digits_model.py",
+    "hsnn_jax/monn/network.py",
+    "hsnn_jax/monn/overarch.py",
+    "hsnn_jax/monn/towers.py",
+    "nxtpost_jax/towers/blocks.py",
+    "nxtpost_jax/towers/model.py",
+    "nxtpost_jax/towers/pooling.py",
+    "nxtpost_jax/towers/post_tower.py",
+    "nxtpost_jax/towers/user_tower.py",
+    "nxtpost_jax/evaluation/wide_deep.py",
+    "experiments/bench/character_model.py",
+    "experiments/bench/digits_model.py",
 }
 
 

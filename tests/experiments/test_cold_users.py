@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import cold_users
-from experiments.errors import InputError
-from experiments.user_features import read_user_features
+from experiments.data.user_features import read_user_features
+from experiments.harness.errors import InputError
 
 RATINGS = "\n".join(
     f"{u}::{1 + (u + t) % 12}::5::{100 * u + t}" for u in range(1, 41) for t in range(7)

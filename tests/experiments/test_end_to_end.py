@@ -9,12 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import end_to_end, retrieval
-from experiments.datasets import read
-from experiments.download import ARCHIVES
-from experiments.hsnn_neighbours import FOLDS, latest_first
-from experiments.next_item import pose
-from experiments.run_folder import SUMMARY_KEYS
+from experiments import end_to_end
+from experiments.data.datasets import read
+from experiments.data.download import ARCHIVES
+from experiments.harness.run_folder import SUMMARY_KEYS
+from experiments.retrieval import towers as retrieval
+from experiments.tasks.neighbours import FOLDS, latest_first
+from experiments.tasks.next_item import pose
 from nxtpost_jax import NxtPost, NxtPostConfig, Sequences, train_batches
 
 SMALL = (

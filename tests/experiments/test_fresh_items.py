@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import fresh_items
-from experiments.datasets import read
-from experiments.errors import InputError
+from experiments.data.datasets import read
+from experiments.harness.errors import InputError
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import nxtpost
-from experiments.errors import InputError
-from experiments.training import TrainResult
-from nxtpost_jax.ranking import metrics_of_ranks
+from experiments.harness.errors import InputError
+from experiments.loop.training import TrainResult
+from nxtpost_jax.evaluation.ranking import metrics_of_ranks
 
 
 def write_cycles(folder, *, users=60, items=12):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from experiments import nxtpost_ablation
-from experiments.errors import InputError
-from experiments.interactions import Interactions
-from experiments.next_item import pose
+from experiments.data.interactions import Interactions
+from experiments.harness.errors import InputError
 from experiments.nxtpost_ablation import AXES, Ablation, apply, batch_recalls, variants_of
+from experiments.tasks.next_item import pose
 from nxtpost_jax import NxtPostConfig, Objective
 from tests.experiments.test_nxtpost import write_cycles
 

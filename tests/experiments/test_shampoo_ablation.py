@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import shampoo_ablation
-from experiments.character_model import CharacterModel
+from experiments.bench.character_model import CharacterModel
 
 
 def test_a_character_depends_on_earlier_ones_only():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments import shampoo_scaling
-from experiments.errors import InputError
+from experiments.harness.errors import InputError
 
 TEXT = """
   %all-gather.1 = f32[8,100]{1,0} all-gather(%x), channel_id=1

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from experiments import staleness
-from experiments.errors import InputError
+from experiments.harness.errors import InputError
 from experiments.staleness import Staleness, old_enough, without_last
 from nxtpost_jax import Queries, Sequences
-from nxtpost_jax.metrics import metrics_of_ranks
+from nxtpost_jax.evaluation.metrics import metrics_of_ranks
 from tests.experiments.test_nxtpost import write_cycles
 
 

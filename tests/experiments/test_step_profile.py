@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments import step_profile
-from experiments.errors import InputError
+from experiments.harness.errors import InputError
 
 
 def test_command_writes_parts_beside_the_whole(tmp_path, monkeypatch):

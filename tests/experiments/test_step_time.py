@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import nxtpost_time, step_floor, step_time, whole_step
-from experiments.errors import InputError
-from experiments.parameter_sets import PARAMETER_SETS
+from experiments import step_time
+from experiments.bench import nxtpost_time, step_floor, whole_step
+from experiments.bench.parameter_sets import PARAMETER_SETS
+from experiments.harness.errors import InputError
 
 
 def test_sets_have_the_sizes_they_name():

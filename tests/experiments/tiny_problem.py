@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.options import Options, select_devices
-from experiments.run_folder import open_run
-from experiments.sharding import make_mesh
-from experiments.training import train
+from experiments.harness.options import Options, select_devices
+from experiments.harness.run_folder import open_run
+from experiments.loop.sharding import make_mesh
+from experiments.loop.training import train
 
 EPOCHS, STEPS, ROWS = 3, 8, 16
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nxtpost_jax.content import ContentSet
-from nxtpost_jax.model import NxtPost, NxtPostConfig
-from nxtpost_jax.sequences import PAD
+from nxtpost_jax.events.content import ContentSet
+from nxtpost_jax.events.sequences import PAD
+from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 
 N, C, L = 30, 12, 6
 RICH = NxtPostConfig(

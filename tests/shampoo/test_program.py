@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import shampoo_jax
-from experiments.parameter_sets import PARAMETER_SETS
+from experiments.bench.parameter_sets import PARAMETER_SETS
 
 OPERATIONS = {
     "products": r"stablehlo\.dot_general",

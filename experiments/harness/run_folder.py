@@ -1,0 +1,207 @@
+"""The folder that a run leaves behind: config, metrics, summary, report and checkpoints.
+
+    config.json     experiment, the arguments to start it again, and the whole config
+    metrics.jsonl   one line a logged step, appended
+    summary.json    the final figures, see `SUMMARY_KEYS`
+    report.md/.png  the same for a reader
+    checkpoints/    one folder a stage
+
+Every file but metrics.jsonl appears whole or not at all. Only config.json, which starts the run
+again on this machine, holds paths; the rest names data by `<its folder's name>` and a hash.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.harness.errors import InputError
+from experiments.harness.options import Options, check_out, read_config
+from experiments.harness.provenance import (
+    DataName,
+    command_line,
+    config_dict,
+    describe_devices,
+    first_difference,
+    versions,
+)
+
+SUMMARY_KEYS = (
+    "experiment",
+    "command",
+    "config",
+    "protocol",
+    "metrics",
+    "baselines",
+    "seeds",
+    "wall_seconds",
+    "device",
+    "versions",
+)
+
+
+class Run:
+    """One open run folder; `open_run` makes it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        experiment: str,
+        arguments: Sequence[str],
+        config: Mapping[str, Any],
+        data: DataName | None = None,
+    ):
+        self.folder = folder
+        self.experiment = experiment
+        self.config = dict(config)
+        self.command = command_line(experiment, arguments, data=data)
+        self._metrics_path = folder / "metrics.jsonl"
+        lines = read_metrics(self._metrics_path)
+        _write_metrics(self._metrics_path, lines)  # drops a line torn by a kill
+        self._earlier_seconds = max((line["wall_seconds"] for line in lines), default=0.0)
+        self._start = time.monotonic()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt | SystemExit):
+            print(f"stopped; continue with --resume {self.folder}", file=sys.stderr)
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            raise SystemExit(130)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds spent on this run so far, earlier sessions of a resumed run included."""
+        return self._earlier_seconds + time.monotonic() - self._start
+
+    def checkpoint_folder(self, stage: str) -> Path:
+        """Return the folder of one stage's checkpoints, as an absolute path."""
+        return (self.folder / "checkpoints" / stage).resolve()
+
+    def log(self, stage: str, step: int, **values: float) -> None:
+        """Append one line to metrics.jsonl; a value that is not finite is written as null."""
+        line = {"stage": stage, "step": step, "wall_seconds": round(self.wall_seconds, 3)}
+        text = json.dumps(line | {name: _finite(value) for name, value in values.items()})
+        with self._metrics_path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    def truncate_metrics(self, stage: str, *, after_step: int) -> None:
+        """Drop the stage's lines beyond a step, so that a resumed run does not double them."""
+        lines = read_metrics(self._metrics_path)
+        kept = [line for line in lines if line["stage"] != stage or line["step"] <= after_step]
+        if len(kept) < len(lines):
+            _write_metrics(self._metrics_path, kept)
+
+    def write_summary(
+        self,
+        *,
+        protocol: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        baselines: Mapping[str, float],
+        seeds: Sequence[int],
+        devices: Sequence[jax.Device] | None = None,
+    ) -> dict[str, Any]:
+        """Write summary.json with exactly `SUMMARY_KEYS` and return it."""
+        values = (
+            self.experiment,
+            self.command,
+            self.config,
+            dict(protocol),
+            {name: _finite(value) for name, value in metrics.items()},
+            {name: _finite(value) for name, value in baselines.items()},
+            list(seeds),
+            round(self.wall_seconds, 1),
+            describe_devices(jax.devices() if devices is None else devices),
+            versions(),
+        )
+        summary = dict(zip(SUMMARY_KEYS, values, strict=True))
+        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return summary
+
+
+def open_run(
+    experiment: str,
+    options: Options,
+    *,
+    arguments: Sequence[str],
+    data: DataName | None = None,
+) -> Run:
+    """Make a new run folder, or open the one that `options.resume` names.
+
+    `arguments` are what `options.parse` returned beside the options: they start the run again.
+
+    Raises:
+        InputError: `--out` holds something already or cannot be written, `--resume` is no run
+            folder, or its config differs in a field, which the message names. Nothing is written.
+    """
+    config = config_dict(options, data=data)
+    if options.resume is not None:
+        check_same_config(options.resume, experiment=experiment, config=config)
+        folder = options.resume
+    else:
+        folder = _new_folder(options.out, experiment=experiment)
+        saved = {"experiment": experiment, "arguments": list(arguments), "config": config}
+        write_atomically(folder / "config.json", json.dumps(saved, indent=2) + "\n")
+    return Run(folder, experiment=experiment, arguments=arguments, config=config, data=data)
+
+
+def check_same_config(folder: Path, *, experiment: str, config: Mapping[str, Any]) -> None:
+    """Raise InputError naming the field in which a run folder's config differs."""
+    saved = read_config(folder)
+    difference = first_difference(
+        {"experiment": saved["experiment"], **saved["config"]},
+        {"experiment": experiment, **json.loads(json.dumps(config))},
+    )
+    if difference:
+        raise InputError(f"--resume {folder}: the config differs: {difference}")
+
+
+def _new_folder(out: Path | None, *, experiment: str) -> Path:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = out or Path("runs") / f"{experiment}-{stamp}"
+    check_out(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be made ({error.strerror})") from error
+    return folder
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read the whole lines of a metrics.jsonl; a missing file has none."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]  # a torn line has no newline at its end
+
+
+def _write_metrics(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file such that a reader or a crash sees the old content or the new, whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _finite(value: Any) -> float | int | None:
+    if value is None:
+        return None
+    number = value if isinstance(value, int) else float(value)
+    return number if math.isfinite(number) else None

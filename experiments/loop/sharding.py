@@ -1,0 +1,157 @@
+"""Where arrays live: one mesh, rules from parameter path to PartitionSpec, batches by rows.
+
+A rule is `(pattern, spec)`. The pattern is a regular expression, searched for in the parameter's
+path joined by "/", for example "user_tower/block_0/kernel"; the first rule that matches decides,
+and a parameter that no rule matches is replicated. The spec is a `PartitionSpec` or a function
+`(shape, axis_sizes) -> PartitionSpec` such as `fsdp("data")`.
+
+A dimension that its mesh axes do not divide is replicated instead: the same rules then serve any
+number of devices, and only memory differs, never the result. Everything up to `partition_specs` is
+a function of shapes and axis sizes and needs no device.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from experiments.harness.errors import InputError
+
+SpecFunction = Callable[[tuple[int, ...], Mapping[str, int]], PartitionSpec]
+Rule = tuple[str, PartitionSpec | SpecFunction]
+
+
+def make_mesh(
+    devices: Sequence[jax.Device], *, shape: Sequence[int] = (-1,), axes: Sequence[str] = ("data",)
+) -> Mesh:
+    """Arrange devices in a mesh with Auto axes; one size of `shape` may be -1."""
+    sizes = _fill_shape(len(devices), shape)
+    if len(sizes) != len(axes):
+        raise ValueError(f"shape and axes must have one entry per mesh axis: {shape=}, {axes=}")
+    auto = (AxisType.Auto,) * len(axes)
+    return jax.make_mesh(sizes, tuple(axes), axis_types=auto, devices=list(devices))
+
+
+def _fill_shape(n_devices: int, shape: Sequence[int]) -> tuple[int, ...]:
+    known = math.prod(size for size in shape if size != -1)
+    sizes = tuple(n_devices // known if size == -1 else size for size in shape)
+    if shape.count(-1) > 1 or math.prod(sizes) != n_devices:
+        raise ValueError(f"a mesh of shape {tuple(shape)} does not fit {n_devices} devices")
+    return sizes
+
+
+def fsdp(axis: str = "data", *, min_size: int = 2**14) -> SpecFunction:
+    """Make a rule that shards the largest dimension that `axis` divides (FSDP).
+
+    Arrays with fewer than `min_size` elements stay replicated: gathering them costs more than
+    keeping them.
+    """
+
+    def spec(shape: tuple[int, ...], axis_sizes: Mapping[str, int]) -> PartitionSpec:
+        dividing = [i for i, size in enumerate(shape) if size % axis_sizes[axis] == 0]
+        if math.prod(shape) < min_size or not dividing:
+            return PartitionSpec()
+        largest = max(dividing, key=lambda i: shape[i])
+        return PartitionSpec(*(axis if i == largest else None for i in range(len(shape))))
+
+    return spec
+
+
+def partition_spec(
+    path: str, shape: tuple[int, ...], *, rules: Sequence[Rule], axis_sizes: Mapping[str, int]
+) -> PartitionSpec:
+    """Look up the spec of one parameter and replicate the dimensions that do not divide.
+
+    Raises:
+        ValueError: the matching spec has more entries than the parameter has dimensions, or names
+            an axis that the mesh does not have.
+    """
+    for pattern, target in rules:
+        if re.search(pattern, path):
+            spec = target(shape, axis_sizes) if callable(target) else target
+            return _fit(path, shape, spec=spec, axis_sizes=axis_sizes)
+    return PartitionSpec()
+
+
+def _fit(
+    path: str, shape: tuple[int, ...], *, spec: PartitionSpec, axis_sizes: Mapping[str, int]
+) -> PartitionSpec:
+    if len(spec) > len(shape):
+        raise ValueError(f"{path}: {spec} has more entries than the shape {shape}")
+    return PartitionSpec(
+        *(
+            entry if size % _divisor(path, entry, axis_sizes=axis_sizes) == 0 else None
+            for entry, size in zip(spec, shape, strict=False)
+        )
+    )
+
+
+def _divisor(path: str, entry: Any, *, axis_sizes: Mapping[str, int]) -> int:
+    names = () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+    for name in names:
+        if name not in axis_sizes:
+            raise ValueError(f"{path}: axis {name!r} is not one of {sorted(axis_sizes)}")
+    return math.prod(axis_sizes[name] for name in names)
+
+
+def partition_specs(tree: Any, *, rules: Sequence[Rule], axis_sizes: Mapping[str, int]) -> Any:
+    """Map every leaf of a tree of arrays or shapes to its `PartitionSpec`.
+
+    Raises:
+        ValueError: a rule's pattern is found in no path (a misspelt rule would shard nothing).
+    """
+    paths = [key_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    for pattern, _ in rules:
+        if not any(re.search(pattern, path) for path in paths):
+            raise ValueError(f"sharding rule {pattern!r} matches none of: {', '.join(paths)}")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: partition_spec(
+            key_path(path), leaf.shape, rules=rules, axis_sizes=axis_sizes
+        ),
+        tree,
+    )
+
+
+def key_path(path: tuple[Any, ...]) -> str:
+    """Join a pytree path by "/"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def param_shardings(tree: Any, mesh: Mesh, *, rules: Sequence[Rule] = ()) -> Any:
+    """Map every leaf of a tree of arrays or shapes to its `NamedSharding`."""
+    specs = partition_specs(tree, rules=rules, axis_sizes=dict(mesh.shape))
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Place one whole copy on every device of the mesh."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shard_batch(
+    batch: Mapping[str, np.ndarray], mesh: Mesh, *, axis: str = "data"
+) -> dict[str, jax.Array]:
+    """Put a batch on the mesh, the first dimension of every array dealt over `axis`.
+
+    Raises:
+        InputError: a batch size that the axis does not divide. Arrays without dimensions are
+            replicated.
+    """
+    return {name: _shard_rows(name, rows, mesh=mesh, axis=axis) for name, rows in batch.items()}
+
+
+def _shard_rows(name: str, rows: np.ndarray, *, mesh: Mesh, axis: str) -> jax.Array:
+    if np.ndim(rows) == 0:
+        return jax.device_put(rows, replicated(mesh))
+    if len(rows) % mesh.shape[axis]:
+        raise InputError(
+            f"batch size: expected a multiple of the {mesh.shape[axis]} devices, "
+            f"found {len(rows)} rows in {name!r}"
+        )
+    return jax.device_put(rows, NamedSharding(mesh, PartitionSpec(axis)))

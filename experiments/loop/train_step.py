@@ -1,0 +1,169 @@
+"""A train state laid out over a mesh, and the compiled step that turns it into the next.
+
+`state_layout` finds shapes and shardings without computing anything; `init_state` computes the
+state in place, each device its own part; `CompiledStep` compiles the donated step ahead of time,
+so that compilation is timed apart and a batch of a shape too many is an error, not a
+recompilation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from experiments.loop.sharding import Rule, param_shardings, replicated
+
+Params = Any
+InitParams = Callable[[jax.Array], Params]
+Loss = Callable[
+    [Params, Mapping[str, jax.Array], jax.Array], tuple[jax.Array, Mapping[str, jax.Array]]
+]
+Step = Callable[["TrainState", Mapping[str, jax.Array]], tuple["TrainState", dict[str, jax.Array]]]
+OptStateSharding = Callable[[Any, Mesh], Any]
+
+
+class TrainState(NamedTuple):
+    """What a step reads and returns."""
+
+    params: Params
+    opt_state: optax.OptState
+    step: jax.Array  # int32 scalar: steps taken
+
+
+def state_layout(
+    init_params: InitParams,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    rules: Sequence[Rule] = (),
+    opt_state_sharding: OptStateSharding | None = None,
+) -> TrainState:
+    """Return the state's shapes, dtypes and shardings as `jax.ShapeDtypeStruct` leaves."""
+    params = jax.eval_shape(init_params, jax.random.key(0))
+    opt_state = jax.eval_shape(tx.init, params)
+    params = _place(params, param_shardings(params, mesh, rules=rules))
+    if opt_state_sharding is None:
+        placed_state = _place_like_params(tx, opt_state, params=params, mesh=mesh)
+    else:
+        placed_state = _place(opt_state, opt_state_sharding(opt_state, mesh))
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    return TrainState(params, placed_state, step)
+
+
+def _place(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def _place_like_params(
+    tx: optax.GradientTransformation, opt_state: Any, *, params: Any, mesh: Mesh
+) -> Any:
+    """Lay a leaf of a parameter's shape out as that parameter, and replicate the others."""
+
+    def follow(leaf: Any, param: Any) -> Any:
+        if isinstance(leaf, optax.MaskedNode):  # stands for a parameter or a subtree of them
+            return leaf
+        return param.sharding if leaf.shape == param.shape else replicated(mesh)
+
+    shardings = optax.tree.map_params(
+        tx,
+        follow,
+        opt_state,
+        params,
+        transform_non_params=lambda leaf: replicated(mesh),
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+    )
+    return _place(opt_state, shardings)
+
+
+def shardings_of(layout: Any) -> Any:
+    """Return the shardings of a tree of arrays or placed shapes."""
+    return jax.tree.map(lambda leaf: leaf.sharding, layout)
+
+
+def init_state(
+    init_params: InitParams, tx: optax.GradientTransformation, layout: TrainState, *, seed: int
+) -> TrainState:
+    """Compute the initial state, every array at its place in the layout."""
+    key = jax.random.split(jax.random.key(seed))[0]
+    params = jax.jit(init_params, out_shardings=shardings_of(layout.params))(key)
+    opt_state = jax.jit(tx.init, out_shardings=shardings_of(layout.opt_state))(params)
+    return TrainState(params, opt_state, jax.device_put(jnp.int32(0), layout.step.sharding))
+
+
+def make_step(loss: Loss, tx: optax.GradientTransformation, *, seed: int) -> Step:
+    """Make the step: gradient, update, and the scalars to log.
+
+    The loss sees the seed's key folded with the step's number, whatever the mesh and however
+    often the run was resumed.
+    """
+
+    def step(
+        state: TrainState, batch: Mapping[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.split(jax.random.key(seed))[1], state.step)
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        (value, metrics), grads = gradient(state.params, batch, key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, opt_state, state.step + 1), {"loss": value, **metrics}
+
+    return step
+
+
+def compile_step(
+    step: Step, state: TrainState, batch: Mapping[str, jax.Array], *, mesh: Mesh
+) -> Step:
+    """Compile the step for these shapes; it donates its state and keeps the state's layout."""
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings_of(state), replicated(mesh)))
+    return jitted.lower(state, batch).compile()
+
+
+class CompiledStep:
+    """A step compiled once for each shape of batch; it donates its state and keeps its layout."""
+
+    def __init__(self, step: Step, *, mesh: Mesh, most: int = 1) -> None:
+        """Wrap `step`; `most` is how many shapes of batches there may be."""
+        self._step = step
+        self._mesh = mesh
+        self._most = most
+        self._programs: dict[tuple, Step] = {}
+        self.compile_seconds = 0.0
+
+    def knows(self, batch: Mapping[str, jax.Array]) -> bool:
+        """Say whether the step is compiled for this batch's shapes."""
+        return _shapes(batch) in self._programs
+
+    def learn(self, state: TrainState, batch: Mapping[str, jax.Array]) -> None:
+        """Compile the step for this batch's shapes.
+
+        Raises:
+            ValueError: these shapes are one more than there may be.
+        """
+        if len(self._programs) == self._most:
+            raise ValueError(
+                f"batch: expected at most {self._most} different shapes, found another: "
+                f"{ {name: array.shape for name, array in batch.items()} }"
+            )
+        start = time.monotonic()
+        self._programs[_shapes(batch)] = compile_step(self._step, state, batch, mesh=self._mesh)
+        self.compile_seconds += time.monotonic() - start
+
+    def __call__(
+        self, state: TrainState, batch: Mapping[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Take the step."""
+        return self._programs[_shapes(batch)](state, batch)
+
+
+def _shapes(batch: Mapping[str, jax.Array]) -> tuple:
+    return tuple((name, array.shape, array.dtype) for name, array in sorted(batch.items()))

@@ -1,0 +1,293 @@
+"""The report of the whole path: tables, plots, summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from experiments import digits
+from experiments.harness.report import (
+    Table,
+    draw_curves,
+    draw_recall,
+    print_table,
+    read_curves,
+    write_report,
+)
+from experiments.harness.results import finish
+from experiments.harness.run_folder import Run
+from experiments.loop.training import TrainResult
+from experiments.retrieval.towers import Retrieved
+from experiments.tasks.next_item import Problem
+from nxtpost_jax import Metrics
+
+NAMES = {
+    "popularity": "popularity",
+    "popularity_7d": "popularity of 7 days",
+    "markov": "skip-3 Markov",
+    "item_knn": "item-KNN",
+    "content_knn": "content-KNN",
+    "adamw": "NxtPost, AdamW",
+    "shampoo": "NxtPost, Shampoo",
+    "content_only": "NxtPost, Shampoo, content only",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Searched:
+    """One scorer's searches; `curve` is (items scored, recall of the exact top 10)."""
+
+    name: str
+    exact: Retrieved
+    indexed: Retrieved
+    budget: int
+    curve: Sequence[tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """Everything that was measured on the test split, and the training behind it.
+
+    `searches` are of the scorers "dot", Shampoo's model, and "monn". `over_markov` is the
+    difference in NDCG@10 of Shampoo's model, `over_dot` that of the MoNN's exact search, each
+    with its paired standard error.
+    """
+
+    baselines: Mapping[str, Metrics]
+    models: Mapping[str, Metrics]
+    training: Mapping[str, TrainResult]
+    searches: Mapping[str, Searched]
+    over_markov: tuple[float, float]
+    over_dot: tuple[float, float]
+
+
+def first_at(result: TrainResult, *, target: float) -> dict[str, float] | None:
+    """Return the first evaluation at which validation NDCG@10 reaches a target."""
+    return next((r for r in result.history if r.get("ndcg@10", -1.0) >= target), None)
+
+
+def best_validation(result: TrainResult) -> float:
+    """Return the best validation NDCG@10."""
+    return max(r["ndcg@10"] for r in result.history if "ndcg@10" in r)
+
+
+def training_table(training: Mapping[str, TrainResult]) -> Table:
+    """Compare optimizers at the same budget: when each reaches AdamW's best figure."""
+    target = best_validation(training["adamw"])
+
+    def row(stage: str) -> list:
+        result = training[stage]
+        reached = first_at(result, target=target) or {}
+        return [
+            NAMES[stage],
+            best_validation(result),
+            reached.get("step"),
+            reached.get("seconds"),
+            result.steps,
+            result.seconds,
+            result.compile_seconds,
+        ]
+
+    return Table(
+        title="Training at the same budget",
+        columns=(
+            "optimizer",
+            "best validation NDCG@10",
+            "steps to AdamW's best",
+            "seconds to it",
+            "steps",
+            "seconds",
+            "compile s",
+        ),
+        baselines=[row("adamw")],
+        rows=[row(stage) for stage in training if stage != "adamw"],
+        note=f"AdamW's best is {target:.4f}. Seconds leave out compilation and evaluation.",
+    )
+
+
+def _ranking_row(name: str, metrics: Metrics) -> list:
+    return [
+        name,
+        metrics["hr@10"],
+        metrics["ndcg@10"],
+        metrics.standard_errors["ndcg@10"],
+        *[None] * 6,
+    ]
+
+
+def _search_row(name: str, found: Retrieved) -> list:
+    cost = (found.recall, found.items_scored, found.flops)
+    cost += (found.queries_per_second, found.p50_ms, found.p99_ms)
+    return [*_ranking_row(name, found.metrics)[:4], *cost]
+
+
+def verdict_on_markov(difference: float, error: float) -> str:
+    """Say how NxtPost stands beside the Markov baseline, also where they cannot be told apart."""
+    figures = f"NxtPost by Shampoo - Markov = {difference:+.4f} NDCG@10, standard error {error:.4f}"
+    if abs(difference) <= error:
+        return f"{figures}: Markov is within one standard error."
+    return f"{figures}."
+
+
+def results_table(problem: Problem, outcome: Outcome) -> Table:
+    """Put baselines, models and searches of the test split together."""
+    rows = [_ranking_row(NAMES[stage], metrics) for stage, metrics in outcome.models.items()]
+    for found in outcome.searches.values():
+        rows.append(_search_row(f"  {found.name}, exact search", found.exact))
+        rows.append(_search_row(f"  {found.name}, HSNN index", found.indexed))
+    budgets = " and ".join(str(found.budget) for found in outcome.searches.values())
+    notes = [
+        verdict_on_markov(*outcome.over_markov),
+        "MoNN - dot = {:+.4f} NDCG@10, standard error {:.4f}.".format(*outcome.over_dot),
+        "dot and MoNN search by the vectors of NxtPost, Shampoo.",
+        f"Budgets {budgets} of {problem.num_items} items, chosen on validation.",
+        "p50 and p99: one warm request from history to ids.",
+        *([problem.protocol.notes] if problem.protocol.notes else []),
+    ]
+    return Table(
+        title=f"{problem.protocol.data}: test, all {problem.num_items:,} items ranked",
+        columns=(
+            "model",
+            "HR@10",
+            "NDCG@10",
+            "±",
+            "recall of exact 10",
+            "items scored",
+            "FLOPs",
+            "queries/s",
+            "p50 ms",
+            "p99 ms",
+        ),
+        baselines=[_ranking_row(NAMES[name], m) for name, m in outcome.baselines.items()],
+        rows=rows,
+        note=" ".join(notes),
+    )
+
+
+def _search_figures(name: str, found: Retrieved) -> dict[str, float]:
+    return {
+        f"{name}/hr@10": found.metrics["hr@10"],
+        f"{name}/ndcg@10": found.metrics["ndcg@10"],
+        f"{name}/recall@10": found.recall,
+        f"{name}/items_scored": found.items_scored,
+        f"{name}/flops": found.flops,
+        f"{name}/queries_per_second": found.queries_per_second,
+        f"{name}/p50_ms": found.p50_ms,
+        f"{name}/p99_ms": found.p99_ms,
+    }
+
+
+def _all_search_figures(searches: Mapping[str, Searched]) -> dict[str, float]:
+    figures = {}
+    for scorer, found in searches.items():
+        prefix = "" if scorer == "dot" else f"{scorer}/"
+        figures |= _search_figures(f"{prefix}exact", found.exact)
+        figures |= _search_figures(f"{prefix}index", found.indexed)
+        figures[f"{prefix}budget"] = found.budget
+    return figures
+
+
+def _ranking_figures(metrics: Mapping[str, Metrics]) -> dict[str, float]:
+    return {
+        f"{name}/{figure}": value
+        for name, m in metrics.items()
+        for source in (m.values, {f"{k}_se": v for k, v in m.standard_errors.items()})
+        for figure, value in source.items()
+    }
+
+
+def _training_figures(training: Mapping[str, TrainResult]) -> dict[str, float | None]:
+    target = best_validation(training["adamw"])
+    figures: dict[str, float | None] = {}
+    for stage, result in training.items():
+        reached = first_at(result, target=target) or {}
+        figures |= {
+            f"{stage}/validation_ndcg@10": best_validation(result),
+            f"{stage}/steps_to_adamw_best": reached.get("step"),
+            f"{stage}/seconds_to_adamw_best": reached.get("seconds"),
+            f"{stage}/steps": result.steps,
+            f"{stage}/seconds": result.seconds,
+        }
+    return figures
+
+
+def figures_of(
+    problem: Problem, outcome: Outcome, digit_rows: Sequence[digits.DigitsRow]
+) -> tuple[dict[str, float | None], dict[str, float]]:
+    """Return the flat metrics and baselines of summary.json."""
+    digit_metrics, digit_baselines = digits.figures(digit_rows)
+    ranked = _ranking_figures(outcome.models)
+    headline = {k.removeprefix("shampoo/"): v for k, v in ranked.items() if "shampoo/" in k}
+    others = {k: v for k, v in ranked.items() if "shampoo/" not in k}
+    metrics = {
+        **headline,
+        **others,
+        **_all_search_figures(outcome.searches),
+        **_training_figures(outcome.training),
+        "over_markov/ndcg@10": outcome.over_markov[0],
+        "over_markov/ndcg@10_se": outcome.over_markov[1],
+        "monn_over_dot/ndcg@10": outcome.over_dot[0],
+        "monn_over_dot/ndcg@10_se": outcome.over_dot[1],
+        "items": problem.num_items,
+        **{f"digits/{k}": v for k, v in digit_metrics.items()},
+    }
+    baselines = {
+        **_ranking_figures(outcome.baselines),
+        **{f"digits/{k}": v for k, v in digit_baselines.items()},
+    }
+    return metrics, baselines
+
+
+def report(
+    run: Run,
+    problem: Problem,
+    outcome: Outcome,
+    digit_rows: Sequence[digits.DigitsRow],
+    *,
+    options: Any,
+    mesh: Mesh,
+) -> None:
+    """Print the tables, write summary.json, report.md and report.png, keep them where asked."""
+    metrics, baselines = figures_of(problem, outcome, digit_rows)
+    summary = run.write_summary(
+        protocol=problem.protocol.asdict(),
+        metrics=metrics,
+        baselines=baselines,
+        seeds=[options.seed],
+        devices=list(mesh.devices.flat),
+    )
+    seeds = range(options.seed, options.seed + options.digits_seeds)
+    tables = [
+        digits.table_of(digit_rows, target=digits.PRESETS["default"].target, seeds=seeds),
+        training_table(outcome.training),
+        results_table(problem, outcome),
+    ]
+    for table in tables:
+        print_table(table)
+    stages = {s: lines for s, lines in read_curves(run.folder).items() if s in outcome.models}
+    loss = functools.partial(draw_curves, curves=stages, label="training loss", smooth=8)
+    recall = {f"{found.name}, HSNN index": found.curve for found in outcome.searches.values()}
+    write_report(
+        run,
+        title="From interactions to retrieved items",
+        intro=problem.protocol.describe(),
+        summary=summary,
+        tables=tables,
+        panels=[
+            functools.partial(loss, against="step"),
+            functools.partial(loss, against="seconds"),
+            functools.partial(
+                draw_curves,
+                curves=stages,
+                against="step",
+                metric="ndcg@10",
+                label="validation NDCG@10",
+            ),
+            functools.partial(draw_recall, curves=recall, n_items=problem.num_items),
+        ],
+    )
+    finish(run, keep=options.keep)

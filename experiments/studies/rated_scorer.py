@@ -1,0 +1,376 @@
+"""Scorers of rated events: a two tower, MoNNs and MoL on the same features, and their training.
+
+Every model has two tasks: "like", cross entropy on rated events, measured by NE; and "next", a
+sampled softmax of the next liked item, measured by recall@50 among all unseen items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from experiments.harness.errors import bad_input
+from experiments.harness.run_folder import Run
+from experiments.loop.training import train
+from experiments.retrieval.kept_gain import Served, rows_of
+from experiments.retrieval.nodes import learned_nodes
+from experiments.retrieval.residual_monn import softmax_of
+from experiments.retrieval.searchers import Requests, monn_model
+from experiments.tasks.rated_events import Examples, user_side
+from hsnn_jax.cost_curves import recall_by_user
+from hsnn_jax.descent.search import brute_force
+from hsnn_jax.lists.index import Index
+from hsnn_jax.monn.calibration import normalised_entropy
+from hsnn_jax.monn.config import MoNNConfig, preset
+from hsnn_jax.monn.losses import binary_cross_entropy
+from hsnn_jax.monn.network import (
+    MoNNScorer,
+    encode_items,
+    encode_users,
+    init_monn,
+    item_vectors,
+    user_vectors,
+)
+
+K = 50
+TASKS = ("like", "next")
+NAMES = {
+    "XS": "two tower",
+    "S": "MoNN S",
+    "M": "MoNN M",
+    "L": "MoNN L",
+    "XL": "MoNN XL",
+    "MoL": "MoL 8x4",
+}
+
+PART = 1000  # events whose users are encoded at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScorersConfig:
+    """Models, and how they train."""
+
+    models: tuple[str, ...] = ("XS", "S", "M", "L", "MoL")
+    """two tower (XS, always first), S, M, L, XL of the paper, MoL without interaction tower"""
+    steps: int = 4000
+    """training steps at most"""
+    evaluate_every: int = 500
+    """steps between evaluations of the validation split"""
+    batch_size: int = 256
+    """events a step: half of them rated ones, half liked ones whose item is to be retrieved"""
+    negatives: int = 128
+    """items that all events of a step share"""
+    popular: float = 0.5
+    """share of them that are drawn as often as items are liked, the rest uniformly"""
+    rate: float = 2e-3
+    """peak learning rate of Adam; it falls to a twentieth by a cosine"""
+    warmup: int = 150
+    """steps in which it rises from 0, a tenth of all steps at most"""
+    clip: float = 1.0
+    """norm that gradients are clipped to; inf for none"""
+    like_weight: float = 1.0
+    """weight of the cross entropy beside the sampled softmax"""
+    users: int = 2000
+    """users, drawn by seed, whose next item is retrieved"""
+    events: int = 50_000
+    """events, drawn by seed, of which NE is taken"""
+    nodes: int = 64
+    """nodes of HSNN's index where the scorer itself scores them"""
+    two_tower_nodes: int = 512
+    """nodes where the two tower does, at the price of an inner product each"""
+    index_steps: int = 500
+    """steps of LTI"""
+    index_rate: float = 5e-4
+    """learning rate of LTI"""
+    pairs: int = 50_000
+    """liked training events that LTI draws from"""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.models) - set(NAMES))
+        if unknown or self.models[:1] != ("XS",):
+            known = ", ".join(NAMES)
+            found = ", ".join(self.models) or "none"
+            raise bad_input("--scorers.models", expected=f"XS, then some of {known}", found=found)
+        if not 0 <= self.popular < 1:
+            found = str(self.popular)
+            raise bad_input("--scorers.popular", expected="a share in [0, 1)", found=found)
+        if self.batch_size % 2:
+            found = str(self.batch_size)
+            raise bad_input("--scorers.batch-size", expected="an even number", found=found)
+
+
+def model_config(name: str, examples: Examples) -> MoNNConfig:
+    """Configure one of `NAMES` on the features of the examples."""
+    sides = {"user": examples.user_fields, "item": examples.item_fields, "tasks": TASKS}
+    if name == "MoL":
+        return MoNNConfig(num_user=8, num_item=4, width=40, overarch="dot_mol", **sides)
+    if name == "XS":
+        return preset(name, **sides)
+    return preset(name, crosses=("genre", "follows"), recency=True, overarch="dot_mol", **sides)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scored:
+    """A trained model on one part.
+
+    Attributes:
+      logits, labels: of the events, in the order drawn.
+      hits: of users, 1 where the next item is among the best 50.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    hits: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scorer:
+    """A model's functions on the examples' features."""
+
+    config: MoNNConfig
+    examples: Examples
+
+    @functools.cached_property
+    def encode(self):
+        """Compile `users` once for all evaluations."""
+        return jax.jit(self.users)
+
+    @functools.cached_property
+    def encode_all(self):
+        """Compile `items` of the whole catalogue."""
+        return jax.jit(self.items)
+
+    def users(self, params, batch):
+        """Encode the users of a batch from `Examples.histories`."""
+        features, counts = self._user_side(batch)
+        counts = counts if self.config.crosses else None
+        return encode_users(self.config, params, features, counts)
+
+    def _user_side(self, batch):
+        examples = self.examples
+        genres, followers = jnp.asarray(examples.genres), jnp.asarray(examples.followers)
+        return user_side(batch, genres, len(examples.genre_names), followers)
+
+    def items(self, params, ids=None):
+        """Encode items, all by default."""
+        features, attributes = self.examples.item_side()
+        if ids is not None:
+            features, attributes = jax.tree.map(lambda x: x[ids], (features, attributes))
+        attributes = attributes if self.config.crosses else None
+        return encode_items(self.config, params, features, attributes)
+
+    def loss(self, params, batch, key, *, config: ScorersConfig):
+        """Return the sum of both tasks' losses, of events from `batches`."""
+        users, own = self.users(params, batch), self.items(params, batch["items"])
+        both = users, own, batch["items"], batch["labels"]
+        rated, liked = (_every_other(both, first) for first in (0, 1))
+        like, following = (MoNNScorer(self.config, task) for task in TASKS)
+        users, own, _, labels = rated
+        own = jax.tree.map(lambda x: x[:, None], own)
+        cross_entropy = jnp.mean(binary_cross_entropy(like(params, users, own)[:, 0], labels))
+        ids, log_expected = self.negatives(key, config)
+        users, own, own_ids, _ = liked
+        others = self.items(params, ids)
+        softmax = softmax_of(
+            following, params, users, own, others, own_ids, ids, log_expected=log_expected
+        )
+        loss = config.like_weight * cross_entropy + softmax
+        return loss, {"cross_entropy": cross_entropy, "softmax": softmax}
+
+    def negatives(self, key, config: ScorersConfig):
+        """Draw ids; return them and the log of how often each item is drawn, up to a constant."""
+        num_items, likes = self.examples.num_items, self.likes
+        popular = int(config.popular * config.negatives)
+        keys = jax.random.split(key)
+        rows = jax.random.randint(keys[0], (popular,), 0, len(likes))
+        uniform = jax.random.randint(keys[1], (config.negatives - popular,), 0, num_items)
+        odds = num_items * np.bincount(likes, minlength=num_items) / len(likes)
+        share = popular / config.negatives
+        ids = jnp.concatenate([jnp.asarray(likes)[rows], uniform])
+        return ids, jnp.asarray(np.log(share * odds + 1 - share), jnp.float32)
+
+    @functools.cached_property
+    def likes(self) -> np.ndarray:
+        """Return the items of liked training events, one an event."""
+        return self.examples.items[self.examples.liked(0)]
+
+    def draw(self, part: int, config: ScorersConfig, *, seed: int, most: int):
+        """Draw events of a part, and events before which up to `most` users ask for the next."""
+        rng = np.random.default_rng([seed, 11])
+        rows, asked = self.examples.rows(part), self.examples.next_liked(part)
+        rows = np.sort(rng.choice(rows, min(config.events, len(rows)), replace=False))
+        asked = np.sort(rng.choice(asked, min(most, len(asked)), replace=False))
+        return rows, asked
+
+    def score(self, params, part: int, config: ScorersConfig, *, seed: int, most: int) -> Scored:
+        """Score drawn events of a part, and retrieve the next items of up to `most` users."""
+        examples = self.examples
+        rows, asked = self.draw(part, config, seed=seed, most=most)
+        items = self.encode_all(params)
+        logits = [
+            np.asarray(_like(params, users, _rows(items, examples.items[part]), config=self.config))
+            for part, users in self._encoded(params, rows)
+        ]
+        users = self.encoded(params, asked)
+        padded = jax.tree.leaves(users)[0].shape[0]
+        seen = examples.seen(asked)
+        found = brute_force(
+            MoNNScorer(self.config, "next"),
+            params,
+            items,
+            users,
+            min(K, examples.num_items),
+            exclude=jnp.asarray(np.pad(seen, ((0, padded - len(seen)), (0, 0)), mode="edge")),
+        )
+        ids = np.asarray(found.ids)[: len(asked)]
+        hits = recall_by_user(ids, examples.items[asked][:, None])
+        logits = np.concatenate(logits)[: len(rows), 0]
+        return Scored(logits, examples.labels[rows], hits)
+
+    def serve(
+        self, params, config: ScorersConfig, *, name: str, seed: int, most: int, learners: int
+    ) -> Served:
+        """Encode the test users who ask, and learn nodes on liked training events.
+
+        Args:
+          params, config: of the model.
+          name: in tables.
+          seed: of the draws.
+          most: users who ask.
+          learners: training events before which users ask what routes are learned from.
+        """
+        examples = self.examples
+        _, asked = self.draw(2, config, seed=seed, most=most)
+        rng = np.random.default_rng([seed, 12])
+        every = examples.liked(0)
+        liked = rng.choice(every, min(config.pairs, len(every)), replace=False)
+        learning = np.sort(rng.choice(every, min(learners, len(every)), replace=False))
+        rows = np.concatenate([asked, learning])
+        users = jax.tree.map(lambda x: x[: len(rows)], self.encoded(params, rows))
+        deep, items = MoNNScorer(self.config, "next"), self.encode_all(params)
+        vectors = np.asarray(item_vectors(self.config, params, examples.item_side()[0]))
+        place = np.arange(len(rows))[:, None]
+        return Served(
+            model=monn_model(name, deep, params, users, items, rows_of(users)),
+            requests=Requests(place[: len(asked)], examples.seen(asked)),
+            truth=examples.items[asked][:, None],
+            vectors=vectors,
+            nodes=learned_nodes(
+                self._user_vectors(params, liked),
+                vectors,
+                examples.items[liked],
+                nodes=config.two_tower_nodes if self.config.overarch == "dot" else config.nodes,
+                steps=config.index_steps,
+                rate=config.index_rate,
+                seed=seed,
+            ),
+            learners=Requests(place[len(asked) :], examples.seen(learning)),
+            crosses=followers_by_node if "follows" in self.config.crosses else None,
+        )
+
+    def _user_vectors(self, params, rows) -> np.ndarray:
+        @jax.jit
+        def vectors(batch):
+            return user_vectors(self.config, params, self._user_side(batch)[0])
+
+        parts = [vectors(self.examples.histories(part)) for part in _parts(rows)]
+        return np.concatenate(parts)[: len(rows)]
+
+    def encoded(self, params, rows):
+        """Encode the users before events; the last one repeats up to a whole number of parts."""
+        users = [users for _, users in self._encoded(params, rows)]
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *users)
+
+    def _encoded(self, params, rows):
+        """Yield (events, their encoded users) in parts."""
+        for part in _parts(rows):
+            yield part, self.encode(params, self.examples.histories(part))
+
+
+def followers_by_node(index: Index, users):
+    """Return how many followers of what each user liked a node lists, and how recent the latest.
+
+    Args:
+      index: of K nodes.
+      users: encoded, with the cross "follows".
+
+    Returns:
+      float32 [B, K, 2]: log(1 + count), and the recency.
+    """
+    table, num_nodes = users["counts"]["follows"], index.nodes.shape[0]
+    node = index.positions // index.lists.shape[1]
+    counts = jax.ops.segment_sum(table.counts.T, node, num_nodes).T
+    recency = jax.ops.segment_max(table.recency.T, node, num_nodes).T
+    # An empty node's maximum is -inf.
+    return jnp.stack([jnp.log1p(counts), jnp.maximum(recency, 0)], axis=-1)
+
+
+def _parts(rows):
+    """Yield the rows in parts of one size; the last one repeats its last row."""
+    for first in range(0, len(rows), PART):
+        yield np.pad(rows[first : first + PART], (0, max(0, first + PART - len(rows))), "edge")
+
+
+def _every_other(batch, first):
+    return jax.tree.map(lambda x: x[first::2], batch)
+
+
+def _rows(items, ids):
+    return jax.tree.map(lambda x: x[ids][:, None], items)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _like(params, users, items, *, config):
+    return MoNNScorer(config, "like")(params, users, items)
+
+
+def optimizer(config: ScorersConfig) -> optax.GradientTransformation:
+    """Return Adam on a cosine. Without warm-up a MoNN may start so badly that it stays behind."""
+    warmup, steps = min(config.warmup, config.steps // 10), max(config.steps, 1)
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.rate, warmup, steps, end_value=0.05 * config.rate
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
+
+
+def train_scorer(
+    run: Run, scorer: Scorer, config: ScorersConfig, *, stage: str, seed: int, mesh: Mesh
+):
+    """Train one model; the parameters with the best validation recall."""
+    examples, steps = scorer.examples, min(config.evaluate_every, config.steps)
+    rated, liked = examples.rows(0), examples.liked(0)
+
+    def batches(epoch):
+        rng = np.random.default_rng([seed, epoch])
+        for _ in range(steps):
+            # In turns, so that a shard of the batch has both kinds.
+            half = config.batch_size // 2
+            chosen = np.stack([rng.choice(rows, half) for rows in (rated, liked)], axis=1).ravel()
+            batch = examples.histories(chosen)
+            yield batch | {"items": examples.items[chosen], "labels": examples.labels[chosen]}
+
+    def evaluate(params):
+        scored = scorer.score(params, 1, config, seed=seed, most=1000)
+        ne = normalised_entropy(scored.logits, scored.labels)
+        return {f"recall@{K}": float(scored.hits.mean()), "ne": ne}
+
+    return train(
+        run,
+        stage=stage,
+        init_params=lambda key: init_monn(key, scorer.config),
+        loss=functools.partial(scorer.loss, config=config),
+        tx=optimizer(config),
+        batches=batches,
+        epochs=max(1, config.steps // steps),
+        steps_per_epoch=steps,
+        seed=seed,
+        mesh=mesh,
+        evaluate=evaluate,
+        select=f"recall@{K}",
+    )

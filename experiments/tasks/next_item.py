@@ -1,0 +1,307 @@
+"""Next-item recommendation as experiments pose it: data, split, content, baselines, training."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+import nxtpost_jax
+import shampoo_jax
+from experiments.data.content import content_vectors
+from experiments.data.datasets import read
+from experiments.data.interactions import Interactions
+from experiments.data.library_calls import library_calls, package_split
+from experiments.harness.errors import InputError
+from experiments.harness.provenance import DataName
+from experiments.harness.run_folder import Run
+from experiments.loop.train_step import Params
+from experiments.loop.training import TrainResult, train
+from nxtpost_jax import (
+    Metrics,
+    NxtPost,
+    NxtPostConfig,
+    Objective,
+    Protocol,
+    Queries,
+    Sequences,
+    Split,
+)
+from nxtpost_jax.evaluation import baselines as baseline_models
+from nxtpost_jax.evaluation.metrics import gains
+from nxtpost_jax.evaluation.ranking import ScoresFn
+
+MOST_RATINGS = 12  # a strength of more values, such as a quantity, is no rating
+Evaluate = Callable[[NxtPost, Params], Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """Who must be recommended what, from what.
+
+    Attributes:
+      split: training sequences, validation and test queries.
+      num_items: N.
+      content: float32 [N, C], unit rows; a row of zeros is an item without content. None where
+        no item has content.
+      candidates: int32 [m], the items of the training period: those that negatives come from.
+      protocol: printed with every figure.
+    """
+
+    split: Split
+    num_items: int
+    content: np.ndarray | None
+    candidates: np.ndarray
+    protocol: Protocol
+
+
+def read_interactions(path: Path | None) -> Interactions:
+    """Read what --data names, or mine library calls."""
+    return library_calls() if path is None else read(path)
+
+
+def data_name(interactions: Interactions) -> DataName:
+    """Name the data in commands that are kept."""
+    return DataName(f"<{interactions.name}>", interactions.sha256)
+
+
+def sequences_of(interactions: Interactions) -> Sequences:
+    """Group the events by user, in their order, with their actions where there are any.
+
+    Raises:
+      InputError: the data has no order.
+    """
+    if not interactions.ordered:
+        raise InputError(f"{interactions.name}: expected events in an order, found sets")
+    return Sequences.from_events(
+        interactions.users,
+        interactions.items,
+        times=interactions.timestamps,
+        actions=_actions_of(interactions),
+        num_users=interactions.n_users,
+    )
+
+
+def _actions_of(interactions: Interactions) -> np.ndarray | None:
+    """Return each event's action, the first of all: what was done, or else the rating given."""
+    if interactions.actions is not None:
+        return interactions.actions
+    if interactions.weights is None:
+        return None
+    ratings, actions = np.unique(interactions.weights, return_inverse=True)
+    return actions if len(ratings) <= MOST_RATINGS else None
+
+
+def pose(
+    interactions: Interactions, *, content_dim: int, seed: int = 0, held_out: int = 1
+) -> Problem:
+    """Split interactions and embed the items' texts, fitted on the training period.
+
+    A `content_dim` of 0 leaves content out. Users' last `held_out` events are test, as many
+    before them validation, and the first of either is the target; where users have groups
+    (packages of library calls), whole groups are validation and test.
+
+    Raises:
+      InputError: the data has no order, or no user is long enough to be asked about.
+    """
+    sequences = sequences_of(interactions)
+    grouped = interactions.groups is not None
+    split = nxtpost_jax.leave_last(sequences, held_out)
+    if grouped:
+        split = _split_by_group(interactions, sequences, held_out)
+    for name in ("validation", "test"):
+        if not len(getattr(split, name)):
+            raise InputError(
+                f"{interactions.name}: expected users with at least {2 * held_out + 1} events for "
+                f"{name}, found none"
+            )
+    known = np.zeros(interactions.n_items, bool)
+    known[split.train.items] = True
+    content = None
+    if content_dim:
+        content, has_content = content_vectors(interactions, known, dim=content_dim, seed=seed)
+        content = content if has_content.any() else None
+    own = {}
+    if grouped:
+        # A function may call what it called before: seen items stay candidates there.
+        rule = "whole packages are validation or test; a function's last call is its target"
+        own = {"split": rule, "seen_filter": False}
+    elif held_out > 1:
+        rule = f"the last {held_out} events are test, the {held_out} before validation, the first"
+        own = {"split": f"{rule} of either is the target"}
+    protocol = Protocol(
+        data=interactions.name,
+        data_hash=interactions.sha256,
+        notes="; ".join(interactions.notes),
+        **own,
+    )
+    return Problem(
+        split=split,
+        num_items=interactions.n_items,
+        content=content,
+        candidates=np.flatnonzero(known).astype(np.int32),
+        protocol=protocol,
+    )
+
+
+def _split_by_group(interactions: Interactions, sequences: Sequences, held_out: int) -> Split:
+    validation, test = (np.flatnonzero(users) for users in package_split(interactions))
+    return nxtpost_jax.by_user(sequences, validation, test, m=held_out)
+
+
+def baseline_scorers(problem: Problem, queries: Queries) -> dict[str, ScoresFn]:
+    """Fit the baselines to the training part.
+
+    Popularity (of all time and, where there are times, of the seven days before the query),
+    skip-3 Markov, item-KNN and, where there is content, content-KNN.
+    """
+    train_part, num_items = problem.split.train, problem.num_items
+    scorers = {"popularity": baseline_models.popularity(train_part, num_items)}
+    if queries.histories.times is not None:
+        scorers["popularity_7d"] = baseline_models.recent_popularity(train_part, num_items)
+    scorers["markov"] = baseline_models.markov(train_part, num_items)
+    scorers["item_knn"] = baseline_models.item_knn(train_part, num_items)
+    if problem.content is not None:
+        scorers["content_knn"] = baseline_models.content_knn(problem.content)
+    return scorers
+
+
+def rank(problem: Problem, scores_fn: ScoresFn, queries: Queries, **options) -> Metrics:
+    """Rank the targets as the protocol says; options as in `ranking.evaluate`."""
+    return nxtpost_jax.evaluate(
+        scores_fn, queries, seen_filter=problem.protocol.seen_filter, **options
+    )
+
+
+def query_times(queries: Queries) -> np.ndarray | None:
+    """Return when each query is asked, the time of its last event; None without times."""
+    histories = queries.histories
+    return None if histories.times is None else nxtpost_jax.last_times(histories)
+
+
+def score_baselines(problem: Problem, queries: Queries, *, max_len: int) -> dict[str, Metrics]:
+    """Rank the targets by every baseline."""
+    options = {"max_len": max_len, "query_times": query_times(queries)}
+    scorers = baseline_scorers(problem, queries)
+    return {name: rank(problem, scores, queries, **options) for name, scores in scorers.items()}
+
+
+def train_nxtpost(
+    run: Run,
+    problem: Problem,
+    config: NxtPostConfig,
+    *,
+    stage: str,
+    tx: optax.GradientTransformation,
+    epochs: int,
+    batch_size: int,
+    objective: Objective,
+    evaluate_every: int,
+    seed: int,
+    mesh: Mesh,
+    buckets: int = 1,
+    patience: int | None = None,
+    evaluate: Evaluate | None = None,
+) -> tuple[NxtPost, TrainResult]:
+    """Train both towers as one stage of a run; the epoch is selected by validation NDCG@10.
+
+    `evaluate` maps the model and parameters to validation metrics, "ndcg@10" among them; by
+    default the validation targets are ranked among all items.
+    """
+    model = NxtPost(config, num_items=problem.num_items)
+    content = None if problem.content is None else jnp.asarray(problem.content)
+    train_part = problem.split.train
+    known = {
+        "candidates": jnp.asarray(problem.candidates),
+        "log_popularity": jnp.asarray(nxtpost_jax.log_popularity(train_part, problem.num_items)),
+    }
+    rows = {"max_len": config.max_len, "batch_size": batch_size, "buckets": buckets}
+    batches = functools.partial(
+        nxtpost_jax.train_batches, train_part, seed=seed, num_labels=objective.num_labels, **rows
+    )
+    first = next(iter(batches(epoch=0)))
+
+    def init_params(key):
+        return model.init(key, first, content)["params"]
+
+    if evaluate is None:
+        evaluate = functools.partial(validation_metrics, problem)
+
+    def loss(params, batch, key):
+        return nxtpost_jax.loss(model, params, batch, content, key, objective=objective, **known)
+
+    result = train(
+        run,
+        stage=stage,
+        init_params=init_params,
+        loss=loss,
+        tx=tx,
+        batches=lambda epoch: batches(epoch=epoch),
+        epochs=epochs,
+        steps_per_epoch=nxtpost_jax.steps_per_epoch(train_part, **rows),
+        seed=seed,
+        mesh=mesh,
+        evaluate=functools.partial(evaluate, model),
+        evaluate_every=evaluate_every,
+        select="ndcg@10",
+        batch_shapes=buckets,
+        patience=patience,
+        opt_state_sharding=shampoo_jax.state_sharding,
+    )
+    return model, result
+
+
+def validation_metrics(problem: Problem, model: NxtPost, params) -> Mapping[str, float]:
+    """Rank the validation targets among all items."""
+    return score(problem, model, params, problem.split.validation, bootstrap=0).values
+
+
+def score(
+    problem: Problem, model: NxtPost, params, queries: Queries, *, bootstrap: int = 1000, **options
+) -> Metrics:
+    """Rank the targets of queries by a trained model; options as in `ranking.evaluate`."""
+    content = None if problem.content is None else jnp.asarray(problem.content)
+    scores = nxtpost_jax.model_scores(model, params, content)
+    options |= {"max_len": model.config.max_len, "bootstrap": bootstrap}
+    return rank(problem, scores, queries, **options)
+
+
+def figures_of(runs: Mapping[str, Sequence[Metrics]], labels: Iterable) -> dict[str, float]:
+    """Flatten figures for summary.json: NAME/LABEL/FIGURE, a label for each of a name's metrics."""
+    labels = list(labels)
+    return {
+        f"{name}/{label}/{figure}": value
+        for name, own in runs.items()
+        for label, metrics in zip(labels, own)
+        for figure, value in metrics.values.items()
+    }
+
+
+def seed_figures(
+    runs: Mapping[str, Sequence[Sequence[Metrics]]], seeds: Iterable[int], labels: Iterable
+) -> dict[str, float]:
+    """Flatten figures for summary.json: NAME/SEED/LABEL/FIGURE."""
+    own = {f"{name}/{seed}": one for name, all_ in runs.items() for seed, one in zip(seeds, all_)}
+    return figures_of(own, labels)
+
+
+def means_by_label(seeds: Sequence[Sequence[Metrics]], figure: str) -> list[float]:
+    """Average one figure over seeds, for each of the metrics that a seed has."""
+    return np.mean([[m[figure] for m in runs] for runs in seeds], axis=0).tolist()
+
+
+def baseline_figures(baselines: Mapping[str, Metrics]) -> dict[str, float]:
+    """Flatten the figures of `score_baselines`: NAME/FIGURE."""
+    return {f"{n}/{f}": value for n, m in baselines.items() for f, value in m.values.items()}
+
+
+def ndcg_difference(one: Metrics, other: Metrics) -> tuple[float, float]:
+    """Return the mean difference in NDCG@10 over the same queries, and its standard error."""
+    difference = gains(one.ranks, "ndcg@10") - gains(other.ranks, "ndcg@10")
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))

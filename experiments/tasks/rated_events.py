@@ -1,0 +1,209 @@
+"""Rated events as examples of a scorer: what is known of the user before each, and of the item.
+
+A user side is the user's liked and disliked items so far, the latest items, the taste in genres,
+and demographics where there are any; an item side is its id, genres, year and popularity in
+training. Crosses (I2IF) count the genres of liked items, and the items that often follow them,
+with recency in events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.interactions import Interactions
+from experiments.data.user_features import NAMES, UserFeatures
+from experiments.harness.errors import InputError
+from experiments.tasks.neighbours import (
+    ages,
+    count_neighbours,
+    fold_of,
+    follower_lists,
+    latest_first,
+)
+from hsnn_jax.monn import i2if
+from hsnn_jax.monn.config import Features
+
+LIKED = 4.0  # the least rating that is a label of 1
+LENGTHS = {"liked": 40, "disliked": 10, "recent": 5}
+HALF_LIFE = 10.0  # of recency, in liked items
+_YEAR_AND_GENRES = re.compile(r"\((\d{4})\)\s*(.*)$")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Rated events in the order of users and time, and the parts they belong to.
+
+    Attributes:
+      users, items: int32 [n].
+      labels: float32 [n], 1 where the rating is at least `LIKED`.
+      part: int8 [n]: 0 train, 1 validation, 2 test: each user's first 80 %, next 10 %, last 10 %.
+      genres: int32 [n_items, A], of each item, -1 after.
+      genre_names: G of them.
+      item_dense: float32 [n_items, 2]: year and log popularity in training.
+      followers: from `follower_lists`, of liked training events.
+      demographics: None without.
+      num_users, num_items: of the data.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+    part: np.ndarray
+    genres: np.ndarray
+    genre_names: tuple[str, ...]
+    item_dense: np.ndarray
+    followers: np.ndarray
+    demographics: UserFeatures | None
+    num_users: int
+    num_items: int
+
+    def rows(self, part: int) -> np.ndarray:
+        """Return the events of a part."""
+        return np.flatnonzero(self.part == part)
+
+    def liked(self, part: int) -> np.ndarray:
+        """Return the liked events of a part."""
+        return np.flatnonzero((self.part == part) & (self.labels == 1))
+
+    def next_liked(self, part: int) -> np.ndarray:
+        """Return the first liked event of each user in a part: what is to be retrieved."""
+        rows = self.liked(part)
+        return rows[np.unique(self.users[rows], return_index=True)[1]]
+
+    @property
+    def user_fields(self) -> Features:
+        """The fields of `user_side`."""
+        sparse = dict.fromkeys((*LENGTHS, "last"), self.num_items)
+        if self.demographics is not None:
+            sparse |= dict(zip(NAMES, self.demographics.sizes, strict=True))
+        return Features(dense={"taste": len(self.genre_names), "profile": 2}, sparse=sparse)
+
+    @property
+    def item_fields(self) -> Features:
+        """The fields of `item_side`."""
+        sparse = {"id": self.num_items, "genres": len(self.genre_names)}
+        return Features(dense={"facts": 2}, sparse=sparse)
+
+    def item_side(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the features and the attributes, by cross, of all items."""
+        ids = jnp.arange(self.num_items, dtype=jnp.int32)
+        genres = jnp.asarray(self.genres)
+        features = {"id": ids, "genres": genres, "facts": jnp.asarray(self.item_dense)}
+        return features, {"genre": genres, "follows": ids[:, None]}
+
+    def histories(self, rows) -> dict[str, np.ndarray]:
+        """Gather what precedes the events `rows`: a batch's arrays, for `user_side`."""
+        batch = {
+            "liked": self._before("liked", rows),
+            "disliked": self._before("disliked", rows),
+            "recent": self._before("all", rows, LENGTHS["recent"]),
+        }
+        batch["last"] = batch["recent"][:, 0]
+        batch["fold"] = fold_of(self.users[rows], self.part[rows] == 0)
+        seen, liked = (self._counts[name][rows] for name in ("all", "liked"))
+        batch["profile"] = np.stack(
+            [np.log1p(seen) / 5, (liked + 1.2) / (seen + 2.0)], axis=1
+        ).astype(np.float32)
+        if self.demographics is not None:
+            values = self.demographics.values[self.users[rows]]
+            batch |= {name: values[:, k] for k, name in enumerate(NAMES)}
+        return batch
+
+    def __post_init__(self):
+        kinds = {"all": np.ones(len(self.users), bool), "liked": self.labels == 1}
+        kinds["disliked"] = ~kinds["liked"]
+        first = np.searchsorted(self.users, self.users)
+        streams, counts = {}, {}
+        for name, chosen in kinds.items():
+            before = np.concatenate([[0], np.cumsum(chosen)])
+            # An event's history: those of the stream in [start of its user, place of the event).
+            streams[name] = (self.items[chosen], before[first], before[:-1])
+            counts[name] = before[:-1] - before[first]
+        object.__setattr__(self, "_streams", streams)
+        object.__setattr__(self, "_counts", counts)
+
+    def _before(self, name, rows, length=None):
+        items, starts, ends = self._streams[name]
+        return latest_first(items, starts[rows], ends[rows], length or LENGTHS[name])
+
+    def seen(self, rows) -> np.ndarray:
+        """Return all items that precede the events, int32 [len(rows), longest], -1 after."""
+        return self._before("all", rows, max(1, int(self._counts["all"][rows].max())))
+
+
+def user_side(batch, genres, num_genres: int, followers):
+    """Return the features and the counts, by cross, of a batch from `Examples.histories`.
+
+    Jittable; the item of an event itself never enters.
+
+    Args:
+      batch: dict of [B, ...].
+      genres: int [n_items, A].
+      num_genres: G.
+      followers: int [folds + 1, n_items, N].
+    """
+    liked = batch["liked"]
+    of_liked = jnp.where(liked[:, :, None] >= 0, genres[jnp.maximum(liked, 0)], -1)
+    table = i2if.count_dense(of_liked, num_genres, ages=ages(liked), half_life=HALF_LIFE)
+    follows = count_neighbours(followers, batch["fold"], liked, half_life=HALF_LIFE)
+    taste = table.counts / jnp.maximum(table.total, 1)[:, None]
+    names = (*LENGTHS, "last", "profile", *NAMES)
+    features = {name: batch[name] for name in names if name in batch}
+    return features | {"taste": taste}, {"genre": table, "follows": follows}
+
+
+def make_examples(interactions: Interactions, demographics: UserFeatures | None = None) -> Examples:
+    """Label, split and describe rated events.
+
+    Raises:
+      InputError: the events have no ratings or no order, or all labels are equal.
+    """
+    if interactions.weights is None or not interactions.ordered:
+        raise InputError(f"{interactions.name}: expected ratings in an order, found none")
+    labels = (interactions.weights >= LIKED).astype(np.float32)
+    if not 0 < labels.mean() < 1:
+        raise InputError(
+            f"{interactions.name}: expected ratings on both sides of {LIKED}, found "
+            f"{labels.mean():.0%} at or above it"
+        )
+    users, items = interactions.users, interactions.items
+    starts = np.searchsorted(users, users)
+    lengths = np.searchsorted(users, users, side="right") - starts
+    place = (np.arange(len(users)) - starts) / lengths
+    part = ((place >= 0.8).astype(np.int8) + (place >= 0.9)).astype(np.int8)
+    years, genres, names = _facts(interactions)
+    popularity = np.bincount(items[part == 0], minlength=interactions.n_items)
+    liked = (part == 0) & (labels == 1)
+    dense = np.stack([years, np.log1p(popularity) / 5], axis=1).astype(np.float32)
+    return Examples(
+        users=users,
+        items=items,
+        labels=labels,
+        part=part,
+        genres=genres,
+        genre_names=names,
+        item_dense=dense,
+        followers=follower_lists(users[liked], items[liked], interactions.n_items),
+        demographics=demographics,
+        num_users=interactions.n_users,
+        num_items=interactions.n_items,
+    )
+
+
+def _facts(interactions: Interactions):
+    """Read year and genres from texts such as `A Film (1990) Drama War`."""
+    texts = interactions.item_texts or [""] * interactions.n_items
+    found = [_YEAR_AND_GENRES.search(text) for text in texts]
+    names = tuple(sorted({g for match in found if match for g in match[2].split()})) or ("none",)
+    number = {name: k for k, name in enumerate(names)}
+    lists = [[number[g] for g in match[2].split()] if match else [] for match in found]
+    genres = np.full((len(lists), max(1, max(map(len, lists)))), -1, np.int32)
+    for row, own in enumerate(lists):
+        genres[row, : len(own)] = own
+    years = np.array([(int(match[1]) - 1980) / 20 if match else 0.0 for match in found])
+    return years, genres, names

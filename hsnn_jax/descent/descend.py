@@ -1,0 +1,295 @@
+"""The engine of every search: from the nodes of the coarsest level down to the items.
+
+Each level scores what the kept nodes of the level above list; the nodes that the level's budget
+affords are kept and expanded in turn. Levels are numbered from the coarsest, and the last one
+is the items: N levels stand on N - 1 nested indexes.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hsnn_jax.chunks import by_chunks, num_rows
+from hsnn_jax.descent.beam import Beam, Candidates, open_counts, owned, remaining, route, slots_of
+from hsnn_jax.descent.pages import (
+    Pages,
+    num_pages,
+    page_slots,
+    pages_in,
+    pages_of,
+    places_of,
+    score_pages,
+    whole_rounds,
+)
+from hsnn_jax.lists.index import Tiles
+from hsnn_jax.monn.ensemble import level_logit
+from hsnn_jax.monn.scorers import pair_flops, score_all
+from hsnn_jax.top_k import top_k
+
+_RANKED = 4096  # slots of the items that a user's search ranks at once
+
+
+class SearchResult(NamedTuple):
+    """Retrieved items, best first, and what they cost."""
+
+    ids: jax.Array  # int32 [B, k]; -1 where fewer than k items were found
+    scores: jax.Array  # float32 [B, k]; -inf there
+    items_scored: jax.Array  # int32 [B]; items whose score was computed, filtered ones included
+    flops: jax.Array  # float32 [B]; scorer operations on nodes and all slots of the pages read
+    nodes_scored: jax.Array  # int32 [B]; nodes of all levels whose score was computed
+
+
+class Level(NamedTuple):
+    """The model of one level and what it reads.
+
+    `features` are [K, ...] of the level's nodes, [n, ...] of the items at the last level, or
+    `Tiles`, from `pack` of the index that lists them.
+    """
+
+    scorer: Any  # scorer(params, users [B, ...], features [B, m, ...]) -> [B, m]; hashable
+    params: Any
+    users: Any  # pytree of [B, ...]
+    features: Any
+
+
+class Request(NamedTuple):
+    """What may change from call to call without a new compilation."""
+
+    levels: tuple[Level, ...]  # without scorers, the last one without features
+    budgets: tuple  # int32 [B] an index
+    exclude: jax.Array | None  # int [B, E]
+    allowed: jax.Array | None  # bool [n]
+    cost_weight: jax.Array | float
+    ensemble: dict | None
+
+
+class Static(NamedTuple):
+    """What a compiled search is specialised to."""
+
+    scorers: tuple
+    k: int
+    max_beams: tuple[int, ...]
+    block: int  # pages whose items are ranked at once
+
+
+def prepare(
+    levels,
+    indexes,
+    k,
+    *,
+    budgets,
+    max_beams,
+    exclude=None,
+    allowed=None,
+    cost_weight=0.0,
+    ensemble=None,
+) -> tuple[Request, Static]:
+    """Validate a request and sort it into traced and static values.
+
+    Args:
+      levels: N `Level`s.
+      indexes: N - 1 nested `Index`es, so that each lists the next one's nodes.
+      k, exclude, allowed, cost_weight: see `search`.
+      budgets: one an index, most of what it lists to score.
+      max_beams: one an index, static maximum of nodes visited; None for all.
+      ensemble: see `level_search.search_levels`.
+
+    Returns:
+      (Request, Static); the features of the last level are in neither.
+    """
+    num_users = num_rows(levels[0].users)
+    check_request(indexes[-1].positions.shape[0], num_users, k, exclude, allowed)
+    beams, candidates = [], indexes[0].nodes.shape[0]
+    for index, budget, max_beam in zip(indexes, budgets, max_beams):
+        num_nodes, capacity = index.nodes.shape[0], index.lists.shape[1]
+        if max_beam is not None and max_beam < 1:
+            raise ValueError(f"max_beam must be >= 1, got {max_beam=}")
+        if not isinstance(budget, jax.core.Tracer) and np.min(budget) < capacity:
+            raise ValueError(
+                f"budget must be at least one node's capacity, {capacity} items, "
+                f"got {np.min(budget)}"
+            )
+        candidates = min(candidates, num_nodes)
+        beams.append(candidates if max_beam is None else min(max_beam, candidates))
+        candidates = beams[-1] * capacity
+    last = levels[-1]._replace(features=None)
+    request = Request(
+        levels=tuple(level._replace(scorer=None) for level in (*levels[:-1], last)),
+        budgets=tuple(
+            jnp.broadcast_to(jnp.asarray(budget, jnp.int32), (num_users,)) for budget in budgets
+        ),
+        exclude=exclude,
+        allowed=allowed,
+        cost_weight=cost_weight,
+        ensemble=ensemble,
+    )
+    block = whole_rounds(indexes[-1], max(1, _RANKED // page_slots(indexes[-1])))
+    return request, Static(tuple(level.scorer for level in levels), k, tuple(beams), block)
+
+
+def local_search(indexes, items, request: Request, static: Static, first_node=0):
+    """Search the items' lists that are held here, those of nodes from `first_node` on.
+
+    Args:
+      indexes: the coarsest first; the last one's lists are [K here, C], all the rest is whole.
+      items: [n, ...], or `Tiles` of these lists.
+      request, static: from `prepare`.
+      first_node: int32 [].
+
+    Returns:
+      (ids [B, k], scores [B, k]) from here; (what was scored below each index int32 [B, N - 1],
+      pages read int32 [B, N - 1]) everywhere.
+    """
+    features = [*(level.features for level in request.levels[:-1]), items]
+    params = [level.params for level in request.levels]
+    opened = open_counts(indexes, request.allowed)
+
+    def of_chunk(users, budgets, exclude):
+        left, beams = remaining(indexes, opened, request.allowed, exclude), []
+
+        def expand(level, beam, pages: Pages, **masks):
+            models, index = (static.scorers[level], params[level]), indexes[level - 1]
+            ids, scores = score_pages(*models, index, features[level], users[level], pages, **masks)
+            outputs = jnp.take_along_axis(beam.outputs, pages.rank[:, :, None], axis=1)
+            return _candidates(ids, scores, outputs, request.ensemble)
+
+        scores = score_all(static.scorers[0], params[0], users[0], features[0])
+        found = _candidates(None, scores, None, request.ensemble)
+        for level, (index, budget) in enumerate(zip(indexes, budgets), start=1):
+            beam = route(
+                found,
+                index,
+                left[level - 1],
+                budget=budget,
+                cost_weight=request.cost_weight,
+                max_beam=static.max_beams[level - 1],
+            )
+            beams.append(beam)
+            if level < len(indexes):
+                found = expand(level, beam, pages_of(beam, index, 0, _most_pages(beam, index)))
+        excluded = None if exclude is None else slots_of(index, exclude)
+        beam, excluded = owned(beam, excluded, first_node, index)
+        masks = {"allowed": request.allowed}
+        if excluded is not None:
+            masks["excluded"] = places_of(excluded, beam, index)
+
+        def expand_items(first, count):
+            return expand(len(indexes), beam, pages_of(beam, index, first, count), **masks)
+
+        most = _most_pages(beam, index)
+        last = jnp.max(num_pages(beam, index))
+        size = {"num_users": num_rows(users), "most": most, "block": static.block}
+        ids, scores = _best(expand_items, last, static.k, **size)
+        scored = jnp.stack([beam.items for beam in beams], axis=1)
+        read = jnp.stack([num_pages(*pair) for pair in zip(beams, indexes)], axis=1)
+        return ids, scores, scored, read
+
+    users = tuple(level.users for level in request.levels)
+    width = _width(indexes, features, request, static)
+    return by_chunks(of_chunk, width, users, request.budgets, request.exclude)
+
+
+def _most_pages(beam: Beam, index) -> int:
+    """Return how many pages a user's beam may have, in whole rounds."""
+    return whole_rounds(index, beam.nodes.shape[1] * pages_in(index, index.lists.shape[1]))
+
+
+def _best(expand, last, k: int, *, num_users: int, most: int, block: int):
+    """Return the k best of what the visited nodes list, ranked a block of pages at a time.
+
+    So many scores are held and ranked as the budget asks for, not as many as `max_beam` allows.
+
+    Args:
+      expand: expand(first page, number of pages) -> `Candidates`.
+      last: int32 [], pages of the longest beam.
+      k, num_users: static.
+      most, block: static; pages that a beam may have, pages of a block.
+    """
+    if most <= block:
+        found = expand(0, most)
+        return top_k(found.scores, found.ids, k)
+
+    def join(carry):
+        first, ids, scores = carry
+        found = expand(first, block)
+        ids = jnp.concatenate([ids, found.ids], axis=1)
+        scores = jnp.concatenate([scores, found.scores], axis=1)
+        return first + block, *top_k(scores, ids, k)
+
+    nothing = jnp.full((num_users, k), -1, jnp.int32), jnp.full((num_users, k), -jnp.inf)
+    return jax.lax.while_loop(lambda carry: carry[0] < last, join, (0, *nothing))[1:]
+
+
+def result(found, indexes, items, request: Request, static: Static) -> SearchResult:
+    """Add the cost to what `local_search` found."""
+    ids, scores, scored, read = found
+    features = [*(level.features for level in request.levels[:-1]), items]
+    flops, slots = 0.0, float(indexes[0].nodes.shape[0])
+    for number, (level, scorer) in enumerate(zip(request.levels, static.scorers)):
+        if number:
+            pages = read[:, number - 1].astype(jnp.float32)
+            slots = page_slots(indexes[number - 1]) * pages
+        per_user, per_row = pair_flops(scorer, level.params, level.users, flat(features[number]))
+        flops = flops + per_user + per_row * slots
+    nodes = indexes[0].nodes.shape[0] + jnp.sum(scored[:, :-1], axis=1, dtype=jnp.int32)
+    return SearchResult(ids, scores, scored[:, -1], flops, nodes)
+
+
+def flat(features):
+    """Return the features as [rows, ...] shapes, whichever way they are laid out."""
+    if not isinstance(features, Tiles):
+        return features
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((x.shape[0] * x.shape[1], *x.shape[2:]), x.dtype),
+        features.features,
+    )
+
+
+def check_request(num_items, num_users, k, exclude, allowed) -> None:
+    """Raise a ValueError unless k and the masks fit the items and users."""
+    if not 1 <= k <= num_items:
+        raise ValueError(f"k must be in [1, {num_items}] (number of items), got {k=}")
+    if exclude is not None and (exclude.ndim != 2 or exclude.shape[0] != num_users):
+        raise ValueError(
+            f"exclude must have shape [{num_users}, E], one row a user, got shape {exclude.shape}"
+        )
+    if allowed is not None and allowed.shape != (num_items,):
+        raise ValueError(
+            f"allowed must have shape [{num_items}], one entry an item, got shape {allowed.shape}"
+        )
+
+
+def _candidates(ids, own, above, ensemble) -> Candidates:
+    """Join a level's own outputs [B, M] to those of the nodes [B, S, n] that list the entries."""
+    if ensemble is None:
+        return Candidates(ids, own, own[..., None])
+    outputs = own[..., None]
+    if above is not None:
+        num_users, width = own.shape
+        shape = (num_users, above.shape[1], width // above.shape[1], above.shape[2])
+        above = jnp.broadcast_to(above[:, :, None, :], shape).reshape(num_users, width, -1)
+        outputs = jnp.concatenate([above, outputs], axis=-1)
+    # Masked here and not before: a weight of zero or less would bring -inf back.
+    scores = jnp.where(own == -jnp.inf, -jnp.inf, level_logit(ensemble, outputs))
+    return Candidates(ids, scores, outputs)
+
+
+def _width(indexes, features, request, static):
+    """Estimate the values that one user's search holds at once."""
+    widths = [indexes[0].nodes.shape[0]]
+    for level, (index, beam) in enumerate(zip(indexes, static.max_beams), start=1):
+        outputs = 1 if request.ensemble is None else level + 1
+        pages = beam * pages_in(index, index.lists.shape[1])
+        # Of the items, a block at a time is held.
+        pages = min(pages, static.block) if level == len(indexes) else pages
+        a_round = whole_rounds(index, 1) * _row_size(features[level])
+        widths += [pages * page_slots(index) * outputs, page_slots(index) * a_round]
+        if request.exclude is not None:
+            widths.append(index.nodes.shape[0])
+    return max(widths)
+
+
+def _row_size(features):
+    return sum(int(np.prod(x.shape[1:])) for x in jax.tree.leaves(flat(features)))

@@ -1,0 +1,181 @@
+"""Search through one level of nodes, and brute force over all items."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from hsnn_jax.chunks import by_chunks, num_rows
+from hsnn_jax.descent import descend
+from hsnn_jax.descent.descend import (
+    Level,
+    Request,
+    SearchResult,
+    Static,
+    check_request,
+    local_search,
+)
+from hsnn_jax.lists.index import Index
+from hsnn_jax.monn.ensemble import level_logit
+from hsnn_jax.monn.scorers import pair_flops, score_all
+from hsnn_jax.top_k import top_k
+
+# Operations for which a scorer is taken to hold one value of a pair while it works: those of an
+# inner product of width 64. A MoNN L by all users at once would hold gigabytes.
+_FLOPS_A_VALUE = 128
+
+
+def search(
+    scorer,
+    params,
+    index: Index,
+    items,
+    users,
+    k: int,
+    *,
+    budget,
+    max_beam: int | None = None,
+    exclude=None,
+    allowed=None,
+    cost_weight=0.0,
+    node_scorer=None,
+    node_params=None,
+    node_features=None,
+) -> SearchResult:
+    """Score the nodes, then the items of the best nodes that the budget affords.
+
+    Nodes are taken in the order of score - cost_weight * log(items of the node), while the
+    cumulative number of items fits the budget; a node that holds no item that the user may get
+    is not taken. A budget of n with a full `max_beam` gives `brute_force`'s answer. Changing
+    the *value* of budget, cost_weight, exclude or allowed compiles nothing anew.
+
+    Args:
+      scorer: scorer(params, users [B, ...], items [B, m, ...]) -> [B, m]; hashable and stable,
+        e.g. a module-level function or a Flax module's `apply`.
+      params: its parameters.
+      index: see `Index`.
+      items: item features, an array or pytree of [n, ...]; or `Tiles` from `pack`.
+      users: array or pytree of [B, ...].
+      k: items to return.
+      budget: most items to score for a user, at least one list's capacity; a number or int [B].
+      max_beam: static maximum of nodes visited; all by default. So many nodes are put in order
+        whatever the budget; what they list is scored and ranked as far as the budget reaches.
+      exclude: optional int [B, E], ids that a user must not get, -1 for padding.
+      allowed: optional bool [n], a filter shared by all users.
+      cost_weight: 0 ranks nodes by score alone; 1 divides exp(score) by the node's size.
+      node_scorer, node_params, node_features: scorer of the node level; by default the item
+        scorer on `index.nodes`.
+
+    Returns:
+      `SearchResult`.
+
+    Raises:
+      ValueError: k, budget, max_beam, exclude or allowed is out of range or of a wrong shape.
+    """
+    request, static = prepare(
+        scorer,
+        params,
+        index,
+        users,
+        k,
+        budget=budget,
+        max_beam=max_beam,
+        exclude=exclude,
+        allowed=allowed,
+        cost_weight=cost_weight,
+        node_scorer=node_scorer,
+        node_params=node_params,
+        node_features=node_features,
+    )
+    return compiled_search((index,), items, request, static=static)
+
+
+def brute_force(
+    scorer, params, items, users, k: int, *, exclude=None, allowed=None
+) -> SearchResult:
+    """Score every item for every user: the exact answer, by the same scorer as `search`.
+
+    See `search` for the arguments and the result; `items` are [n, ...] here.
+    """
+    check_request(num_rows(items), num_rows(users), k, exclude, allowed)
+    level = Level(None, params, users, items)
+    return compiled_brute_force((level,), (), None, exclude, allowed, scorers=(scorer,), k=k)
+
+
+def prepare(
+    scorer,
+    params,
+    index,
+    users,
+    k,
+    *,
+    budget,
+    max_beam=None,
+    node_scorer=None,
+    node_params=None,
+    node_features=None,
+    **masks,
+) -> tuple[Request, Static]:
+    """Validate the arguments of `search` and sort them into traced and static ones."""
+    nodes = Level(
+        scorer=node_scorer or scorer,
+        params=params if node_params is None else node_params,
+        users=users,
+        features=index.nodes if node_features is None else node_features,
+    )
+    levels = nodes, Level(scorer, params, users, None)
+    return descend.prepare(levels, (index,), k, budgets=(budget,), max_beams=(max_beam,), **masks)
+
+
+@functools.partial(jax.jit, static_argnames="static")
+def compiled_search(indexes, items, request, *, static):
+    """Search on one device; see `descend.local_search`."""
+    found = local_search(indexes, items, request, static)
+    return descend.result(found, indexes, items, request, static)
+
+
+@functools.partial(jax.jit, static_argnames=("scorers", "k"))
+def compiled_brute_force(levels, node_of, ensemble, exclude, allowed, *, scorers, k):
+    """Score all nodes of all levels and all items.
+
+    Args:
+      levels: N `Level`s without scorers.
+      node_of: int32 [n] a level of nodes, what each item is below.
+      ensemble: see `level_search.search_levels`; None for the items' own scores.
+      exclude, allowed: see `search`.
+      scorers, k: static.
+    """
+    num_items, num_users = num_rows(levels[-1].features), num_rows(levels[-1].users)
+    if ensemble is None:
+        levels, node_of, scorers = levels[-1:], (), scorers[-1:]
+
+    def of_chunk(users, exclude):
+        outputs = [
+            score_all(scorer, level.params, of_level, level.features)
+            for scorer, level, of_level in zip(scorers, levels, users)
+        ]
+        scores = outputs[-1]
+        if ensemble is not None:
+            above = [x.at[:, of].get(mode="clip") for x, of in zip(outputs, node_of)]
+            scores = level_logit(ensemble, jnp.stack([*above, scores], axis=-1))
+        if allowed is not None:
+            scores = jnp.where(allowed[None, :], scores, -jnp.inf)
+        if exclude is not None:
+            columns = jnp.where(exclude < 0, num_items, exclude)
+            rows = jnp.arange(scores.shape[0])[:, None]
+            scores = scores.at[rows, columns].set(-jnp.inf, mode="drop")
+        ids = jnp.arange(num_items, dtype=jnp.int32)[None, :]
+        return top_k(scores, jnp.broadcast_to(ids, scores.shape), k)
+
+    flops, width = 0.0, 0
+    for scorer, level in zip(scorers, levels):
+        per_user, per_row = pair_flops(scorer, level.params, level.users, level.features)
+        flops += per_user + per_row * num_rows(level.features)
+        width += num_items * max(1, round(per_row / _FLOPS_A_VALUE))
+    users = tuple(level.users for level in levels)
+    ids, scores = by_chunks(of_chunk, width, users, exclude)
+    nodes = sum(num_rows(level.features) for level in levels[:-1])
+    of_user = [jnp.full(num_users, x, jnp.int32) for x in (num_items, nodes)]
+    return SearchResult(
+        ids, scores, of_user[0], jnp.full(num_users, flops, jnp.float32), of_user[1]
+    )

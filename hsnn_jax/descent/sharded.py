@@ -1,0 +1,120 @@
+"""Search over a mesh: lists and item tiles sharded by node, one all-gather of local answers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from hsnn_jax.descent.descend import SearchResult, local_search, result
+from hsnn_jax.descent.level_search import prepare_levels
+from hsnn_jax.descent.search import prepare
+from hsnn_jax.lists.index import Index, Tiles
+from hsnn_jax.top_k import top_k
+
+
+def shard_index(index: Index, tiles: Tiles, mesh, *, axis: str) -> tuple[Index, Tiles]:
+    """Spread lists and tiles over a mesh axis by node; everything else is replicated.
+
+    `tiles` may be a pytree of several `Tiles`.
+
+    Raises:
+      ValueError: see `check_axis`.
+    """
+    check_axis(mesh, axis, index.nodes.shape[0])
+    by_node, everywhere = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((axis,), ()))
+    replicated = jax.device_put(index, everywhere)
+    lists = jax.device_put(index.lists, by_node)
+    return replicated._replace(lists=lists), jax.device_put(tiles, by_node)
+
+
+def check_axis(mesh, axis: str, num_nodes: int) -> None:
+    """Raise a ValueError unless the mesh has this axis and its devices divide the nodes."""
+    if axis not in mesh.axis_names:
+        raise ValueError(f"axis must be one of {', '.join(mesh.axis_names)}, got {axis!r}")
+    devices = mesh.shape[axis]
+    if num_nodes % devices:
+        raise ValueError(
+            f"the {devices} devices of axis {axis!r} must divide the number of nodes, "
+            f"got {num_nodes} nodes"
+        )
+
+
+def sharded_search(
+    scorer, params, index: Index, tiles: Tiles, users, k: int, *, mesh, axis: str, **options
+) -> SearchResult:
+    """Search as `search` does, each device in the nodes it holds.
+
+    Every device routes all users over all (replicated) nodes, which needs no exchange; then it
+    scores the visited nodes that it owns, takes a local top k, and one all-gather of k ids and
+    scores a device joins them. The answer is that of one device.
+
+    Args:
+      scorer, params, users, k: see `search`.
+      index, tiles: from `shard_index`.
+      mesh: the mesh.
+      axis: name of the mesh axis that the nodes are spread over.
+      **options: the keyword arguments of `search`.
+
+    Raises:
+      ValueError: tiles are none, or as `search`.
+    """
+    _check_tiles("tiles", tiles)
+    request, static = prepare(scorer, params, index, users, k, **options)
+    return _sharded_search((index,), tiles, request, static=static, mesh=mesh, axis=axis)
+
+
+def sharded_search_levels(levels, indexes, k: int, *, mesh, axis: str, **options) -> SearchResult:
+    """Search as `search_levels` does, each device in the items' lists that it holds.
+
+    As in `sharded_search`, every device routes all users through all levels of nodes, and the
+    lists of the last index alone are divided.
+
+    Args:
+      levels, indexes, k: see `search_levels`; the last index and the `Tiles` of the last level
+        are from `shard_index`, all others are read whole by every device.
+      mesh: the mesh.
+      axis: name of the mesh axis that the last index's nodes are spread over.
+      **options: the keyword arguments of `search_levels`.
+
+    Raises:
+      ValueError: the last level's features are no tiles, or as `search_levels`.
+    """
+    levels, indexes = tuple(levels), tuple(indexes)
+    tiles = levels[-1].features
+    _check_tiles("the last level's features", tiles)
+    request, static = prepare_levels(levels, indexes, k, **options)
+    return _sharded_search(indexes, tiles, request, static=static, mesh=mesh, axis=axis)
+
+
+@functools.partial(jax.jit, static_argnames=("static", "mesh", "axis"))
+def _sharded_search(indexes, tiles, request, *, static, mesh, axis):
+    def of_device(indexes, tiles, request):
+        first_node = jax.lax.axis_index(axis) * indexes[-1].lists.shape[0]
+        ids, scores, *cost = local_search(indexes, tiles, request, static, first_node)
+        return *_join(ids, scores, static.k, axis), *cost
+
+    everywhere, by_node = PartitionSpec(), PartitionSpec(axis)
+    last = Index(*[everywhere] * len(Index._fields))._replace(lists=by_node)
+    # What the gather returns is the same on all devices; the type system cannot know it.
+    found = jax.shard_map(
+        of_device,
+        mesh=mesh,
+        in_specs=((*[everywhere] * (len(indexes) - 1), last), by_node, everywhere),
+        out_specs=everywhere,
+        check_vma=False,
+    )(indexes, tiles, request)
+    return result(found, indexes, tiles, request, static)
+
+
+def _check_tiles(name, features):
+    # Rows of items would be divided in their own order, not in that of the lists.
+    if not isinstance(features, Tiles):
+        raise ValueError(f"{name} must be Tiles from shard_index, got {type(features).__name__}")
+
+
+def _join(ids, scores, k, axis):
+    """Gather every device's candidates in one collective and keep the best k."""
+    bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
+    gathered = jax.lax.all_gather(jnp.stack([ids, bits]), axis, axis=2, tiled=True)
+    return top_k(jax.lax.bitcast_convert_type(gathered[1], scores.dtype), gathered[0], k)

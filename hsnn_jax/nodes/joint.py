@@ -1,0 +1,230 @@
+"""Joint optimisation of the index and the levels' models (JOIM), and their serving.
+
+Source: arXiv 2408.06653v3, joint optimisation of the index and MoNN.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from hsnn_jax.descent.descend import Level
+from hsnn_jax.distance import Distance
+from hsnn_jax.lists.index import take_rows
+from hsnn_jax.lists.levels import representative_items
+from hsnn_jax.monn.config import MoNNConfig
+from hsnn_jax.monn.ensemble import ensemble_logits, init_ensemble, interaction_mse, level_losses
+from hsnn_jax.monn.network import (
+    MoNNScorer,
+    encode_items,
+    encode_users,
+    init_monn,
+    interactions,
+    item_vectors,
+    logits,
+    user_vectors,
+)
+from hsnn_jax.nodes.lti import LTIConfig, init_params, lti_loss
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JointConfig:
+    """The levels' models, the nodes, and what their losses weigh. The weights are ours.
+
+    Attributes:
+      models: a MoNN a level, the coarsest first, the last one of the items; of the same tasks.
+      index: of the nodes, which are learned on the vectors of the last model's item tower.
+      level_weights: of the supervised losses; 1 each by default.
+      index_weight: of the index loss, see `lti_loss`.
+      interaction_weight: of the mean over node levels of the interaction tower's MSE to that of
+        the items; 0 for none. With it, all models have interaction towers of one output.
+    """
+
+    models: tuple[MoNNConfig, ...]
+    index: LTIConfig
+    level_weights: tuple[float, ...] | None = None
+    index_weight: float = 1.0
+    interaction_weight: float = 0.0
+
+    def __post_init__(self):
+        levels = len(self.models)
+        if levels != len(self.index.level_sizes) + 1:
+            raise ValueError(
+                "models must have one entry a level of nodes and one of the items, got "
+                f"{levels} with num_nodes={self.index.num_nodes}"
+            )
+        if self.level_weights is not None and len(self.level_weights) != levels:
+            raise ValueError(
+                f"level_weights must have {levels} entries, got {len(self.level_weights)}"
+            )
+        for name in ("index_weight", "interaction_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        tasks = {model.tasks for model in self.models}
+        if len(tasks) > 1:
+            raise ValueError(f"models must have the same tasks, got {sorted(tasks)}")
+        towers = {(model.num_interaction, model.width) for model in self.models}
+        if self.interaction_weight and (len(towers) > 1 or not self.models[0].num_interaction):
+            raise ValueError(
+                "interaction_weight needs models with interaction towers of one output, got "
+                f"(num_interaction, width) of {sorted(towers)}"
+            )
+
+
+def init_joint(key, config: JointConfig, item_features) -> dict:
+    """Draw the models' parameters and start the nodes from the items.
+
+    Args:
+      key: PRNG key.
+      config: see `JointConfig`.
+      item_features: dict of [n, ...], what the last model's item tower reads.
+
+    Returns:
+      {"models": a tree of parameters a level, "ensemble": from `init_ensemble`, "nodes": from
+      `lti.init_params`}.
+    """
+    models = tuple(
+        init_monn(jax.random.fold_in(key, level), model)
+        for level, model in enumerate(config.models)
+    )
+    vectors = item_vectors(config.models[-1], models[-1], item_features)
+    nodes = init_params(jax.random.fold_in(key, len(models)), vectors, config.index)["nodes"]
+    return {"models": models, "ensemble": init_ensemble(len(models)), "nodes": nodes}
+
+
+def joint_loss(params, batch, *, step, config: JointConfig, history=None):
+    """Compute the supervised loss of every level and the index loss of a batch of pairs.
+
+    A pair's output at a level of nodes is that model's logit of the user and the representative
+    item of the node that the pair's item is below; at the last level, that of the user and the
+    item. Level n's logit is the ensemble of the outputs up to it, and its loss the cross entropy
+    with the pair's label. The index loss is LTI's, of the last model's user and item towers in
+    their two-tower reading; through its soft assignment gradients reach nodes and towers.
+
+    Args:
+      params: from `init_joint`.
+      batch: dict of
+        users: (features, counts), the arguments of `encode_users` but for the model, of B rows;
+        items: (features, attributes) of the pairs' items, as of `encode_items`;
+        representatives: such a pair a level of nodes, of B rows (`representatives_of_items`);
+        labels: [B, T] in [0, 1], or [B] where there is one task;
+        mask: optional bool of that shape, False where a label is missing;
+        item_ids: optional int [B]; equal items are then no negatives of each other;
+        negatives, negative_ids: optional features [N, ...] and int [N] of shared negatives of
+          the index loss.
+        The index loss takes the first task's labels: for "bce" as they are, for
+        "sampled_softmax" as weights, so that only positives count.
+      step, history: see `lti_loss`.
+      config: see `JointConfig`; static.
+
+    Returns:
+      (scalar, metrics): those of `lti_loss`, with `index_loss`, `level_losses` float [N], and
+      `interaction_mse` where it has a weight. For jax.value_and_grad(..., has_aux=True).
+
+    Raises:
+      ValueError: representatives or labels do not fit the config.
+    """
+    models, users = config.models, batch["users"]
+    items = (*batch["representatives"], batch["items"])
+    if len(items) != len(models):
+        raise ValueError(
+            f"representatives must have one entry a level of nodes, {len(models) - 1}, got "
+            f"{len(items) - 1}"
+        )
+    outputs = [
+        logits(model, of_level, users[0], item[0], users[1], item[1])
+        for model, of_level, item in zip(models, params["models"], items)
+    ]
+    outputs_BxTxN = jnp.stack(outputs, axis=-1)
+    labels, mask = (_by_task(batch, name, outputs_BxTxN) for name in ("labels", "mask"))
+    level_logits = ensemble_logits(params["ensemble"], outputs_BxTxN)
+    loss, per_level = level_losses(level_logits, labels, weights=config.level_weights, mask=mask)
+    index_loss, metrics = _index_loss(
+        params, batch, labels[:, 0], mask, step=step, config=config, history=history
+    )
+    loss += config.index_weight * index_loss
+    metrics = metrics | {"index_loss": index_loss, "level_losses": per_level}
+    if config.interaction_weight:
+        pairs = [
+            _interactions(model, of_level, users, item)
+            for model, of_level, item in zip(models, params["models"], items)
+        ]
+        error = sum(interaction_mse(level, pairs[-1]) for level in pairs[:-1]) / (len(pairs) - 1)
+        loss += config.interaction_weight * error
+        metrics["interaction_mse"] = error
+    return loss, jax.lax.stop_gradient(metrics)
+
+
+def encode_levels(models, params, indexes, items, *, distance: Distance = "l2") -> tuple:
+    """Encode what the levels list: representatives of nodes, and the items. Once an index.
+
+    Args:
+      models: a `MoNNConfig` a level, the coarsest first.
+      params: of each.
+      indexes: from `build_levels`, on `item_vectors` of the last model.
+      items: (features, attributes) of all rows, see `encode_items`.
+      distance: by which a node's representative is the nearest.
+
+    Returns:
+      The features of each level, for `request_levels`.
+    """
+    vectors = item_vectors(models[-1], params[-1], items[0])
+    rows = representative_items(indexes, vectors, distance=distance)
+    read = [*(take_rows(items, of_level) for of_level in rows), items]
+    return tuple(encode_items(*level[:2], *level[2]) for level in zip(models, params, read))
+
+
+def request_levels(models, params, features, users, *, task: str | None = None) -> tuple:
+    """Encode the users of a request for every level: the `levels` of `search_levels`.
+
+    Args:
+      models, params: see `encode_levels`.
+      features: from `encode_levels`.
+      users: (features, counts), see `encode_users`.
+      task: see `MoNNScorer`.
+    """
+    return tuple(
+        Level(MoNNScorer(model, task), of_level, encode_users(model, of_level, *users), read)
+        for model, of_level, read in zip(models, params, features)
+    )
+
+
+def _index_loss(params, batch, labels, mask, *, step, config, history):
+    model, of_model = config.models[-1], params["models"][-1]
+    labels = labels if mask is None else jnp.where(mask[:, 0], labels, 0)
+    lti_batch = {
+        "users": user_vectors(model, of_model, batch["users"][0]),
+        "positives": item_vectors(model, of_model, batch["items"][0]),
+    }
+    if config.index.loss == "bce":
+        lti_batch["labels"] = labels
+        if mask is not None:
+            lti_batch["weights"] = mask[:, 0].astype(labels.dtype)
+    else:
+        lti_batch["weights"] = labels
+    if "item_ids" in batch:
+        lti_batch["positive_ids"] = batch["item_ids"]
+    if "negatives" in batch:
+        lti_batch["negatives"] = item_vectors(model, of_model, batch["negatives"])
+        if "negative_ids" in batch:
+            lti_batch["negative_ids"] = batch["negative_ids"]
+    nodes = {"nodes": params["nodes"]}
+    # Without a catalogue in the batch nothing is drawn, and no key is needed.
+    return lti_loss(nodes, lti_batch, None, step=step, config=config.index, history=history)
+
+
+def _interactions(model, params, users, items):
+    """Return the interaction tower's vectors of B pairs, [B, n, d]."""
+    encoded = encode_items(model, params, *items)
+    encoded = jax.tree.map(lambda x: x[:, None], encoded)
+    return interactions(model, params, encode_users(model, params, *users), encoded)[:, 0]
+
+
+def _by_task(batch, name, outputs_BxTxN):
+    """Return labels or mask as [B, T]."""
+    if name not in batch:
+        return None
+    given, shape = batch[name], outputs_BxTxN.shape[:2]
+    if given.shape not in (shape, shape[:1]) or given.size != shape[0] * shape[1]:
+        raise ValueError(f"{name} must have shape {shape} (pairs, tasks), got {given.shape}")
+    return given.reshape(shape)

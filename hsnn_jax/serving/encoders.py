@@ -1,0 +1,164 @@
+"""What scores the levels of an index, and what it reads of users, items and nodes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hsnn_jax.chunks import num_rows
+from hsnn_jax.lists.living import batches, check_vectors, padded
+from hsnn_jax.monn import network as monn
+from hsnn_jax.monn.config import MoNNConfig
+from hsnn_jax.monn.scorers import dot
+
+
+class LevelModels(NamedTuple):
+    """The scorers of N levels, the coarsest first, the last one of the items. One of three kinds.
+
+    Without a model, the scorer reads vectors, those of items and of nodes themselves. One model
+    scores all levels, a node as its representative item. With a model a level, the level's own
+    encodes that item: the coarse ones, which may be large, encode the representatives alone.
+    """
+
+    scorers: tuple
+    params: tuple  # of each scorer
+    models: tuple[MoNNConfig, ...]  # none, one, or N
+    ensemble: Any  # see `search_levels`; None ranks each level by its own scores
+
+    def user_vectors(self, name, users):
+        """Return float [B, d], in the space of the items' vectors."""
+        if self.models:
+            features, _ = _inputs(name, users)
+            users = np.asarray(monn.user_vectors(self.models[-1], self.params[-1], features))
+        check_vectors(name, users)
+        return users
+
+    def users(self, name, users, *, width: int) -> tuple:
+        """Return what each level's scorer reads of the users.
+
+        Args:
+          name: of the argument, for errors.
+          users: float [B, width]; or (features, counts), or features alone, for models.
+          width: of the items' vectors.
+
+        Raises:
+          ValueError: users have a wrong width, or are not finite or of one number of rows.
+        """
+        if not self.models:
+            check_vectors(name, users, width=width)
+            return (jnp.asarray(users),) * len(self.scorers)
+        inputs = _inputs(name, users)
+        encoded = [
+            monn.encode_users(model, params, *inputs)
+            for model, params in zip(self.models, self.params)
+        ]
+        return tuple(encoded if len(encoded) > 1 else encoded * len(self.scorers))
+
+    def items(self, name, items, *, by_batches=False):
+        """Return (vectors [n, d], what moves with the items, a dict of [n, ...], or None).
+
+        The latter has `encoded`, what the last level's scorer reads, and `inputs`, from which
+        nodes are encoded, where there is a model a level.
+
+        Args:
+          name: of the argument, for errors.
+          items: float [n, d]; or (features, attributes), or features alone, for models.
+          by_batches: in the few sizes of an update, so that nothing is traced anew.
+
+        Raises:
+          ValueError: features are not finite or not of one number of rows.
+        """
+        if not self.models:
+            return items, None
+        inputs = _inputs(name, items)
+        rows = num_rows(inputs)
+        if by_batches:
+            vectors, carried = self._in_batches(inputs, rows)
+        else:
+            vectors, encoded = self._towers(inputs)
+            vectors, carried = np.asarray(vectors), {"encoded": encoded}
+        if len(self.models) > 1:
+            named = {n: x for n, x in zip(("features", "attributes"), inputs) if x is not None}
+            # As jax holds them: 32 bits.
+            carried["inputs"] = jax.device_get(jax.device_put(named))
+        return vectors, carried
+
+    def nodes(self, level: int, inputs):
+        """Encode nodes of a level by `inputs` of their representatives; with a model a level."""
+        model, params = self.models[level], self.params[level]
+        return monn.encode_items(model, params, inputs["features"], inputs.get("attributes"))
+
+    def _towers(self, inputs):
+        last = self.models[-1], self.params[-1]
+        return monn.item_vectors(*last, inputs[0]), monn.encode_items(*last, *inputs)
+
+    def _in_batches(self, inputs, rows):
+        inputs, found = jax.tree.map(np.asarray, inputs), []
+        for part, size in batches(max(rows, 1)):
+            some = jax.tree.map(lambda x, part=part: x[part], inputs)
+            whole = self._towers(jax.tree.map(lambda x, size=size: padded(x, size, 0), some))
+            kept = num_rows(some)
+            found.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], whole))
+        vectors, encoded = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        return vectors, {"encoded": encoded}
+
+
+def level_models(num_levels: int, *, scorer=None, model=None, params=None, task=None):
+    """Sort out what a retriever is given.
+
+    Args:
+      num_levels: N, those of nodes and that of the items.
+      scorer: see `search`; the inner product by default. Not given with a model.
+      model: a `MoNNConfig`, or N of them.
+      params: of scorer or model; of N models, {"models": N trees, "ensemble": optional}.
+      task: see `monn.MoNNScorer`.
+
+    Raises:
+      ValueError: these do not fit together.
+    """
+    if model is None:
+        if task is not None:
+            raise ValueError(f"task needs a model, got {task=}")
+        return LevelModels((scorer or dot,) * num_levels, (params,) * num_levels, (), None)
+    if scorer is not None or params is None:
+        raise ValueError("a model comes with params and without a scorer")
+    if isinstance(model, MoNNConfig):
+        scorers = (monn.MoNNScorer(model, task),) * num_levels
+        return LevelModels(scorers, (params,) * num_levels, (model,), None)
+    models = tuple(model)
+    if len(models) != num_levels:
+        raise ValueError(
+            "model must be one, or one a level of nodes and one of the items, "
+            f"{num_levels}, got {len(models)}"
+        )
+    of_models = params.get("models", ())
+    if len(of_models) != num_levels:
+        raise ValueError(
+            f'params must hold "models", {num_levels} of them, got {len(of_models)} '
+            f"in {sorted(params)}"
+        )
+    ensemble = params.get("ensemble")
+    if ensemble is not None and len(ensemble["bias"]) != num_levels:
+        raise ValueError(f"ensemble must be of {num_levels} levels, got {len(ensemble['bias'])}")
+    tasks = {model.tasks for model in models}
+    if len(tasks) > 1:
+        raise ValueError(f"models must have the same tasks, got {sorted(tasks)}")
+    scorers = tuple(monn.MoNNScorer(model, task) for model in models)
+    return LevelModels(scorers, tuple(of_models), models, ensemble)
+
+
+def _inputs(name, given):
+    """Return (features, crosses or None) of users or items; raise unless they are sound."""
+    features, crosses = given if isinstance(given, tuple) else (given, None)
+    leaves = jax.tree_util.tree_leaves_with_path((features, crosses))
+    rows = {np.shape(x)[:1] for _, x in leaves}
+    if len(rows) != 1 or rows == {()}:
+        raise ValueError(f"{name} must have features of one number of rows, got {sorted(rows)}")
+    for path, x in leaves:
+        x = np.asarray(x)
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            row = np.argmin(np.isfinite(x).reshape(len(x), -1).all(axis=1))
+            place = jax.tree_util.keystr(path[1:])
+            raise ValueError(f"{name} must be finite, got NaN or inf in row {row} of {place}")
+    return features, crosses

@@ -1,0 +1,84 @@
+"""Jitted functions from histories to scores and to the best items."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from nxtpost_jax.evaluation.ranking import ScoresFn, best_of_scores
+from nxtpost_jax.events.content import num_rows, take
+from nxtpost_jax.towers.model import NxtPost
+
+
+@partial(jax.jit, static_argnums=0)
+def encode_catalogue(model: NxtPost, params, content=None):
+    """Encode every item: f32[N, D], N rows of content, or all ids without content."""
+    ids_N = jnp.arange(model.num_items if content is None else num_rows(content))
+    return model.apply({"params": params}, content, ids_N, method="encode_items")
+
+
+@partial(jax.jit, static_argnums=0)
+def user_vectors(model: NxtPost, params, item_vectors_NxD, histories):
+    """Encode each history by its pooled states: f32[B, D].
+
+    Args:
+      model, params: the towers.
+      item_vectors_NxD: f32[N, D] of `encode_catalogue`.
+      histories: dict of `sequences.pad_histories`; an empty one is its static features alone.
+    """
+    items_BxL = histories["items"]
+    vectors_BxLxD = take(item_vectors_NxD, items_BxL)
+    variables = {"params": params}
+    states_BxLxD = model.apply(variables, histories, vectors_BxLxD, method="encode_histories")
+    return model.apply(variables, states_BxLxD, items_BxL, method="pool")
+
+
+@partial(jax.jit, static_argnums=0)
+def cosine_scores(model: NxtPost, params, item_vectors_NxD, histories):
+    """Score every item for each history: f32[B, N], see `item_scores`."""
+    return item_scores(user_vectors(model, params, item_vectors_NxD, histories), item_vectors_NxD)
+
+
+def item_scores(vectors_BxD, item_vectors_NxD):
+    """Compare users (or items) with items by cosine, or inner product: f32[B, N].
+
+    An item of which nothing is known, neither content nor a trained id, has a vector of zeros. It
+    scores -inf, so that no search finds it and as a target it ranks last; its 0 would else beat
+    every item that a user dislikes.
+    """
+    known_N = jnp.any(item_vectors_NxD != 0, axis=1)
+    return jnp.where(known_N[None], vectors_BxD @ item_vectors_NxD.T, -jnp.inf)
+
+
+@partial(jax.jit, static_argnames=("model", "k"))
+def top_items(
+    model: NxtPost, params, item_vectors_NxD, histories, left_out_BxS, allowed_N=None, *, k: int
+):
+    """Find each history's k items of the highest cosine.
+
+    Args:
+      model, params, item_vectors_NxD, histories: see `user_vectors`.
+      left_out_BxS, allowed_N, k: see `ranking.best_of_scores`.
+
+    Returns:
+      ids int32[B, k], the best first, PAD where fewer than k items are left, and their cosines
+      f32[B, k], -inf at PAD.
+    """
+    scores_BxN = cosine_scores(model, params, item_vectors_NxD, histories)
+    return best_of_scores(scores_BxN, left_out_BxS, allowed_N, k=k)
+
+
+@partial(jax.jit, static_argnames="k")
+def nearest_items(vectors_BxD, item_vectors_NxD, left_out_BxS, allowed_N=None, *, k: int):
+    """Find the k items nearest to each vector, of users or of items; else as `top_items`."""
+    return best_of_scores(item_scores(vectors_BxD, item_vectors_NxD), left_out_BxS, allowed_N, k=k)
+
+
+def model_scores(model: NxtPost, params, content=None) -> ScoresFn:
+    """Build the `scores_fn` of `ranking.evaluate` for a trained model.
+
+    Encodes the catalogue once. Building it again for other parameters traces nothing anew.
+    """
+    return partial(cosine_scores, model, params, encode_catalogue(model, params, content))

@@ -1,0 +1,115 @@
+"""The user tower: a causal Transformer over the posts of a history.
+
+Shape suffixes as in `model`: B batch, L positions, D model width.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from nxtpost_jax.events.sequences import PAD
+from nxtpost_jax.towers.blocks import Block, dropout
+from nxtpost_jax.towers.config import NxtPostConfig
+from nxtpost_jax.towers.pooling import read_positions
+from nxtpost_jax.towers.similarity import output
+
+_GAP_BUCKETS = 32  # powers of two of a second: the last one is 68 years
+
+
+class UserTower(nn.Module):
+    """Encode a history of post vectors.
+
+    An event is its post's vector, scaled by its action's weight, plus (or concatenated with)
+    the time since the event before, plus embeddings of its action, its surface, its position
+    and the user's static features. A row without events is read as one position that holds
+    the user's static features alone.
+    """
+
+    config: NxtPostConfig
+
+    @nn.compact
+    def __call__(self, vectors_BxLxD, histories, deterministic, *, positions_BxL=None, attend=None):
+        config = self.config
+        length = vectors_BxLxD.shape[1]
+        if length > config.max_len:
+            raise ValueError(f"histories: expected at most {config.max_len} columns, not {length}")
+        items_BxL = histories["items"]
+        events_BxLxD = self._events(vectors_BxLxD * math.sqrt(config.d_model), histories)
+        x_BxLxD = jnp.where((items_BxL != PAD)[..., None], events_BxLxD, 0)
+        x_BxLxD += self._positions(length, positions_BxL) + self._static(histories)
+        x_BxLxD = jnp.where(read_positions(items_BxL)[..., None], x_BxLxD, 0)
+        rate = 0.0 if deterministic else config.dropout
+        x_BxLxD = dropout(self, x_BxLxD, rate)
+        for layer in range(config.num_layers):
+            x_BxLxD = Block(
+                num_heads=config.num_heads,
+                d_ff=config.d_ff or 4 * config.d_model,
+                gated=config.block == "gated",
+                dropout=rate,
+                name=f"block_{layer}",
+            )(x_BxLxD, attend and functools.partial(attend, layer))
+        return output(nn.LayerNorm(name="norm")(x_BxLxD), config.similarity)
+
+    def _positions(self, length, positions_BxL):
+        shape = (self.config.max_len, self.config.d_model)
+        table_LxD = self.param("positions", nn.initializers.normal(0.02), shape)
+        if positions_BxL is None:
+            return table_LxD[None, :length]
+        return jnp.take(table_LxD, positions_BxL, axis=0, mode="clip")
+
+    def _events(self, x_BxLxD, histories):
+        config = self.config
+        if config.action_weights is not None:
+            weights = jnp.asarray(config.action_weights)
+            x_BxLxD *= weights[_column(histories, "actions", "action_weights")][..., None]
+        if config.time_features and self.has_variable("params", "gaps"):
+            _column(histories, "times", "this model, trained with times,")
+        if config.time_features and "times" in histories:
+            gaps_BxLxD = self._embed("gaps", _GAP_BUCKETS, _gap_bucket(histories["times"]))
+            if config.time_concat:
+                both = jnp.concatenate([x_BxLxD, gaps_BxLxD], axis=-1)
+                x_BxLxD = nn.Dense(config.d_model, name="time_projection")(both)
+            else:
+                x_BxLxD += gaps_BxLxD
+        for name, size in (("actions", config.num_actions), ("surfaces", config.num_surfaces)):
+            if size:
+                x_BxLxD += self._embed(name, size, _column(histories, name, f"num_{name}"))
+        return x_BxLxD
+
+    def _static(self, histories):
+        """Sum the static features' embeddings, f32[B, 1, D]; one outside its vocabulary is 0."""
+        sizes = self.config.static_sizes
+        total = jnp.zeros((1, 1, self.config.d_model))
+        if not sizes:
+            return total
+        ids_BxG = _column(histories, "static", "static_sizes")
+        if ids_BxG.shape[-1] != len(sizes):
+            raise ValueError(
+                f"histories: expected 'static' of {len(sizes)} columns, found {ids_BxG.shape[-1]}"
+            )
+        for field, size in enumerate(sizes):
+            ids_Bx1 = ids_BxG[:, field : field + 1]
+            known_Bx1 = (ids_Bx1 >= 0) & (ids_Bx1 < size)
+            vectors = self._embed(f"static_{field}", size, jnp.where(known_Bx1, ids_Bx1, 0))
+            total += jnp.where(known_Bx1[..., None], vectors, 0)
+        return total
+
+    def _embed(self, name, size, ids):
+        start = nn.initializers.normal(0.02)
+        return nn.Embed(size, self.config.d_model, embedding_init=start, name=name)(ids)
+
+
+def _column(histories, name, option):
+    if name not in histories:
+        raise ValueError(f"histories: expected {name!r}, which {option} reads, found none")
+    return histories[name]
+
+
+def _gap_bucket(gaps_BxL):
+    """Number the powers of two: 0 for a gap below 1 s, 1 below 3 s, 2 below 7 s and so on."""
+    bucket = jnp.floor(jnp.log2(1 + jnp.maximum(gaps_BxL, 0)))
+    return jnp.minimum(bucket, _GAP_BUCKETS - 1).astype(jnp.int32)

@@ -1,0 +1,299 @@
+"""The training losses: each state against the next event, the pooled user against the next m.
+
+Shape suffixes: B rows, L positions, P vectors that are scored (B L states, or B pooled ones), Q
+labels of each (1, or m), N negatives, M candidates, S items of a row, D model width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from nxtpost_jax.events.content import num_rows
+from nxtpost_jax.events.sequences import PAD
+from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.training import negatives as negative_draws
+from nxtpost_jax.training.full_softmax import chunked_logsumexp, sharded_logsumexp
+from nxtpost_jax.training.objective import Objective, resolve
+
+_MASKED = -1e9  # finite: a row with every negative masked keeps a finite gradient
+
+
+def sampled_softmax(positive_PxQ, negative_PxN, kept_PxN):
+    """Compute -log exp(s+) / (exp(s+) + sum over the kept negatives exp(s-)): f32[P, Q].
+
+    Args:
+      positive_PxQ: f32[P, Q], logits of the positives.
+      negative_PxN: f32[P, N], logits of the negatives, which the Q positives share.
+      kept_PxN: bool[P, N].
+    """
+    masked_PxN = jnp.where(kept_PxN, negative_PxN, _MASKED)
+    return jax.nn.softplus(jax.nn.logsumexp(masked_PxN, axis=1, keepdims=True) - positive_PxQ)
+
+
+def binary_cross_entropy(positive_PxQ, negative_PxN, kept_PxN, *, beta: float = 1.0):
+    """Compute the mean cross entropy of a positive and its k kept negatives: f32[P, Q].
+
+    -(log sigmoid(s+)^beta + sum over negatives log(1 - sigmoid(s-))) / (1 + k). The power is
+    taken in the log, beta log sigmoid(s+), where nothing overflows. Args as `sampled_softmax`.
+
+    Source: SASRec (Kang and McAuley 2018) with beta 1, up to the factor 1 / (1 + k); gSASRec
+    (arXiv 2308.07192), gBCE, with `calibrated_beta`.
+    """
+    softplus_PxN = jnp.where(kept_PxN, jax.nn.softplus(negative_PxN), 0)
+    total_Px1 = jnp.sum(softplus_PxN, axis=1, keepdims=True)
+    terms_Px1 = 1 + jnp.sum(kept_PxN, axis=1, keepdims=True)
+    return (beta * jax.nn.softplus(-positive_PxQ) + total_Px1) / terms_Px1
+
+
+def calibrated_beta(num_negatives: int, num_candidates: int, calibration: float) -> float:
+    """Compute gSASRec's beta = alpha (t (1 - 1 / alpha) + 1 / alpha) = 1 - t (1 - alpha).
+
+    alpha = k / (M - 1) is the share of the other items that is drawn, at most 1.
+    """
+    alpha = min(1.0, num_negatives / max(num_candidates - 1, 1))
+    return 1 - calibration * (1 - alpha)
+
+
+def short_term_loss(
+    states_BxLxD, positives_BxLxD, negatives_NxD, labels_BxL, negative_ids_N, *, temperature
+):
+    """Score each state's next item against negatives that the whole batch shares.
+
+    Sampled softmax of similarities over a temperature:
+    -log exp(u.p / T) / (exp(u.p / T) + sum over negatives exp(u.n / T)),
+    averaged over all positions with a label. A negative that is the position's own label is
+    left out of its sum. `loss` has the other losses and negatives.
+
+    Args:
+      states_BxLxD: f32[B, L, D], states u.
+      positives_BxLxD: f32[B, L, D], vectors p of the labels.
+      negatives_NxD: f32[N, D], vectors n.
+      labels_BxL: int32[B, L], PAD where a position is not scored.
+      negative_ids_N: int32[N].
+      temperature: T.
+
+    Returns:
+      f32[], 0 when no position has a label.
+
+    Source: NxtPost (arXiv 2202.03645), short-term loss, with uniform negatives in place of the
+    batch's other posts.
+    """
+    D = states_BxLxD.shape[-1]
+    states_PxD = states_BxLxD.reshape(-1, D) / temperature
+    labels_Px1 = labels_BxL.reshape(-1, 1)
+    positive_Px1 = jnp.sum(states_PxD * positives_BxLxD.reshape(-1, D), axis=1, keepdims=True)
+    kept_PxN = labels_Px1 != negative_ids_N[None, :]
+    loss_Px1 = sampled_softmax(positive_Px1, states_PxD @ negatives_NxD.T, kept_PxN)
+    return _mean_over_labels(loss_Px1, labels_Px1)
+
+
+def loss(
+    model: NxtPost,
+    params,
+    batch,
+    content,
+    key,
+    *,
+    objective: Objective | None = None,
+    num_negatives: int | None = None,
+    candidates=None,
+    log_popularity=None,
+    mesh=None,
+):
+    """Compute the training loss of a batch: short_weight * short-term + long_weight * long-term.
+
+    The short-term loss scores every state against the item that follows it, the long-term loss
+    the pooled vector of a row's first `pooled_lengths` states against its `long_labels`; each is
+    a mean over its labels. Both share one draw of negatives. What is no negative:
+      the position's own label, or for the pooled vector any of the row's long labels;
+      of in-batch negatives, whatever is the same user's label or occurs in the row; PAD.
+    In-batch negatives are the labels of those losses that have a weight. In a full softmax every
+    candidate counts, a row's other labels too, so labels must be among the candidates.
+
+    With `logq` each negative's logit is lowered by the log of its expected count among the
+    draws, and the positive's is not: it is never drawn but always there, and the sum over
+    negatives then estimates the sum over all other items without bias (Bengio and Senecal 2003;
+    Yi et al. 2019 correct the positive too).
+
+    A pure function for `jax.value_and_grad` over `params` under `jit`: with the batch sharded
+    over a mesh axis the mean is still over all positions of the whole batch.
+
+    Args:
+      model: the towers.
+      params: the "params" collection of `model.init`.
+      batch: dict of `batches.train_batches`, its `num_labels` that of the objective. Only
+        `items` and `labels` are needed without in-batch negatives and long-term loss.
+      content: the catalogue's content, such as f32[n, C], or None for ids only.
+      key: a jax random key, for negatives and dropout.
+      objective: losses and negatives; `Objective()` when None.
+      num_negatives: short for `objective=Objective(num_negatives=...)`.
+      candidates: int32[M], the items that uniform negatives and the full softmax's catalogue
+        are made of, each once; all items when None. Leave out items that the training period
+        does not know, or they are taught to be wrong.
+      log_popularity: f32[n] of `negatives.log_popularity`, for `logq` with in-batch negatives.
+      mesh: for a full softmax, the mesh over all axes of which the catalogue is dealt.
+
+    Returns:
+      f32[] and metrics: `loss` f32[]; `positions` int32[], the number of short-term labels; and
+      `short_loss` and `long_loss` f32[] where both have a weight.
+
+    Raises:
+      ValueError: both `objective` and `num_negatives` are given, the batch lacks something that
+        the objective reads, or `log_popularity` is missing.
+
+    Source: NxtPost (arXiv 2202.03645), short-term and long-term loss.
+    """
+    objective = resolve(objective, num_negatives)
+    _check(objective, batch, log_popularity)
+    draw_key, dropout_key = jax.random.split(key)
+    if candidates is None:
+        num_items = model.num_items if content is None else num_rows(content)
+        candidates = jnp.arange(num_items, dtype=jnp.int32)
+    labels = _scored_labels(objective, batch)
+    if objective.loss == "full_softmax":
+        others_N = candidates
+        score = partial(_full_softmax, objective, mesh)
+    else:
+        drawn = _draw(objective, draw_key, batch, labels, candidates)
+        others_N = drawn.ids_N
+        score = partial(
+            _sampled_loss,
+            objective,
+            drawn,
+            own_kept_BxN=_kept_of_each_row(objective, drawn, batch, labels),
+            num_candidates=len(candidates),
+            log_popularity=log_popularity,
+        )
+    encoded = model.apply(
+        {"params": params},
+        batch,
+        [*labels.values(), others_N],
+        content,
+        rngs={"dropout": dropout_key},
+        method="encode_batch",
+    )
+    terms = {}
+    for term, positives_BxQxD in zip(labels, encoded.items):
+        if term == "short":  # one matrix of all positions: faster on CPU than three dimensions
+            queries_PxD, Q = encoded.states_BxLxD.reshape(-1, encoded.states_BxLxD.shape[-1]), 1
+        else:
+            queries_PxD = _pooled(model, params, batch, encoded.states_BxLxD)
+            Q = objective.num_labels
+        queries_PxD = queries_PxD / model.config.temperature
+        positives_PxQxD = positives_BxQxD.reshape(-1, Q, queries_PxD.shape[1])
+        positive_PxQ = jnp.sum(queries_PxD[:, None] * positives_PxQxD, axis=-1)
+        labels_PxQ = labels[term].reshape(-1, Q)
+        loss_PxQ = score(queries_PxD, positive_PxQ, labels_PxQ, encoded.items[-1])
+        terms[term] = _mean_over_labels(loss_PxQ, labels_PxQ)
+    weights = {"short": objective.short_weight, "long": objective.long_weight}
+    value = sum(weights[term] * terms[term] for term in terms)
+    metrics = {"loss": value, "positions": jnp.sum(batch["labels"] != PAD)}
+    if len(terms) > 1:
+        metrics |= {f"{term}_loss": terms[term] for term in terms}
+    return value, metrics
+
+
+def _check(objective: Objective, batch, log_popularity) -> None:
+    in_batch = objective.loss != "full_softmax" and objective.negatives != "uniform"
+    needed = ["users"] if in_batch else []
+    needed += ["long_labels", "pooled_lengths"] if objective.long_weight else []
+    for name in needed:
+        if name not in batch:
+            raise ValueError(f"batch: expected {name!r}, which this objective reads, found none")
+    if objective.long_weight and batch["long_labels"].shape[1] != objective.num_labels:
+        raise ValueError(
+            f"batch: expected num_labels={objective.num_labels} long labels a row, found "
+            f"{batch['long_labels'].shape[1]}"
+        )
+    if objective.logq and in_batch and log_popularity is None:
+        raise ValueError("log_popularity: expected an array for logq with in-batch, found None")
+
+
+def _scored_labels(objective: Objective, batch) -> dict:
+    """Name the labels of the losses that have a weight."""
+    labels = {"short": batch["labels"]} if objective.short_weight else {}
+    return labels | ({"long": batch["long_labels"]} if objective.long_weight else {})
+
+
+def _draw(objective: Objective, key, batch, labels, candidates) -> negative_draws.Negatives:
+    count = objective.num_negatives
+    if objective.negatives == "uniform":
+        return negative_draws.draw_uniform(key, candidates, count)
+    labels_BxS = jnp.concatenate(list(labels.values()), axis=1)
+    if objective.negatives == "in_batch":
+        return negative_draws.draw_in_batch(key, labels_BxS, batch["users"], count)
+    uniform_key, batch_key = jax.random.split(key)
+    return negative_draws.join(
+        negative_draws.draw_uniform(uniform_key, candidates, count),
+        negative_draws.draw_in_batch(batch_key, labels_BxS, batch["users"], count),
+    )
+
+
+def _kept_of_each_row(objective: Objective, drawn, batch, labels):
+    """Mask a row's own posts: bool[B, N]; [1, N] where negatives come from no row."""
+    if objective.negatives == "uniform":
+        return jnp.ones((1, len(drawn.ids_N)), bool)
+    own_BxS = jnp.concatenate([batch["items"], batch["labels"], *labels.values()], axis=1)
+    return negative_draws.allowed(drawn, batch["users"], own_BxS)
+
+
+def _sampled_loss(
+    objective: Objective,
+    drawn,
+    queries_PxD,
+    positive_PxQ,
+    labels_PxQ,
+    negatives_NxD,
+    *,
+    own_kept_BxN,
+    num_candidates: int,
+    log_popularity,
+):
+    # None of a vector's labels is its negative.
+    miss_PxN = jnp.all(labels_PxQ[:, :, None] != drawn.ids_N[None, None, :], axis=1)
+    kept_PxN = miss_PxN & _of_each_vector(own_kept_BxN, len(queries_PxD))
+    negative_PxN = queries_PxD @ negatives_NxD.T
+    if objective.logq:
+        shift_N = negative_draws.log_expected_counts(drawn, num_candidates, log_popularity)
+        negative_PxN -= shift_N[None, :]
+    if objective.loss == "sampled_softmax":
+        return sampled_softmax(positive_PxQ, negative_PxN, kept_PxN)
+    beta = 1.0
+    if objective.loss == "gbce":
+        beta = calibrated_beta(len(drawn.ids_N), num_candidates, objective.calibration)
+    return binary_cross_entropy(positive_PxQ, negative_PxN, kept_PxN, beta=beta)
+
+
+def _of_each_vector(mask_BxN, count: int):
+    """Repeat a row's mask for each of its vectors: bool[P, N], or [1, N] if all rows share one."""
+    B, N = mask_BxN.shape
+    if B == 1:
+        return mask_BxN
+    return jnp.broadcast_to(mask_BxN[:, None], (B, count // B, N)).reshape(count, N)
+
+
+def _full_softmax(objective: Objective, mesh, queries_PxD, positive_PxQ, labels_PxQ, items_NxD):
+    del labels_PxQ
+    if mesh is None:
+        total_P = chunked_logsumexp(queries_PxD, items_NxD, chunk=objective.chunk)
+    else:
+        total_P = sharded_logsumexp(
+            queries_PxD, items_NxD, mesh=mesh, axis=mesh.axis_names, chunk=objective.chunk
+        )
+    return total_P[:, None] - positive_PxQ
+
+
+def _pooled(model: NxtPost, params, batch, states_BxLxD):
+    """Pool the states before the long labels: f32[B, D]."""
+    columns_L = jnp.arange(states_BxLxD.shape[1])
+    read_BxL = columns_L[None, :] < batch["pooled_lengths"][:, None]
+    items_BxL = jnp.where(read_BxL, batch["items"], PAD)
+    return model.apply({"params": params}, states_BxLxD, items_BxL, method="pool")
+
+
+def _mean_over_labels(loss_PxQ, labels_PxQ):
+    scored_PxQ = labels_PxQ != PAD
+    return jnp.sum(jnp.where(scored_PxQ, loss_PxQ, 0)) / jnp.maximum(jnp.sum(scored_PxQ), 1)

@@ -1,0 +1,151 @@
+"""Tables and plots: figures as they are, baselines always, labels on every axis."""
+
+import functools
+import io
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from experiments.harness.options import Options
+from experiments.harness.progress import show_progress
+from experiments.harness.report import (
+    Table,
+    _share_legend,
+    draw_curves,
+    draw_recall,
+    finish_axes,
+    format_cell,
+    markdown_table,
+    print_table,
+    read_curves,
+    write_report,
+)
+from experiments.harness.run_folder import open_run
+
+TABLE = Table(
+    title="Retrieval",
+    columns=("method", "ndcg@10", "items"),
+    baselines=[("popularity", 0.0312, 3416)],
+    rows=[("with | bar", 0.123456, None)],
+    note="All items ranked.",
+)
+
+
+def test_cells():
+    values = ["x", 12345, 0.123456, 12345.678, None, float("nan"), np.int64(5), 0.0]
+    assert [format_cell(value) for value in values] == [
+        "x",
+        "12,345",
+        "0.1235",
+        "12,346",
+        "–",
+        "–",
+        "5",
+        "0",
+    ]
+
+
+def test_markdown_puts_baselines_first_and_escapes():
+    assert markdown_table(TABLE).splitlines() == [
+        "### Retrieval",
+        "",
+        "| method | ndcg@10 | items |",
+        "| --- | ---: | ---: |",
+        "| *popularity* | 0.0312 | 3,416 |",
+        "| with \\| bar | 0.1235 | – |",
+        "",
+        "All items ranked.",
+    ]
+
+
+def test_terminal_table_shows_every_figure():
+    file = io.StringIO()
+    print_table(TABLE, console=Console(file=file, width=80))
+    for text in ("Retrieval", "popularity", "0.0312", "0.1235", "All items ranked."):
+        assert text in file.getvalue()
+
+
+def test_table_needs_baselines_and_full_rows():
+    with pytest.raises(ValueError, match="table 'T': expected baselines, found none"):
+        Table(title="T", columns=("a",), baselines=[], rows=[("x",)])
+    with pytest.raises(ValueError, match=r"table 'T': expected 2 cells, found \['x'\]"):
+        Table(title="T", columns=("a", "b"), baselines=[("x",)], rows=[])
+
+
+def axes():
+    return Figure().subplots()
+
+
+def test_curves_leave_out_gaps_and_smooth_over_the_past():
+    lines = [{"step": s, "seconds": s / 10, "loss": y} for s, y in ((1, 4.0), (2, None), (3, 2.0))]
+    ax = axes()
+    draw_curves(ax, curves={"adamw": lines, "none": [{"step": 1}]}, against="seconds", smooth=2)
+    raw, smoothed = ax.lines
+    np.testing.assert_allclose(raw.get_xydata(), [[0.1, 4.0], [0.3, 2.0]])
+    np.testing.assert_allclose(smoothed.get_ydata(), [4.0, 3.0])
+    assert ax.get_xlabel() == "training seconds (without compilation)"
+    assert ax.get_ylabel() == "loss"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["adamw"]
+
+
+def test_recall_is_drawn_by_cost_with_all_items_marked():
+    ax = axes()
+    draw_recall(ax, curves={"beam": [(50, 0.9), (10, 0.5)]}, n_items=100)
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[10, 0.5], [50, 0.9]])
+    assert ax.lines[1].get_xdata()[0] == 100
+    assert (ax.get_xlabel(), ax.get_xscale()) == ("items scored a query", "log")
+
+
+def test_panels_with_the_same_many_lines_share_a_legend():
+    figure = Figure()
+    panels = figure.subplots(1, 2)
+    for ax in panels:
+        for i in range(9):
+            ax.plot([0, 1], [i, i], label=str(i))
+        finish_axes(ax)
+    assert _share_legend(figure) == 5  # nine names in two columns
+    assert [ax.get_legend() for ax in panels] == [None, None]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list("012345678")
+    panels[1].plot([0, 1], [0, 1], label="another")
+    assert _share_legend(figure) == 0
+
+
+def test_report_holds_command_protocol_tables_and_plot(tmp_path):
+    run = open_run("toy", Options(out=tmp_path / "run"), arguments=("--seed", "0"))
+    for step in (1, 2):
+        run.log("adamw", step, loss=1.0 / step, seconds=0.1 * step)
+    summary = run.write_summary(
+        protocol={"split": "leave one out"}, metrics={}, baselines={}, seeds=[0]
+    )
+    panels = [
+        functools.partial(draw_curves, curves=read_curves(run.folder), against=against)
+        for against in ("step", "seconds")
+    ]
+    write_report(
+        run, title="Toy", intro="Two steps.", summary=summary, tables=[TABLE], panels=panels
+    )
+    text = (run.folder / "report.md").read_text()
+    for part in ("# Toy", "--seed 0", "Two steps.", "- split: leave one out", "popularity"):
+        assert part in text
+    assert "![Toy](report.png)" in text
+    assert (run.folder / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(run.folder.glob(".*"))
+
+
+def test_progress_prints_few_lines_where_there_is_no_terminal():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=False)
+    with show_progress("adamw", total=50, console=console) as show:
+        for step in range(50):
+            show(step + 1, f"loss {step}")
+    assert file.getvalue() == "adamw  50/50  loss 49\n"
+
+
+def test_progress_draws_a_bar_on_a_terminal():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=80)
+    with show_progress("adamw", total=5, console=console) as show:
+        show(5, "loss 1")
+    assert "adamw" in file.getvalue() and "5/5" in file.getvalue()

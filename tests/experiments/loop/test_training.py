@@ -1,0 +1,264 @@
+"""The loop: meshes agree, selection is by validation, what is wrong is said."""
+
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import shampoo_jax
+from experiments.harness.errors import InputError
+from experiments.harness.options import Options
+from experiments.harness.run_folder import open_run, read_metrics
+from experiments.loop.sharding import make_mesh, replicated
+from experiments.loop.train_step import state_layout
+from tests.experiments import tiny_problem
+from tests.experiments.tiny_problem import EPOCHS, STEPS, batches, train_tiny
+
+
+@pytest.fixture
+def run(tmp_path):
+    with open_run("tiny_problem", Options(out=tmp_path / "run"), arguments=()) as run:
+        yield run
+
+
+def relative_difference(found, expected):
+    return max(
+        float(np.linalg.norm(a - b) / np.linalg.norm(b))
+        for a, b in zip(*(jax.tree.leaves(jax.device_get(tree)) for tree in (found, expected)))
+    )
+
+
+def one_epoch(run, stage, *, steps, devices, **changes):
+    return train_tiny(
+        run,
+        stage=stage,
+        devices=devices,
+        epochs=1,
+        steps_per_epoch=steps,
+        batches=lambda epoch: (b for e in range(4) for b in tiny_problem.batches(e)),
+        **changes,
+    )
+
+
+def test_eight_devices_give_the_loss_and_gradients_of_one(run):
+    """`trace(0)` keeps the gradient in its state; dropout is on, so keys must agree too."""
+    gradient = optax.chain(optax.trace(decay=0.0), optax.scale(0.0))
+    one, eight = (one_epoch(run, f"gradient-{n}", steps=1, devices=n, tx=gradient) for n in (1, 8))
+    assert relative_difference(eight.opt_state[0].trace, one.opt_state[0].trace) < 1e-6
+    losses = [line["loss"] for line in read_metrics(run.folder / "metrics.jsonl") if "loss" in line]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_eight_devices_follow_one_for_twenty_steps(run):
+    one = one_epoch(run, "one", steps=20, devices=1)
+    eight = one_epoch(run, "eight", steps=20, devices=8)
+    rules = [("hidden/kernel", P(None, "data")), ("out/kernel", P("data"))]
+    sharded = one_epoch(run, "sharded", steps=20, devices=8, rules=rules)
+    assert relative_difference(eight.params, one.params) < 1e-4
+    assert relative_difference(sharded.params, one.params) < 1e-4
+    assert sharded.params["out"]["kernel"].sharding.spec == P("data")
+
+
+def test_state_follows_params_unless_told_otherwise():
+    mesh = make_mesh(jax.devices()[:4])
+    rules = [("out/kernel", P("data"))]
+    tx = optax.adamw(1e-2)
+    layout = state_layout(tiny_problem.init_params, tx, mesh, rules=rules)
+    assert layout.opt_state[0].mu["out"]["kernel"].sharding == NamedSharding(mesh, P("data"))
+    assert layout.opt_state[0].mu["hidden"]["bias"].sharding == replicated(mesh)
+    assert layout.opt_state[0].count.sharding == replicated(mesh)
+
+    def everywhere(shapes, mesh):
+        return jax.tree.map(lambda leaf: replicated(mesh), shapes)
+
+    layout = state_layout(
+        tiny_problem.init_params, tx, mesh, rules=rules, opt_state_sharding=everywhere
+    )
+    assert layout.opt_state[0].mu["out"]["kernel"].sharding == replicated(mesh)
+
+
+def test_factored_state_of_another_shape_is_replicated():
+    mesh = make_mesh(jax.devices()[:4])
+    tx = optax.adafactor(1e-2, min_dim_size_to_factor=2)
+    layout = state_layout(tiny_problem.init_params, tx, mesh, rules=[("kernel", P(None, "data"))])
+    assert {leaf.sharding for leaf in jax.tree.leaves(layout.opt_state)} == {replicated(mesh)}
+
+
+def test_layout_given_for_the_optimizer_state_is_kept_through_training(run):
+    def on_rows(shapes, mesh):
+        return jax.tree.map(
+            lambda leaf: NamedSharding(mesh, P("data") if leaf.shape == (32, 4) else P()), shapes
+        )
+
+    result = one_epoch(run, "s", steps=2, devices=4, opt_state_sharding=on_rows)
+    assert result.opt_state[0].nu["out"]["kernel"].sharding.spec == P("data")
+    assert result.params["out"]["kernel"].sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "best"),
+    [("max", [0.1, 0.5, 0.5], 1), ("min", [0.4, 0.3, 0.9], 1), ("max", [np.nan, 0.2, 0.1], 1)],
+)
+def test_parameters_of_the_best_validation_epoch_are_returned(run, mode, values, best):
+    seen = []
+
+    def evaluate(params):
+        seen.append(jax.device_get(params))
+        return {"score": values[len(seen) - 1]}
+
+    result = train_tiny(run, evaluate=evaluate, select="score", select_mode=mode)
+    assert result.best_epoch == best
+    chex.assert_trees_all_equal(*jax.device_get((result.params, seen[best])))
+    assert relative_difference(result.params, seen[-1]) > 0.0
+    assert [record["epoch"] for record in result.history] == [0, 1, 2]
+    assert result.steps == 3 * STEPS
+
+
+def test_finished_stage_is_restored_and_not_trained_again(run):
+    first = train_tiny(run, evaluate=None)
+
+    def no_batches(epoch):
+        raise AssertionError("a finished stage asked for batches")
+
+    again = train_tiny(run, evaluate=None, batches=no_batches)
+    chex.assert_trees_all_equal(*jax.device_get((again.params, first.params)))
+    chex.assert_trees_all_equal(*jax.device_get((again.opt_state[0].mu, first.opt_state[0].mu)))
+    assert again.seconds == first.seconds
+    assert again.history == first.history
+
+
+def test_sharded_shampoo_resumes_to_the_same_bits(run):
+    """Its blocks are sharded over the mesh by its own layout, and come back on their owners."""
+    arguments = {
+        "tx": shampoo_jax.shampoo(1e-2, precondition_frequency=3),
+        "opt_state_sharding": shampoo_jax.state_sharding,
+        "devices": 4,
+        "evaluate": None,
+    }
+
+    def crash_in_second_epoch(epoch):
+        for i, batch in enumerate(tiny_problem.batches(epoch)):
+            if epoch == 1 and i == 5:
+                raise RuntimeError("power cut")
+            yield batch
+
+    whole = train_tiny(run, stage="whole", **arguments)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train_tiny(run, stage="cut", batches=crash_in_second_epoch, **arguments)
+    assert run.checkpoint_folder("cut").joinpath("12").is_dir()  # inside the second epoch
+    resumed = train_tiny(run, stage="cut", **arguments)
+    trees = [(result.params, result.opt_state) for result in (whole, resumed)]
+    chex.assert_trees_all_equal(*jax.device_get(trees))
+    factors = resumed.opt_state[0].pools[0].factors[0]
+    assert factors.sharding.spec[0] in ("data", ("data",))
+    assert factors.sharding == whole.opt_state[0].pools[0].factors[0].sharding
+
+
+def test_evaluation_every_second_epoch_and_after_the_last(run):
+    result = train_tiny(run, evaluate_every=2)
+    assert ["val_loss" in record for record in result.history] == [False, True, True]
+
+
+def test_stage_ends_after_so_many_evaluations_without_a_new_best(run):
+    values = iter([0.1, 0.5, 0.4, 0.5])
+    result = train_tiny(
+        run,
+        epochs=20,
+        evaluate=lambda params: {"score": next(values)},
+        select="score",
+        patience=2,
+    )
+    assert [r["score"] for r in result.history] == [0.1, 0.5, 0.4, 0.5]
+    assert (result.best_epoch, result.steps) == (1, 4 * STEPS)
+    again = train_tiny(run, epochs=20, evaluate=None, select=None)
+    assert again.steps == result.steps
+
+
+def test_no_epochs_return_the_initial_parameters(run):
+    result = train_tiny(run, epochs=0)
+    key = jax.random.split(jax.random.key(3))[0]
+    chex.assert_trees_all_equal(
+        *jax.device_get((result.params, jax.jit(tiny_problem.init_params)(key)))
+    )
+    assert (result.steps, result.history, result.best_epoch) == (0, [], None)
+
+
+def test_seconds_leave_out_evaluation_and_compilation(run):
+    def slow(params):
+        jax.block_until_ready(params)
+        time.sleep(0.5)
+        return {"val": 0.0}
+
+    result = train_tiny(run, epochs=1, evaluate=slow)
+    assert 0.0 < result.seconds < 0.5
+    assert result.compile_seconds > 0.0
+
+
+def test_metrics_have_a_line_a_logged_step(run):
+    train_tiny(run, log_every=5)
+    lines = read_metrics(run.folder / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == [1, 5, 10, 15, 20]
+    assert [line["step"] for line in lines if "val_loss" in line] == [8, 16, 24]
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+
+
+def test_last_two_and_best_checkpoints_are_kept(run):
+    values = iter([0.9, 0.1, 0.2])
+    train_tiny(run, evaluate=lambda params: {"score": next(values)}, select="score")
+    kept = sorted(int(path.name) for path in run.checkpoint_folder("adamw").iterdir())
+    assert kept == [8, 23, 24]
+
+
+def test_optimizer_without_state_and_with_masks_can_be_saved(run):
+    masked = optax.masked(optax.adam(1e-2), {"hidden": False, "out": True})
+    for stage, tx in (("sgd", optax.sgd(1e-2)), ("masked", masked)):
+        first = one_epoch(run, stage, steps=2, devices=2, tx=tx)
+        again = one_epoch(run, stage, steps=2, devices=2, tx=tx)
+        assert jax.tree.structure(again.opt_state) == jax.tree.structure(first.opt_state)
+
+
+def test_checkpoint_of_another_config_is_refused_by_field(run):
+    train_tiny(run, devices=2, epochs=1)
+    with pytest.raises(InputError, match="device_count is 2 there and 4 here"):
+        train_tiny(run, devices=4, epochs=1)
+    run.config["seed"] = 5
+    with pytest.raises(InputError, match="seed is 0 there and 5 here"):
+        train_tiny(run, devices=2, epochs=1)
+
+
+def test_wrong_arguments_are_named(run):
+    with pytest.raises(InputError, match="multiple of the 3 devices, found 16 rows in 'x'"):
+        train_tiny(run, stage="a", devices=3)
+    with pytest.raises(ValueError, match=r"b: expected 9 batches from batches\(0\), found 8"):
+        train_tiny(run, stage="b", steps_per_epoch=STEPS + 1)
+    with pytest.raises(ValueError, match=r"select: expected one of \['val_loss'\], found 'ndcg'"):
+        train_tiny(run, stage="c", select="ndcg")
+    with pytest.raises(ValueError, match="evaluate: expected a function because select='x'"):
+        train_tiny(run, stage="d", select="x", evaluate=None)
+    with pytest.raises(ValueError, match="log_every: expected at least 1, found 0"):
+        train_tiny(run, stage="e", log_every=0)
+
+
+def test_batches_of_two_shapes_are_compiled_once_each(run):
+    def two_widths(epoch):
+        for i, batch in enumerate(batches(epoch)):
+            yield batch if i % 2 else {name: rows[:8] for name, rows in batch.items()}
+
+    result = train_tiny(run, batches=two_widths, batch_shapes=2)
+    assert result.steps == EPOCHS * STEPS
+    assert result.compile_seconds > 0
+    with pytest.raises(ValueError, match="batch: expected at most 1 different shapes, found"):
+        train_tiny(run, stage="b", batches=two_widths)
+
+
+def test_stage_leaves_no_mesh_behind(run):
+    train_tiny(run, devices=2, epochs=1)
+    assert jax.sharding.get_abstract_mesh().empty
+    assert jnp.ones(3).sharding.device_set == {jax.devices()[0]}

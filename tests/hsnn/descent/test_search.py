@@ -1,0 +1,400 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hsnn_jax import (
+    LTIConfig,
+    brute_force,
+    build_index,
+    chunks,
+    fit_index,
+    frontier,
+    pack,
+    recall,
+    search,
+)
+from hsnn_jax.descent import beam as route
+from hsnn_jax.descent import descend
+from hsnn_jax.descent.search import compiled_search, prepare
+from hsnn_jax.monn.scorers import dot, init_mol, mol, pair_flops
+from hsnn_jax.top_k import top_k
+from tests.hsnn.planted import clusters, integers, unit, users_near
+
+ITEMS, NODES, WIDTH, USERS = 90, 6, 4, 9
+
+
+def integer_problem(seed):
+    """Vectors whose scores are exact and full of ties."""
+    items, users = integers(seed, ITEMS, WIDTH), integers(seed + 1, USERS, WIDTH)
+    index = build_index(items, integers(seed + 2, NODES, WIDTH), slack=1.3)
+    return index, jnp.asarray(items), jnp.asarray(users)
+
+
+def drawn_masks(seed):
+    rng = np.random.default_rng(seed)
+    # Repeated ids and padding on purpose.
+    exclude = jnp.asarray(rng.integers(-1, ITEMS, (USERS, 12)), jnp.int32)
+    return exclude, jnp.asarray(rng.random(ITEMS) < rng.choice([0.05, 0.5, 0.95]))
+
+
+def exact(items, users, k, exclude=None, allowed=None):
+    """Brute force in float64 numpy: the higher score, then the lower id."""
+    scores = np.asarray(users, float) @ np.asarray(items, float).T
+    if allowed is not None:
+        scores[:, ~np.asarray(allowed)] = -np.inf
+    for row, ids in enumerate([] if exclude is None else np.asarray(exclude)):
+        scores[row, ids[ids >= 0]] = -np.inf
+    ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    best = np.take_along_axis(scores, ids, axis=1)
+    return np.where(best == -np.inf, -1, ids), best
+
+
+def same(found, expected):
+    np.testing.assert_array_equal(found.ids, expected[0])
+    np.testing.assert_array_equal(found.scores, expected[1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.booleans(), st.booleans(), st.booleans())
+def test_full_beam_equals_brute_force_bit_for_bit(seed, with_exclude, with_allowed, packed):
+    index, items, users = integer_problem(seed)
+    exclude, allowed = drawn_masks(seed)
+    masks = {"exclude": exclude} if with_exclude else {}
+    masks |= {"allowed": allowed} if with_allowed else {}
+    whole = brute_force(dot, None, items, users, 10, **masks)
+    features = pack(index, items) if packed else items
+    beam = search(dot, None, index, features, users, 10, budget=ITEMS, **masks)
+    same(whole, exact(items, users, 10, **masks))
+    same(beam, (whole.ids, whole.scores))
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 12), st.integers(1, 9), st.data())
+def test_full_beam_equals_brute_force_at_any_size(num_items, num_nodes, num_users, data):
+    k = data.draw(st.integers(1, num_items))
+    items, users = integers(num_items, num_items, 3), integers(num_users, num_users, 3)
+    index = build_index(items, integers(num_nodes, num_nodes, 3), slack=1.0)
+    budget = max(num_items, index.lists.shape[1])
+    found = search(dot, None, index, jnp.asarray(items), jnp.asarray(users), k, budget=budget)
+    same(found, exact(items, users, k))
+
+
+@pytest.mark.parametrize("scorer", [dot, mol])
+def test_full_beam_equals_brute_force_on_real_vectors(scorer):
+    items, _ = clusters(0, items=300, width=16, num_clusters=9, noise=0.8)
+    users, _ = users_near(1, items, users=20, noise=0.8)
+    params = init_mol(jax.random.key(0), 16, 16) if scorer is mol else None
+    index = build_index(items, items[:10])
+    arguments = (jnp.asarray(items), jnp.asarray(users), 20)
+    whole = brute_force(scorer, params, *arguments)
+    found = search(scorer, params, index, *arguments, budget=300)
+    # Products of different shapes round differently; the ids agree as no scores are that close.
+    np.testing.assert_array_equal(found.ids, whole.ids)
+    np.testing.assert_allclose(found.scores, whole.scores, rtol=2e-5, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, ITEMS))
+def test_masked_items_never_return_and_the_rest_is_scored_right(seed, extra):
+    index, items, users = integer_problem(seed)
+    exclude, allowed = drawn_masks(seed)
+    budget = min(index.lists.shape[1] + extra, ITEMS)
+    found = search(
+        dot, None, index, items, users, 10, budget=budget, exclude=exclude, allowed=allowed
+    )
+    scores = np.asarray(users @ items.T)
+    for row in range(USERS):
+        ids = np.asarray(found.ids[row])
+        ids, rest = ids[ids >= 0], ids[ids < 0]
+        assert len(set(ids)) == len(ids)
+        assert not set(ids) & set(np.asarray(exclude[row]).tolist())
+        assert np.asarray(allowed)[ids].all()
+        np.testing.assert_array_equal(found.scores[row, : len(ids)], scores[row, ids])
+        assert (np.asarray(found.scores[row, len(ids) :]) == -np.inf).all()
+        assert (rest == -1).all()
+
+
+def visited_by_rule(index, node_scores, budget, left):
+    """The beam rule for one user, in plain Python; return the number of items it scores."""
+    spent = 0
+    for node in np.argsort(-node_scores, kind="stable"):
+        if left[node] == 0:
+            continue
+        if spent + index.counts[node] > budget:
+            break
+        spent += int(index.counts[node])
+    return spent
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_items_scored_follow_the_rule_and_grow_with_the_budget(masked):
+    index, items, users = integer_problem(3)
+    exclude, allowed = np.full((USERS, 40), -1), np.ones(ITEMS, bool)
+    if masked:
+        # Nodes 0 and 1: no allowed item left, in all and for user 4 alone.
+        allowed[np.asarray(index.lists[0, : index.counts[0]])] = False
+        gone = np.asarray(index.lists[1, : index.counts[1]])
+        exclude[4, : 2 * gone.size] = np.tile(gone, 2)
+        exclude[5, : 2 * gone.size - 2] = np.tile(gone[:-1], 2)
+    scores, before = np.asarray(users @ index.nodes.T), np.zeros(USERS, int)
+    node_of = np.asarray(index.positions) // index.lists.shape[1]
+    for budget in range(index.lists.shape[1], ITEMS + 1, 7):
+        found = search(
+            dot,
+            None,
+            index,
+            items,
+            users,
+            5,
+            budget=budget,
+            exclude=jnp.asarray(exclude),
+            allowed=jnp.asarray(allowed),
+        )
+        for row in range(USERS):
+            open_items = np.setdiff1d(np.flatnonzero(allowed), exclude[row])
+            left = np.bincount(node_of[open_items], minlength=NODES)
+            assert found.items_scored[row] == visited_by_rule(index, scores[row], budget, left)
+        assert (np.asarray(found.items_scored) >= before).all()
+        assert (np.asarray(found.items_scored) <= budget).all()
+        before = np.asarray(found.items_scored)
+
+
+def test_a_filter_that_allows_nothing_gives_an_empty_answer():
+    index, items, users = integer_problem(0)
+    nothing = jnp.zeros(ITEMS, bool)
+    whole = brute_force(dot, None, items, users, 3, allowed=nothing)
+    beam = search(dot, None, index, items, users, 3, budget=ITEMS, allowed=nothing)
+    assert (np.asarray(whole.ids) == -1).all()
+    assert (np.asarray(beam.ids) == -1).all()
+    assert (np.asarray(beam.items_scored) == 0).all()
+
+
+def test_each_user_may_have_a_budget():
+    index, items, users = integer_problem(1)
+    budgets = np.linspace(index.lists.shape[1], ITEMS, USERS).astype(int)
+    together = search(dot, None, index, items, users, 5, budget=budgets)
+    for row, budget in enumerate(budgets):
+        alone = search(dot, None, index, items, users, 5, budget=budget)
+        np.testing.assert_array_equal(together.ids[row], alone.ids[row])
+        assert together.items_scored[row] == alone.items_scored[row]
+
+
+def test_max_beam_bounds_the_nodes():
+    index, items, users = integer_problem(2)
+    wide = search(dot, None, index, items, users, 5, budget=ITEMS, max_beam=2)
+    best = np.sort(np.argsort(-np.asarray(users @ index.nodes.T), axis=1, kind="stable")[:, :2])
+    np.testing.assert_array_equal(wide.items_scored, np.asarray(index.counts)[best].sum(axis=1))
+
+
+def test_cost_weight_prefers_small_nodes():
+    # Node 0 scores a little higher but lists nine times as many items.
+    items = np.concatenate([np.tile([[1.0, 0.0]], (9, 1)), [[0.9, 0.1]]]).astype(np.float32)
+    index = build_index(items, np.array([[1.0, 0.0], [0.9, 0.1]], np.float32), capacity=9)
+    users = jnp.asarray([[1.0, 0.0]])
+    scored = [
+        int(search(dot, None, index, items, users, 1, budget=9, cost_weight=w).items_scored[0])
+        for w in (0.0, 1.0)
+    ]
+    assert scored == [9, 1]
+
+
+def test_values_change_without_a_new_trace():
+    traces = []
+
+    def counted(params, users, items):
+        traces.append(items.shape)
+        return dot(params, users, items)
+
+    index, items, users = integer_problem(5)
+    exclude, allowed = drawn_masks(5)
+
+    def run(budget, exclude, allowed, cost_weight):
+        return search(
+            counted,
+            None,
+            index,
+            items,
+            users,
+            5,
+            budget=budget,
+            exclude=exclude,
+            allowed=allowed,
+            cost_weight=cost_weight,
+        )
+
+    first, traced = run(40, exclude, allowed, 0.0), len(traces)
+    second = run(90, exclude + 1, ~allowed, 0.5)
+    assert traced > 0
+    assert len(traces) == traced
+    assert not np.array_equal(first.items_scored, second.items_scored)
+
+
+def test_chunks_of_users_change_nothing(monkeypatch):
+    index, items, users = integer_problem(6)
+    exclude, allowed = drawn_masks(6)
+    run = functools.partial(
+        search, dot, None, index, items, users, budget=50, exclude=exclude, allowed=allowed
+    )
+    whole = run(7)
+    monkeypatch.setattr(chunks, "_MAX_VALUES", 1)
+    monkeypatch.setattr(chunks, "_MIN_ROWS", 4)
+    jax.clear_caches()
+    for field, expected in zip(run(7), whole):
+        np.testing.assert_array_equal(field, expected)
+
+
+@pytest.mark.parametrize("ranked", [1, 80])
+def test_ranked_in_blocks_the_answer_is_the_same(ranked, monkeypatch):
+    index, items, users = integer_problem(11)
+    exclude, allowed = drawn_masks(11)
+    run = functools.partial(search, dot, None, index, items, users, 10)
+    budgets = np.linspace(index.lists.shape[1], ITEMS, USERS).astype(int)
+    options = [
+        dict(budget=budget, **masks)
+        for budget in (index.lists.shape[1], ITEMS, budgets)
+        for masks in ({}, dict(exclude=exclude, allowed=allowed))
+    ]
+    whole = [run(**o) for o in options]
+    monkeypatch.setattr(descend, "_RANKED", ranked)  # blocks of one round, and of two
+    for expected, o in zip(whole, options):
+        for field, values in zip(run(**o), expected):
+            np.testing.assert_array_equal(field, values)
+    assert (np.asarray(whole[1].ids) == -1).any()
+
+
+def test_a_large_bound_holds_no_scores_of_all_items():
+    items, users = jnp.ones((200_000, 2)), jnp.ones((32, 2))
+    index = build_index(items, jnp.ones((400, 2)), node_of=np.arange(200_000) % 400)
+    request, static = prepare(dot, None, index, users, 5, budget=1000)
+    program = compiled_search.lower((index,), items, request, static=static).compile()
+    assert static.max_beams == (400,)
+    assert program.memory_analysis().temp_size_in_bytes < 4 * items.shape[0] * len(users)
+
+
+def test_features_may_be_a_pytree():
+    index, items, users = integer_problem(7)
+
+    def biased(params, users, items):
+        return params * dot(None, users["vector"], items["vector"]) + items["bias"]
+
+    features = {"vector": items, "bias": jnp.asarray(integers(9, ITEMS))}
+    people = {"vector": users}
+    options = dict(node_scorer=lambda p, u, c: dot(p, u["vector"], c), budget=ITEMS)
+    whole = brute_force(biased, 2.0, features, people, 8)
+    for held in (features, pack(index, features)):
+        found = search(biased, 2.0, index, held, people, 8, **options)
+        same(found, (whole.ids, whole.scores))
+
+
+def test_flops_count_nodes_and_the_pages_read():
+    index, items, users = integer_problem(8)
+    found = search(dot, None, index, items, users, 5, budget=ITEMS, max_beam=3)
+    best = np.argsort(-np.asarray(users @ index.nodes.T), axis=1, kind="stable")[:, :3]
+    slots = 8 * np.ceil(np.asarray(index.counts)[best] / 8).sum(axis=1)
+    np.testing.assert_array_equal(found.flops, 2 * WIDTH * (NODES + slots))
+    assert (slots < 3 * index.lists.shape[1]).any()
+    assert float(brute_force(dot, None, items, users, 5).flops[0]) == 2 * WIDTH * ITEMS
+    per_user, per_item = pair_flops(mol, init_mol(jax.random.key(0), 4, 4), users, items)
+    assert per_user > 0
+    assert per_item > 100 * 2 * WIDTH
+
+
+def test_top_k_breaks_ties_by_id():
+    scores = jnp.asarray([[1.0, 2.0, 1.0, 1.0, -jnp.inf, 0.0]])
+    ids = jnp.asarray([[7, 9, 3, 5, 0, 1]], jnp.int32)
+    for k, expected in ((2, [9, 3]), (3, [9, 3, 5]), (7, [9, 3, 5, 7, 1, -1, -1])):
+        assert top_k(scores, ids, k)[0].tolist() == [expected]
+
+
+def test_top_k_of_a_short_row_beside_a_tied_one():
+    scores = jnp.asarray([[1.0, 1.0, 1.0, 1.0], [-jnp.inf, -jnp.inf, 5.0, -jnp.inf]])
+    ids = jnp.asarray([[3, 2, 1, 0], [-1, -1, 6, -1]], jnp.int32)
+    assert top_k(scores, ids, 2)[0].tolist() == [[0, 1], [6, -1]]
+
+
+def test_recall_by_hand():
+    wanted = np.array([[1, 2], [3, -1], [-1, -1]])
+    assert recall(np.array([[2, 9], [3, 4], [5, 6]]), wanted) == 0.75
+    with pytest.raises(ValueError, match="at least one id"):
+        recall(np.zeros((1, 2), int), np.full((1, 2), -1))
+
+
+def test_learned_nodes_beat_random_ones_at_equal_items_scored():
+    items, _ = clusters(0, items=600, width=16, num_clusters=20, noise=0.5)
+    users, liked = users_near(1, items, users=1000, noise=0.5)
+    config = LTIConfig(num_nodes=20, total_steps=100, warmup_steps=10, num_negatives=64)
+    fitted = fit_index(
+        users, items, liked, optax.adam(3e-3), config=config, key=jax.random.key(0), batch_size=128
+    )
+    random_nodes = unit(np.random.default_rng(2).normal(size=(20, 16)))
+    points = [
+        frontier(
+            dot,
+            None,
+            build_index(items, nodes, capacity=45),
+            jnp.asarray(items),
+            jnp.asarray(users[:300]),
+            10,
+            budgets=[60, 600],
+        )
+        for nodes in (fitted.params["nodes"], random_nodes)
+    ]
+    (learned, learned_all), (random, random_all) = points
+    assert learned_all.recall == random_all.recall == 1.0
+    assert abs(learned.items_scored - random.items_scored) < 15
+    assert learned.recall > 0.9
+    assert learned.recall > random.recall + 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(k=0), r"k must be in \[1, 90\]"),
+        (dict(k=91), r"k must be in \[1, 90\].*k=91"),
+        (dict(budget=19), "at least one node's capacity, 20 items, got 19"),
+        (dict(budget=np.array([20] * 8 + [3])), "got 3"),
+        (dict(max_beam=0), "max_beam must be >= 1"),
+        (dict(exclude=jnp.zeros((2, 3), int)), r"exclude must have shape \[9, E\].*\(2, 3\)"),
+        (dict(allowed=jnp.ones(9, bool)), r"allowed must have shape \[90\].*\(9,\)"),
+    ],
+)
+def test_bad_input(change, message):
+    index, items, users = integer_problem(0)
+    arguments = dict(k=5, budget=30) | change
+    with pytest.raises(ValueError, match=message):
+        search(dot, None, index, items, users, arguments.pop("k"), **arguments)
+
+
+@pytest.mark.parametrize("budget", [3, 40, 300, 2000])
+def test_putting_few_nodes_in_order_gives_the_beam_of_all_in_order(budget, monkeypatch):
+    rng = np.random.default_rng(budget)
+    items = rng.normal(size=(1500, 3)).astype(np.float32)
+    index = build_index(items, rng.normal(size=(150, 3)).astype(np.float32), slack=3)
+    scores = jnp.asarray(rng.integers(0, 40, (USERS, 150)), jnp.float32)  # with ties
+    left = jnp.asarray(rng.random((USERS, 150)) < rng.choice([0.02, 0.6, 1.0], (USERS, 1)))
+    found = route.Candidates(None, scores, scores[..., None])
+    budgets = jnp.full(USERS, budget).at[0].set(0)
+
+    def beam(few):
+        monkeypatch.setattr(route, "_FEW", few)
+        # A new function each time, so that it is traced anew.
+        visit = jax.jit(
+            lambda f, i, left, b: route.route(f, i, left, budget=b, cost_weight=0.3, max_beam=150)
+        )
+        visit = functools.partial(visit, found, index, left.astype(jnp.int32))
+        return jax.device_get(visit(budgets))
+
+    short, whole = beam(2), beam(150)
+    visited = whole.extents > 0
+    np.testing.assert_array_equal(short.extents, whole.extents)
+    np.testing.assert_array_equal(short.items, whole.items)
+    for one, other in zip(short, whole):
+        if one.ndim > 1:
+            np.testing.assert_array_equal(one[visited], other[visited])
+    assert (whole.items[1:] > 0).any() or budget == 3

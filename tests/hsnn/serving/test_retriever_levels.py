@@ -1,0 +1,456 @@
+"""The retriever over several levels, with a model a level and with plain vectors."""
+
+import copy
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hsnn_jax import JointConfig, LTIConfig, Retriever, init_joint
+from hsnn_jax.descent.search import compiled_search
+from hsnn_jax.lists import living
+from hsnn_jax.lists.levels import nodes_of_items, representative_items
+from hsnn_jax.lists.living import padded
+from hsnn_jax.monn import i2if
+from hsnn_jax.monn import network as monn
+from hsnn_jax.monn.config import Features, MoNNConfig, TowerConfig
+from hsnn_jax.monn.ensemble import init_ensemble
+from hsnn_jax.serving import state as nested
+from tests.hsnn.planted import integers
+
+ITEMS, RESERVE, USERS, K = 32, 6, 4, 5
+ROWS, PAIRS = ITEMS + RESERVE, USERS * (ITEMS + RESERVE)
+TOWER = TowerConfig(field_width=4, dense_fields=2, num_layers=1, hidden=8, attention_width=4)
+SIDES = dict(
+    user=Features(dense={"taste": 5}),
+    item=Features(dense={"text": 4}, sparse={"brand": 6}),
+    tasks=("click", "buy"),
+    width=3,
+    user_tower=TOWER,
+    item_tower=TOWER,
+    interaction_tower=TOWER,
+)
+# The coarse model alone reads crosses; the two others are one program.
+COARSE = MoNNConfig(
+    num_user=2, num_item=2, num_interaction=1, crosses=("category",), overarch="mol", **SIDES
+)
+FINE = MoNNConfig(num_user=1, num_item=1, num_interaction=0, overarch="dot", **SIDES)
+MODELS = (COARSE, FINE, FINE)
+CONFIG = LTIConfig(num_nodes=(2, 3), total_steps=2, kmeans_iterations=3, num_negatives=8)
+ENSEMBLE = {
+    "weights": jnp.asarray([[1.0, 0, 0], [0.4, 0.7, 0], [0.5, -0.3, 0.8]]),
+    "bias": jnp.asarray([0.1, -0.2, 0.3]),
+}
+
+
+@functools.cache
+def params():
+    rng = np.random.default_rng(0)
+
+    def drawn(model):
+        shapes = jax.eval_shape(lambda key: monn.init_monn(key, model), jax.random.key(0))
+        return jax.tree.map(lambda x: (0.5 * rng.normal(size=x.shape)).astype(x.dtype), shapes)
+
+    return {"models": tuple(drawn(model) for model in MODELS), "ensemble": ENSEMBLE}
+
+
+def drawn_items(seed, rows):
+    rng = np.random.default_rng(seed)
+    text = rng.normal(size=(rows, 4)).astype(np.float32)
+    features = {"text": text, "brand": rng.integers(0, 6, rows)}
+    return features, {"category": rng.integers(-1, 7, (rows, 2))}
+
+
+@functools.cache
+def users():
+    rng = np.random.default_rng(9)
+    counts = rng.integers(0, 4, (USERS, 7)).astype(np.float32)
+    table = i2if.DenseTable(counts, counts.sum(axis=1), None)
+    taste = rng.normal(size=(USERS, 5)).astype(np.float32)
+    return {"taste": taste}, {"category": table}
+
+
+def one_by_one(ids, items):
+    """What the models read of each item, by the caller's id."""
+    return {int(i): jax.tree.map(lambda x, n=n: x[n], items) for n, i in enumerate(ids)}
+
+
+@functools.cache
+def first():
+    items, ids = drawn_items(0, ITEMS), 100 + 3 * np.arange(ITEMS)
+    # As after joint training: nodes around two items.
+    vectors = vectors_of(items)
+    nodes = jnp.asarray(vectors[[3, 4]]), jnp.asarray(vectors[[0, 1, 2]] - vectors.mean(axis=0))
+    given = params() | {"nodes": nodes}
+    retriever = Retriever(CONFIG, model=MODELS, params=given, task="buy")
+    retriever.build_index(items, item_ids=ids, reserve=RESERVE)
+    return retriever, one_by_one(ids, items)
+
+
+def built():
+    """A retriever of three levels that a test may change, and its items."""
+    retriever, truth = first()
+    return copy.copy(retriever), dict(truth)  # states are never changed in place
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _logits(of_model, users, items, *, model):
+    crosses = (users[1], items[1]) if model.crosses else (None, None)
+    return monn.logits(model, of_model, users[0], items[0], *crosses)
+
+
+def logits(level, items, task=1):
+    """Return the logits [B, n] of all pairs by the training path of a level's model."""
+    rows = len(items[0]["text"])
+    pairs = jax.tree.map(lambda x: np.repeat(x, rows, axis=0), users())
+    items = jax.tree.map(lambda x: np.concatenate([x] * USERS), items)
+    # Of one shape whatever the number of items.
+    pairs, items = jax.tree.map(lambda x: padded(x, PAIRS, 0), (pairs, items))
+    found = _logits(params()["models"][level], pairs, items, model=MODELS[level])
+    return np.asarray(found, float)[: USERS * rows, task].reshape(USERS, rows)
+
+
+def vectors_of(items):
+    rows = len(items[0]["text"])
+    whole = jax.tree.map(lambda x: padded(x, 2 * ITEMS, 0), items[0])
+    halves = (jax.tree.map(lambda x, n=n: x[n : n + ITEMS], whole) for n in (0, ITEMS))
+    of_model = params()["models"][-1]
+    return np.concatenate([monn.item_vectors(FINE, of_model, half) for half in halves])[:rows]
+
+
+def expected_scores(retriever, truth):
+    """Return (ids [n], scores [B, n]) of the ensemble: nodes read as the nearest item below."""
+    ids = np.array(sorted(truth))
+    items = jax.tree.map(lambda *rows: np.stack(rows), *[truth[i] for i in ids.tolist()])
+    vectors, rows = vectors_of(items), np.array([list(retriever.ids).index(i) for i in ids])
+    weights = np.asarray(ENSEMBLE["weights"], float)[-1]
+    scores = float(ENSEMBLE["bias"][-1]) + weights[-1] * logits(2, items)
+    of_items = jax.device_get(nodes_of_items(retriever.indexes))
+    for level, (index, node_of) in enumerate(zip(retriever.indexes, of_items)):
+        node_of, near = node_of[rows], np.zeros(len(ids), int)
+        for node in np.unique(node_of):
+            below = np.flatnonzero(node_of == node)
+            gaps = np.linalg.norm(vectors[below] - np.asarray(index.nodes)[node], axis=1)
+            near[below] = below[gaps.argmin()]
+        read = jax.tree.map(lambda x, near=near: x[near], items)
+        scores += weights[level] * logits(level, read)
+    return ids, scores
+
+
+def check_answers(retriever, truth):
+    """A full budget finds the best of what is there by hand, whatever happened before."""
+    ids, scores = expected_scores(retriever, truth)
+    order = np.argsort(-scores, axis=1)[:, :K]
+    answer = retriever.search(users(), K)
+    np.testing.assert_array_equal(answer.ids, ids[order])
+    best = np.take_along_axis(scores, order, axis=1)
+    np.testing.assert_allclose(answer.scores, best, rtol=1e-4, atol=1e-5)
+    return answer
+
+
+def same(one, other):
+    for a, b in zip(one, other):
+        np.testing.assert_array_equal(a, b)
+
+
+def updated(retriever, truth, kind, size, seed):
+    """Add, remove or change some items of both."""
+    seed += 50  # the first items have seed 0
+    rng = np.random.default_rng(seed)
+    if kind == "add":
+        size = min(size, ROWS - len(truth))
+        ids = rng.choice(np.setdiff1d(np.arange(100), list(truth)), size, replace=False)
+        items = drawn_items(seed, size)
+        retriever.add(items, ids)
+        return truth | one_by_one(ids, items)
+    ids = rng.choice(sorted(truth), min(size, len(truth) - K), replace=False)
+    if kind == "remove":
+        retriever.remove(ids)
+        return {i: item for i, item in truth.items() if i not in ids}
+    items = drawn_items(seed, len(ids))
+    retriever.reassign(items, ids)
+    return truth | one_by_one(ids, items)
+
+
+def test_three_models_through_updates_and_the_file(tmp_path):
+    retriever, truth = built()
+    answer = check_answers(retriever, truth)
+    assert (answer.nodes_scored == 2 + 6).all()
+    for step, (kind, size) in enumerate((("add", 4), ("remove", 9), ("reassign", 3))):
+        truth = updated(retriever, truth, kind, size, step)
+        answer = check_answers(retriever, truth)
+    path = tmp_path / "levels.npz"
+    retriever.save(path)
+    loaded = Retriever.load(path)
+    assert (loaded.model, loaded.task, loaded.config) == (MODELS, "buy", CONFIG)
+    for budget in (None, 13, (3, 14)):
+        same(retriever.search(users(), K, budget=budget), loaded.search(users(), K, budget=budget))
+    assert (loaded.stats(), loaded.drift()) == (retriever.stats(), retriever.drift())
+    truth = updated(loaded, truth, "add", 2, 7)
+    check_answers(loaded, truth)
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["add", "remove", "reassign"]), st.integers(0, 6)),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_nodes_followed_are_nodes_made_anew(operations):
+    retriever, truth = built()
+    for step, (kind, size) in enumerate(operations):
+        truth = updated(retriever, truth, kind, size, step)
+    now = retriever._now
+    anew = nested.start(now.coarser, now.items, retriever._models)
+    jax.tree.map(np.testing.assert_array_equal, now.representatives, anew.representatives)
+    for followed, made, rows in zip(now.node_features, anew.node_features, anew.representatives):
+        used = np.asarray(rows) >= 0
+        jax.tree.map(
+            lambda a, b, used=used: np.testing.assert_allclose(
+                np.asarray(a)[used], np.asarray(b)[used], rtol=1e-4, atol=1e-5
+            ),
+            followed,
+            made,
+        )
+
+
+def test_a_representative_that_changed_where_it_stands_is_read_anew():
+    retriever, truth = built()
+    rows = np.unique(np.concatenate([np.asarray(r) for r in retriever._now.representatives]))
+    ids = retriever.ids[rows[rows >= 0]]
+    before = retriever.search(users(), K)
+    for i in ids.tolist():
+        features, attributes = truth[i]  # crosses move no vector
+        truth[i] = features, {"category": (attributes["category"] + 3) % 7}
+    changed = jax.tree.map(lambda *rows: np.stack(rows), *[truth[i] for i in ids.tolist()])
+    retriever.reassign(changed, ids)
+    after = check_answers(retriever, truth)
+    assert not np.allclose(after.scores, before.scores, atol=1e-3)
+
+
+def test_add_then_remove_is_the_identity_on_answers():
+    retriever, _ = built()
+    before = [retriever.search(users(), K, budget=budget) for budget in (13, None)]
+    retriever.add(drawn_items(5, RESERVE), 1000 + np.arange(RESERVE))
+    retriever.remove(1000 + np.arange(RESERVE)[::-1])
+    for old, budget in zip(before, (13, None)):
+        new = retriever.search(users(), K, budget=budget)
+        np.testing.assert_array_equal(new.ids, old.ids)
+        np.testing.assert_allclose(new.scores, old.scores, rtol=1e-5)
+
+
+def test_representatives_are_the_nearest_items_below():
+    for seed in range(3):
+        # Integers have ties; the reserve leaves free rows, and slack of 1 sends items elsewhere.
+        vectors, nodes = integers(seed, ITEMS, 3), (integers(7, 2, 3), integers(8, 6, 3))
+        *coarser, index = nested.build(vectors, nodes, slack=1.0, reserve=RESERVE)
+        ids = np.r_[np.arange(ITEMS), np.full(RESERVE, -1)]
+        items = living.start(index, vectors, ids, features={"encoded": vectors})
+        found = nested._representatives(coarser, items, "l2")
+        expected = representative_items((*coarser, index), living.item_vectors(items))
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("budget", [None, 13, (3, 14)])
+def test_removed_excluded_and_filtered_items_never_return(budget):
+    retriever, truth = built()
+    best = retriever.search(users(), K).ids
+    retriever.remove(np.unique(best[0]))
+    # An id that is unknown, one that is gone and padding exclude nothing.
+    exclude = np.concatenate([best[:, :2], [[99], [best[0, 0]], [-1], [-1]]], axis=1)
+    allowed = np.arange(ROWS) % 3 > 0
+    found = retriever.search(users(), K, budget=budget, exclude=exclude, filter=allowed)
+    hidden = {*best[0].tolist(), *retriever.ids[~allowed].tolist()} - {-1}
+    assert not np.isin(found.ids, list(hidden)).any()
+    assert not (found.ids[:, :, None] == best[:, None, :2]).any()
+    ids, scores = expected_scores(retriever, {i: truth[i] for i in truth if i not in best[0]})
+    for user, row in enumerate(found.ids):
+        kept = row[row >= 0]
+        np.testing.assert_allclose(
+            found.scores[user, : kept.size],
+            scores[user, np.searchsorted(ids, kept)],
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+def test_nodes_without_an_allowed_item_are_pruned_at_every_level():
+    retriever, _ = built()
+    coarse, fine = jax.device_get(nodes_of_items(retriever.indexes))
+    one = np.bincount(fine[fine < 6]).argmax()
+    exclude = np.full((USERS, 3), -1)
+    found = retriever.search(users(), K, filter=fine == one, exclude=exclude)
+    assert (found.nodes_scored == 2 + 3).all()  # the other coarse node was not opened
+    assert (found.items_scored == (fine == one).sum()).all()
+    assert set(coarse[fine == one]) == {one // 3}
+    nothing = retriever.search(users(), K, filter=np.zeros(ROWS, bool), exclude=exclude)
+    assert (nothing.ids == -1).all()
+
+
+def test_nothing_is_compiled_when_items_come_and_go():
+    retriever, truth = built()
+    jitted = (
+        *(living._insert, living._discard, living._relist, nested._nearest_items),
+        *(nested._gather, nested._put, monn.encode_items, monn.item_vectors, monn.encode_users),
+        compiled_search,
+    )
+
+    def cycle(truth, sizes):
+        for seed, (kind, size) in enumerate(zip(("add", "reassign", "remove"), sizes)):
+            truth = updated(retriever, truth, kind, size, seed)
+            masks = {"filter": np.arange(ROWS) != seed, "exclude": np.full((USERS, 3), seed)}
+            retriever.search(users(), K, budget=(3 + seed, 13 + size), **masks)
+        return truth
+
+    truth = cycle(truth, (4, 9, 4))
+    before = [function._cache_size() for function in jitted]
+    truth = cycle(truth, (2, 1, 9))
+    cycle(truth, (6, 5, 3))
+    assert [function._cache_size() for function in jitted] == before
+
+
+def test_updates_that_fail_change_nothing():
+    retriever, _ = built()
+    before, (features, attributes) = retriever._now, drawn_items(1, 2)
+    spoilt = {**features, "text": np.full((2, 4), np.nan, np.float32)}
+    for update, message in (
+        (lambda: retriever.add((spoilt, attributes), [1, 2]), "must be finite, got NaN"),
+        (lambda: retriever.add((features, attributes), [1, 100]), "ids must be new, got 100"),
+        (
+            lambda: retriever.add((features, {"category": np.zeros((2, 3), int)}), [1, 2]),
+            r"\['category'\] must be int32 \(2, 2\), got int32 \(2, 3\)",
+        ),
+        (lambda: retriever.add(features, [1, 2]), r"\['category'\] must be int32 .*, got none"),
+        (lambda: retriever.add(drawn_items(1, 7), range(7)), "index is full: 6 free rows"),
+        (lambda: retriever.remove([100, 1]), "ids must be in the index, got 1,"),
+        (lambda: retriever.reassign((features, attributes), [100, 1]), "got 1, which is not"),
+        (lambda: retriever.search(users(), K, budget=(13,)), "one entry an index, 2, got 1"),
+        (lambda: retriever.search(users(), K, budget=(1, 32)), "budget must be at least"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            update()
+        assert retriever._now is before
+
+
+def test_budgets_of_coarser_levels_narrow_in_equal_ratios():
+    retriever, _ = built()
+    capacities = [index.lists.shape[1] for index in retriever.indexes]
+    for budget, fine in ((13, 6 * (13 / 32) ** 0.5), (20, 6 * (20 / 32) ** 0.5), (32, 6)):
+        upper, last = nested.default_budgets(retriever._now, budget)
+        assert (upper, last) == (max(np.ceil(fine), capacities[0]), budget)
+    per_user = nested.default_budgets(retriever._now, np.array([13, 32, 40]))
+    assert per_user[0].tolist() == [4, 6, 6]
+    given = retriever.search(users(), K, budget=(4, 13))
+    same(given, retriever.search(users(), K, budget=np.full(USERS, 13)))
+
+
+def test_fit_learns_nodes_of_all_levels_on_the_last_model_and_a_frontier_is_drawn():
+    retriever = Retriever(CONFIG, model=MODELS, params={"models": params()["models"]})
+    items = drawn_items(0, ITEMS)
+    given = users(), items, np.arange(USERS)
+    retriever.fit(*given, optax.sgd(0.1), key=jax.random.key(0))
+    assert [nodes.shape for nodes in retriever.nodes] == [(2, 3), (6, 3)]
+    stats = retriever.build_index(items, reserve=RESERVE)
+    assert (stats["items"], stats["nodes"]) == (ITEMS, 6)
+    counts = np.bincount(jax.device_get(nodes_of_items(retriever.indexes))[0][:ITEMS], minlength=2)
+    assert stats["level_1_imbalance"] == pytest.approx(2 * counts.max() / ITEMS)
+    capacity = retriever.index.lists.shape[1]
+    points = retriever.frontier(users(), K, budgets=[capacity, (6, ITEMS)])
+    assert points[0].recall < points[1].recall == 1.0
+    assert points[0].items_scored <= capacity < points[1].items_scored == ITEMS
+    assert points[1].share_scored == 1.0
+    assert points[0].flops < points[1].flops
+    # Without an ensemble the last level ranks by its own output.
+    np.testing.assert_allclose(
+        retriever.search(users(), K).scores[:, 0],
+        logits(2, items, task=0).max(axis=1),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_jointly_trained_nodes_are_the_indexs():
+    retriever, _ = built()
+    config = JointConfig(models=MODELS, index=CONFIG)
+    init = functools.partial(init_joint, config=config, item_features=drawn_items(0, ITEMS)[0])
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    assert jax.tree.structure(shapes) == jax.tree.structure(retriever.params)
+    coarse, fine = (np.asarray(nodes) for nodes in retriever.params["nodes"])
+    sums = (coarse[:, None] + fine[None]).reshape(6, 3)
+    np.testing.assert_array_equal(retriever.indexes[0].nodes, coarse)
+    np.testing.assert_array_equal(retriever.indexes[1].nodes, sums)
+    np.testing.assert_array_equal(retriever.indexes[0].lists[:, :3], [[0, 1, 2], [3, 4, 5]])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(model=MODELS[1:]), "and one of the items, 3, got 2"),
+        (dict(params=params()["models"][0]), 'params must hold "models", 3 of them, got 0'),
+        (dict(params={"models": params()["models"][:2]}), "3 of them, got 2"),
+        (
+            dict(params=params() | {"ensemble": init_ensemble(2)}),
+            "ensemble must be of 3 levels, got 2",
+        ),
+        (dict(params=params() | {"nodes": (np.ones((2, 3)),)}), r"must be \(2, 3\) by level, got"),
+        (dict(task="like"), "task must be one of"),
+        (dict(scorer=monn.MoNNScorer(FINE)), "with params and without a scorer"),
+    ],
+)
+def test_bad_levels(options, message):
+    with pytest.raises(ValueError, match=message):
+        Retriever(CONFIG, **dict(model=MODELS, params=params()) | options)
+
+
+def test_one_model_may_score_all_levels():
+    of_model, items = params()["models"][-1], drawn_items(0, ITEMS)
+    retriever = Retriever(CONFIG, model=FINE, params=of_model, task="buy", nested=True)
+    retriever.nodes = first()[0].nodes
+    retriever.build_index(items, reserve=RESERVE)
+    retriever.remove(np.arange(5))
+    retriever.add(items_of(items, slice(0, 2)), [0, 1])
+    now = retriever._now
+    encoded = living.item_features(now.items)["encoded"]
+    for features, rows in zip(now.node_features, now.representatives):
+        rows = np.asarray(rows)
+        for own, whole in zip(jax.tree.leaves(features), jax.tree.leaves(encoded)):
+            np.testing.assert_array_equal(own[rows >= 0], whole[rows[rows >= 0]])
+    kept = np.r_[0, 1, 5:ITEMS]
+    scores = logits(2, items_of(items, kept))
+    order = np.argsort(-scores, axis=1)[:, :K]
+    np.testing.assert_array_equal(retriever.search(users(), K).ids, kept[order])
+
+
+def items_of(items, rows):
+    return jax.tree.map(lambda x: x[rows], items)
+
+
+def test_plain_vectors_go_through_the_levels_of_their_nodes(tmp_path):
+    items, people = integers(0, ITEMS, 3), integers(1, USERS, 3)
+    retriever = Retriever(CONFIG, nested=True, max_beam=(2, 4))
+    stats = retriever.build_index(items, key=jax.random.key(0), reserve=RESERVE)
+    assert (stats["nodes"], len(retriever.indexes)) == (6, 2)
+    path = tmp_path / "vectors.npz"
+    retriever.save(path)
+    loaded = Retriever.load(path)
+    assert (loaded.nested, loaded.max_beam) == (True, (2, 4))
+    same(loaded.search(people, K), retriever.search(people, K))
+    loaded.max_beam = None
+    whole = loaded.search(people, K)
+    assert (whole.nodes_scored == 2 + 6).all()
+    best = np.sort(people @ items.T, axis=1)[:, ::-1]
+    np.testing.assert_array_equal(whole.scores, best[:, :K])
+    small = loaded.search(people, K, budget=(3, 13))
+    assert (small.nodes_scored == 2 + 3).all()
+    assert (small.items_scored <= 13).all()
+    loaded.add(3 * people, 100 + np.arange(USERS))
+    assert (loaded.search(people, K).ids >= 100).any()
+    loaded.remove(100 + np.arange(USERS))
+    same(loaded.search(people, K), whole)

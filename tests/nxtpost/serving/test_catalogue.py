@@ -1,0 +1,136 @@
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nxtpost_jax.evaluation.scoring import nearest_items
+from nxtpost_jax.events.sequences import PAD
+from nxtpost_jax.serving.catalogue import Catalogue
+
+D = 3
+
+
+def drawn(count, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, D)).astype(np.float32)
+
+
+def found(catalogue, k=None):
+    """All items by a search, best first."""
+    left_out = np.full((1, 1), PAD)
+    k = len(catalogue.ids) if k is None else k
+    slots, _ = nearest_items(
+        drawn(1, 9), catalogue.vectors, left_out, catalogue.present, k=min(k, len(catalogue.ids))
+    )
+    ids = catalogue.ids_of(slots)[0]
+    return ids[ids != PAD].tolist()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 20), max_size=6)), max_size=8))
+def test_any_adding_and_removing_leaves_what_a_dictionary_holds(calls):
+    expected = dict(enumerate(drawn(4)))
+    catalogue = Catalogue(drawn(4), capacity=5)
+    gone = set()
+    for number, (add, ids) in enumerate(calls):
+        ids = sorted(ids - set(expected) if add else ids & set(expected))[::-1]
+        if add:
+            rows = drawn(len(ids), number + 1)
+            catalogue.add(rows, ids)
+            expected |= dict(zip(ids, rows))
+            gone -= set(ids)
+        else:
+            catalogue.remove(ids)
+            for item in ids:
+                del expected[item]
+            gone |= set(ids)
+        assert len(catalogue) == len(expected)
+        assert catalogue.removed.tolist() == sorted(gone)
+        ids = np.array(list(expected), int)
+        slots = catalogue.slots("ids", ids)
+        np.testing.assert_array_equal(catalogue.ids_of(slots), ids)
+        if len(ids):
+            np.testing.assert_array_equal(
+                np.asarray(catalogue.vectors)[slots], list(expected.values())
+            )
+        query = drawn(1, 9)[0]
+        order = sorted(expected, key=lambda item: -float(query @ expected[item]))
+        assert found(catalogue) == order
+
+
+def test_items_come_and_go_without_a_retrace_until_the_capacity_doubles():
+    catalogue, traces = Catalogue(drawn(4), capacity=8), []
+
+    @jax.jit
+    def search(vectors, present):
+        traces.append(len(present))
+        return vectors.sum() + present.sum()
+
+    for number in range(3):
+        search(catalogue.vectors, catalogue.present)
+        catalogue.add(drawn(number + 1, number), [100 + number * 10 + i for i in range(number + 1)])
+        search(catalogue.vectors, catalogue.present)
+        catalogue.remove([100 + number * 10])
+    assert traces == [8]
+    before = found(catalogue)
+    catalogue.add(drawn(2, 5))
+    search(catalogue.vectors, catalogue.present)
+    assert traces == [8, 16]
+    assert [item for item in found(catalogue) if item in before] == before
+
+
+def test_new_ids_follow_all_that_ever_were():
+    catalogue = Catalogue(drawn(3))
+    assert catalogue.add(drawn(2)).tolist() == [3, 4]
+    catalogue.remove([4])
+    assert catalogue.add(drawn(1)).tolist() == [5]
+    assert catalogue.add(drawn(1), [4]).tolist() == [4]
+    assert catalogue.add(drawn(0)).tolist() == []
+
+
+def test_add_and_remove_are_inverse():
+    catalogue = Catalogue(drawn(6))
+    before = found(catalogue)
+    catalogue.add(drawn(3, 4), [50, 7, 2_000_000_000])
+    catalogue.remove([7, 50, 2_000_000_000])
+    assert found(catalogue) == before
+    catalogue.remove([2])
+    catalogue.add(drawn(6)[2:3], [2])
+    assert found(catalogue) == before
+
+
+def test_a_restored_catalogue_is_the_same_slot_by_slot():
+    catalogue = Catalogue(drawn(4), capacity=6)
+    catalogue.remove([1, 3])
+    catalogue.add(drawn(1, 2), [30])
+    copy = Catalogue.restore(catalogue.vectors, catalogue.ids, catalogue.removed)
+    for name in ("vectors", "present", "ids", "removed"):
+        np.testing.assert_array_equal(getattr(copy, name), getattr(catalogue, name))
+    assert copy.slots("ids", [30, 0]).tolist() == catalogue.slots("ids", [30, 0]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: c.add(drawn(1), [2]), "ids: expected new ones, found 2 in the catalogue"),
+        (lambda c: c.add(drawn(2), [8, 8]), "ids: expected each once, found 8 repeated"),
+        (lambda c: c.add(drawn(2), [8]), "ids: expected 2, one an item, found 1"),
+        (lambda c: c.add(drawn(9)[:, :2]), r"vectors: expected shape \[m, 3\], found \[9, 2\]"),
+        (lambda c: c.add(drawn(1), [-1]), r"ids: expected ids from 0 to 2\^31 - 1, found -1"),
+        (lambda c: c.add(drawn(1), [2**31]), r"ids: expected ids from 0 to 2\^31 - 1, found 2147"),
+        (lambda c: c.add(drawn(1), ["a"]), r"ids: expected a list of ids, found <U1\[1\]"),
+        (lambda c: c.remove([0, 9]), "ids: expected item ids of the catalogue, found 9"),
+        (lambda c: c.remove([0, 0]), "ids: expected each once, found 0 repeated"),
+        (lambda c: Catalogue(drawn(2), [1]), "ids: expected 2, one a vector, found 1"),
+        (lambda c: Catalogue(drawn(2), capacity=1), "capacity: expected at least 2, found 1"),
+    ],
+)
+def test_a_refused_call_changes_nothing(call, message):
+    catalogue = Catalogue(drawn(4), capacity=5)
+    before, vectors = found(catalogue), np.asarray(catalogue.vectors)
+    with pytest.raises(ValueError, match=message):
+        call(catalogue)
+    assert found(catalogue) == before
+    assert len(catalogue.ids) == 5
+    np.testing.assert_array_equal(catalogue.vectors, vectors)
+    assert not len(catalogue.removed)

@@ -1,0 +1,165 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from nxtpost_jax.events.sequences import Sequences, pad_histories
+from nxtpost_jax.serving import streaming
+from nxtpost_jax.serving.live_users import Event
+from nxtpost_jax.towers.model import NxtPostConfig
+from tests.nxtpost.small_recommender import drawn
+
+N, L = 20, 6
+CONFIG = NxtPostConfig(
+    d_model=8,
+    num_layers=1,
+    max_len=L,
+    id_embedding=True,
+    num_actions=3,
+    num_surfaces=2,
+    static_sizes=(3,),
+    pooling="mean",
+)
+
+
+def log(num_users=8, seed=0):
+    rng = np.random.default_rng(seed)
+    users = np.repeat(np.arange(num_users), 9)
+    return Sequences.from_events(
+        users,
+        rng.integers(0, N, len(users)),
+        times=np.sort(rng.random(len(users)) * 1e5),
+        actions=rng.integers(0, 3, len(users)),
+        surfaces=rng.integers(0, 2, len(users)),
+        static=rng.integers(0, 3, (num_users, 1)),
+    )
+
+
+@pytest.fixture(scope="module")
+def recommender():
+    content = np.random.default_rng(0).normal(size=(N, 4))
+    return drawn(CONFIG, content, histories=pad_histories(log(), L))
+
+
+def first_events(user, count, seed=5):
+    events = log(seed=seed)
+    start = events.offsets[user]
+    return events.ranges([start], [start + count], [user])
+
+
+def event(history):
+    """The last event of a history."""
+    fields = {"times": "time", "actions": "action", "surfaces": "surface"}
+    rest = {field: getattr(history, name)[-1].item() for name, field in fields.items()}
+    return Event(int(history.items[-1]), **rest)
+
+
+def check(recommender, user, history, vector):
+    np.testing.assert_allclose(vector, recommender.embed_users(history)[0], atol=1e-5)
+    ids, cosines = recommender.recommend_user(user, 3)
+    expected = recommender.recommend(history, 3)
+    np.testing.assert_array_equal(ids, expected[0][0])
+    np.testing.assert_allclose(cosines, expected[1][0], atol=1e-5)
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_every_event_gives_the_vector_of_the_full_forward(recommender, start, monkeypatch):
+    """Beyond max_len too; before it only the first call reads a whole history."""
+    calls = []
+    whole = streaming.prefill
+    monkeypatch.setattr(
+        "nxtpost_jax.serving.live_users.prefill", lambda *a: (calls.append(count), whole(*a))[1]
+    )
+    user = ("reader", start)
+    for count in range(start + 1, 10):
+        history = first_events(1, count)
+        given = first_events(1, start) if count == start + 1 else None
+        vector = recommender.update(user, event(history), history=given)
+        check(recommender, user, history, vector)
+    assert calls == [start + 1, *range(L + 1, 10)]
+
+
+def test_items_that_come_and_go_change_what_is_read(recommender):
+    history = first_events(2, 3)
+    recommender.update("a", event(history), history=first_events(2, 2))
+    gone = int(history.items[1])
+    recommender.remove_items([gone])
+    ids, cosines = recommender.recommend_user("a", 3)
+    expected = recommender.recommend(history, 3)
+    np.testing.assert_array_equal(ids, expected[0][0])
+    np.testing.assert_allclose(cosines, expected[1][0], atol=1e-5)
+    longer = first_events(2, 4)
+    assert gone != longer.items[-1]  # the seed sees to it
+    check(recommender, "a", longer, recommender.update("a", event(longer)))
+    with pytest.raises(ValueError, match="event: expected item ids of the catalogue"):
+        recommender.update("a", dataclasses.replace(event(longer), item=gone))
+    # It comes back with other content, in the slot that it had.
+    recommender.add_items(np.ones((1, 4)), [gone])
+    longer = first_events(2, 5)
+    check(recommender, "a", longer, recommender.update("a", event(longer)))
+
+
+def test_a_backfill_shrinks_as_events_come(recommender):
+    def backfill(histories):
+        count = max(3 - int(histories.lengths[0]), 0)
+        fills = np.arange(10, 10 + count)
+        zeros = np.zeros(count)
+        return Sequences(
+            np.concatenate([fills, histories.items]),
+            [0, count + len(histories.items)],
+            times=np.concatenate([zeros, histories.times]),
+            actions=np.concatenate([zeros, histories.actions]),
+            surfaces=np.concatenate([zeros, histories.surfaces]),
+            static=histories.static,
+        )
+
+    recommender.backfill = backfill
+    try:
+        for count in range(1, 6):
+            history = first_events(3, count)
+            given = first_events(3, 0) if count == 1 else None
+            check(recommender, "b", history, recommender.update("b", event(history), history=given))
+    finally:
+        recommender.backfill = None
+
+
+def test_a_user_without_events_is_read_by_static_features(recommender):
+    vectors = recommender.embed_users(log().ranges([0, 0], [0, 0], [1, 2]))
+    assert np.isfinite(vectors).all()
+
+
+def test_what_cannot_be_added_leaves_the_user_as_before(recommender):
+    history = first_events(4, 2)
+    recommender.update("c", event(history), history=first_events(4, 1))
+    good = event(history)
+    cases = [
+        (dataclasses.replace(good, time=0.0), None, "event: number 0 has times out of order"),
+        (dataclasses.replace(good, time=None), None, "event: expected time to be one, as before"),
+        (dataclasses.replace(good, item=999), None, "event: expected item ids of the catalogue"),
+        (dataclasses.replace(good, item=-1), None, "event: expected ids from 0"),
+        (good, first_events(4, 1), "history: expected none, user 'c' has one already"),
+    ]
+    for bad, given, message in cases:
+        with pytest.raises(ValueError, match=message):
+            recommender.update("c", bad, history=given)
+    longer = first_events(4, 3)
+    check(recommender, "c", longer, recommender.update("c", event(longer)))
+    with pytest.raises(ValueError, match="history: expected that of one user, found 2"):
+        recommender.update("d", good, history=log().select([0, 1]))
+    with pytest.raises(ValueError, match="history: expected Sequences with static"):
+        recommender.update("d", good)
+    recommender.forget_user("c")
+    for name in ("c", "d"):
+        with pytest.raises(ValueError, match="user: expected one that update was called for"):
+            recommender.recommend_user(name, 2)
+
+
+def test_updates_are_traced_once(recommender):
+    for user in range(2):
+        for count in range(1, 5):
+            history = first_events(user, count)
+            given = first_events(user, 0) if count == 1 else None
+            recommender.update(("t", user), event(history), history=given)
+            if (user, count) == (0, 3):
+                traced = streaming._extend._cache_size(), streaming.prefill._cache_size()
+    assert (streaming._extend._cache_size(), streaming.prefill._cache_size()) == traced

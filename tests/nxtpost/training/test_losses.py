@@ -1,0 +1,411 @@
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from nxtpost_jax.events.batches import train_batches
+from nxtpost_jax.events.sequences import PAD, Sequences
+from nxtpost_jax.towers.model import Encoded, NxtPostConfig
+from nxtpost_jax.training import steps as training
+from nxtpost_jax.training.losses import binary_cross_entropy, calibrated_beta, loss, short_term_loss
+from nxtpost_jax.training.negatives import draw_in_batch, draw_uniform, log_popularity
+from nxtpost_jax.training.objective import Objective
+from tests.nxtpost.configurations import (
+    CONFIGS,
+    RICH,
+    L,
+    N,
+    drawn_content,
+    drawn_histories,
+    set_up,
+)
+
+TEMPERATURE = 0.05
+PAPER = dataclasses.replace(CONFIGS["paper"], dropout=0.0)
+BOTH = {"short_weight": 0.5, "long_weight": 2.0, "num_labels": 3}
+EVERY = 1000  # more negatives than a batch has labels
+OBJECTIVES = {
+    "uniform logq": Objective(num_negatives=40, logq=True, **BOTH),
+    "in batch": Objective(negatives="in_batch", num_negatives=EVERY),
+    "in batch logq": Objective(negatives="in_batch", num_negatives=EVERY, logq=True, **BOTH),
+    "mixed": Objective(negatives="mixed", num_negatives=25, **BOTH),
+    "mixed logq": Objective(negatives="mixed", num_negatives=EVERY, logq=True),
+    "long alone": Objective(negatives="in_batch", short_weight=0, long_weight=1, num_labels=2),
+    "bce in batch": Objective(loss="bce", negatives="in_batch", num_negatives=EVERY, **BOTH),
+    "gbce": Objective(loss="gbce", num_negatives=5, calibration=0.6, **BOTH),
+    "full softmax": Objective(loss="full_softmax", chunk=7, **BOTH),
+}
+
+
+class Tables:
+    """Stands for the towers in tests of the loss alone: all vectors are parameters."""
+
+    config = NxtPostConfig(temperature=TEMPERATURE)
+    num_items = N
+
+    def apply(self, variables, *inputs, method, rngs=None):
+        del rngs
+        if method == "pool":
+            states, items = inputs
+            mean = jnp.mean(states, axis=1, where=(items != PAD)[..., None])
+            return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
+        assert method == "encode_batch"
+        states, vectors = variables["params"]
+        _, ids, _ = inputs
+        return Encoded(states, None, [jnp.take(vectors, jnp.maximum(i, 0), axis=0) for i in ids])
+
+
+def drawn_tables(batch):
+    shapes = [(*batch["items"].shape, 5), (N, 5)]
+    return tuple(
+        jnp.asarray(drawn_vectors(*shape, seed=i), jnp.float32) for i, shape in enumerate(shapes)
+    )
+
+
+def drawn_vectors(*shape, seed):
+    x = np.random.default_rng(seed).normal(size=shape)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def drawn_sequences(lengths=(14, 3, 2, 9, 0, 4, 20), num_items=12, seed=0):
+    """Few items and long users: duplicates, and several windows of one user in a batch."""
+    items = np.random.default_rng(seed).integers(0, num_items, sum(lengths))
+    return Sequences(items, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def drawn_batch(num_labels, batch_size=16):
+    shapes = {"max_len": L, "batch_size": batch_size, "num_labels": num_labels}
+    return next(train_batches(drawn_sequences(), seed=0, epoch=0, **shapes))
+
+
+def draws(objective, batch, key, candidates):
+    """The negatives of `loss`, whose draw is tested apart: lists of ids and of owners."""
+    parts, pool = [], []
+    pool += [batch["labels"]] * (objective.short_weight > 0)
+    pool += [batch["long_labels"]] * (objective.long_weight > 0)
+    key = jax.random.split(key)[0]
+    keys = jax.random.split(key) if objective.negatives == "mixed" else [key, key]
+    if objective.negatives in ("uniform", "mixed"):
+        parts.append(draw_uniform(keys[0], candidates, objective.num_negatives))
+    if objective.negatives in ("in_batch", "mixed"):
+        labels = jnp.concatenate(pool, axis=1)
+        parts.append(draw_in_batch(keys[1], labels, batch["users"], objective.num_negatives))
+    return [np.concatenate([np.asarray(part[i]) for part in parts]).tolist() for i in (0, 1)]
+
+
+class Slow:
+    """The objective one label at a time in float64, from states and item vectors."""
+
+    def __init__(self, objective, tables, batch, key, candidates, popularity):
+        self.states, self.items = (np.asarray(x, np.float64) for x in tables)
+        self.objective, self.batch = objective, batch
+        self.candidates, self.popularity = np.asarray(candidates).tolist(), popularity
+        self.ids, self.owners = draws(objective, batch, key, candidates)
+
+    def value(self):
+        batch, objective = self.batch, self.objective
+        short = [
+            self.one(self.states[b, t], label, b, {label})
+            for b, row in enumerate(batch["labels"].tolist())
+            for t, label in enumerate(row)
+            if label != PAD
+        ]
+        long = []
+        for b, row in enumerate(batch["long_labels"].tolist()):
+            pooled = self.states[b, : batch["pooled_lengths"][b]].mean(axis=0)
+            pooled /= np.linalg.norm(pooled)
+            long += [self.one(pooled, i, b, set(row)) for i in row if i != PAD]
+        return objective.short_weight * np.mean(short) + objective.long_weight * np.mean(long)
+
+    def negatives(self, b, positives):
+        """Pairs of item and expected count."""
+        row = {*self.batch["items"][b].tolist(), *self.batch["labels"][b].tolist()}
+        row |= set(self.batch["long_labels"][b].tolist()) if self.objective.long_weight else set()
+        uniform = self.owners.count(-1)
+        in_batch = sum(o != -1 and i != PAD for i, o in zip(self.ids, self.owners))
+        for item, owner in zip(self.ids, self.owners):
+            own = owner != -1 and (owner == self.batch["users"][b] or item in row)
+            if item != PAD and item not in positives and not own:
+                share = self.popularity[item] if in_batch else 0
+                yield item, uniform / len(self.candidates) + in_batch * share
+
+    def one(self, query, label, b, positives):
+        logits = self.items @ query / TEMPERATURE
+        objective = self.objective
+        if objective.loss == "full_softmax":
+            return np.log(np.exp(logits[self.candidates]).sum()) - logits[label]
+        negatives = list(self.negatives(b, positives))
+        drawn = np.array([logits[i] for i, _ in negatives])
+        if objective.loss == "sampled_softmax":
+            if objective.logq:
+                drawn = drawn - np.log([count for _, count in negatives])
+            return np.log(np.exp(logits[label]) + np.exp(drawn).sum()) - logits[label]
+        alpha, t = len(self.ids) / (len(self.candidates) - 1), objective.calibration
+        beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha) if objective.loss == "gbce" else 1
+        probability = (1 / (1 + np.exp(-logits[label]))) ** beta
+        others = np.log(1 - 1 / (1 + np.exp(drawn)) * np.exp(drawn))
+        return -(np.log(probability) + others.sum()) / (1 + len(drawn))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_loss_equals_a_slow_one(objective):
+    batch = drawn_batch(objective.num_labels)
+    tables = drawn_tables(batch)
+    candidates = np.unique(drawn_sequences().items)
+    popularity = log_popularity(drawn_sequences(), N)
+    key = jax.random.key(3)
+    fast = partial(loss, Tables(), objective=objective)
+    value, metrics = jax.jit(fast)(
+        tables, batch, None, key, candidates=candidates, log_popularity=popularity
+    )
+    slow = Slow(objective, tables, batch, key, candidates, np.exp(popularity)).value()
+    np.testing.assert_allclose(value, slow, rtol=1e-5)
+    assert metrics["positions"] == (batch["labels"] != PAD).sum()
+    if objective.short_weight and objective.long_weight:
+        both = 0.5 * metrics["short_loss"] + 2 * metrics["long_loss"]
+        np.testing.assert_allclose(value, both, rtol=1e-6)
+
+
+def test_a_full_softmax_is_the_sampled_one_over_the_catalogue():
+    """Every item once as a negative: the label is left out of the sum and added again."""
+    batch = drawn_batch(1)
+    states, items = tables = drawn_tables(batch)
+    labels = batch["labels"]
+    sampled = short_term_loss(
+        *(states, items[labels], items, labels, jnp.arange(N)), temperature=TEMPERATURE
+    )
+    objective = Objective("full_softmax")
+    full, _ = loss(Tables(), tables, batch, None, jax.random.key(0), objective=objective)
+    np.testing.assert_allclose(full, sampled, rtol=1e-6)
+
+
+def test_calibration_runs_from_plain_to_the_sampling_rate():
+    assert calibrated_beta(10, 101, 0.0) == 1
+    assert calibrated_beta(10, 101, 1.0) == pytest.approx(0.1)
+    assert calibrated_beta(500, 101, 1.0) == 1
+    assert calibrated_beta(5, 1, 1.0) == 1
+
+
+def test_cross_entropy_of_large_logits_is_finite():
+    logits = jnp.array([[200.0], [-200.0]])
+    value = binary_cross_entropy(logits, -logits, jnp.ones((2, 1), bool), beta=1e-3)
+    np.testing.assert_allclose(value, [[0.0], [(1e-3 * 200 + 200) / 2]], atol=1e-6)
+
+
+def reference(states, positives, negatives, labels, negative_ids):
+    """Average -log softmax of the positive over positions, one by one in float64."""
+    values = []
+    for b, t in np.argwhere(labels != PAD):
+        kept = negatives[negative_ids != labels[b, t]]
+        logits = np.concatenate([positives[b, t][None], kept]) @ states[b, t] / TEMPERATURE
+        values.append(np.log(np.exp(logits - logits[0]).sum()))
+    return np.mean(values) if values else 0.0
+
+
+@pytest.mark.parametrize("labelled", [0.0, 0.6, 1.0])
+def test_short_term_loss_equals_a_float64_loop(labelled):
+    rng = np.random.default_rng(3)
+    labels = np.where(rng.random((4, 6)) < labelled, rng.integers(0, 8, (4, 6)), PAD)
+    negative_ids = rng.integers(0, 8, 11)  # many hits on the positives
+    arrays = [drawn_vectors(*shape, 5, seed=i) for i, shape in enumerate([(4, 6), (4, 6), (11,)])]
+    value = short_term_loss(
+        *(jnp.asarray(x, jnp.float32) for x in arrays),
+        jnp.asarray(labels),
+        jnp.asarray(negative_ids),
+        temperature=TEMPERATURE,
+    )
+    np.testing.assert_allclose(value, reference(*arrays, labels, negative_ids), rtol=1e-5)
+
+
+def test_negatives_that_are_all_hits_give_no_loss_and_a_finite_gradient():
+    states, positives, negatives = (
+        jnp.asarray(drawn_vectors(*shape, 5, seed=0), jnp.float32)
+        for shape in [(1, 1), (1, 1), (3,)]
+    )
+    ids = jnp.full(3, 2)
+    objective = partial(short_term_loss, temperature=TEMPERATURE)
+    value, grad = jax.value_and_grad(objective)(states, positives, negatives, ids[None, :1], ids)
+    assert value == 0
+    np.testing.assert_array_equal(grad, 0)
+
+
+@pytest.mark.parametrize("name", ["bce", "sampled_softmax"])
+def test_a_batch_of_one_user_has_no_in_batch_negatives(name):
+    """Only the positive's own term is left, and all gradients are finite."""
+    sequences = Sequences(np.arange(9) % 4, [0, 9])
+    batch = next(train_batches(sequences, max_len=L, batch_size=3, seed=0, epoch=0))
+    objective = Objective(name, "in_batch", num_negatives=5)
+    fast = jax.value_and_grad(partial(loss, Tables(), objective=objective), has_aux=True)
+    (value, _), grads = fast(drawn_tables(batch), batch, None, jax.random.key(0))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert value == 0 if name == "sampled_softmax" else value > 0
+
+
+def labelled_histories(lengths, seed=0):
+    batch = drawn_histories(lengths, seed=seed)
+    rng = np.random.default_rng(seed + 1)
+    labels = rng.integers(0, N, batch["items"].shape)
+    return batch | {
+        "labels": np.where(batch["items"] == PAD, PAD, labels).astype(np.int32),
+        "users": np.arange(len(lengths), dtype=np.int32),
+        "pooled_lengths": np.maximum(np.array(lengths) - 2, 1).astype(np.int32),
+        "long_labels": rng.integers(0, N, (len(lengths), 3)).astype(np.int32),
+    }
+
+
+@pytest.mark.parametrize("name", ["gated mean", "transformer attention"])
+def test_the_loss_at_a_position_has_no_gradient_to_later_inputs(name):
+    config = CONFIGS[name]
+    batch, content = labelled_histories([L, L]), drawn_content()
+    model, params = set_up(config, batch, content)
+    vectors = jax.random.normal(jax.random.key(1), (2, L, config.d_model))
+    items = jnp.asarray(drawn_vectors(N, config.d_model, seed=2), jnp.float32)
+
+    @jax.jit
+    def gradient(vectors, position):
+        labels = jnp.where(jnp.arange(L)[None, :] == position, batch["labels"], PAD)
+
+        def objective(vectors):
+            states = model.apply({"params": params}, batch, vectors, method="encode_histories")
+            positives = items[batch["labels"]]
+            return short_term_loss(
+                states, positives, items, labels, jnp.arange(N), temperature=TEMPERATURE
+            )
+
+        return jnp.abs(jax.grad(objective)(vectors)).sum(axis=(0, 2))
+
+    for position in range(L):
+        grad = np.asarray(gradient(vectors, position))
+        assert (grad[position + 1 :] == 0).all()
+        assert (grad[: position + 1] > 0).all()
+
+
+@pytest.mark.parametrize("name", ["gated mean", "gated last", "transformer attention"])
+def test_the_long_loss_does_not_see_inputs_after_the_pooled_ones(name):
+    """Nor then its labels, which may be inputs there: other events there change nothing."""
+    config = dataclasses.replace(CONFIGS[name], dropout=0.0, id_dropout=0.0)
+    lengths = [L, L - 1]
+    batch, other = labelled_histories(lengths), labelled_histories(lengths, seed=9)
+    model, params = set_up(config, batch, drawn_content())
+    weights = {"short_weight": 0.0, "long_weight": 1.0, "num_labels": 3}
+    fast = jax.jit(partial(loss, model, objective=Objective(**weights)))
+
+    def value(changed_from):
+        at = np.arange(L)[None, :] >= (batch["pooled_lengths"] + changed_from)[:, None]
+        changed = {
+            column: np.where(at & (batch["items"] != PAD), other[column], batch[column])
+            for column in ("items", "times", "actions", "surfaces")
+        }
+        found, _ = fast(params, batch | changed, drawn_content(), jax.random.key(0))
+        return float(found), changed["items"]
+
+    (unseen, items), (seen, _) = value(0), value(-1)
+    original, _ = fast(params, batch, drawn_content(), jax.random.key(0))
+    assert (items != batch["items"]).any()
+    assert unseen == original
+    assert abs(seen - original) > 1e-4
+
+
+def test_padding_rows_and_columns_do_not_change_the_loss():
+    content = drawn_content()
+    short = labelled_histories([5, 3])
+    short = {name: value[:, :5] for name, value in short.items() if name in ("items", "labels")}
+    wide = {name: np.pad(v, ((0, 2), (0, L - 5)), constant_values=PAD) for name, v in short.items()}
+    model, params = set_up(PAPER, short, content)
+    objective = jax.jit(partial(loss, model, num_negatives=7))
+    values = [objective(params, batch, content, jax.random.key(0)) for batch in (short, wide)]
+    np.testing.assert_allclose(values[0][0], values[1][0], rtol=1e-6)
+    assert values[0][1]["positions"] == values[1][1]["positions"] == 8
+
+
+@pytest.mark.parametrize("kind", ["a model and mixed negatives", "a full softmax"])
+def test_a_batch_sharded_over_eight_devices_gives_one_devices_loss_and_gradient(kind):
+    batch, rows = labelled_histories([L, 2, 6, 1, 5, 6, 3, 4]), 400
+    content = drawn_content(rows)
+    if kind == "a full softmax":
+        objective = Objective("full_softmax", chunk=3, **BOTH)
+        model, params, content = Tables(), drawn_tables(batch), None
+    else:
+        objective = Objective(negatives="mixed", num_negatives=32, logq=True, **BOTH)
+        model, params = set_up(PAPER, batch, content)
+    popularity = jnp.log(jnp.full(rows, 1 / rows))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+    def gradient(mesh):
+        fast = partial(loss, model, objective=objective, log_popularity=popularity, mesh=mesh)
+        return jax.jit(jax.value_and_grad(fast, has_aux=True))
+
+    sharded = jax.device_put(batch, NamedSharding(mesh, P("data")))
+    everywhere = jax.device_put((params, content), NamedSharding(mesh, P()))
+    key = jax.random.key(5)
+    (one, _), one_grad = gradient(None)(params, batch, content, key)
+    (eight, metrics), eight_grad = gradient(mesh)(everywhere[0], sharded, everywhere[1], key)
+    assert len(sharded["items"].sharding.device_set) == 8
+    assert metrics["positions"] == (batch["labels"] != PAD).sum()
+    np.testing.assert_allclose(one, eight, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(one_grad), jax.tree.leaves(eight_grad)):
+        assert 0 < np.linalg.norm(a) < np.inf
+        assert np.linalg.norm(a - b) <= 5e-6 * np.linalg.norm(a)
+
+
+@pytest.mark.parametrize("name", ["sampled_softmax", "full_softmax"])
+def test_items_outside_the_candidates_are_never_negatives(name):
+    """An item that is no label and no candidate has no gradient."""
+    batch = labelled_histories([L, L])
+    known = np.union1d(batch["items"], batch["labels"])
+    assert len(known) < N
+    objective = Objective(name, num_negatives=500)
+
+    def rows_with_gradient(candidates):
+        fast = partial(loss, Tables(), objective=objective, candidates=candidates)
+        (_, items), _ = jax.grad(fast, has_aux=True)(
+            drawn_tables(batch), batch, None, jax.random.key(0)
+        )
+        return np.flatnonzero(np.abs(items).sum(axis=1))
+
+    np.testing.assert_array_equal(rows_with_gradient(jnp.asarray(known)), known)
+    np.testing.assert_array_equal(rows_with_gradient(None), np.arange(N))
+
+
+def test_steps_lower_the_loss_and_are_traced_once():
+    objective = Objective(negatives="mixed", num_negatives=25, logq=True, **BOTH)
+    shapes = {"max_len": L, "batch_size": 4, "num_labels": objective.num_labels}
+    batches = list(train_batches(drawn_sequences(), seed=0, epoch=0, **shapes))
+    popularity = log_popularity(drawn_sequences(), N)
+    candidates = jnp.unique(drawn_sequences().items)
+    model, tx, params = Tables(), optax.adam(1e-2), drawn_tables(batches[0])
+    state, traced, means = tx.init(params), training.step._cache_size(), []
+    for epoch in range(8):
+        key = jax.random.key(epoch)
+        params, state, mean = training.train_epoch(
+            *(model, tx, params, state, batches, None, key, candidates),
+            objective=objective,
+            log_popularity=popularity,
+        )
+        means.append(mean)
+    assert means[-1] < 0.9 * means[0]
+    assert training.step._cache_size() == traced + 1
+
+
+@pytest.mark.parametrize(
+    "options, left_out, message",
+    [
+        ({"negatives": "in_batch"}, "users", "batch: expected 'users', which this objective"),
+        ({"long_weight": 1.0}, "pooled_lengths", "batch: expected 'pooled_lengths'"),
+        ({"long_weight": 1.0}, "long_labels", "batch: expected 'long_labels'"),
+        ({"long_weight": 1.0}, None, "batch: expected num_labels=1 long labels a row, found 3"),
+        ({"negatives": "mixed", "logq": True}, None, "log_popularity: expected an array"),
+    ],
+)
+def test_what_an_objective_needs_is_asked_for(options, left_out, message):
+    batch = labelled_histories([L])
+    batch.pop(left_out, None)
+    model, params = set_up(RICH, batch, drawn_content())
+    with pytest.raises(ValueError, match=message):
+        loss(model, params, batch, None, jax.random.key(0), objective=Objective(**options))

@@ -1,0 +1,35 @@
+import pytest
+
+from nxtpost_jax.training.objective import Objective, resolve
+
+
+def test_equal_objectives_are_one_key():
+    assert len({Objective(), Objective(), Objective(logq=True)}) == 2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"loss": "hinge"}, "loss: expected one of 'sampled_softmax', .* found 'hinge'"),
+        ({"negatives": "hard"}, "negatives: expected one of .*'mixed', found 'hard'"),
+        ({"num_negatives": 0}, "num_negatives: expected at least 1, found 0"),
+        ({"num_labels": 0}, "num_labels: expected at least 1, found 0"),
+        ({"chunk": -1}, "chunk: expected at least 1, found -1"),
+        ({"short_weight": -1.0}, "short_weight: expected a finite number of at least 0, found -1"),
+        ({"long_weight": float("nan")}, "long_weight: expected a finite number .* found nan"),
+        ({"short_weight": 0.0}, "long_weight: expected above 0 where short_weight is 0, found 0"),
+        ({"calibration": 1.5}, r"calibration: expected in \[0, 1\], found 1.5"),
+        ({"logq": True, "loss": "bce"}, "logq: expected loss 'sampled_softmax' .* found 'bce'"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Objective(**options)
+
+
+def test_the_number_of_negatives_alone_is_an_objective():
+    assert resolve(None, None) == Objective()
+    assert resolve(None, 7) == Objective(num_negatives=7)
+    assert resolve(Objective(loss="bce"), None) == Objective(loss="bce")
+    with pytest.raises(ValueError, match="num_negatives: expected it within the objective alone"):
+        resolve(Objective(), 7)
