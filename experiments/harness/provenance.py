@@ -63,7 +63,8 @@ def first_difference(saved: Any, found: Any, *, name: str = "") -> str | None:
 
 def command_line(experiment: str, arguments: Sequence[str], *, data: DataName | None) -> str:
     """Write the command that repeats a run, its data named and hashed instead of located."""
-    words = ["python", "-m", f"experiments.{experiment}", *_name_data_argument(arguments, data)]
+    named = _name_data_argument(arguments, data)
+    words = ["python", "-m", *f"experiments.{experiment}".split(), *named]
     quoted = " ".join(word if word == (data and data.name) else shlex.quote(word) for word in words)
     return f"{quoted}  # {data.name} sha256 {data.sha256}" if data else quoted
 
