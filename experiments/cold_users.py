@@ -210,7 +210,7 @@ def found(lengths: Sequence[int], baselines, models) -> str:
 
 STUDY = Study(
     name="cold_users",
-    about="users of whom few events are known, with and without backfill",
+    about="users of whom few events are known",
     minutes=10,
     claim="NxtPost serves users of whom little is known better than the baselines do.",
     presets=PRESETS,

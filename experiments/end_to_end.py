@@ -368,7 +368,7 @@ def measure(setting: Setting[EndToEnd]) -> Outcome:
 
 STUDY = Study(
     name="end_to_end",
-    about="the whole path, from interactions to answers: what `make run` runs",
+    about="the whole path, interactions to answers (`make run`)",
     minutes=4,
     claim="Towers, index and scorer trained by sharded Shampoo answer better than the baselines, "
     "and read a fraction of the items.",

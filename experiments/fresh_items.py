@@ -339,7 +339,7 @@ def found(baselines: Mapping[str, Scores], models: Mapping[str, Sequence[Scores]
 
 STUDY = Study(
     name="fresh_items",
-    about="items that training never saw: by content, by id, by both",
+    about="items that training never saw, by content and id",
     minutes=10,
     claim="Items that training never saw are recommended better than by content-KNN, and known "
     "items no worse than by ids alone.",

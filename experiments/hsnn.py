@@ -180,7 +180,7 @@ STUDIES = {
     "frontier": study_of(
         "frontier",
         Frontier(),
-        about="cost against recall of HSNN, its rivals and re-ranking, on ids",
+        about="cost against recall of HSNN and its rivals, on ids",
         minutes=30,
         claim="At equal recall of the exact answer HSNN scores fewer items than other indexes.",
         pose=functools.partial(pose_drawn, drawn=None),
@@ -189,7 +189,7 @@ STUDIES = {
     "scorers": study_of(
         "scorers",
         Scorers(),
-        about="two tower against MoNNs on rated events, and what a search keeps of the gain",
+        about="two tower and MoNNs, and what a search keeps of them",
         minutes=60,
         claim="MoNNs find more of what users like than a two tower on the same features, and the "
         "index keeps most of that gain at a tenth of the operations.",
@@ -200,7 +200,7 @@ STUDIES = {
         "learning",
         Learning(),
         about="index and towers learned jointly or apart",
-        minutes=15,
+        minutes=4,
         claim="An index that is learned jointly with its towers keeps more of the exact answer "
         "than k-means on finished ones.",
         pose=pose_learning,
@@ -209,7 +209,7 @@ STUDIES = {
     "scale": study_of(
         "scale",
         Scale(),
-        about="operations, queries per second and memory by the size of the catalogue",
+        about="operations, speed and memory by the catalogue's size",
         minutes=15,
         claim="The arithmetic of a query grows as the square root of the catalogue.",
         measure=measure_scale,
@@ -217,16 +217,16 @@ STUDIES = {
     "planted": study_of(
         "planted",
         Planted(),
-        about="a simulated tree: does learning find it, and what remedies collapse",
-        minutes=10,
+        about="a simulated tree: is it found, what cures collapse",
+        minutes=2,
         claim="The learned nodes are the planted ones, and collapsed nodes come back.",
         measure=measure_planted,
     ),
     "drift": study_of(
         "drift",
         Drift(),
-        about="days of serving: an index that is kept, inserted into, or learned anew",
-        minutes=10,
+        about="days of serving: the index kept, or learned anew",
+        minutes=2,
         claim="An index that only takes new items in stays as good as one learned anew each day.",
         pose=functools.partial(pose_drawn, drawn=drawn_shop),
         measure=measure_drift,
@@ -234,8 +234,8 @@ STUDIES = {
     "interests": study_of(
         "interests",
         Interests(),
-        about="simulated users of several interests, whom one vector cannot describe",
-        minutes=40,
+        about="users of several interests (simulated)",
+        minutes=4,
         claim="A MoNN finds what users of several interests like, and the index keeps most of it.",
         measure=measure_interests,
     ),

@@ -161,7 +161,7 @@ def found(baselines: Mapping[str, Metrics], models: Mapping[str, Sequence[Metric
 
 STUDY = Study(
     name="nxtpost",
-    about="NxtPost by AdamW and by Shampoo beside the baselines, on any interactions",
+    about="NxtPost by AdamW and by Shampoo beside baselines",
     minutes=20,
     claim="NxtPost ranks the next item better than every baseline, and Shampoo trains it in "
     "fewer steps than AdamW.",

@@ -137,8 +137,8 @@ def measure_sets(setting: Setting[Scaling]) -> Outcome:
 
 STUDY = Study(
     name="shampoo_scaling",
-    about="bytes, operations and collectives per device, read off compiled programs",
-    minutes=4,
+    about="bytes, operations, collectives per device",
+    minutes=2,
     claim="State and work per device fall with the number of devices, by one all-gather per step.",
     presets=PRESETS,
     measure=measure_sets,

@@ -205,7 +205,7 @@ def found(ages: Sequence[int], models: Mapping[str, Sequence[Sequence[Metrics]]]
 
 STUDY = Study(
     name="staleness",
-    about="user vectors that miss the last events, by the loss that trained them",
+    about="user vectors that miss the last events",
     minutes=20,
     claim="Vectors trained by the long-term loss age better than those of the short-term loss.",
     presets=PRESETS,

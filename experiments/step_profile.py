@@ -162,8 +162,8 @@ def measure(setting: Setting[StepProfile]) -> Outcome:
 
 STUDY = Study(
     name="step_profile",
-    about="the parts of an ordinary Shampoo step, each timed alone",
-    minutes=1,
+    about="the parts of a Shampoo step, each timed alone",
+    minutes=0.5,
     claim="Most of an ordinary step is its matrix products.",
     presets=PRESETS,
     measure=measure,
