@@ -102,7 +102,6 @@ class DigitsRow:
     optimizer: str
     steps: float | None
     seconds: float | None
-    compile_seconds: float
     validation_accuracy: float
     test_accuracy: float | None
 
@@ -194,7 +193,6 @@ def _summarize(
         optimizer=name,
         steps=_median([record and record["step"] for record in reached]),
         seconds=_median([record and record["seconds"] for record in reached]),
-        compile_seconds=statistics.median(result.compile_seconds for result in results),
         validation_accuracy=statistics.median(r.history[-1]["accuracy"] for r in results),
         test_accuracy=statistics.median(test_accuracies) if score_test else None,
     )
@@ -219,7 +217,7 @@ def table_of(rows: Sequence[DigitsRow], *, target: float, seeds: Sequence[int]) 
     baselines = [row for name, row in cells.items() if name.startswith("adamw")]
     return Table(
         title=f"Digits: to {target:.0%} validation accuracy",
-        columns=("optimizer", "steps", "seconds", "compile s", "validation", "test accuracy"),
+        columns=("optimizer", "steps", "seconds", "validation", "test accuracy"),
         baselines=baselines,
         rows=[row for row in cells.values() if row not in baselines],
         note=f"Medians of {len(seeds)} seed(s). Seconds leave out compilation and evaluation.",

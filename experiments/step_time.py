@@ -337,6 +337,7 @@ STUDY = Study(
     claim="A training step by Shampoo takes at most 1.1 times the time of one by AdamW.",
     presets=PRESETS,
     measure=measure,
+    times_compilation=True,
 )
 main = STUDY.main
 

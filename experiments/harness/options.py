@@ -45,6 +45,8 @@ class Options:
     """number of devices (default: all; on CPU, as many fake devices)"""
     keep: str | None = None
     """name under docs/results that the summary and the report are kept as"""
+    compilation_cache: bool = True
+    """read programs that earlier runs compiled from the user's cache folder"""
 
     def __post_init__(self) -> None:
         check_least(self, devices=1)

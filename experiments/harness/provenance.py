@@ -17,7 +17,8 @@ import jax
 
 import shampoo_jax
 
-NOT_CONFIG = ("data", "out", "resume", "keep")  # where to read and write, not what to compute
+# Where to read and write, not what to compute.
+NOT_CONFIG = ("data", "out", "resume", "keep", "compilation_cache")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

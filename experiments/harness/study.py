@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from experiments.harness.devices import make_mesh, select_devices
 from experiments.harness.errors import exit_on_input_error
 from experiments.harness.options import Options, parse
+from experiments.harness.process import use_compilation_cache
 from experiments.harness.provenance import DataName
 from experiments.harness.report import Draw, Table, print_table, write_report
 from experiments.harness.results import check_keep, keep_result, log_test_evaluation, looked_at_test
@@ -107,6 +108,7 @@ class Study(Generic[Config]):
       measure: does the work.
       pose: reads the data; before the run folder is made, so that bad input leaves none.
       devices: how many devices are needed; None for all.
+      times_compilation: what it reports has compilation in it: no program is read from a cache.
     """
 
     name: str
@@ -117,12 +119,14 @@ class Study(Generic[Config]):
     measure: Callable[[Setting[Config]], Outcome]
     pose: Callable[[Config], Posed[Config]] = pose_nothing
     devices: Callable[[Config], int | None] = lambda options: options.devices
+    times_compilation: bool = False
 
     @exit_on_input_error()
     def main(self, argv: Sequence[str] | None = None) -> None:
         """Run the command; the arguments of the process where none are given."""
         options, arguments = parse(self.name, self.presets, argv)
         check_keep(options.keep)
+        use_compilation_cache(options.compilation_cache and not self.times_compilation)
         mesh = make_mesh(select_devices(self.devices(options)))
         posed = self.pose(options)
         options = posed.options or options

@@ -42,7 +42,6 @@ def training_table(results: Mapping[str, Sequence[TrainResult]]) -> Table:
             _median(r.best_epoch for r in own),
             _median(r.steps for r in own),
             _median(r.seconds for r in own),
-            _median(r.compile_seconds for r in own),
         ]
 
     return Table(
@@ -56,7 +55,6 @@ def training_table(results: Mapping[str, Sequence[TrainResult]]) -> Table:
             "best epoch",
             "steps",
             "seconds",
-            "compile s",
         ),
         baselines=[row(first)],
         rows=[row(stage) for stage in results if stage != first],
