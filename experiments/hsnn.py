@@ -30,6 +30,7 @@ from experiments.harness.results import check_keep, finish, log_test_evaluation
 from experiments.harness.run_folder import Run, open_run
 from experiments.harness.study import Outcome, over_seeds
 from experiments.loop.sharding import make_mesh
+from experiments.retrieval.graph_training import GraphConfig, train_towers
 from experiments.retrieval.kept_gain import RoutesTraining
 from experiments.retrieval.residual_monn import MoNNTraining
 from experiments.studies.collapse import PlantedConfig, run_planted
@@ -41,7 +42,6 @@ from experiments.studies.learning import LearningConfig, planted_task, run_learn
 from experiments.studies.rated_scorer import ScorersConfig
 from experiments.studies.scale import ScaleConfig, run_scale
 from experiments.studies.scorers import run_scorers
-from experiments.tasks.graph_towers import GraphConfig, train_towers
 from experiments.tasks.next_item import data_name, read_interactions
 from experiments.tasks.pairs import pose_pairs
 from experiments.tasks.rated_events import make_examples

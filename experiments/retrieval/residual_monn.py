@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +17,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-import shampoo_jax
 from experiments.harness.run_folder import Run
-from experiments.loop.training import TrainResult, train
+from experiments.loop.training import TrainResult
 from experiments.retrieval.searchers import (
     Exact,
     Model,
@@ -30,14 +27,14 @@ from experiments.retrieval.searchers import (
     rerank,
     user_tower_flops,
 )
+from experiments.retrieval.training import Draw, softmax_of, train_scorer
 from experiments.tasks.neighbours import count_neighbours
 from hsnn_jax.chunks import by_chunks
 from hsnn_jax.cost_curves import recall
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn.config import Features, MoNNConfig, OverArchName, preset
-from hsnn_jax.monn.losses import sampled_softmax
 from hsnn_jax.monn.network import MoNNScorer, encode_items, encode_users, init_monn
-from hsnn_jax.monn.scorers import dot, score_all
+from hsnn_jax.monn.scorers import dot
 
 CROSS = "neighbours"  # how many items that the user met have this one in their list
 CANDIDATES = 200  # of the inner product, that a validation re-ranks
@@ -175,7 +172,7 @@ def train_residual(
     run: Run,
     scorer: Residual,
     item_vectors,
-    batches: Callable[[int, int], Iterable[dict[str, Any]]],
+    draw: Draw,
     config: MoNNTraining,
     *,
     tx: optax.GradientTransformation,
@@ -185,6 +182,7 @@ def train_residual(
     seed: int,
     mesh: Mesh,
     lists=None,
+    stream: int = 0,
 ) -> TrainResult:
     """Train on pairs; select by validation recall of re-ranked candidates.
 
@@ -192,19 +190,18 @@ def train_residual(
       run: holds curves and checkpoints.
       scorer: from `residual`.
       item_vectors: float32 [n, d].
-      batches: the epoch and a number of steps to that many batches, of "users" float32 [b, d]
-        and the ids of what they took, "items" int32 [b]; with a cross also what else they met,
-        "met" int32 [b, L], -1 after, and "fold" int32 [b].
+      draw: draws a batch: "users" float32 [b, d] and the ids of what they took, "items" int32
+        [b]; with a cross also what else they met, "met" int32 [b, L], -1 after, and "fold"
+        int32 [b].
       config: sizes of batches and negatives.
       tx: the optimizer.
       questions: of validation.
       temperature: of the inner product, to begin with.
-      stage, seed, mesh: see `training.train`.
+      stage, seed, mesh, stream: see `train_scorer`.
       lists: int [folds + 1, n, N], for a scorer with a cross.
     """
     vectors = jnp.asarray(item_vectors)
     lists = None if lists is None else jnp.asarray(lists)
-    steps = min(config.evaluate_every, config.steps)
 
     def init_params(key):
         scale = jnp.asarray(1 / temperature)
@@ -222,42 +219,21 @@ def train_residual(
         value = softmax_of(scorer, params, users, own, others, batch["items"], negatives)
         return value, {"gain": params["gain"]}
 
-    return train(
+    return train_scorer(
         run,
+        loss,
         stage=stage,
         init_params=init_params,
-        loss=loss,
+        draw=draw,
         tx=tx,
-        batches=lambda epoch: batches(epoch, steps),
-        epochs=max(1, math.ceil(config.steps / steps)),
-        steps_per_epoch=steps,
-        seed=seed,
-        mesh=mesh,
+        steps=config.steps,
+        evaluate_every=config.evaluate_every,
         evaluate=_validation(scorer, item_vectors, questions, lists),
         select=f"recall@{questions.k}",
-        opt_state_sharding=shampoo_jax.state_sharding,
+        seed=seed,
+        mesh=mesh,
+        stream=stream,
     )
-
-
-def softmax_of(scorer, params, users, own, others, own_ids, other_ids, *, log_expected=None):
-    """Return the mean sampled softmax of B users' items among N that all of them share.
-
-    Args:
-      scorer, params: see `hsnn_jax.search`.
-      users, own: encoded, pytrees of [B, ...].
-      others: encoded items, a pytree of [N, ...].
-      own_ids, other_ids: int [B], [N]; a user's item among the others is no negative.
-      log_expected: float [n_items], log of how often each is drawn into the N, up to a constant;
-        None for uniform draws. Subtracted from all logits, it leaves to them the items' own odds,
-        whatever the draws (Jean et al. 2015, "On Using Very Large Target Vocabulary").
-    """
-    positive = scorer(params, users, jax.tree.map(lambda x: x[:, None], own))[:, 0]
-    negative = score_all(scorer, params, users, others)
-    of_others = None
-    if log_expected is not None:
-        positive, of_others = positive - log_expected[own_ids], log_expected[None, other_ids]
-    kept = own_ids[:, None] != other_ids[None, :]
-    return sampled_softmax(positive, negative, kept_BxN=kept, log_expected_BxN=of_others)
 
 
 def _negatives(item_vectors, batch, key, config: MoNNTraining):

@@ -1,4 +1,4 @@
-"""Searchers under one protocol (`hsnn_jax.frontier.Searcher`): exact, HSNN, faiss, re-ranked.
+"""Searchers under one protocol (`hsnn_jax.cost_curves.Searcher`): exact, HSNN, faiss, re-ranked.
 
 All search for `Requests`, leave out what a user has met before, and say what they scored. A dot
 product of width d counts as 2 d operations everywhere; a network by XLA's count, its user tower
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -19,11 +19,11 @@ import numpy as np
 
 from experiments.harness.errors import InputError
 from hsnn_jax.chunks import by_chunks
-from hsnn_jax.cost_curves import Found, Measured, measure
+from hsnn_jax.cost_curves import Found, Measured, Searcher, measure
 from hsnn_jax.descent.descend import Level
 from hsnn_jax.descent.level_search import search_levels
 from hsnn_jax.descent.search import brute_force
-from hsnn_jax.lists.index import Index, Tiles, build_index, pack
+from hsnn_jax.lists.index import Index, Tiles, build_index, pack, representative_features
 from hsnn_jax.monn.network import MoNNScorer, module_flops
 from hsnn_jax.monn.scorers import dot, pair_flops
 from hsnn_jax.top_k import top_k
@@ -76,8 +76,7 @@ class Model:
         """Return what the scorer reads of an index's nodes, a pytree of [K, ...]."""
         if self.encode_nodes is not None:
             return self.encode_nodes(index.nodes)
-        rows = jnp.maximum(index.representatives, 0)  # -1: a node without an item
-        return jax.tree.map(lambda x: x[rows], self.items)
+        return representative_features(index, self.items)
 
 
 def dot_model(item_vectors) -> Model:
@@ -137,10 +136,43 @@ class Exact:
         return Found(np.asarray(found.ids), float(found.items_scored[0]), flops)
 
 
-def measure_exact(exact: Exact, requests: Requests, k: int, *, truth) -> tuple[Any, Measured]:
-    """Return the ids int [B, k] that approximations are measured by, and the search's measure."""
-    found = exact.search(requests, k, 0).ids
-    return found, measure(exact, requests, k, budgets=[0], exact=found, truth=truth, warm=True)[0]
+def measure_all(
+    model: Model,
+    searchers: Iterable[Searcher],
+    requests: Requests,
+    k: int,
+    *,
+    budgets: Sequence[int],
+    truth: np.ndarray,
+) -> tuple[Measured, dict[str, list[Measured]]]:
+    """Measure exact search by a model, and whatever approximates it at every budget.
+
+    Args:
+      model: whose exact answers are looked for.
+      searchers: built here, one after the other.
+      requests, k: what is asked; how many items.
+      budgets: numbers of items.
+      truth: int [B, w], held-out items, -1 after.
+
+    Returns:
+      (of exact search, the points of each searcher by its name).
+    """
+    exact = Exact("exact", model)
+    ids = exact.search(requests, k, 0).ids
+    own = measure(exact, requests, k, budgets=[0], exact=ids, truth=truth, warm=True)[0]
+    curves = {}
+    for searcher in searchers:
+        searcher.build()
+        curves[searcher.name] = measure(
+            searcher, requests, k, budgets=budgets, exact=ids, truth=truth
+        )
+        print(f"{model.name}, {searcher.name}: measured", flush=True)
+    return own, curves
+
+
+def recall_curve(points: Sequence[Measured]) -> list[tuple[float, float]]:
+    """Return the cost-recall points: items scored, mean recall of the exact answer."""
+    return [(point.items_scored, float(np.nanmean(point.recall))) for point in points]
 
 
 @dataclasses.dataclass

@@ -28,7 +28,7 @@ from experiments.retrieval.residual_monn import (
     residual,
     train_residual,
 )
-from experiments.retrieval.searchers import HSNN, Exact, Model, Requests
+from experiments.retrieval.searchers import HSNN, Exact, Model, Requests, recall_curve
 from experiments.tasks.neighbours import fold_of, follower_lists, latest_first
 from experiments.tasks.next_item import Problem
 from hsnn_jax import LTIConfig
@@ -86,7 +86,7 @@ class Pairs(NamedTuple):
       users: float32 [n, D], the user's state there.
       items: int32 [n], the item that followed.
       met: int32 [n, MET], the items up to there, latest first, -1 after.
-      fold: int32 [n], see `hsnn_neighbours.fold_of`.
+      fold: int32 [n], see `tasks.neighbours.fold_of`.
     """
 
     users: np.ndarray
@@ -94,12 +94,10 @@ class Pairs(NamedTuple):
     met: np.ndarray
     fold: np.ndarray
 
-    def batches(self, epoch: int, steps: int, *, size: int, seed: int):
-        """Yield `steps` batches of `size` pairs, drawn uniformly with replacement."""
-        rng = np.random.default_rng([seed, epoch])
-        for _ in range(steps):
-            rows = rng.integers(0, len(self.items), size)
-            yield {name: x[rows] for name, x in self._asdict().items()}
+    def draw(self, rng: np.random.Generator, *, size: int) -> dict[str, np.ndarray]:
+        """Draw a batch of `size` pairs uniformly, with replacement."""
+        rows = rng.integers(0, len(self.items), size)
+        return {name: x[rows] for name, x in self._asdict().items()}
 
 
 def training_pairs(problem: Problem, towers: Towers, *, most: int, seed: int) -> Pairs:
@@ -185,7 +183,7 @@ def train_monn(
         run,
         scorer,
         towers.item_vectors,
-        functools.partial(pairs.batches, size=config.batch_size, seed=seed),
+        functools.partial(pairs.draw, size=config.batch_size),
         config,
         tx=tx,
         questions=Questions(asked.requests, asked.targets[:, None], K),
@@ -258,7 +256,7 @@ class Searches:
         points = measure_budgets(
             self.indexed, asked.requests, K, budgets=self.budgets, exact=exact.ids
         )
-        return [(point.items_scored, float(np.nanmean(point.recall))) for point in points]
+        return recall_curve(points)
 
 
 def make_searches(model: Model, item_vectors, nodes, *, router: Model) -> Searches:

@@ -22,6 +22,7 @@ from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
 from experiments.retrieval.linear_towers import Adapted, Vectors, adapt
 from experiments.retrieval.nodes import lti_config
+from experiments.tasks.neighbours import latest_first
 from hsnn_jax.cost_curves import recall_by_user
 from hsnn_jax.descent.search import brute_force, search
 from hsnn_jax.lists import living
@@ -85,10 +86,9 @@ class Timeline:
         """Return the mean content of up to `HISTORY` items before the day of each event."""
         parts = []
         for rows in np.array_split(events, max(1, len(events) // 4096)):
-            index = self._ends[rows][:, None] - 1 - np.arange(HISTORY)[None, :]
-            inside = index >= self._starts[rows][:, None]
-            vectors = self.content[self.items[np.where(inside, index, 0)]]
-            parts.append((vectors * inside[:, :, None]).sum(axis=1))
+            met = latest_first(self.items, self._starts[rows], self._ends[rows], HISTORY)
+            vectors = self.content[np.maximum(met, 0)]
+            parts.append((vectors * (met >= 0)[:, :, None]).sum(axis=1))
         return np.asarray(unit(jnp.asarray(np.concatenate(parts))))
 
     def pairs_before(self, day: int, most: int) -> Vectors:

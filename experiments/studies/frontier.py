@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator
 from experiments.harness.report import Table, finish_axes, line_style, signed
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
-from experiments.retrieval.kept_gain import CLEAR
+from experiments.retrieval.kept_gain import CLEAR, kept_share
 from experiments.retrieval.nodes import learned_nodes
 from experiments.retrieval.residual_monn import (
     MoNNTraining,
@@ -31,7 +31,6 @@ from experiments.retrieval.residual_monn import (
 )
 from experiments.retrieval.searchers import (
     HSNN,
-    Exact,
     FaissHNSW,
     FaissIVF,
     Model,
@@ -39,13 +38,13 @@ from experiments.retrieval.searchers import (
     Reranked,
     dot_model,
     load_faiss,
-    measure_exact,
+    measure_all,
 )
 from experiments.studies.frontier_points import Curve, Frontier
 from experiments.tasks.graph_towers import K, SpectralTowers, spectral_towers, validation
 from experiments.tasks.neighbours import companion_lists, fold_of
 from experiments.tasks.pairs import PairProblem
-from hsnn_jax.cost_curves import Measured, at_equal, measure, paired_difference
+from hsnn_jax.cost_curves import Measured, at_equal, paired_difference
 
 SHARES = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2)  # of the items, what searches may score
 EQUAL = (0.03, 0.05, 0.1)  # of the items, or of exact search's FLOPs, where searchers are compared
@@ -119,15 +118,15 @@ def train_monn(
     scorer = residual(size, items.shape[1], overarch=config.overarch, cross=True)
     longest = int(np.bincount(problem.train.users).max())
 
-    def batches(epoch, steps):
-        for batch in problem.train.batches(steps, config.batch_size, seed=[seed, epoch, 1]):
-            met = problem.train.padded(batch["users"], longest)
-            yield {
-                "users": towers.users_without(**batch),
-                "items": batch["items"],
-                "met": np.where(met == batch["items"][:, None], -1, met),
-                "fold": fold_of(batch["users"], True),
-            }
+    def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
+        batch = problem.train.draw(rng, size=config.batch_size)
+        met = problem.train.padded(batch["users"], longest)
+        return {
+            "users": towers.users_without(**batch),
+            "items": batch["items"],
+            "met": np.where(met == batch["items"][:, None], -1, met),
+            "fold": fold_of(batch["users"], True),
+        }
 
     rows = problem.users_with(problem.validation, most=1000, seed=seed)
     known = problem.train.padded(rows)
@@ -136,7 +135,7 @@ def train_monn(
         run,
         scorer,
         items,
-        batches,
+        draw,
         config,
         tx=optax.adam(config.rate),
         questions=Questions(requests, problem.validation.padded(rows), K),
@@ -145,6 +144,7 @@ def train_monn(
         seed=seed,
         mesh=mesh,
         lists=lists.train,
+        stream=1,
     )
     items = towers.items(towers.known)
     return as_model(f"MoNN {size}", scorer, result.params, items, lists.known)
@@ -155,17 +155,13 @@ def measure_model(
 ) -> tuple[Measured, list[Curve]]:
     """Measure exact search by a model and every searcher that approximates it."""
     k = min(K, jax.tree.leaves(model.items)[0].shape[0])
-    exact = Exact(f"{model.name}, exact", model)
-    found, measured = measure_exact(exact, requests, k, truth=truth)
-    curves = []
-    for searcher in searchers:
-        searcher.build()
-        points = measure(searcher, requests, k, budgets=budgets, exact=found, truth=truth)
-        # Budgets that afford the same lists are one point.
-        distinct = {(point.items_scored, point.flops): point for point in points}
-        curves.append(Curve(searcher.name, model.name, list(distinct.values())))
-        print(f"{searcher.name}: done", flush=True)
-    return measured, curves
+    exact, points = measure_all(model, searchers, requests, k, budgets=budgets, truth=truth)
+    # Budgets that afford the same lists are one point.
+    curves = [
+        Curve(name, model.name, list({(p.items_scored, p.flops): p for p in own}.values()))
+        for name, own in points.items()
+    ]
+    return exact, curves
 
 
 def run_frontier(
@@ -316,7 +312,7 @@ def equal_table(problem: PairProblem, curves, exacts, *, seed: int) -> tuple[Tab
     rows, metrics = [], {}
     plain, ivf = exacts["dot"], next((c for c in curves if c.name == "dot, IVF"), None)
     for curve in curves:
-        gain, gain_error = _gain(exacts[curve.model], plain, seed=seed)
+        gain = _gain(exacts[curve.model], plain, seed=seed)
         for cost in ("items_scored", "flops"):
             for share in EQUAL:
                 whole = problem.num_items if cost == "items_scored" else exacts[curve.model].flops
@@ -337,7 +333,7 @@ def equal_table(problem: PairProblem, curves, exacts, *, seed: int) -> tuple[Tab
                 if over_ivf[0] is not None:
                     metrics |= {f"{key}/over_ivf": over_ivf[0], f"{key}/over_ivf_se": over_ivf[1]}
                 of = "items" if cost == "items_scored" else "own exact FLOPs"
-                kept = over_dot[0] / gain if gain > CLEAR * gain_error else None
+                kept = kept_share(over_dot[0], gain)
                 if kept is not None:
                     metrics |= {f"{key}/kept": kept}
                 cells = [f"{share:.0%} of {of}", value, float(np.nanmean(truth))]

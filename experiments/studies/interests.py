@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,15 +19,22 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.data.drawn import planted_tree
-from experiments.harness.errors import bad_input
 from experiments.harness.report import draw_curves, read_curves
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
-from experiments.loop.training import train
-from experiments.retrieval.kept_gain import RoutesTraining, Served, kept_table, rows_of, serve
+from experiments.loop.training import TrainResult
+from experiments.retrieval.kept_gain import (
+    NAMES,
+    TWO_TOWER,
+    RoutesTraining,
+    Served,
+    check_models,
+    kept_table,
+    measure_kept,
+    serve_monn,
+)
 from experiments.retrieval.nodes import learned_nodes
-from experiments.retrieval.residual_monn import softmax_of
-from experiments.retrieval.searchers import Requests, monn_model
+from experiments.retrieval.training import softmax_of, train_scorer
 from hsnn_jax.cost_curves import recall
 from hsnn_jax.descent.search import brute_force
 from hsnn_jax.monn.config import SIZES, Features, MoNNConfig, preset
@@ -81,10 +89,7 @@ class InterestsConfig:
     """learning rate of LTI"""
 
     def __post_init__(self) -> None:
-        if set(self.models) - set(SIZES) or self.models[:1] != ("XS",):
-            expected = f"XS, then some of {', '.join(SIZES)}"
-            found = ", ".join(self.models) or "none"
-            raise bad_input("--interests.models", expected=expected, found=found)
+        check_models("--interests.models", self.models, SIZES)
 
 
 class Group(NamedTuple):
@@ -127,86 +132,98 @@ def model_config(size: str, config: InterestsConfig) -> MoNNConfig:
     return preset(size, user=user, item=Features(dense={"vector": config.width}))
 
 
+class Drawn(NamedTuple):
+    """One seed's items, float32 [n, d], and the users who train, select and ask."""
+
+    items: np.ndarray
+    training: Group
+    validation: Group
+    asking: Group
+
+
+def draw_data(config: InterestsConfig, seed: int) -> Drawn:
+    """Draw the tree and its users."""
+    items = planted_tree(
+        items=config.items, users=1, width=config.width, leaves=config.leaves, seed=seed
+    ).items
+    sizes = (config.users, max(1, config.asking // 2), config.asking)
+    groups = (draw_users(items, n, config, seed=[seed, part]) for part, n in enumerate(sizes))
+    return Drawn(items, *groups)
+
+
 def train_model(
     run: Run,
     monn: MoNNConfig,
-    items: np.ndarray,
-    users: Group,
-    asking: Group,
+    drawn: Drawn,
     config: InterestsConfig,
     *,
     stage: str,
     seed: int,
     mesh: Mesh,
-):
+) -> TrainResult:
     """Train one model; the parameters with the best recall of the validation users."""
-    vectors, scorer = jnp.asarray(items), MoNNScorer(monn)
-    steps = min(config.evaluate_every, config.steps)
+    vectors, scorer = jnp.asarray(drawn.items), MoNNScorer(monn)
+    num_items, liked = len(drawn.items), drawn.training.liked
+    wanted = distinct(drawn.validation.liked)
 
-    def batches(epoch):
-        rng = np.random.default_rng([seed, epoch])
-        for _ in range(steps):
-            rows = rng.integers(0, len(users.liked), config.batch_size)
-            columns = rng.integers(0, users.liked.shape[1], config.batch_size)
-            yield users.features(rows) | {"liked": users.liked[rows, columns]}
+    def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
+        rows = rng.integers(0, len(liked), config.batch_size)
+        columns = rng.integers(0, liked.shape[1], config.batch_size)
+        return drawn.training.features(rows) | {"liked": liked[rows, columns]}
 
     def loss(params, batch, key):
         liked, features = batch["liked"], {k: v for k, v in batch.items() if k != "liked"}
-        negatives = jax.random.randint(key, (config.negatives,), 0, len(items))
+        negatives = jax.random.randint(key, (config.negatives,), 0, num_items)
         encoded = encode_users(monn, params, features)
         own = encode_items(monn, params, {"vector": vectors[liked]})
         others = encode_items(monn, params, {"vector": vectors[negatives]})
         return softmax_of(scorer, params, encoded, own, others, liked, negatives), {}
 
-    wanted = distinct(asking.liked)
-
     def evaluate(params):
-        encoded = encode_users(monn, params, asking.features())
+        encoded = encode_users(monn, params, drawn.validation.features())
         catalogue = encode_items(monn, params, {"vector": vectors})
-        found = brute_force(scorer, params, catalogue, encoded, min(K, len(items)))
+        found = brute_force(scorer, params, catalogue, encoded, min(K, num_items))
         return {f"recall@{K}": recall(found.ids, wanted)}
 
-    return train(
+    return train_scorer(
         run,
+        loss,
         stage=stage,
         init_params=lambda key: init_monn(key, monn),
-        loss=loss,
+        draw=draw,
         tx=optax.adam(optax.cosine_decay_schedule(config.rate, config.steps, 0.05)),
-        batches=batches,
-        epochs=max(1, config.steps // steps),
-        steps_per_epoch=steps,
-        seed=seed,
-        mesh=mesh,
+        steps=config.steps,
+        evaluate_every=config.evaluate_every,
         evaluate=evaluate,
         select=f"recall@{K}",
+        seed=seed,
+        mesh=mesh,
     )
 
 
-def served(
+def serve_model(
     name: str,
     monn: MoNNConfig,
     params,
-    items: np.ndarray,
-    users: Group,
-    asking: Group,
+    drawn: Drawn,
     config: InterestsConfig,
     *,
     learners: int,
     seed: int,
 ) -> Served:
     """Encode the users who ask, and learn nodes and routes on the users who trained."""
-    deep, side = MoNNScorer(monn), {"vector": jnp.asarray(items)}
-    features = users.features(slice(learners))
-    features = {name: np.concatenate([x, features[name]]) for name, x in asking.features().items()}
-    encoded = encode_users(monn, params, features)
-    place = np.arange(jax.tree.leaves(encoded)[0].shape[0])[:, None]
-    requests = Requests(place, np.full((len(place), 1), -1, np.int32))
-    asked = len(asking.liked)
-    catalogue = encode_items(monn, params, side)
+    users, asking, side = drawn.training, drawn.asking, {"vector": jnp.asarray(drawn.items)}
+    learning = users.features(slice(learners))
+    features = {f: np.concatenate([x, learning[f]]) for f, x in asking.features().items()}
     vectors = np.asarray(item_vectors(monn, params, side))
-    return Served(
-        model=monn_model(name, deep, params, encoded, catalogue, rows_of(encoded)),
-        requests=requests.rows(slice(asked)),
+    return serve_monn(
+        name,
+        MoNNScorer(monn),
+        params,
+        encode_users(monn, params, features),
+        encode_items(monn, params, side),
+        asking=np.full((len(asking.liked), 1), -1, np.int32),
+        learning=np.full((len(users.liked[:learners]), 1), -1, np.int32),
         truth=distinct(asking.liked),
         vectors=vectors,
         nodes=learned_nodes(
@@ -218,65 +235,34 @@ def served(
             rate=config.index_rate,
             seed=seed,
         ),
-        learners=requests.rows(slice(asked, None)),
     )
 
 
 def run_interests(
-    run: Run, config: InterestsConfig, routes: RoutesTraining, *, seeds, mesh: Mesh
+    run: Run, config: InterestsConfig, routes: RoutesTraining, *, seeds: Sequence[int], mesh: Mesh
 ) -> Outcome:
     """Train every model on the users of every seed, then search by all."""
-    curves: dict[str, list] = {size: [] for size in config.models}
-    for seed in seeds:
-        drawn = planted_tree(
-            items=config.items, users=1, width=config.width, leaves=config.leaves, seed=seed
-        ).items
-        sizes = (config.users, max(1, config.asking // 2), config.asking)
-        draw = functools.partial(draw_users, drawn, config=config)
-        train_part, validation, test = (
-            draw(count, seed=[seed, part]) for part, count in enumerate(sizes)
+    drawn_by = functools.lru_cache(maxsize=1)(functools.partial(draw_data, config))
+
+    def served(size: str, seed: int) -> Served:
+        drawn, monn = drawn_by(seed), model_config(size, config)
+        stage = f"{size}-{seed}"
+        result = train_model(run, monn, drawn, config, stage=stage, seed=seed, mesh=mesh)
+        params = jax.device_get(result.params)
+        return serve_model(
+            NAMES[size], monn, params, drawn, config, learners=routes.users, seed=seed
         )
-        two_tower = None
-        for size in config.models:
-            monn = model_config(size, config)
-            result = train_model(
-                run,
-                monn,
-                drawn,
-                train_part,
-                validation,
-                config,
-                stage=f"{size}-{seed}",
-                seed=seed,
-                mesh=mesh,
-            )
-            params = jax.device_get(result.params)
-            own = served(
-                size,
-                monn,
-                params,
-                drawn,
-                train_part,
-                test,
-                config,
-                learners=routes.users,
-                seed=seed,
-            )
-            two_tower = two_tower or own
-            k = min(K, config.items)
-            curves[size].append(serve(own, two_tower, k, routes, seed=seed))
-            print(f"seed {seed}, {size}: done", flush=True)
-    return _outcome(run, curves, config, seeds)
+
+    k = min(K, config.items)
+    curves = measure_kept(served, config.models, routes, k=k, seeds=seeds)
+    return _outcome(run, curves, config, seeds, k=k)
 
 
-def _outcome(run: Run, curves, config: InterestsConfig, seeds) -> Outcome:
-    names = {"XS": "two tower"} | {size: f"MoNN {size}" for size in config.models[1:]}
-    plain = [own["exact"][0] for own in curves["XS"]]
-    table, figures = kept_table(
-        {names[size]: own for size, own in curves.items()}, plain, num_items=config.items, k=K
-    )
+def _outcome(run: Run, curves, config: InterestsConfig, seeds: Sequence[int], *, k: int) -> Outcome:
+    plain = [own["exact"][0] for own in curves[NAMES[TWO_TOWER]]]
+    table, figures = kept_table(curves, plain, num_items=config.items, k=k)
     lines = read_curves(run.folder)
-    shown = {names[size]: lines[f"{size}-{seeds[0]}"] for size in config.models}
+    shown = {NAMES[size]: lines[f"{size}-{seeds[0]}"] for size in config.models}
     return Outcome(
         title="Users of several interests, simulated",
         intro=f"Simulated: {config.items:,} unit vectors around {config.leaves} leaves of a "

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -21,9 +20,9 @@ from experiments.harness.report import Table, draw_recall, signed
 from experiments.harness.study import Outcome
 from experiments.retrieval.linear_towers import Adapted, Vectors, adapt
 from experiments.retrieval.nodes import lti_config
-from experiments.retrieval.searchers import HSNN, Exact, Requests, dot_model, measure_exact
+from experiments.retrieval.searchers import HSNN, Requests, dot_model, measure_all, recall_curve
 from experiments.tasks.pairs import PairProblem
-from hsnn_jax.cost_curves import Measured, at_equal, measure
+from hsnn_jax.cost_curves import Measured, at_equal
 from hsnn_jax.nodes.learners import EM, LTI, KMeans
 from hsnn_jax.nodes.telemetry import telemetry
 
@@ -154,13 +153,10 @@ def measure_variant(task: Task, towers: Adapted, nodes, config: LearningConfig) 
     users = np.asarray(towers.users(task.requests.users))
     requests = Requests(users, task.requests.exclude)
     model, count = dot_model(items), len(items)
-    exact = Exact("exact", model)
-    ids, whole = measure_exact(exact, requests, K, truth=task.truth)
+    hsnn = HSNN("HSNN", model, items, nodes, slack=config.slack)
     budgets = sorted({round(share * count) for share in SHARES})
-    hsnn = HSNN("hsnn", model, items, nodes, slack=config.slack)
-    hsnn.build()
-    points = measure(hsnn, requests, K, budgets=budgets, exact=ids, truth=task.truth)
-    return Learned(points, whole, telemetry(jnp.asarray(items), jnp.asarray(nodes), None)[0])
+    exact, curves = measure_all(model, [hsnn], requests, K, budgets=budgets, truth=task.truth)
+    return Learned(curves[hsnn.name], exact, telemetry(items, nodes, None)[0])
 
 
 def run_learning(run, make_task, config: LearningConfig, *, protocol, seeds) -> Outcome:
@@ -229,10 +225,7 @@ def _outcome(found, config: LearningConfig, num_items: int, *, protocol, seeds) 
         "held-out items by brute force over the variant's own towers. Used nodes, perplexity and "
         "max / mean are of the nearest nodes, no capacity applied.",
     )
-    curves = {
-        name: [(p.items_scored, float(np.nanmean(p.recall))) for p in learned[0].points]
-        for name, learned in found.items()
-    }
+    curves = {name: recall_curve(learned[0].points) for name, learned in found.items()}
     panel = functools.partial(
         draw_recall, curves=curves, n_items=num_items, label="recall of the exact top 20"
     )

@@ -17,11 +17,10 @@ from jax.sharding import Mesh
 
 from experiments.harness.errors import bad_input
 from experiments.harness.run_folder import Run
-from experiments.loop.training import train
-from experiments.retrieval.kept_gain import Served, rows_of
+from experiments.loop.training import TrainResult
+from experiments.retrieval.kept_gain import NAMES, TWO_TOWER, Served, check_models, serve_monn
 from experiments.retrieval.nodes import learned_nodes
-from experiments.retrieval.residual_monn import softmax_of
-from experiments.retrieval.searchers import Requests, monn_model
+from experiments.retrieval.training import softmax_of, train_scorer
 from experiments.tasks.rated_events import Examples, user_side
 from hsnn_jax.cost_curves import recall_by_user
 from hsnn_jax.descent.search import brute_force
@@ -40,15 +39,6 @@ from hsnn_jax.monn.network import (
 
 K = 50
 TASKS = ("like", "next")
-NAMES = {
-    "XS": "two tower",
-    "S": "MoNN S",
-    "M": "MoNN M",
-    "L": "MoNN L",
-    "XL": "MoNN XL",
-    "MoL": "MoL 8x4",
-}
-
 PART = 1000  # events whose users are encoded at once
 
 
@@ -92,11 +82,7 @@ class ScorersConfig:
     """liked training events that LTI draws from"""
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.models) - set(NAMES))
-        if unknown or self.models[:1] != ("XS",):
-            known = ", ".join(NAMES)
-            found = ", ".join(self.models) or "none"
-            raise bad_input("--scorers.models", expected=f"XS, then some of {known}", found=found)
+        check_models("--scorers.models", self.models, NAMES)
         if not 0 <= self.popular < 1:
             found = str(self.popular)
             raise bad_input("--scorers.popular", expected="a share in [0, 1)", found=found)
@@ -110,7 +96,7 @@ def model_config(name: str, examples: Examples) -> MoNNConfig:
     sides = {"user": examples.user_fields, "item": examples.item_fields, "tasks": TASKS}
     if name == "MoL":
         return MoNNConfig(num_user=8, num_item=4, width=40, overarch="dot_mol", **sides)
-    if name == "XS":
+    if name == TWO_TOWER:
         return preset(name, **sides)
     return preset(name, crosses=("genre", "follows"), recency=True, overarch="dot_mol", **sides)
 
@@ -253,12 +239,15 @@ class Scorer:
         learning = np.sort(rng.choice(every, min(learners, len(every)), replace=False))
         rows = np.concatenate([asked, learning])
         users = jax.tree.map(lambda x: x[: len(rows)], self.encoded(params, rows))
-        deep, items = MoNNScorer(self.config, "next"), self.encode_all(params)
         vectors = np.asarray(item_vectors(self.config, params, examples.item_side()[0]))
-        place = np.arange(len(rows))[:, None]
-        return Served(
-            model=monn_model(name, deep, params, users, items, rows_of(users)),
-            requests=Requests(place[: len(asked)], examples.seen(asked)),
+        return serve_monn(
+            name,
+            MoNNScorer(self.config, "next"),
+            params,
+            users,
+            self.encode_all(params),
+            asking=examples.seen(asked),
+            learning=examples.seen(learning),
             truth=examples.items[asked][:, None],
             vectors=vectors,
             nodes=learned_nodes(
@@ -270,7 +259,6 @@ class Scorer:
                 rate=config.index_rate,
                 seed=seed,
             ),
-            learners=Requests(place[len(asked) :], examples.seen(learning)),
             crosses=followers_by_node if "follows" in self.config.crosses else None,
         )
 
@@ -339,38 +327,35 @@ def optimizer(config: ScorersConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
 
 
-def train_scorer(
+def train_model(
     run: Run, scorer: Scorer, config: ScorersConfig, *, stage: str, seed: int, mesh: Mesh
-):
+) -> TrainResult:
     """Train one model; the parameters with the best validation recall."""
-    examples, steps = scorer.examples, min(config.evaluate_every, config.steps)
+    examples, half = scorer.examples, config.batch_size // 2
     rated, liked = examples.rows(0), examples.liked(0)
 
-    def batches(epoch):
-        rng = np.random.default_rng([seed, epoch])
-        for _ in range(steps):
-            # In turns, so that a shard of the batch has both kinds.
-            half = config.batch_size // 2
-            chosen = np.stack([rng.choice(rows, half) for rows in (rated, liked)], axis=1).ravel()
-            batch = examples.histories(chosen)
-            yield batch | {"items": examples.items[chosen], "labels": examples.labels[chosen]}
+    def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
+        # In turns, so that a shard of the batch has both kinds.
+        chosen = np.stack([rng.choice(rows, half) for rows in (rated, liked)], axis=1).ravel()
+        batch = examples.histories(chosen)
+        return batch | {"items": examples.items[chosen], "labels": examples.labels[chosen]}
 
     def evaluate(params):
         scored = scorer.score(params, 1, config, seed=seed, most=1000)
         ne = normalised_entropy(scored.logits, scored.labels)
         return {f"recall@{K}": float(scored.hits.mean()), "ne": ne}
 
-    return train(
+    return train_scorer(
         run,
+        functools.partial(scorer.loss, config=config),
         stage=stage,
         init_params=lambda key: init_monn(key, scorer.config),
-        loss=functools.partial(scorer.loss, config=config),
+        draw=draw,
         tx=optimizer(config),
-        batches=batches,
-        epochs=max(1, config.steps // steps),
-        steps_per_epoch=steps,
-        seed=seed,
-        mesh=mesh,
+        steps=config.steps,
+        evaluate_every=config.evaluate_every,
         evaluate=evaluate,
         select=f"recall@{K}",
+        seed=seed,
+        mesh=mesh,
     )

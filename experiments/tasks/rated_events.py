@@ -25,6 +25,7 @@ from experiments.tasks.neighbours import (
     follower_lists,
     latest_first,
 )
+from experiments.tasks.pairs import ranks
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn.config import Features
 
@@ -172,9 +173,8 @@ def make_examples(interactions: Interactions, demographics: UserFeatures | None 
             f"{labels.mean():.0%} at or above it"
         )
     users, items = interactions.users, interactions.items
-    starts = np.searchsorted(users, users)
-    lengths = np.searchsorted(users, users, side="right") - starts
-    place = (np.arange(len(users)) - starts) / lengths
+    rank, lengths = ranks(users)
+    place = rank / lengths
     part = ((place >= 0.8).astype(np.int8) + (place >= 0.9)).astype(np.int8)
     years, genres, names = _facts(interactions)
     popularity = np.bincount(items[part == 0], minlength=interactions.n_items)
