@@ -64,8 +64,8 @@ def measure_frontier(setting: Setting[Frontier]) -> Outcome:
             lambda: run_frontier(
                 run,
                 problem,
-                options.monn,
-                options.frontier,
+                monn=options.monn,
+                config=options.frontier,
                 seed=seed,
                 faiss=options.faiss,
                 mesh=setting.mesh,
@@ -94,8 +94,8 @@ def measure_scorers(setting: Setting[Scorers]) -> Outcome:
     return run_scorers(
         setting.run,
         make_examples(interactions, demographics),
-        options.scorers,
-        options.routes,
+        config=options.scorers,
+        routes=options.routes,
         protocol=protocol,
         seeds=options.all_seeds,
         mesh=setting.mesh,
@@ -113,14 +113,24 @@ def measure_learning(setting: Setting[Learning]) -> Outcome:
         problem = pose_pairs(setting.inputs, seed=options.seed)
         protocol = problem.protocol
         towers = train_towers(
-            run, problem, options.graph, stage="towers", seed=options.seed, mesh=setting.mesh
+            run,
+            problem,
+            config=options.graph,
+            stage="towers",
+            seed=options.seed,
+            mesh=setting.mesh,
         )
         make_task = functools.partial(
             towers_task, problem=problem, towers=towers, config=options.learning
         )
         setting.look_at_test("index learning over trained towers")
-    seeds = options.all_seeds
-    return run_learning(run, make_task, options.learning, protocol=protocol, seeds=seeds)
+    return run_learning(
+        run,
+        make_task,
+        config=options.learning,
+        protocol=protocol,
+        seeds=options.all_seeds,
+    )
 
 
 def measure_planted(setting: Setting[Planted]) -> Outcome:
@@ -134,7 +144,7 @@ def measure_drift(setting: Setting[Drift]) -> Outcome:
     return run_drift(
         setting.run,
         setting.inputs,
-        setting.options.drift,
+        config=setting.options.drift,
         seeds=setting.options.all_seeds,
         before_test=lambda: setting.look_at_test("days of serving"),
     )
@@ -151,7 +161,11 @@ def measure_interests(setting: Setting[Interests]) -> Outcome:
     """Search for users of several interests; all seeds together."""
     options = setting.options
     return run_interests(
-        setting.run, options.interests, options.routes, seeds=options.all_seeds, mesh=setting.mesh
+        setting.run,
+        options.interests,
+        routes=options.routes,
+        seeds=options.all_seeds,
+        mesh=setting.mesh,
     )
 
 

@@ -22,12 +22,14 @@ from experiments.harness.errors import bad_input
 from experiments.harness.report import Table, signed
 from experiments.retrieval.searchers import (
     HSNN,
+    Encode,
     Exact,
     Model,
     Requests,
     Reranked,
     measure_all,
     monn_model,
+    truth_of,
 )
 from hsnn_jax.cost_curves import Measured, Searcher, paired_difference
 from hsnn_jax.lists.index import Index, build_index
@@ -90,14 +92,14 @@ class Served:
     crosses: Callable[[Index, Any], Any] | None = None
 
 
-def check_models(flag: str, models: Sequence[str], known: Iterable[str]) -> None:
+def check_models(models: tuple[str, ...], known: Iterable[str], *, flag: str) -> None:
     """Raise InputError unless the two tower comes first and all models are known."""
     if set(models) - set(known) or models[:1] != (TWO_TOWER,):
         expected = f"{TWO_TOWER}, then some of {', '.join(known)}"
         raise bad_input(flag, expected=expected, found=", ".join(models) or "none")
 
 
-def rows_of(users) -> Callable[[Requests], Any]:
+def rows_of(users: Any) -> Encode:
     """Return a function from requests, which hold rows [B, 1], to those rows of encoded users."""
     users = jax.tree.map(jnp.asarray, users)
     return lambda asked: jax.tree.map(lambda x: x[jnp.asarray(asked.users)[:, 0]], users)
@@ -106,10 +108,10 @@ def rows_of(users) -> Callable[[Requests], Any]:
 def serve_monn(
     name: str,
     scorer: MoNNScorer,
+    *,
     params: Any,
     users: Any,
     items: Any,
-    *,
     asking: np.ndarray,
     learning: np.ndarray,
     truth: np.ndarray,
@@ -127,7 +129,9 @@ def serve_monn(
     """
     place = np.arange(len(asking) + len(learning))[:, None]
     return Served(
-        model=monn_model(name, scorer, params, users, items, rows_of(users)),
+        model=monn_model(
+            name, scorer, params=params, users=users, items=items, encode_users=rows_of(users)
+        ),
         requests=Requests(place[: len(asking)], asking),
         truth=truth,
         vectors=vectors,
@@ -140,8 +144,8 @@ def serve_monn(
 def measure_kept(
     served: Callable[[str, int], Served],
     models: Sequence[str],
-    routes: RoutesTraining,
     *,
+    routes: RoutesTraining,
     k: int,
     seeds: Iterable[int],
 ) -> dict[str, list[dict[str, list[Measured]]]]:
@@ -160,13 +164,13 @@ def measure_kept(
         for model in models:
             own = served(model, seed)
             two_tower = two_tower or own
-            curves[NAMES[model]].append(serve(own, two_tower, k, routes, seed=seed))
+            curves[NAMES[model]].append(serve(own, two_tower, k=k, routes=routes, seed=seed))
             print(f"{NAMES[model]}, seed {seed}: searched", flush=True)
     return curves
 
 
 def serve(
-    served: Served, two_tower: Served, k: int, routes: RoutesTraining, *, seed: int
+    served: Served, two_tower: Served, *, k: int, routes: RoutesTraining, seed: int
 ) -> dict[str, list[Measured]]:
     """Measure exact search by a scorer, HSNN, and the two tower's best items re-ranked."""
     model = served.model
@@ -174,7 +178,7 @@ def serve(
         HSNN(f"HSNN {name}", model, served.vectors, nodes, slack=SLACK)
         for name, nodes in served.nodes.items()
     ]
-    wanted = Exact("exact", model).search(served.learners, k, 0).ids
+    wanted = Exact("exact", model).search(served.learners, k, budget=0).ids
     learned = functools.partial(_routed, served=served, wanted=wanted, config=routes, seed=seed)
     searchers.append(learned(served))
     if served is not two_tower:
@@ -194,7 +198,7 @@ def serve(
         searchers.append(Reranked("two tower re-ranked", best, model, 1, 1))
     budgets = [round(share * len(served.vectors)) for share in SHARES]
     exact, curves = measure_all(
-        model, searchers, served.requests, k, budgets=budgets, truth=served.truth
+        model, searchers, requests=served.requests, k=k, budgets=budgets, truth=served.truth
     )
     return {"exact": [exact]} | curves
 
@@ -226,11 +230,11 @@ def _routed(
     routes, _ = fit_routes(
         scorer,
         params,
-        users,
-        router.model.features_of_nodes(index),
-        wanted,
-        index,
-        optax.adam(optax.cosine_decay_schedule(config.rate, config.steps, 0.05)),
+        users=users,
+        features=router.model.features_of_nodes(index),
+        wanted=wanted,
+        index=index,
+        tx=optax.adam(optax.cosine_decay_schedule(config.rate, config.steps, 0.05)),
         config=RouteConfig(
             budget=round(ROUTED * len(served.vectors)),
             steps=config.steps,
@@ -240,12 +244,17 @@ def _routed(
         crosses=crosses,
         exclude=served.learners.exclude,
     )
-    level = routes.level(scorer, params, users, crosses)
+
+    def encode_users(asked: Requests) -> Any:
+        users, crosses = reads(asked)
+        return routes.level(scorer, params, users=users, crosses=crosses).users
+
+    level = routes.level(scorer, params, users=users, crosses=crosses)
     model = dataclasses.replace(
         router.model,
         scorer=level.scorer,
         params=level.params,
-        encode_users=lambda asked: routes.level(scorer, params, *reads(asked)).users,
+        encode_users=encode_users,
         encode_nodes=lambda _: routes.nodes,
         user_flops=0.0 if own else router.model.user_flops,
     )
@@ -269,10 +278,10 @@ def kept_table(
       num_items: that can be found.
       k: the cut.
     """
-    base = np.mean([point.truth for point in plain], axis=0)
+    base = np.mean([truth_of(point) for point in plain], axis=0)
     rows, figures = [], {}
     for scorer, seeds in curves.items():
-        whole = np.mean([own["exact"][0].truth for own in seeds], axis=0)
+        whole = np.mean([truth_of(own["exact"][0]) for own in seeds], axis=0)
         gain = paired_difference(whole, base)
         for name in seeds[0]:
             shares = (1.0,) if name == "exact" else SHARES
@@ -315,7 +324,7 @@ def kept_share(over: float, gain: tuple[float, float]) -> float | None:
 def _row(
     points: Sequence[Measured], seeds, base: np.ndarray, gain: tuple[float, float], num_items: int
 ) -> tuple[list, dict[str, float]]:
-    truth = np.mean([point.truth for point in points], axis=0)
+    truth = np.mean([truth_of(point) for point in points], axis=0)
     over, error = paired_difference(truth, base)
     kept = kept_share(over, gain)
     flops = float(np.mean([point.flops for point in points]))

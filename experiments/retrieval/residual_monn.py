@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from experiments.harness.run_folder import Run
 from experiments.loop.training import TrainResult
 from experiments.retrieval.searchers import (
+    Array,
     Exact,
     Model,
     Requests,
@@ -80,29 +81,33 @@ class Residual:
         """What an artefact records of a scorer."""
         return "dot_plus_monn"
 
-    def __call__(self, params, users, items):
+    def __call__(self, params: Any, users: Any, items: Any) -> jax.Array:
         """Return float [B, m]; users and items hold "vector" and "monn"; see `MoNNScorer`."""
         plain = dot(None, users["vector"], items["vector"])
         deep = MoNNScorer(self.config)(params["monn"], users["monn"], items["monn"])
         return params["scale"] * plain + params["gain"] * deep
 
-    def users(self, params, vectors, counts=None):
+    def users(self, params: Any, vectors: Array, *, counts: i2if.DenseTable | None = None) -> Any:
         """Encode user vectors [B, d], and with a cross the table of `counts`."""
-        counts = {CROSS: counts} if self.config.crosses else None
-        deep = encode_users(self.config, params["monn"], {"vector": vectors}, counts)
+        crosses = {CROSS: counts} if self.config.crosses else None
+        deep = encode_users(
+            self.config, params["monn"], features={"vector": vectors}, counts=crosses
+        )
         return {"vector": vectors, "monn": deep}
 
-    def counts(self, lists, folds, met) -> i2if.DenseTable:
+    def counts(self, lists: Array, folds: Array, *, met: Array) -> i2if.DenseTable:
         """Count the neighbours of the items that users met; arguments as in `neighbours_of`.
 
         With a half-life, what was met is latest first.
         """
-        return count_neighbours(lists, folds, met, half_life=self.half_life)
+        return count_neighbours(lists, folds, items=met, half_life=self.half_life)
 
-    def items(self, params, vectors, ids=None):
+    def items(self, params: Any, vectors: Array, *, ids: Array | None = None) -> Any:
         """Encode item vectors [n, d], and with a cross their ids, -1 for what is no item."""
         attributes = {CROSS: jnp.asarray(ids)[:, None]} if self.config.crosses else None
-        deep = encode_items(self.config, params["monn"], {"vector": vectors}, attributes)
+        deep = encode_items(
+            self.config, params["monn"], features={"vector": vectors}, attributes=attributes
+        )
         return {"vector": vectors, "monn": deep}
 
 
@@ -122,23 +127,30 @@ def residual(
     return Residual(preset(size, crosses=(CROSS,) if cross else (), **options, **sides), half_life)
 
 
-def as_model(name: str, scorer: Residual, params, item_vectors, lists=None) -> Model:
+def as_model(
+    name: str,
+    scorer: Residual,
+    *,
+    params: Any,
+    item_vectors: Array,
+    lists: Array | None = None,
+) -> Model:
     """Encode the items; with lists, requests say what their users met.
 
     A node is no item: its cross is empty.
     """
     params, vectors = jax.device_get(params), jnp.asarray(item_vectors)
     lists = None if lists is None else jnp.asarray(lists)  # once, not in every search
-    items = scorer.items(params, vectors, jnp.arange(vectors.shape[0], dtype=jnp.int32))
+    items = scorer.items(params, vectors, ids=jnp.arange(vectors.shape[0], dtype=jnp.int32))
 
     def encode_nodes(nodes):
-        return scorer.items(params, nodes, jnp.full(nodes.shape[0], -1))
+        return scorer.items(params, nodes, ids=jnp.full(nodes.shape[0], -1))
 
     encode = functools.partial(_encode, scorer, params, lists)
     none = np.full((1, 1), -1, np.int32)
     users = encode(Requests(item_vectors[:1], none, none))
     deep = MoNNScorer(scorer.config)
-    flops = user_tower_flops(deep, params["monn"], users["monn"], items["monn"])
+    flops = user_tower_flops(deep, params["monn"], users=users["monn"], items=items["monn"])
     return Model(name, scorer, params, items, encode, encode_nodes, flops)
 
 
@@ -154,8 +166,8 @@ def _encode_users(params, lists, vectors, met, *, scorer):
         return scorer.users(params, vectors)
 
     def of_chunk(vectors, met):
-        counts = scorer.counts(lists, jnp.full(met.shape[0], -1), met)
-        return scorer.users(params, vectors, counts)
+        counts = scorer.counts(lists, jnp.full(met.shape[0], -1), met=met)
+        return scorer.users(params, vectors, counts=counts)
 
     return by_chunks(of_chunk, lists.shape[1] + met.shape[1] * lists.shape[2], vectors, met)
 
@@ -171,17 +183,17 @@ class Questions(NamedTuple):
 def train_residual(
     run: Run,
     scorer: Residual,
-    item_vectors,
+    *,
+    item_vectors: Array,
     draw: Draw,
     config: MoNNTraining,
-    *,
     tx: optax.GradientTransformation,
     questions: Questions,
     temperature: float,
     stage: str,
     seed: int,
     mesh: Mesh,
-    lists=None,
+    lists: Array | None = None,
     stream: int = 0,
 ) -> TrainResult:
     """Train on pairs; select by validation recall of re-ranked candidates.
@@ -212,11 +224,16 @@ def train_residual(
         negatives = _negatives(vectors, batch, key, config)
         counts = None
         if lists is not None:
-            counts = scorer.counts(lists, batch["fold"], batch["met"])
-        users = scorer.users(params, batch["users"], counts)
-        own = scorer.items(params, vectors[batch["items"]], batch["items"])
-        others = scorer.items(params, vectors[negatives], negatives)
-        value = softmax_of(scorer, params, users, own, others, batch["items"], negatives)
+            counts = scorer.counts(lists, batch["fold"], met=batch["met"])
+        value = softmax_of(
+            scorer,
+            params,
+            users=scorer.users(params, batch["users"], counts=counts),
+            own=scorer.items(params, vectors[batch["items"]], ids=batch["items"]),
+            others=scorer.items(params, vectors[negatives], ids=negatives),
+            own_ids=batch["items"],
+            other_ids=negatives,
+        )
         return value, {"gain": params["gain"]}
 
     return train_scorer(
@@ -255,15 +272,16 @@ def _validation(scorer: Residual, item_vectors, questions: Questions, lists):
     """Return a function from parameters to the recall at k, the best by inner product re-ranked."""
     requests, wanted, k = questions
     count = min(CANDIDATES, item_vectors.shape[0])
-    candidates = Exact("", dot_model(item_vectors)).search(requests, count, 0).ids
+    candidates = Exact("", dot_model(item_vectors)).search(requests, count, budget=0).ids
 
     vectors, ids = jnp.asarray(item_vectors), jnp.arange(item_vectors.shape[0], dtype=jnp.int32)
     # As an argument: XLA would fold vectors that it holds as constants.
     items_of = jax.jit(scorer.items)
 
-    def evaluate(params):
-        users = _encode(scorer, params, lists, requests)
-        model = Model("", scorer, params, items_of(params, vectors, ids), None, None)
-        return {f"recall@{k}": recall(rerank(model, users, candidates, min(k, count)), wanted)}
+    def evaluate(params: Any) -> dict[str, float]:
+        encode = functools.partial(_encode, scorer, params, lists)
+        model = Model("", scorer, params, items_of(params, vectors, ids=ids), encode, None)
+        found = rerank(model, encode(requests), candidates=candidates, k=min(k, count))
+        return {f"recall@{k}": recall(found, wanted)}
 
     return evaluate

@@ -84,12 +84,12 @@ def train_scorer(
 def softmax_of(
     scorer: Callable[[Any, Any, Any], jax.Array],
     params: Any,
+    *,
     users: Any,
     own: Any,
     others: Any,
     own_ids: jax.Array,
     other_ids: jax.Array,
-    *,
     log_expected: jax.Array | None = None,
 ) -> jax.Array:
     """Return the mean sampled softmax of B users' items among N that all of them share.
@@ -104,7 +104,7 @@ def softmax_of(
         whatever the draws (Jean et al. 2015, "On Using Very Large Target Vocabulary").
     """
     positive = scorer(params, users, jax.tree.map(lambda x: x[:, None], own))[:, 0]
-    negative = score_all(scorer, params, users, others)
+    negative = score_all(scorer, params, users=users, items=others)
     of_others = None
     if log_expected is not None:
         positive, of_others = positive - log_expected[own_ids], log_expected[None, other_ids]

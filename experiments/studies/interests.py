@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from experiments.retrieval.kept_gain import (
     serve_monn,
 )
 from experiments.retrieval.nodes import learned_nodes
+from experiments.retrieval.searchers import truth_of
 from experiments.retrieval.training import softmax_of, train_scorer
 from hsnn_jax.cost_curves import recall
 from hsnn_jax.descent.search import brute_force
@@ -89,7 +90,7 @@ class InterestsConfig:
     """learning rate of LTI"""
 
     def __post_init__(self) -> None:
-        check_models("--interests.models", self.models, SIZES)
+        check_models(self.models, SIZES, flag="--interests.models")
 
 
 class Group(NamedTuple):
@@ -98,12 +99,14 @@ class Group(NamedTuple):
     interests: np.ndarray
     liked: np.ndarray
 
-    def features(self, rows=slice(None)) -> dict[str, np.ndarray]:
+    def features(self, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         """Return the fields of a MoNN's user side: each interest is one."""
         return {f"interest_{k}": self.interests[rows, k] for k in range(self.interests.shape[1])}
 
 
-def draw_users(item_vectors_nxd, count: int, config: InterestsConfig, *, seed: list[int]) -> Group:
+def draw_users(
+    item_vectors_nxd: np.ndarray, count: int, *, config: InterestsConfig, seed: list[int]
+) -> Group:
     """Draw users whose interests are near items of their own choice."""
     rng = np.random.default_rng(seed)
     chosen = rng.integers(0, len(item_vectors_nxd), (count, config.interests))
@@ -112,9 +115,9 @@ def draw_users(item_vectors_nxd, count: int, config: InterestsConfig, *, seed: l
     near = brute_force(
         dot,
         None,
-        jnp.asarray(item_vectors_nxd),
-        jnp.asarray(interests.reshape(-1, config.width)),
-        config.likes,
+        items=jnp.asarray(item_vectors_nxd),
+        users=jnp.asarray(interests.reshape(-1, config.width)),
+        k=config.likes,
     ).ids
     return Group(interests, np.asarray(near).reshape(count, -1))
 
@@ -147,16 +150,18 @@ def draw_data(config: InterestsConfig, seed: int) -> Drawn:
         items=config.items, users=1, width=config.width, leaves=config.leaves, seed=seed
     ).items
     sizes = (config.users, max(1, config.asking // 2), config.asking)
-    groups = (draw_users(items, n, config, seed=[seed, part]) for part, n in enumerate(sizes))
+    groups = (
+        draw_users(items, n, config=config, seed=[seed, part]) for part, n in enumerate(sizes)
+    )
     return Drawn(items, *groups)
 
 
 def train_model(
     run: Run,
     monn: MoNNConfig,
+    *,
     drawn: Drawn,
     config: InterestsConfig,
-    *,
     stage: str,
     seed: int,
     mesh: Mesh,
@@ -174,15 +179,21 @@ def train_model(
     def loss(params, batch, key):
         liked, features = batch["liked"], {k: v for k, v in batch.items() if k != "liked"}
         negatives = jax.random.randint(key, (config.negatives,), 0, num_items)
-        encoded = encode_users(monn, params, features)
-        own = encode_items(monn, params, {"vector": vectors[liked]})
-        others = encode_items(monn, params, {"vector": vectors[negatives]})
-        return softmax_of(scorer, params, encoded, own, others, liked, negatives), {}
+        value = softmax_of(
+            scorer,
+            params,
+            users=encode_users(monn, params, features=features),
+            own=encode_items(monn, params, features={"vector": vectors[liked]}),
+            others=encode_items(monn, params, features={"vector": vectors[negatives]}),
+            own_ids=liked,
+            other_ids=negatives,
+        )
+        return value, {}
 
     def evaluate(params):
-        encoded = encode_users(monn, params, drawn.validation.features())
-        catalogue = encode_items(monn, params, {"vector": vectors})
-        found = brute_force(scorer, params, catalogue, encoded, min(K, num_items))
+        encoded = encode_users(monn, params, features=drawn.validation.features())
+        catalogue = encode_items(monn, params, features={"vector": vectors})
+        found = brute_force(scorer, params, items=catalogue, users=encoded, k=min(K, num_items))
         return {f"recall@{K}": recall(found.ids, wanted)}
 
     return train_scorer(
@@ -204,10 +215,10 @@ def train_model(
 def serve_model(
     name: str,
     monn: MoNNConfig,
-    params,
+    *,
+    params: Any,
     drawn: Drawn,
     config: InterestsConfig,
-    *,
     learners: int,
     seed: int,
 ) -> Served:
@@ -215,21 +226,21 @@ def serve_model(
     users, asking, side = drawn.training, drawn.asking, {"vector": jnp.asarray(drawn.items)}
     learning = users.features(slice(learners))
     features = {f: np.concatenate([x, learning[f]]) for f, x in asking.features().items()}
-    vectors = np.asarray(item_vectors(monn, params, side))
+    vectors = np.asarray(item_vectors(monn, params, features=side))
     return serve_monn(
         name,
         MoNNScorer(monn),
-        params,
-        encode_users(monn, params, features),
-        encode_items(monn, params, side),
+        params=params,
+        users=encode_users(monn, params, features=features),
+        items=encode_items(monn, params, features=side),
         asking=np.full((len(asking.liked), 1), -1, np.int32),
         learning=np.full((len(users.liked[:learners]), 1), -1, np.int32),
         truth=distinct(asking.liked),
         vectors=vectors,
         nodes=learned_nodes(
-            np.asarray(user_vectors(monn, params, users.features())),
+            np.asarray(user_vectors(monn, params, features=users.features())),
             vectors,
-            users.liked[:, 0],
+            positives=users.liked[:, 0],
             nodes=config.nodes,
             steps=config.index_steps,
             rate=config.index_rate,
@@ -239,22 +250,20 @@ def serve_model(
 
 
 def run_interests(
-    run: Run, config: InterestsConfig, routes: RoutesTraining, *, seeds: Sequence[int], mesh: Mesh
+    run: Run, config: InterestsConfig, *, routes: RoutesTraining, seeds: Sequence[int], mesh: Mesh
 ) -> Outcome:
     """Train every model on the users of every seed, then search by all."""
     drawn_by = functools.lru_cache(maxsize=1)(functools.partial(draw_data, config))
 
     def served(size: str, seed: int) -> Served:
         drawn, monn = drawn_by(seed), model_config(size, config)
-        stage = f"{size}-{seed}"
-        result = train_model(run, monn, drawn, config, stage=stage, seed=seed, mesh=mesh)
+        both = {"drawn": drawn, "config": config, "seed": seed}
+        result = train_model(run, monn, stage=f"{size}-{seed}", mesh=mesh, **both)
         params = jax.device_get(result.params)
-        return serve_model(
-            NAMES[size], monn, params, drawn, config, learners=routes.users, seed=seed
-        )
+        return serve_model(NAMES[size], monn, params=params, learners=routes.users, **both)
 
     k = min(K, config.items)
-    curves = measure_kept(served, config.models, routes, k=k, seeds=seeds)
+    curves = measure_kept(served, config.models, routes=routes, k=k, seeds=seeds)
     return _outcome(run, curves, config, seeds, k=k)
 
 
@@ -270,7 +279,7 @@ def _outcome(run: Run, curves, config: InterestsConfig, seeds: Sequence[int], *,
         "nearest to each.",
         protocol={"data": "simulated planted tree", "selection": f"validation recall@{K}"},
         metrics=figures,
-        baselines={f"two tower/recall@{K}": float(np.mean([p.truth.mean() for p in plain]))},
+        baselines={f"two tower/recall@{K}": float(np.mean([truth_of(p).mean() for p in plain]))},
         tables=[table],
         panels=[
             functools.partial(

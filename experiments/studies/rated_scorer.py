@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +84,7 @@ class ScorersConfig:
     """liked training events that LTI draws from"""
 
     def __post_init__(self) -> None:
-        check_models("--scorers.models", self.models, NAMES)
+        check_models(self.models, NAMES, flag="--scorers.models")
         if not 0 <= self.popular < 1:
             found = str(self.popular)
             raise bad_input("--scorers.popular", expected="a share in [0, 1)", found=found)
@@ -123,36 +125,39 @@ class Scorer:
     examples: Examples
 
     @functools.cached_property
-    def encode(self):
+    def encode(self) -> Callable[..., Any]:
         """Compile `users` once for all evaluations."""
         return jax.jit(self.users)
 
     @functools.cached_property
-    def encode_all(self):
+    def encode_all(self) -> Callable[..., Any]:
         """Compile `items` of the whole catalogue."""
         return jax.jit(self.items)
 
-    def users(self, params, batch):
+    def users(self, params: Any, batch: Mapping[str, Any]) -> Any:
         """Encode the users of a batch from `Examples.histories`."""
         features, counts = self._user_side(batch)
         counts = counts if self.config.crosses else None
-        return encode_users(self.config, params, features, counts)
+        return encode_users(self.config, params, features=features, counts=counts)
 
     def _user_side(self, batch):
         examples = self.examples
         genres, followers = jnp.asarray(examples.genres), jnp.asarray(examples.followers)
-        return user_side(batch, genres, len(examples.genre_names), followers)
+        names = examples.genre_names
+        return user_side(batch, genres, num_genres=len(names), followers=followers)
 
-    def items(self, params, ids=None):
+    def items(self, params: Any, ids: jax.Array | None = None) -> Any:
         """Encode items, all by default."""
         features, attributes = self.examples.item_side()
         if ids is not None:
             features, attributes = jax.tree.map(lambda x: x[ids], (features, attributes))
         attributes = attributes if self.config.crosses else None
-        return encode_items(self.config, params, features, attributes)
+        return encode_items(self.config, params, features=features, attributes=attributes)
 
-    def loss(self, params, batch, key, *, config: ScorersConfig):
-        """Return the sum of both tasks' losses, of events from `batches`."""
+    def loss(
+        self, params: Any, batch: Mapping[str, jax.Array], *, key: jax.Array, config: ScorersConfig
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the sum of both tasks' losses of a batch that `train_model` draws."""
         users, own = self.users(params, batch), self.items(params, batch["items"])
         both = users, own, batch["items"], batch["labels"]
         rated, liked = (_every_other(both, first) for first in (0, 1))
@@ -162,14 +167,20 @@ class Scorer:
         cross_entropy = jnp.mean(binary_cross_entropy(like(params, users, own)[:, 0], labels))
         ids, log_expected = self.negatives(key, config)
         users, own, own_ids, _ = liked
-        others = self.items(params, ids)
         softmax = softmax_of(
-            following, params, users, own, others, own_ids, ids, log_expected=log_expected
+            following,
+            params,
+            users=users,
+            own=own,
+            others=self.items(params, ids),
+            own_ids=own_ids,
+            other_ids=ids,
+            log_expected=log_expected,
         )
         loss = config.like_weight * cross_entropy + softmax
         return loss, {"cross_entropy": cross_entropy, "softmax": softmax}
 
-    def negatives(self, key, config: ScorersConfig):
+    def negatives(self, key: jax.Array, config: ScorersConfig) -> tuple[jax.Array, jax.Array]:
         """Draw ids; return them and the log of how often each item is drawn, up to a constant."""
         num_items, likes = self.examples.num_items, self.likes
         popular = int(config.popular * config.negatives)
@@ -186,7 +197,9 @@ class Scorer:
         """Return the items of liked training events, one an event."""
         return self.examples.items[self.examples.liked(0)]
 
-    def draw(self, part: int, config: ScorersConfig, *, seed: int, most: int):
+    def draw(
+        self, part: int, config: ScorersConfig, *, seed: int, most: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draw events of a part, and events before which up to `most` users ask for the next."""
         rng = np.random.default_rng([seed, 11])
         rows, asked = self.examples.rows(part), self.examples.next_liked(part)
@@ -194,7 +207,9 @@ class Scorer:
         asked = np.sort(rng.choice(asked, min(most, len(asked)), replace=False))
         return rows, asked
 
-    def score(self, params, part: int, config: ScorersConfig, *, seed: int, most: int) -> Scored:
+    def score(
+        self, params: Any, part: int, *, config: ScorersConfig, seed: int, most: int
+    ) -> Scored:
         """Score drawn events of a part, and retrieve the next items of up to `most` users."""
         examples = self.examples
         rows, asked = self.draw(part, config, seed=seed, most=most)
@@ -209,9 +224,9 @@ class Scorer:
         found = brute_force(
             MoNNScorer(self.config, "next"),
             params,
-            items,
-            users,
-            min(K, examples.num_items),
+            items=items,
+            users=users,
+            k=min(K, examples.num_items),
             exclude=jnp.asarray(np.pad(seen, ((0, padded - len(seen)), (0, 0)), mode="edge")),
         )
         ids = np.asarray(found.ids)[: len(asked)]
@@ -220,7 +235,7 @@ class Scorer:
         return Scored(logits, examples.labels[rows], hits)
 
     def serve(
-        self, params, config: ScorersConfig, *, name: str, seed: int, most: int, learners: int
+        self, params: Any, config: ScorersConfig, *, name: str, seed: int, most: int, learners: int
     ) -> Served:
         """Encode the test users who ask, and learn nodes on liked training events.
 
@@ -239,13 +254,13 @@ class Scorer:
         learning = np.sort(rng.choice(every, min(learners, len(every)), replace=False))
         rows = np.concatenate([asked, learning])
         users = jax.tree.map(lambda x: x[: len(rows)], self.encoded(params, rows))
-        vectors = np.asarray(item_vectors(self.config, params, examples.item_side()[0]))
+        vectors = np.asarray(item_vectors(self.config, params, features=examples.item_side()[0]))
         return serve_monn(
             name,
             MoNNScorer(self.config, "next"),
-            params,
-            users,
-            self.encode_all(params),
+            params=params,
+            users=users,
+            items=self.encode_all(params),
             asking=examples.seen(asked),
             learning=examples.seen(learning),
             truth=examples.items[asked][:, None],
@@ -253,7 +268,7 @@ class Scorer:
             nodes=learned_nodes(
                 self._user_vectors(params, liked),
                 vectors,
-                examples.items[liked],
+                positives=examples.items[liked],
                 nodes=config.two_tower_nodes if self.config.overarch == "dot" else config.nodes,
                 steps=config.index_steps,
                 rate=config.index_rate,
@@ -265,12 +280,12 @@ class Scorer:
     def _user_vectors(self, params, rows) -> np.ndarray:
         @jax.jit
         def vectors(batch):
-            return user_vectors(self.config, params, self._user_side(batch)[0])
+            return user_vectors(self.config, params, features=self._user_side(batch)[0])
 
         parts = [vectors(self.examples.histories(part)) for part in _parts(rows)]
         return np.concatenate(parts)[: len(rows)]
 
-    def encoded(self, params, rows):
+    def encoded(self, params: Any, rows: np.ndarray) -> Any:
         """Encode the users before events; the last one repeats up to a whole number of parts."""
         users = [users for _, users in self._encoded(params, rows)]
         return jax.tree.map(lambda *x: jnp.concatenate(x), *users)
@@ -281,7 +296,7 @@ class Scorer:
             yield part, self.encode(params, self.examples.histories(part))
 
 
-def followers_by_node(index: Index, users):
+def followers_by_node(index: Index, users: Any) -> jax.Array:
     """Return how many followers of what each user liked a node lists, and how recent the latest.
 
     Args:
@@ -328,7 +343,7 @@ def optimizer(config: ScorersConfig) -> optax.GradientTransformation:
 
 
 def train_model(
-    run: Run, scorer: Scorer, config: ScorersConfig, *, stage: str, seed: int, mesh: Mesh
+    run: Run, scorer: Scorer, *, config: ScorersConfig, stage: str, seed: int, mesh: Mesh
 ) -> TrainResult:
     """Train one model; the parameters with the best validation recall."""
     examples, half = scorer.examples, config.batch_size // 2
@@ -341,13 +356,13 @@ def train_model(
         return batch | {"items": examples.items[chosen], "labels": examples.labels[chosen]}
 
     def evaluate(params):
-        scored = scorer.score(params, 1, config, seed=seed, most=1000)
+        scored = scorer.score(params, 1, config=config, seed=seed, most=1000)
         ne = normalised_entropy(scored.logits, scored.labels)
         return {f"recall@{K}": float(scored.hits.mean()), "ne": ne}
 
     return train_scorer(
         run,
-        functools.partial(scorer.loss, config=config),
+        lambda params, batch, key: scorer.loss(params, batch, key=key, config=config),
         stage=stage,
         init_params=lambda key: init_monn(key, scorer.config),
         draw=draw,

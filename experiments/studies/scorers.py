@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,13 +48,13 @@ COLUMNS = (
 def run_scorers(
     run: Run,
     examples: Examples,
+    *,
     config: ScorersConfig,
     routes: RoutesTraining,
-    *,
-    protocol,
-    seeds,
+    protocol: Mapping[str, Any],
+    seeds: Sequence[int],
     mesh: Mesh,
-    before_test,
+    before_test: Callable[[], None],
 ) -> Outcome:
     """Train every model from every seed, then look at the test part."""
     trained = {}
@@ -60,16 +62,16 @@ def run_scorers(
         scorer = Scorer(model_config(name, examples), examples)
         for seed in seeds:
             stage = f"{name}-{seed}"
-            result = train_model(run, scorer, config, stage=stage, seed=seed, mesh=mesh)
+            result = train_model(run, scorer, config=config, stage=stage, seed=seed, mesh=mesh)
             trained[name, seed] = (scorer, jax.device_get(result.params), result.seconds)
     before_test()
     tested, platts = {}, {}
     for key, (scorer, params, _) in trained.items():
         # One draw of events and users for all models and seeds: figures are paired.
         draw = {"seed": seeds[0], "most": config.users}
-        validation = scorer.score(params, 1, config, **draw)
+        validation = scorer.score(params, 1, config=config, **draw)
         platts[key] = fit_platt(validation.logits, validation.labels)
-        tested[key] = scorer.score(params, 2, config, **draw)
+        tested[key] = scorer.score(params, 2, config=config, **draw)
     seconds = {key: value[2] for key, value in trained.items()}
     outcome = _outcome(
         run, examples, config, tested, platts, seconds, protocol=protocol, seeds=seeds
@@ -89,7 +91,7 @@ def _kept(examples, config, routes, trained, *, seeds) -> tuple[Table, dict[str,
         return scorer.serve(params, config, name=NAMES[name], **draw)
 
     k = min(K, examples.num_items)
-    curves = measure_kept(served, config.models, routes, k=k, seeds=seeds)
+    curves = measure_kept(served, config.models, routes=routes, k=k, seeds=seeds)
     plain = [own["exact"][0] for own in curves[NAMES[TWO_TOWER]]]
     return kept_table(curves, plain, num_items=examples.num_items, k=k)
 

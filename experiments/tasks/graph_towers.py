@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,9 @@ from hsnn_jax.descent.search import brute_force
 from hsnn_jax.monn.scorers import dot, unit
 
 K = 20  # recall is taken at this cut
+
+Array = jax.Array | np.ndarray
+Both = tuple[jax.Array, jax.Array]  # vectors of users and of items
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,8 +76,8 @@ def graph_of(problem: PairProblem, pairs: Pairs) -> Graph:
     return make_graph(pairs, num_users=problem.num_users, num_items=problem.num_items)
 
 
-def propagate(graph: Graph, users, items):
-    """Return (A items, A^T users): one layer, float [n, d] each."""
+def propagate(graph: Graph, both: Both) -> Both:
+    """Return (A items, A^T users) of users and items float [n, d]: one layer."""
 
     @jax.custom_vjp
     def layer(users, items):
@@ -87,10 +91,12 @@ def propagate(graph: Graph, users, items):
 
     # The operator is symmetric; jax would scatter in the order of the other side, which is slower.
     layer.defvjp(lambda u, i: (layer(u, i), None), lambda _, gradients: layer(*gradients))
-    return layer(users, items)
+    return layer(*both)
 
 
-def singular_vectors(graph: Graph, width: int, *, seed: int):
+def singular_vectors(
+    graph: Graph, width: int, *, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (u [num_users, r], s [r], v [num_items, r]), A's leading ones, r <= width."""
     import scipy.sparse  # comes with scikit-learn
 
@@ -98,7 +104,12 @@ def singular_vectors(graph: Graph, width: int, *, seed: int):
     weights, users, items = map(np.asarray, (graph.weights, graph.users, graph.items))
     matrix = scipy.sparse.csr_matrix((weights, (users, items)), shape=shape)
     rank = min(width, min(shape) - 1)
-    u, s, vt = randomized_svd(matrix, rank, n_iter=4, random_state=seed)
+    u, s, vt = randomized_svd(
+        matrix,
+        rank,
+        n_iter=4,  # pyright: ignore[reportArgumentType]  # typed as its default, "auto"
+        random_state=seed,
+    )
     return u, s, vt.T
 
 
@@ -125,7 +136,7 @@ class SpectralTowers:
         """Return float32 [num_items, r], longer where the item was taken more often."""
         return np.sqrt(graph.item_degrees)[:, None] * self.basis
 
-    def users_without(self, users, items) -> np.ndarray:
+    def users_without(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Return unit vectors [b, r] of users as if an item had not been taken.
 
         That is how the users of test pairs look; in a training pair's user the item shows.
@@ -139,7 +150,7 @@ class SpectralTowers:
 
     def _sums(self, graph: Graph) -> np.ndarray:
         zero = jnp.zeros((graph.num_users, self.basis.shape[1]))
-        return np.asarray(propagate(graph, zero, jnp.asarray(self.basis))[0])
+        return np.asarray(propagate(graph, (zero, jnp.asarray(self.basis)))[0])
 
     @functools.cached_property
     def _train_sums(self):
@@ -154,13 +165,17 @@ def spectral_towers(problem: PairProblem, width: int, *, seed: int) -> SpectralT
     return SpectralTowers((v / np.sqrt(squares.sum() / len(v))).astype(np.float32), train, known)
 
 
-def validation(problem: PairProblem, *, seed: int):
+def validation(
+    problem: PairProblem, *, seed: int
+) -> tuple[np.ndarray, Callable[[Array, Array], float]]:
     """Draw users; return them and a function from their and the items' vectors to recall."""
     rows = problem.users_with(problem.validation, most=2000, seed=seed)
     seen, wanted = problem.train.padded(rows), problem.validation.padded(rows)
 
-    def measure(users, items) -> float:
-        found = brute_force(dot, None, items, users, min(K, problem.num_items), exclude=seen)
+    def measure(users: Array, items: Array) -> float:
+        found = brute_force(
+            dot, None, items=items, users=users, k=min(K, problem.num_items), exclude=seen
+        )
         return recall(found.ids, wanted)
 
     return rows, measure

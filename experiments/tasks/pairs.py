@@ -21,7 +21,7 @@ class Pairs(NamedTuple):
     users: np.ndarray
     items: np.ndarray
 
-    def padded(self, rows, width: int | None = None) -> np.ndarray:
+    def padded(self, rows: np.ndarray, width: int | None = None) -> np.ndarray:
         """Return the items of each of the users `rows`, int32 [len(rows), width], -1 after.
 
         The width is that of the longest unless it is given.
@@ -137,7 +137,7 @@ def _sorted(users, items) -> Pairs:
     return Pairs(users[order], items[order])
 
 
-def ranks(users) -> tuple[np.ndarray, np.ndarray]:
+def ranks(users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the place of each event among its user's, and how many those are; users ascend."""
     starts = np.searchsorted(users, users)
     return np.arange(len(users)) - starts, np.searchsorted(users, users, side="right") - starts

@@ -21,7 +21,8 @@ def by_popularity(params, users, items):
 def loss(params, batch, key):
     others = jax.random.randint(key, (32,), 0, 8)
     own = batch["items"]
-    return softmax_of(by_popularity, params, own[:, None], own, others, own, others), {}
+    ids = {"own": own, "others": others, "own_ids": own, "other_ids": others}
+    return softmax_of(by_popularity, params, users=own[:, None], **ids), {}
 
 
 def train_popularity(run, *, stage, drawn=None, **changes):
@@ -98,9 +99,8 @@ def test_the_corrected_softmax_is_at_rest_at_the_items_own_odds():
                 return jnp.broadcast_to(logits[items], (users.shape[0], items.shape[-1]))
 
             users = jnp.zeros((4096, 1))
-            return softmax_of(
-                scorer, logits, users, own, others, own, others, log_expected=log_expected
-            )
+            ids = {"own": own, "others": others, "own_ids": own, "other_ids": others}
+            return softmax_of(scorer, logits, users=users, **ids, log_expected=log_expected)
 
         gradient = jax.grad(loss)(jnp.log(jnp.asarray(odds, jnp.float32)))
         return float(jnp.linalg.norm(gradient))

@@ -56,7 +56,7 @@ def test_a_training_batch_hides_the_item_and_the_users_own_fold(kinds, monkeypat
     towers, lists = spectral_towers(problem, 6, seed=0), lists_of(problem)
     asked = {}
 
-    def kept(run, scorer, items, draw, config, *, lists, **options):
+    def kept(run, scorer, *, draw, lists, **options):
         rng = np.random.default_rng(0)
         asked.update(batches=[draw(rng) for _ in range(2)], lists=lists)
         raise StopIteration
@@ -64,7 +64,17 @@ def test_a_training_batch_hides_the_item_and_the_users_own_fold(kinds, monkeypat
     monkeypatch.setattr(hsnn_frontier, "train_residual", kept)
     config = MoNNTraining(batch_size=32)
     with pytest.raises(StopIteration):
-        train_monn(None, problem, towers, lists, config, "S", 0.4, seed=0, mesh=None)
+        train_monn(
+            None,
+            problem,
+            towers=towers,
+            lists=lists,
+            config=config,
+            size="S",
+            temperature=0.4,
+            seed=0,
+            mesh=None,
+        )
     assert asked["lists"] is lists.train
     rng = np.random.default_rng(0)
     drawn = [problem.train.draw(rng, size=32) for _ in range(2)]

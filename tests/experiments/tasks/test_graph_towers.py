@@ -23,13 +23,13 @@ def test_propagation_is_the_normalised_adjacency_and_so_is_its_gradient():
     degrees = np.outer(dense.sum(1), dense.sum(0))
     adjacency = dense / np.sqrt(np.maximum(degrees, 1))
     users, items = rng.normal(size=(7, 3)), rng.normal(size=(5, 3))
-    got = propagate(graph, jnp.asarray(users, jnp.float32), jnp.asarray(items, jnp.float32))
+    got = propagate(graph, (jnp.asarray(users, jnp.float32), jnp.asarray(items, jnp.float32)))
     np.testing.assert_allclose(got[0], adjacency @ items, atol=1e-6)
     np.testing.assert_allclose(got[1], adjacency.T @ users, atol=1e-6)
     weights = rng.normal(size=(7, 3)).astype(np.float32)
 
     def value(items):
-        return jnp.sum(weights * propagate(graph, jnp.zeros((7, 3)), items)[0])
+        return jnp.sum(weights * propagate(graph, (jnp.zeros((7, 3)), items))[0])
 
     gradient = jax.grad(value)(jnp.asarray(items, jnp.float32))
     np.testing.assert_allclose(gradient, adjacency.T @ weights, atol=1e-6)

@@ -39,7 +39,7 @@ def test_followers_are_those_counted_without_the_users_of_a_fold(examples, fold)
     assert_best(examples.followers[fold], follower_scores(examples, without=fold))
     chosen = examples.liked(0)
     events = examples.users[chosen], examples.items[chosen]
-    near = follower_lists(*events, examples.num_items, window=2)
+    near = follower_lists(*events, num_items=examples.num_items, window=2)
     assert_best(near[fold], follower_scores(examples, without=fold, window=2))
 
 
@@ -47,12 +47,13 @@ def test_followers_are_those_counted_without_the_users_of_a_fold(examples, fold)
 def test_companions_are_items_of_the_same_users(fold):
     taken = np.random.default_rng(0).random((30, 70)) < 0.15
     users, items = np.nonzero(taken)
-    lists = companion_lists(users, items, 30, 70)
+    sizes = {"num_users": 30, "num_items": 70}
+    lists = companion_lists(users, items, **sizes)
     assert lists.shape == (FOLDS + 1, 70, NEIGHBOURS)
     if fold >= 0:
         taken[fold::FOLDS] = False
     else:
-        np.testing.assert_array_equal(lists[-1:], companion_lists(users, items, 30, 70, folds=0))
+        np.testing.assert_array_equal(lists[-1:], companion_lists(users, items, **sizes, folds=0))
     degrees = [np.maximum(taken.sum(axis=axis, keepdims=True), 1) for axis in (0, 1)]
     weights = taken / np.sqrt(degrees[0] * degrees[1])
     scores = weights.T @ weights

@@ -30,7 +30,9 @@ def test_histories_are_what_precedes_an_event(examples):
 def test_the_crosses_count_genres_of_liked_items_only(examples):
     batch = examples.histories(np.array([25]))
     genres = jnp.asarray(examples.genres)
-    features, tables = user_side(batch, genres, len(examples.genre_names), examples.followers)
+    features, tables = user_side(
+        batch, genres, num_genres=len(examples.genre_names), followers=examples.followers
+    )
     liked = batch["liked"][0]
     expected = np.bincount(
         examples.genres[liked[liked >= 0]].ravel(), minlength=len(examples.genre_names)
@@ -44,7 +46,12 @@ def test_a_training_event_reads_followers_counted_without_its_user(examples):
     batch = examples.histories(np.array([training, later]))
     assert batch["fold"].tolist() == [examples.users[training] % FOLDS, -1]
     genres = jnp.asarray(examples.genres)
-    _, tables = user_side(batch, genres, len(examples.genre_names), jnp.asarray(examples.followers))
+    _, tables = user_side(
+        batch,
+        genres,
+        num_genres=len(examples.genre_names),
+        followers=jnp.asarray(examples.followers),
+    )
     for k, fold in enumerate(batch["fold"]):
         lists = examples.followers[fold, batch["liked"][k][batch["liked"][k] >= 0]]
         expected = np.bincount(lists[lists >= 0], minlength=examples.num_items)
