@@ -225,7 +225,7 @@ def train_all(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> d
             *train_nxtpost(
                 run,
                 problem,
-                model_config(options, ids=ids),
+                config=model_config(options, ids=ids),
                 stage=stage,
                 tx=make[optimizer],
                 epochs=options.epochs,
@@ -293,7 +293,8 @@ def evaluate_test(
     queries = problem.split.test
     baselines = score_baselines(problem, queries, max_len=max_len)
     models = {
-        stage: score(problem, t.model, t.result.params, queries) for stage, t in trained.items()
+        stage: score(problem, t.model, params=t.result.params, queries=queries)
+        for stage, t in trained.items()
     }
     asked = retrieval.make_asked(problem, towers, queries=queries)
     found = {
@@ -363,7 +364,7 @@ def pose_path(options: EndToEnd) -> Posed[EndToEnd]:
 def measure(setting: Setting[EndToEnd]) -> Outcome:
     """Run the whole path."""
     digit_part = run_digits(setting)
-    return report_of(setting.run, setting.inputs, run_path(setting), digit_part)
+    return report_of(setting.run, setting.inputs, tested=run_path(setting), digits=digit_part)
 
 
 STUDY = Study(
