@@ -240,7 +240,7 @@ def train_all(
             *train_nxtpost(
                 run,
                 problem,
-                model_config(options, recipe, ids=ids),
+                config=model_config(options, recipe, ids=ids),
                 stage=stage,
                 tx=make[optimizer],
                 epochs=recipe.epochs,
@@ -272,15 +272,15 @@ def search_by_both(
     seeded = {"seed": options.seed, "mesh": mesh}
     index_tx = shampoo_jax.shampoo(options.index_rate, block_size=256)
     nodes = retrieval.learn_nodes(
-        run, pairs, towers.item_vectors, config=config, tx=index_tx, **seeded
+        run, pairs, item_vectors=towers.item_vectors, config=config, tx=index_tx, **seeded
     )
     monn = retrieval.train_monn(
         run,
         problem,
-        pairs,
-        towers,
-        validation,
-        MoNNTraining(
+        pairs=pairs,
+        towers=towers,
+        asked=validation,
+        config=MoNNTraining(
             sizes=(options.monn,),
             steps=recipe.monn_steps,
             evaluate_every=max(1, recipe.monn_steps // 10),
@@ -291,7 +291,7 @@ def search_by_both(
     )
     dot = dot_model(towers.item_vectors)
     return {
-        name: retrieval.make_searches(model, towers.item_vectors, nodes, router=dot)
+        name: retrieval.make_searches(model, towers.item_vectors, nodes=nodes, router=dot)
         for name, model in (("dot", dot), ("monn", monn))
     }
 
@@ -309,9 +309,10 @@ def evaluate_test(
     queries = problem.split.test
     baselines = score_baselines(problem, queries, max_len=max_len)
     models = {
-        stage: score(problem, t.model, t.result.params, queries) for stage, t in trained.items()
+        stage: score(problem, t.model, params=t.result.params, queries=queries)
+        for stage, t in trained.items()
     }
-    asked = retrieval.make_asked(problem, towers, queries)
+    asked = retrieval.make_asked(problem, towers, queries=queries)
     found = {
         name: search_test(problem, towers, both, queries, asked, budget=budgets[name])
         for name, both in searches.items()
@@ -330,14 +331,14 @@ def search_test(
     problem: Problem, towers: Towers, both: Searches, queries, asked: Asked, *, budget: int
 ) -> Searched:
     """Search the test queries by one scorer, exactly and through the index."""
-    exact = both.exact.search(asked.requests, retrieval.K, 0)
+    exact = both.exact.search(asked.requests, retrieval.K, budget=0)
     measure = functools.partial(
         retrieval.measure, problem, towers, queries=queries, asked=asked, exact=exact, budget=budget
     )
     return Searched(
         name=both.exact.model.name,
-        exact=measure(both.exact),
-        indexed=measure(both.indexed),
+        exact=measure(searcher=both.exact),
+        indexed=measure(searcher=both.indexed),
         budget=budget,
         curve=both.recall_curve(asked, exact),
     )
@@ -348,8 +349,8 @@ def run_path(setting: Setting[EndToEnd], problem: Problem, recipe: Recipe) -> Te
     run, options, mesh = setting.run, setting.options, setting.mesh
     trained = train_all(run, problem, recipe, options, mesh=mesh)
     best = trained["shampoo"]
-    towers = retrieval.encode_towers(problem, best.model, jax.device_get(best.result.params))
-    validation = retrieval.make_asked(problem, towers, problem.split.validation)
+    towers = retrieval.encode_towers(problem, best.model, params=jax.device_get(best.result.params))
+    validation = retrieval.make_asked(problem, towers, queries=problem.split.validation)
     searches = search_by_both(run, problem, towers, validation, recipe, options, mesh=mesh)
     budgets = {name: both.choose_budget(validation) for name, both in searches.items()}
     setting.look_at_test("everything trained and chosen")
@@ -382,7 +383,9 @@ def measure(setting: Setting[EndToEnd]) -> Outcome:
     """Run the whole path."""
     problem, recipe = setting.inputs
     digit_part = run_digits(setting)
-    return report_of(setting.run, problem, run_path(setting, problem, recipe), digit_part)
+    return report_of(
+        setting.run, problem, tested=run_path(setting, problem, recipe), digits=digit_part
+    )
 
 
 STUDY = Study(

@@ -203,7 +203,7 @@ def train_model(run: Run, fresh: Fresh, kind: str, options: FreshItems, *, mesh:
 
     def evaluate(model, params) -> Mapping[str, float]:
         def ndcg(queries):
-            return score(problem, model, params, queries, bootstrap=0)["ndcg@10"]
+            return score(problem, model, params=params, queries=queries, bootstrap=0)["ndcg@10"]
 
         warm, cold = ndcg(fresh.validation.warm), ndcg(fresh.validation.cold)
         # An id says nothing of a cold item: such a model is selected on the warm ones.
@@ -213,8 +213,8 @@ def train_model(run: Run, fresh: Fresh, kind: str, options: FreshItems, *, mesh:
     model, result = train_one(
         run,
         problem,
-        config,
-        options,
+        config=config,
+        options=options,
         optimizer=options.optimizer,
         stage=f"{kind}-{seed}",
         seed=seed,
@@ -230,7 +230,7 @@ def score_baselines(fresh: Fresh, *, max_len: int) -> dict[str, Scores]:
     def of(scores_fn):
         def evaluate(queries, **options):
             options |= {"max_len": max_len, "query_times": query_times(queries)}
-            return rank(fresh.problem, scores_fn, queries, **options)
+            return rank(fresh.problem, scores_fn, queries=queries, **options)
 
         return score_parts(evaluate, fresh.test, fresh.cold)
 

@@ -173,7 +173,7 @@ def train_variant(run: Run, name: str, change: Change, problem: Problem, options
     problem, config, changed = apply(change, problem, options)
     stage = name.replace(" ", "_").replace(",", "")
     how = {"optimizer": options.optimizer, "stage": stage, "mesh": mesh}
-    trained = train_seeds(run, problem, config, changed, **how)
+    trained = train_seeds(run, problem, config=config, options=changed, **how)
     return problem, trained
 
 
@@ -181,8 +181,12 @@ def rank_variant(problem: Problem, trained, labels_Qxm, *, seed: int) -> Ranked:
     """Rank the test queries by what `train_variant` returned."""
     outcome = Ranked([], [])
     for model, result in trained:
-        outcome.metrics.append(score(problem, model, result.params, problem.split.test))
-        others = paper_metrics(problem, model, result.params, labels_Qxm, seed=seed)
+        outcome.metrics.append(
+            score(problem, model, params=result.params, queries=problem.split.test)
+        )
+        others = paper_metrics(
+            problem, model, params=result.params, labels_Qxm=labels_Qxm, seed=seed
+        )
         outcome.others.append(others | {"best epoch": float(result.best_epoch)})
     return outcome
 
@@ -273,7 +277,9 @@ def measure(setting: Setting[Ablation]) -> Outcome:
     }
     baselines = score_baselines(problem, problem.split.test, max_len=options.model.max_len)
     others = {
-        "wide_deep": train_wide_deep(run, problem, labels, options, mesh=setting.mesh),
+        "wide_deep": train_wide_deep(
+            run, problem, labels_Qxm=labels, options=options, mesh=setting.mesh
+        ),
     }
     figures = {
         f"{name}/{seed}/{figure}": value
