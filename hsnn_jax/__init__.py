@@ -13,8 +13,7 @@ from hsnn_jax.cost_curves import (
     recall_by_user,
 )
 from hsnn_jax.descent.descend import Level, SearchResult
-from hsnn_jax.descent.level_search import brute_force_levels, search_levels
-from hsnn_jax.descent.search import brute_force, search
+from hsnn_jax.descent.search import brute_force, brute_force_levels, search, search_levels
 from hsnn_jax.descent.sharded import shard_index, sharded_search, sharded_search_levels
 from hsnn_jax.lists.assignment import assign
 from hsnn_jax.lists.index import (
@@ -34,7 +33,7 @@ from hsnn_jax.lists.levels import (
     representatives_of_items,
     residual_nodes,
 )
-from hsnn_jax.monn import calibration, distillation, ensemble, i2if, scorers
+from hsnn_jax.monn import calibration, ensemble, i2if, scorers
 from hsnn_jax.monn import losses as multi_task
 from hsnn_jax.monn.config import Features, MoNNConfig, TowerConfig, preset
 from hsnn_jax.monn.network import (
@@ -99,7 +98,6 @@ __all__ = [
     "build_levels",
     "calibration",
     "collapsed",
-    "distillation",
     "encode_items",
     "encode_levels",
     "encode_users",

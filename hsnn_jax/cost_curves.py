@@ -5,13 +5,15 @@ the recall of every user, so that searchers compare at equal cost, paired by use
 `paired_difference`).
 """
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
+from hsnn_jax.descent.descend import SearchResult
 from hsnn_jax.descent.search import brute_force, search
 from hsnn_jax.lists.index import Index
 
@@ -111,16 +113,40 @@ def frontier(
     """
     both = {name: options[name] for name in ("exclude", "allowed") if name in options}
     exact = brute_force(scorer, params, items, users, k, **both)
+    find = functools.partial(search, scorer, params, index, items, users, k, **options)
+    return curve(
+        lambda budget: find(budget=budget),
+        exact,
+        budgets=budgets,
+        num_items=index.positions.shape[0],
+    )
+
+
+def curve(
+    find: Callable[[Any], SearchResult],
+    exact: SearchResult,
+    *,
+    budgets: Sequence,
+    num_items: int,
+) -> list[FrontierPoint]:
+    """Hold answers at several budgets against the exact one.
+
+    Args:
+      find: find(budget) is the answer.
+      exact: of the same users and k.
+      budgets: each a number, or a tuple, one an index, whose last one is that of the items.
+      num_items: that could be scored.
+    """
     points = []
     for budget in budgets:
-        found = search(scorer, params, index, items, users, k, budget=budget, **options)
+        found = find(budget)
         scored = float(found.items_scored.mean())
         points.append(
             FrontierPoint(
-                budget=int(budget),
+                budget=int(budget[-1] if isinstance(budget, tuple) else budget),
                 recall=recall(found.ids, exact.ids),
                 items_scored=scored,
-                share_scored=scored / index.positions.shape[0],
+                share_scored=scored / max(num_items, 1),
                 flops=float(found.flops.mean()),
                 exact_flops=float(exact.flops.mean()),
             )

@@ -21,8 +21,7 @@ from experiments.harness.errors import InputError
 from hsnn_jax.chunks import by_chunks
 from hsnn_jax.cost_curves import Found, Measured, measure
 from hsnn_jax.descent.descend import Level
-from hsnn_jax.descent.level_search import search_levels
-from hsnn_jax.descent.search import brute_force
+from hsnn_jax.descent.search import brute_force, search_levels
 from hsnn_jax.lists.index import Index, Tiles, build_index, pack
 from hsnn_jax.monn.network import MoNNScorer, module_flops
 from hsnn_jax.monn.scorers import dot, pair_flops

@@ -94,7 +94,7 @@ def prepare(
       k, exclude, allowed, cost_weight: see `search`.
       budgets: one an index, most of what it lists to score.
       max_beams: one an index, static maximum of nodes visited; None for all.
-      ensemble: see `level_search.search_levels`.
+      ensemble: see `search.search_levels`.
 
     Returns:
       (Request, Static); the features of the last level are in neither.

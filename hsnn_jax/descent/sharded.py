@@ -4,11 +4,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hsnn_jax.descent.descend import SearchResult, local_search, result
-from hsnn_jax.descent.level_search import prepare_levels
-from hsnn_jax.descent.search import prepare
+from hsnn_jax.descent.search import prepare, prepare_levels
 from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.top_k import top_k
 
@@ -26,6 +25,27 @@ def shard_index(index: Index, tiles: Tiles, mesh, *, axis: str) -> tuple[Index, 
     replicated = jax.device_put(index, everywhere)
     lists = jax.device_put(index.lists, by_node)
     return replicated._replace(lists=lists), jax.device_put(tiles, by_node)
+
+
+def auto_mesh(mesh: Mesh | None, axis: str | None, *, num_nodes: int) -> tuple[Mesh, str] | None:
+    """Return the mesh with Auto axes, since updates leave shardings to the compiler, and the axis.
+
+    Args:
+      mesh: None gives None.
+      axis: of the mesh; the first one by default.
+      num_nodes: that list items.
+
+    Raises:
+      ValueError: an axis without a mesh, or see `check_axis`.
+    """
+    if mesh is None:
+        if axis is not None:
+            raise ValueError(f"axis needs a mesh, got {axis=}")
+        return None
+    axis = mesh.axis_names[0] if axis is None else axis
+    check_axis(mesh, axis, num_nodes)
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types), axis
 
 
 def check_axis(mesh, axis: str, num_nodes: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hsnn_jax.distance import Distance, nearest, pairwise_distance
 from hsnn_jax.lists.assignment import assign_rows, rank_in_group
+from hsnn_jax.lists.checks import check_features, check_ids, check_vectors
 from hsnn_jax.lists.index import Index, Tiles, extents_of, live, pack, stats
 
 # Items a compiled update takes; it is padded to one of these, so there are two programs in all.
@@ -71,7 +72,7 @@ def add(living: Living, vectors, ids, *, distance: Distance = "l2", features=Non
     vectors, ids = np.asarray(vectors), np.asarray(ids)
     check_vectors("vectors", vectors, width=living.index.nodes.shape[1], empty=True)
     check_ids("ids", ids, vectors.shape[0])
-    features = _check_features(living, features, ids.size)
+    features = check_features(features, _held(living), ids.size)
     known = ids[rows_of(living, ids) >= 0]
     if known.size:
         raise ValueError(f"ids must be new, got {known[0]}, which the index holds already")
@@ -153,7 +154,7 @@ def reassign(
         vectors, ids = np.asarray(vectors), np.asarray(ids)
         check_vectors("vectors", vectors, width=living.index.nodes.shape[1], empty=True)
         check_ids("ids", ids, vectors.shape[0])
-        features = _check_features(living, features, ids.size)
+        features = check_features(features, _held(living), ids.size)
         rows = _known_rows(living, ids)
         held = jax.tree.map(lambda old, new: _with_rows(old, rows, new), held, (vectors, features))
     index, tiles, carried = _relist(living.index, *held, distance=distance)
@@ -167,9 +168,7 @@ def item_vectors(living: Living):
 
 def item_features(living: Living):
     """Return the features by row, a pytree of [n, ...], zeros in free rows; None without any."""
-    if living.features is None:
-        return None
-    return jax.tree.map(functools.partial(by_row, living.index), living.features.features)
+    return jax.tree.map(functools.partial(by_row, living.index), _held(living))
 
 
 def by_row(index: Index, tiles):
@@ -178,29 +177,14 @@ def by_row(index: Index, tiles):
     return flat.at[index.positions].get(mode="fill", fill_value=0)
 
 
+def _held(living):
+    return None if living.features is None else living.features.features
+
+
 def _with_rows(held, rows, values):
     held = np.array(held)
     held[rows] = values
     return jnp.asarray(held)
-
-
-def _check_features(living, features, size):
-    """Return the features of `size` items as numpy; raise unless they are like the others'."""
-    features = jax.tree.map(np.asarray, features)
-    held = None if living.features is None else living.features.features
-    expected = _described(held, lambda x: (size, *x.shape[2:]))
-    found = _described(features, np.shape)
-    for path in sorted(expected | found):
-        if expected.get(path) != found.get(path):
-            wanted, got = (side.get(path, "none") for side in (expected, found))
-            raise ValueError(f"features{path} must be {wanted}, got {got}")
-    return features
-
-
-def _described(tree, shape_of):
-    """Return {path: what the array there is}."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): f"{x.dtype} {shape_of(x)}" for path, x in leaves}
 
 
 def rows_of(living: Living, ids):
@@ -384,29 +368,3 @@ def _known_rows(living, ids):
     if (rows < 0).any():
         raise ValueError(f"ids must be in the index, got {ids[np.argmin(rows)]}, which is not")
     return rows
-
-
-def check_vectors(name, vectors, *, width=None, empty=False) -> None:
-    """Raise a ValueError unless vectors are finite [rows, width], with rows unless `empty`."""
-    if vectors.ndim != 2 or (vectors.shape[0] == 0 and not empty):
-        raise ValueError(f"{name} must have shape [rows >= 1, d], got shape {vectors.shape}")
-    if width is not None and vectors.shape[1] != width:
-        raise ValueError(f"{name} must have width {width}, got shape {vectors.shape}")
-    finite = np.isfinite(np.asarray(vectors)).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"{name} must be finite, got NaN or inf in row {np.argmin(finite)}")
-
-
-def check_ids(name, ids, size) -> None:
-    """Raise a ValueError unless ids are `size` distinct integers >= 0."""
-    if ids.shape != (size,):
-        raise ValueError(f"{name} must have shape ({size},), got shape {ids.shape}")
-    if not size:
-        return
-    if ids.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be integers, got dtype {ids.dtype}")
-    if ids.min() < 0:
-        raise ValueError(f"{name} must be >= 0, got {ids.min()}")
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise ValueError(f"{name} must be distinct, got {values[np.argmax(counts)]} twice or more")

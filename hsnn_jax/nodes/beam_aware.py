@@ -29,6 +29,7 @@ import optax
 from hsnn_jax.chunks import num_rows
 from hsnn_jax.descent.beam import open_counts, remaining, slots_of
 from hsnn_jax.descent.descend import Level
+from hsnn_jax.descent.search import brute_force_levels
 from hsnn_jax.lists.index import Index
 from hsnn_jax.monn.scorers import score_all
 
@@ -187,6 +188,42 @@ def fit_routes(
         losses.append(loss)
     losses = np.array_split(np.asarray(jax.device_get(losses)), min(10, config.steps))
     return _join(state[0], fixed), [float(part.mean()) for part in losses]
+
+
+def fit_routes_to_exact(
+    nodes: Level,
+    items: Level,
+    index: Index,
+    tx: optax.GradientTransformation,
+    *,
+    k: int,
+    config: RouteConfig,
+    key,
+    exclude=None,
+) -> tuple[Routes, list[float]]:
+    """Find the exact best items of the users first, then `fit_routes` to them.
+
+    Args:
+      nodes: the level whose scorer and features routes begin with.
+      items: the level that says what is best; its features are rows, no `Tiles`.
+      index: its lists stay as they are.
+      tx, config, key: see `fit_routes`.
+      k: items that a search is to find.
+      exclude: optional int [U, E], rows, -1 for padding.
+    """
+    exact = brute_force_levels((nodes, items), (index,), k, exclude=exclude)
+    return fit_routes(
+        nodes.scorer,
+        nodes.params,
+        nodes.users,
+        nodes.features,
+        exact.ids,
+        index,
+        tx,
+        config=config,
+        key=key,
+        exclude=exclude,
+    )
 
 
 def _start(scorer, params, data, features) -> Routes:

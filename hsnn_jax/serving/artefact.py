@@ -11,9 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hsnn_jax.lists import living
 from hsnn_jax.lists.index import Index, extents_of
 from hsnn_jax.monn.config import MoNNConfig, from_dict
+from hsnn_jax.monn.scorers import dot
+from hsnn_jax.nodes.beam_aware import Routes
 from hsnn_jax.nodes.lti import LTIConfig
+from hsnn_jax.serving import state
+from hsnn_jax.serving.encoders import LevelModels
+from hsnn_jax.serving.state import Nested
 
 _FORMAT = "hsnn_jax.retriever/8"
 # Format 1 has neither free rows nor a baseline, 2 has no model, 3 one level of nodes, 4 no extents;
@@ -44,6 +50,65 @@ class Content(NamedTuple):
     item_features: Any  # see `LevelModels.items`, zeros in free rows
     node_features: Any  # a tree of [K, ...] a level of nodes; None where items' features say it
     routes: Any  # the fields of `routes.Routes`, or None
+
+
+def content_of(now: Nested, *, params, model, **settings) -> Content:
+    """Gather what is saved of a retriever.
+
+    Args:
+      now: its state.
+      params, model: its own; of several models the nodes are those of the indexes.
+      **settings: the fields of `Content` that are settings.
+    """
+    several = isinstance(model, tuple)
+    if several:
+        params = {name: value for name, value in params.items() if name != "nodes"}
+    return Content(
+        coarser=now.coarser,
+        index=now.items.index,
+        item_vectors=np.asarray(living.item_vectors(now.items)),
+        item_ids=now.items.ids,
+        params=params,
+        baseline=now.items.baseline,
+        model=model,
+        item_features=jax.device_get(living.item_features(now.items)),
+        # Of several models alone: the others' are in what is above.
+        node_features=now.node_features if several else None,
+        routes=None if now.routes is None else now.routes._asdict(),
+        **settings,
+    )
+
+
+def scorer_of(content: Content, scorer, path):
+    """Return the scorer of a retriever that is loaded: none with a model, which has its own.
+
+    Raises:
+      ValueError: the content was saved with another scorer.
+    """
+    if content.model is None:
+        scorer = scorer or dot
+    if scorer is not None and content.scorer != scorer.__name__:
+        raise ValueError(
+            f"{path} was saved with scorer {content.scorer!r}, got {scorer.__name__!r}"
+        )
+    return scorer if content.model is None else None
+
+
+def state_of(content: Content, models: LevelModels) -> Nested:
+    """Make the state of a retriever from what was saved."""
+    distance = content.config.distance
+    items = living.start(
+        content.index,
+        content.item_vectors,
+        content.item_ids,
+        distance=distance,
+        baseline=content.baseline,
+        features=content.item_features,
+    )
+    now = state.start(
+        content.coarser, items, models, distance=distance, node_features=content.node_features
+    )
+    return now if content.routes is None else now._replace(routes=Routes(**content.routes))
 
 
 def write(path, content: Content) -> None:

@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsnn_jax.chunks import num_rows
-from hsnn_jax.lists.living import batches, check_vectors, padded
+from hsnn_jax.lists.checks import check_vectors
+from hsnn_jax.lists.levels import residual_nodes
+from hsnn_jax.lists.living import batches, padded
 from hsnn_jax.monn import network as monn
 from hsnn_jax.monn.config import MoNNConfig
 from hsnn_jax.monn.scorers import dot
+from hsnn_jax.nodes.lti import LTIConfig, levels_of
 
 
 class LevelModels(NamedTuple):
@@ -102,6 +105,24 @@ class LevelModels(NamedTuple):
             found.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], whole))
         vectors, encoded = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
         return vectors, {"encoded": encoded}
+
+
+def one_or_several(model) -> MoNNConfig | tuple[MoNNConfig, ...] | None:
+    """Return a model as it is, several as a tuple."""
+    return model if model is None or isinstance(model, MoNNConfig) else tuple(model)
+
+
+def sums_of_codes(codebooks, config: LTIConfig, *, by_level: bool):
+    """Return the nodes of residual codebooks: those of all levels, or of the last one alone.
+
+    Raises:
+      ValueError: the codebooks are not of the sizes that the config says.
+    """
+    sizes = tuple(codes.shape[0] for codes in levels_of(codebooks))
+    if sizes != config.level_sizes:
+        raise ValueError(f"nodes must be {config.level_sizes} by level, got {sizes}")
+    sums, _ = residual_nodes(levels_of(codebooks))
+    return sums if by_level else sums[-1]
 
 
 def level_models(num_levels: int, *, scorer=None, model=None, params=None, task=None):

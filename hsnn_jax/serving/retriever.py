@@ -9,23 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
-from hsnn_jax.cost_curves import FrontierPoint, recall
-from hsnn_jax.descent.level_search import brute_force_levels, search_levels
-from hsnn_jax.descent.sharded import check_axis, sharded_search_levels
+from hsnn_jax.cost_curves import FrontierPoint, curve
+from hsnn_jax.descent.search import brute_force_levels, search_levels
+from hsnn_jax.descent.sharded import auto_mesh, sharded_search_levels
 from hsnn_jax.lists import living
+from hsnn_jax.lists.checks import check_ids, check_vectors
 from hsnn_jax.lists.index import Index
-from hsnn_jax.lists.levels import residual_nodes
-from hsnn_jax.lists.living import Living, check_ids, check_vectors
+from hsnn_jax.lists.living import Living
 from hsnn_jax.monn.config import MoNNConfig
-from hsnn_jax.monn.scorers import dot
-from hsnn_jax.nodes.beam_aware import RouteConfig, Routes, fit_routes
+from hsnn_jax.nodes.beam_aware import RouteConfig, fit_routes_to_exact
 from hsnn_jax.nodes.fit import fit_index
 from hsnn_jax.nodes.lti import LTIConfig, init_params, levels_of
 from hsnn_jax.serving import artefact
 from hsnn_jax.serving import state as nested
-from hsnn_jax.serving.encoders import level_models
+from hsnn_jax.serving.encoders import level_models, one_or_several, sums_of_codes
 from hsnn_jax.serving.state import Nested
 
 
@@ -92,11 +91,10 @@ class Retriever:
         mesh: Mesh | None = None,
         axis: str | None = None,
     ):
-        several = model is not None and not isinstance(model, MoNNConfig)
         self.config = config
-        self.nested = nested or several
         self.params = params
-        self.model = tuple(model) if several else model
+        self.model = one_or_several(model)
+        self.nested = nested or isinstance(self.model, tuple)
         self.task = task
         self.slack = slack
         self._num_indexes = len(config.level_sizes) if self.nested else 1
@@ -104,9 +102,10 @@ class Retriever:
         self.scorer = self._level_models(scorer).scorers[-1]
         # float32 [K, d]; a tuple of such, the coarsest first, where several levels are searched.
         self.nodes: jax.Array | tuple | None = None
-        self._mesh = _checked(mesh, axis, config)
+        num_nodes = math.prod(config.level_sizes)
+        self._mesh = auto_mesh(mesh, axis, num_nodes=num_nodes)
         self._now: Nested | None = None
-        if several and "nodes" in params:
+        if isinstance(self.model, tuple) and "nodes" in params:
             self.nodes = self._sums(params["nodes"])
 
     @property
@@ -208,20 +207,10 @@ class Retriever:
         if len(now.indexes) > 1 or models.ensemble is not None or len(models.models) > 1:
             raise ValueError("routes are of one level of nodes that the items' scorer scores")
         users, masks = self._request(now, users, k, exclude, None)
-        exact = brute_force_levels(
-            nested.levels(now, models, users, by_row=True), now.indexes, k, **masks
-        )
-        routes, losses = fit_routes(
-            models.scorers[0],
-            models.params[0],
-            users[0],
-            now.node_features[0],
-            exact.ids,
-            now.items.index,
-            tx,
-            config=config,
-            key=key,
-            exclude=masks["exclude"],
+        nodes, items = nested.levels(now._replace(routes=None), models, users, by_row=True)
+        index, exclude = now.items.index, masks["exclude"]
+        routes, losses = fit_routes_to_exact(
+            nodes, items, index, tx, k=k, config=config, key=key, exclude=exclude
         )
         self._publish(now._replace(routes=routes))
         return losses
@@ -318,21 +307,12 @@ class Retriever:
         users, masks = self._request(now, users, k, exclude, filter)
         levels = nested.levels(now, self._models, users, by_row=True)
         exact = brute_force_levels(levels, now.indexes, k, ensemble=self._models.ensemble, **masks)
-        exact, points = jax.device_get(exact), []
-        for budget in budgets:
-            found = self._find(now, users, k, budget, masks)
-            scored = float(found.items_scored.mean())
-            points.append(
-                FrontierPoint(
-                    budget=int(budget[-1] if isinstance(budget, tuple) else budget),
-                    recall=recall(found.ids, exact.ids),
-                    items_scored=scored,
-                    share_scored=scored / max(len(now.items.rows[0]), 1),
-                    flops=float(found.flops.mean()),
-                    exact_flops=float(exact.flops.mean()),
-                )
-            )
-        return points
+        return curve(
+            lambda budget: self._find(now, users, k, budget, masks),
+            jax.device_get(exact),
+            budgets=budgets,
+            num_items=len(now.items.rows[0]),
+        )
 
     def stats(self) -> dict[str, float]:
         """Measure how evenly the items fill the lists, see `nested.stats`."""
@@ -343,31 +323,18 @@ class Retriever:
 
         The file appears under its name only when it is complete.
         """
-        now, params = self._built(), self.params
-        if isinstance(self.model, tuple):
-            params = {name: value for name, value in params.items() if name != "nodes"}
-        artefact.write(
-            path,
-            artefact.Content(
-                coarser=now.coarser,
-                index=now.items.index,
-                item_vectors=np.asarray(living.item_vectors(now.items)),
-                item_ids=now.items.ids,
-                params=params,
-                config=self.config,
-                scorer=self.scorer.__name__,
-                slack=self.slack,
-                max_beam=self.max_beam,
-                baseline=now.items.baseline,
-                model=self.model,
-                task=self.task,
-                nested=self.nested,
-                item_features=jax.device_get(living.item_features(now.items)),
-                # Of several models alone: the others' are in what is above.
-                node_features=now.node_features if isinstance(self.model, tuple) else None,
-                routes=None if now.routes is None else now.routes._asdict(),
-            ),
+        content = artefact.content_of(
+            self._built(),
+            params=self.params,
+            config=self.config,
+            scorer=self.scorer.__name__,
+            slack=self.slack,
+            max_beam=self.max_beam,
+            model=self.model,
+            task=self.task,
+            nested=self.nested,
         )
+        artefact.write(path, content)
 
     @classmethod
     def load(
@@ -385,15 +352,9 @@ class Retriever:
           ValueError: the file is not such an artefact, or was saved with another scorer.
         """
         content = artefact.read(path)
-        if content.model is None:
-            scorer = scorer or dot
-        if scorer is not None and content.scorer != scorer.__name__:
-            raise ValueError(
-                f"{path} was saved with scorer {content.scorer!r}, got {scorer.__name__!r}"
-            )
         retriever = cls(
             content.config,
-            scorer=scorer if content.model is None else None,
+            scorer=artefact.scorer_of(content, scorer, path),
             params=content.params,
             model=content.model,
             task=content.task,
@@ -403,23 +364,7 @@ class Retriever:
             mesh=mesh,
             axis=axis,
         )
-        items = living.start(
-            content.index,
-            content.item_vectors,
-            content.item_ids,
-            distance=content.config.distance,
-            baseline=content.baseline,
-            features=content.item_features,
-        )
-        now = nested.start(
-            content.coarser,
-            items,
-            retriever._models,
-            distance=content.config.distance,
-            node_features=content.node_features,
-        )
-        if content.routes is not None:
-            now = now._replace(routes=Routes(**content.routes))
+        now = artefact.state_of(content, retriever._models)
         nodes = tuple(index.nodes for index in now.indexes)
         retriever.nodes = nodes if retriever.nested else nodes[-1]
         retriever._publish(now)
@@ -437,11 +382,7 @@ class Retriever:
 
     def _sums(self, codebooks):
         """Return `nodes` of the codes that a level of `LTIConfig` has."""
-        sizes = tuple(codes.shape[0] for codes in levels_of(codebooks))
-        if sizes != self.config.level_sizes:
-            raise ValueError(f"nodes must be {self.config.level_sizes} by level, got {sizes}")
-        sums, _ = residual_nodes(levels_of(codebooks))
-        return sums if self.nested else sums[-1]
+        return sums_of_codes(codebooks, self.config, by_level=self.nested)
 
     def _request(self, now, users, k, exclude, filter):
         """Return (what each level reads of the users, masks over rows)."""
@@ -475,18 +416,6 @@ class Retriever:
         if self._now is None:
             raise ValueError("there is no index: call build_index or load first")
         return self._now
-
-
-def _checked(mesh: Mesh | None, axis: str | None, config) -> tuple[Mesh, str] | None:
-    """Return mesh and axis; of Auto axes, since updates leave shardings to the compiler."""
-    if mesh is None:
-        if axis is not None:
-            raise ValueError(f"axis needs a mesh, got {axis=}")
-        return None
-    axis = mesh.axis_names[0] if axis is None else axis
-    check_axis(mesh, axis, math.prod(config.level_sizes))
-    types = (AxisType.Auto,) * len(mesh.axis_names)
-    return Mesh(mesh.devices, mesh.axis_names, axis_types=types), axis
 
 
 def _allowed(now: Living, filter, k):

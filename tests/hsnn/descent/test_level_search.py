@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hsnn_jax import build_levels, chunks, pack, search
 from hsnn_jax.descent import descend
 from hsnn_jax.descent.descend import Level
-from hsnn_jax.descent.level_search import brute_force_levels, search_levels
+from hsnn_jax.descent.search import brute_force_levels, search_levels
 from hsnn_jax.lists.levels import nodes_of_items, representative_items
 from hsnn_jax.monn.ensemble import init_ensemble
 from hsnn_jax.monn.scorers import dot

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax.monn.distillation import distillation_loss, ema_update
 from hsnn_jax.monn.ensemble import (
     ensemble_logits,
     init_ensemble,
@@ -14,7 +13,13 @@ from hsnn_jax.monn.ensemble import (
     level_logit,
     level_losses,
 )
-from hsnn_jax.monn.losses import binary_cross_entropy, multi_task_loss, sampled_softmax
+from hsnn_jax.monn.losses import (
+    binary_cross_entropy,
+    distillation_loss,
+    ema_update,
+    multi_task_loss,
+    sampled_softmax,
+)
 
 
 def normal(seed, *shape):

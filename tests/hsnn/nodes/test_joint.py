@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from hsnn_jax import LTIConfig, build_levels
-from hsnn_jax.descent.level_search import brute_force_levels, search_levels
+from hsnn_jax.descent.search import brute_force_levels, search_levels
 from hsnn_jax.lists.index import take_rows
 from hsnn_jax.lists.levels import representatives_of_items, residual_nodes
 from hsnn_jax.lists.living import padded
