@@ -243,7 +243,7 @@ def softmax_of(scorer, params, users, own, others, own_ids, other_ids, *, log_ex
     """Return the mean sampled softmax of B users' items among N that all of them share.
 
     Args:
-      scorer, params: see `hsnn_jax.search`.
+      scorer, params: see `hsnn_jax.descent.search.search`.
       users, own: encoded, pytrees of [B, ...].
       others: encoded items, a pytree of [N, ...].
       own_ids, other_ids: int [B], [N]; a user's item among the others is no negative.

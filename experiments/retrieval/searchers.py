@@ -1,4 +1,4 @@
-"""Searchers under one protocol (`hsnn_jax.frontier.Searcher`): exact, HSNN, faiss, re-ranked.
+"""Searchers under one protocol (`hsnn_jax.cost_curves.Searcher`): exact, HSNN, faiss, re-ranked.
 
 All search for `Requests`, leave out what a user has met before, and say what they scored. A dot
 product of width d counts as 2 d operations everywhere; a network by XLA's count, its user tower
@@ -55,7 +55,7 @@ class Model:
 
     Attributes:
       name: in tables.
-      scorer, params: see `hsnn_jax.search`.
+      scorer, params: see `hsnn_jax.descent.search.search`.
       items: pytree of [n, ...], what the scorer reads of items.
       encode_users: `Requests` to the pytree that the scorer reads of users.
       encode_nodes: node vectors [K, d] to what the scorer reads of items; None where a node is

@@ -17,7 +17,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-import hsnn_jax
 import nxtpost_jax
 from experiments.harness.run_folder import Run
 from experiments.harness.timing import median_seconds, percentiles_ms, seconds_of
@@ -32,8 +31,9 @@ from experiments.retrieval.searchers import HSNN, Exact, Model, Requests
 from experiments.tasks.neighbours import fold_of, follower_lists, latest_first
 from experiments.tasks.next_item import Problem
 from hsnn_jax import LTIConfig
-from hsnn_jax.cost_curves import Found, Searcher
+from hsnn_jax.cost_curves import Found, Searcher, recall
 from hsnn_jax.cost_curves import measure as measure_budgets
+from hsnn_jax.nodes.fit import fit_index
 from nxtpost_jax import PAD, Metrics, NxtPost, Queries
 from nxtpost_jax.evaluation.ranking import metrics_of_ranks, unique_items
 from nxtpost_jax.events.batches import training_windows
@@ -150,7 +150,7 @@ def learn_nodes(
 ) -> np.ndarray:
     """Learn nodes, float32 [K, D], by LTI on pairs, the optimizer sharded over the mesh."""
     with jax.set_mesh(mesh):
-        fitted = hsnn_jax.fit_index(
+        fitted = fit_index(
             pairs.users, item_vectors, pairs.items, tx, config=config, key=jax.random.key(seed)
         )
     run.truncate_metrics("index", after_step=0)
@@ -318,7 +318,7 @@ def measure(
     p50_ms, p99_ms = percentiles_ms(_request_latencies(problem, towers, search, queries))
     return Retrieved(
         metrics=_metrics(asked, found.ids, problem.num_items),
-        recall=hsnn_jax.recall(found.ids, exact.ids),
+        recall=recall(found.ids, exact.ids),
         items_scored=found.items_scored,
         flops=found.flops,
         queries_per_second=len(queries) / seconds,

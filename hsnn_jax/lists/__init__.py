@@ -1,1 +1,1 @@
-"""lists."""
+"""The index: nodes, and lists of items that come and go."""

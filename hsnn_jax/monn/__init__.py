@@ -1,1 +1,1 @@
-"""monn."""
+"""MoNN, the modular scorer, and its losses."""

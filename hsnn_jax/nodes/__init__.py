@@ -1,1 +1,1 @@
-"""nodes."""
+"""Ways to learn the nodes, alone or together with the scorers."""

@@ -1,1 +1,1 @@
-"""serving."""
+"""The retriever: what a user holds."""

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsnn_jax import build_levels, chunks, pack, search
+from hsnn_jax import chunks
 from hsnn_jax.descent import descend
 from hsnn_jax.descent.descend import Level
-from hsnn_jax.descent.search import brute_force_levels, search_levels
-from hsnn_jax.lists.levels import nodes_of_items, representative_items
+from hsnn_jax.descent.search import brute_force_levels, search, search_levels
+from hsnn_jax.lists.index import pack
+from hsnn_jax.lists.levels import build_levels, nodes_of_items, representative_items
 from hsnn_jax.monn.ensemble import init_ensemble
 from hsnn_jax.monn.scorers import dot
 from tests.hsnn.planted import integers

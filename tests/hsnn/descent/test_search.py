@@ -8,21 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsnn_jax import (
-    LTIConfig,
-    brute_force,
-    build_index,
-    chunks,
-    fit_index,
-    frontier,
-    pack,
-    recall,
-    search,
-)
+from hsnn_jax import LTIConfig, chunks, recall
+from hsnn_jax.cost_curves import frontier
 from hsnn_jax.descent import beam as route
 from hsnn_jax.descent import descend
-from hsnn_jax.descent.search import compiled_search, prepare
+from hsnn_jax.descent.search import brute_force, compiled_search, prepare, search
+from hsnn_jax.lists.index import build_index, pack
 from hsnn_jax.monn.scorers import dot, init_mol, mol, pair_flops
+from hsnn_jax.nodes.fit import fit_index
 from hsnn_jax.top_k import top_k
 from tests.hsnn.planted import clusters, integers, unit, users_near
 

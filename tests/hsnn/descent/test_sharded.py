@@ -4,20 +4,17 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from hsnn_jax import (
-    Level,
-    build_index,
-    build_levels,
-    pack,
-    search,
-    search_levels,
+from hsnn_jax.descent import descend
+from hsnn_jax.descent.descend import Level
+from hsnn_jax.descent.search import prepare, search, search_levels
+from hsnn_jax.descent.sharded import (
+    _sharded_search,
     shard_index,
     sharded_search,
     sharded_search_levels,
 )
-from hsnn_jax.descent import descend
-from hsnn_jax.descent.search import prepare
-from hsnn_jax.descent.sharded import _sharded_search
+from hsnn_jax.lists.index import build_index, pack
+from hsnn_jax.lists.levels import build_levels
 from hsnn_jax.monn.scorers import dot
 from tests.hsnn.planted import integers
 

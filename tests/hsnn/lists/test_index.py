@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsnn_jax import build_index, pack, representative_features, stats
 from hsnn_jax.lists.assignment import assign
-from hsnn_jax.lists.index import live
+from hsnn_jax.lists.index import build_index, live, pack, representative_features, stats
 
 
 def drawn(seed, items, nodes, width=5):

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsnn_jax import LTIConfig, Retriever, build_index, search
-from hsnn_jax.descent.search import brute_force
+from hsnn_jax import LTIConfig, Retriever
+from hsnn_jax.descent.search import brute_force, search
 from hsnn_jax.lists import living
 from hsnn_jax.lists.assignment import assign, assign_rows
-from hsnn_jax.lists.index import live
+from hsnn_jax.lists.index import build_index, live
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.serving import state as nested
 from tests.hsnn.planted import clusters, integers

@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import brute_force, build_index, chunks, pack, search
+from hsnn_jax import chunks
+from hsnn_jax.descent.search import brute_force, search
+from hsnn_jax.lists.index import build_index, pack
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn import network as monn
 from hsnn_jax.monn.calibration import normalised_entropy

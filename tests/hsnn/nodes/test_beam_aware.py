@@ -4,7 +4,10 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import Level, brute_force, build_index, pack, recall, search_levels
+from hsnn_jax import recall
+from hsnn_jax.descent.descend import Level
+from hsnn_jax.descent.search import brute_force, search_levels
+from hsnn_jax.lists.index import build_index, pack
 from hsnn_jax.monn.scorers import dot, init_mol, mol
 from hsnn_jax.nodes.beam_aware import RouteConfig, beam_loss, fit_routes, node_shares
 from hsnn_jax.nodes.kmeans import kmeans

@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import LTIConfig, build_levels
+from hsnn_jax import LTIConfig
 from hsnn_jax.descent.search import brute_force_levels, search_levels
 from hsnn_jax.lists.index import take_rows
-from hsnn_jax.lists.levels import representatives_of_items, residual_nodes
+from hsnn_jax.lists.levels import build_levels, representatives_of_items, residual_nodes
 from hsnn_jax.lists.living import padded
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn import network as monn

@@ -6,9 +6,18 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import LTIConfig, build_index, fit_index, lti_loss, stats
+from hsnn_jax import LTIConfig
 from hsnn_jax.distance import nearest
-from hsnn_jax.nodes.lti import alpha_schedule, balance_penalty, empty_history, push_history, warmup
+from hsnn_jax.lists.index import build_index, stats
+from hsnn_jax.nodes.fit import fit_index
+from hsnn_jax.nodes.lti import (
+    alpha_schedule,
+    balance_penalty,
+    empty_history,
+    lti_loss,
+    push_history,
+    warmup,
+)
 from tests.hsnn import lti_reference
 from tests.hsnn.planted import clusters, purity, unit, users_near
 

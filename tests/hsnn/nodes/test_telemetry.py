@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import LTIConfig, fit_index
+from hsnn_jax import LTIConfig
+from hsnn_jax.nodes.fit import fit_index
 from hsnn_jax.nodes.telemetry import CollapseWarning, Monitor, collapsed, telemetry
 from tests.hsnn import lti_reference
 from tests.hsnn.planted import clusters, users_near

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import LTIConfig, Retriever, RouteConfig, frontier
+from hsnn_jax import LTIConfig, Retriever, RouteConfig
+from hsnn_jax.cost_curves import frontier
 from hsnn_jax.lists.living import padded
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn import network as monn
