@@ -37,6 +37,8 @@ class Slots(NamedTuple):
 def route(found: Candidates, index: Index, left, *, budget, cost_weight, max_beam) -> Beam:
     """Take each user's best nodes while the cumulative number of what they list fits the budget.
 
+    The best one is taken whatever it lists: a budget below it would buy nothing.
+
     Args:
       found: of the nodes of the index.
       index: see `Index`; only counts and extents are read.
@@ -52,7 +54,8 @@ def route(found: Candidates, index: Index, left, *, budget, cost_weight, max_bea
     nodes = slots if found.ids is None else jnp.take_along_axis(found.ids, slots, axis=1)
     outputs = jnp.take_along_axis(found.outputs, slots[:, :, None], axis=1)
     spent = jnp.cumsum(index.counts[nodes], axis=1)
-    visited = (spent <= budget[:, None]) & (priority > -jnp.inf)
+    first = jnp.arange(spent.shape[1])[None, :] == 0
+    visited = ((spent <= budget[:, None]) | first) & (priority > -jnp.inf)
     # `spent` grows and pruned nodes come last: what is visited is a prefix.
     items = jnp.max(jnp.where(visited, spent, 0), axis=1)
     extents = jnp.where(visited, index.extents[nodes], 0)
@@ -133,6 +136,19 @@ def remaining(indexes, opened, allowed, exclude) -> list:
         counts = jnp.broadcast_to(counts[None, :], (exclude.shape[0], counts.size))
         left.append(counts.at[rows, below].add(-gone, mode="drop"))
     return left[::-1]
+
+
+def unseen_items(beam: Beam, left) -> jax.Array:
+    """Count the items that each user may get and that no visited node lists, int32 [B].
+
+    Args:
+      beam: see `Beam`.
+      left: int32 [B or 1, K] from `remaining`.
+    """
+    left = jnp.broadcast_to(left, (beam.nodes.shape[0], left.shape[1]))
+    nodes = jnp.minimum(beam.nodes, left.shape[1] - 1)
+    listed = jnp.where(beam.extents > 0, jnp.take_along_axis(left, nodes, axis=1), 0)
+    return jnp.sum(left, axis=1, dtype=jnp.int32) - jnp.sum(listed, axis=1, dtype=jnp.int32)
 
 
 def slots_of(index: Index, ids) -> Slots:

@@ -12,7 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsnn_jax.chunks import by_chunks, num_rows
-from hsnn_jax.descent.beam import Beam, Candidates, open_counts, owned, remaining, route, slots_of
+from hsnn_jax.descent.beam import (
+    Beam,
+    Candidates,
+    open_counts,
+    owned,
+    remaining,
+    route,
+    slots_of,
+    unseen_items,
+)
 from hsnn_jax.descent.pages import (
     Pages,
     num_pages,
@@ -39,6 +48,14 @@ class SearchResult(NamedTuple):
     items_scored: jax.Array  # int32 [B]; items whose score was computed, filtered ones included
     flops: jax.Array  # float32 [B]; scorer operations on nodes and all slots of the pages read
     nodes_scored: jax.Array  # int32 [B]; nodes of all levels whose score was computed
+    unseen: jax.Array  # int32 [B]; items that the user may get and that were not scored
+
+
+def nothing_found(k: int) -> SearchResult:
+    """Return the answer to no users."""
+    none = jnp.zeros(0, jnp.int32)
+    ids, scores = jnp.zeros((0, k), jnp.int32), jnp.zeros((0, k), jnp.float32)
+    return SearchResult(ids, scores, none, jnp.zeros(0, jnp.float32), none, none)
 
 
 class Level(NamedTuple):
@@ -106,11 +123,8 @@ def prepare(
         num_nodes, capacity = index.nodes.shape[0], index.lists.shape[1]
         if max_beam is not None and max_beam < 1:
             raise ValueError(f"max_beam must be >= 1, got {max_beam=}")
-        if not isinstance(budget, jax.core.Tracer) and np.min(budget) < capacity:
-            raise ValueError(
-                f"budget must be at least one node's capacity, {capacity} items, "
-                f"got {np.min(budget)}"
-            )
+        if not isinstance(budget, jax.core.Tracer) and np.min(budget) < 1:
+            raise ValueError(f"budget: expected numbers >= 1, found {np.min(budget)}")
         candidates = min(candidates, num_nodes)
         beams.append(candidates if max_beam is None else min(max_beam, candidates))
         candidates = beams[-1] * capacity
@@ -140,7 +154,7 @@ def local_search(indexes, items, request: Request, static: Static, first_node=0)
 
     Returns:
       (ids [B, k], scores [B, k]) from here; (what was scored below each index int32 [B, N - 1],
-      pages read int32 [B, N - 1]) everywhere.
+      pages read int32 [B, N - 1], unseen int32 [B]) everywhere.
     """
     features = [*(level.features for level in request.levels[:-1]), items]
     params = [level.params for level in request.levels]
@@ -169,6 +183,7 @@ def local_search(indexes, items, request: Request, static: Static, first_node=0)
             beams.append(beam)
             if level < len(indexes):
                 found = expand(level, beam, pages_of(beam, index, 0, _most_pages(beam, index)))
+        unseen = unseen_items(beam, left[-1])
         excluded = None if exclude is None else slots_of(index, exclude)
         beam, excluded = owned(beam, excluded, first_node, index)
         masks = {"allowed": request.allowed}
@@ -184,7 +199,7 @@ def local_search(indexes, items, request: Request, static: Static, first_node=0)
         ids, scores = _best(expand_items, last, static.k, **size)
         scored = jnp.stack([beam.items for beam in beams], axis=1)
         read = jnp.stack([num_pages(*pair) for pair in zip(beams, indexes)], axis=1)
-        return ids, scores, scored, read
+        return ids, scores, scored, read, unseen
 
     users = tuple(level.users for level in request.levels)
     width = _width(indexes, features, request, static)
@@ -224,7 +239,7 @@ def _best(expand, last, k: int, *, num_users: int, most: int, block: int):
 
 def result(found, indexes, items, request: Request, static: Static) -> SearchResult:
     """Add the cost to what `local_search` found."""
-    ids, scores, scored, read = found
+    ids, scores, scored, read, unseen = found
     features = [*(level.features for level in request.levels[:-1]), items]
     flops, slots = 0.0, float(indexes[0].nodes.shape[0])
     for number, (level, scorer) in enumerate(zip(request.levels, static.scorers)):
@@ -234,7 +249,7 @@ def result(found, indexes, items, request: Request, static: Static) -> SearchRes
         per_user, per_row = pair_flops(scorer, level.params, level.users, flat(features[number]))
         flops = flops + per_user + per_row * slots
     nodes = indexes[0].nodes.shape[0] + jnp.sum(scored[:, :-1], axis=1, dtype=jnp.int32)
-    return SearchResult(ids, scores, scored[:, -1], flops, nodes)
+    return SearchResult(ids, scores, scored[:, -1], flops, nodes, unseen)
 
 
 def flat(features):

@@ -6,6 +6,7 @@ structured neural network.
 
 import functools
 import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from hsnn_jax.descent.descend import (
     check_request,
     local_search,
 )
-from hsnn_jax.lists.index import Index, live
+from hsnn_jax.lists.index import Index, Tiles, live
 from hsnn_jax.lists.levels import nodes_of_items
 from hsnn_jax.monn.ensemble import level_logit
 from hsnn_jax.monn.scorers import pair_flops, score_all
@@ -63,7 +64,8 @@ def search(
       items: item features, an array or pytree of [n, ...]; or `Tiles` from `pack`.
       users: array or pytree of [B, ...].
       k: items to return.
-      budget: most items to score for a user, at least one list's capacity; a number or int [B].
+      budget: most items to score for a user, a number or int [B]. The best node is visited
+        whatever it lists.
       max_beam: static maximum of nodes visited; all by default. So many nodes are put in order
         whatever the budget; what they list is scored and ranked as far as the budget reaches.
       exclude: optional int [B, E], ids that a user must not get, -1 for padding.
@@ -135,8 +137,8 @@ def search_levels(
         representative items (`representative_items`).
       indexes: N - 1 `Index`es from `build_levels`.
       k: items to return.
-      budgets: one an index, at least its lists' capacity: most of the next level's nodes to
-        score for a user; the last one, most items. A number or int [B] each.
+      budgets: one an index: most of the next level's nodes to score for a user, the best list at
+        least; the last one, most items. A number or int [B] each.
       ensemble: from `init_ensemble(N)`, or trained; None ranks each level by its own output.
       max_beams: one an index, static maximum of nodes visited; all by default.
       exclude, allowed: of items, see `search`.
@@ -184,6 +186,56 @@ def brute_force_levels(
         scorers=tuple(level.scorer for level in levels),
         k=k,
     )
+
+
+def search_rows(
+    levels: Sequence[Level],
+    indexes: Sequence[Index],
+    *,
+    rows: jax.typing.ArrayLike,
+    k: int,
+    ensemble: dict | None = None,
+    exclude: jax.typing.ArrayLike | None = None,
+) -> SearchResult:
+    """Score these items alone: the exact answer to a filter that few items pass.
+
+    Args:
+      levels, indexes, ensemble: see `search_levels`; features of items may be `Tiles`.
+      rows: int32 [m], distinct rows of items, ascending, those in no list among the padding:
+        2^31 - 1 at the end.
+      k: items to return.
+      exclude: see `search`.
+    """
+    levels, indexes = tuple(levels), tuple(indexes)
+    check_levels(levels, indexes, ensemble)
+    request = tuple(level._replace(scorer=None) for level in levels)
+    scorers = tuple(level.scorer for level in levels)
+    return _score_rows(request, indexes, rows, ensemble, exclude, scorers=scorers, k=k)
+
+
+@functools.partial(jax.jit, static_argnames=("scorers", "k"))
+def _score_rows(levels, indexes, rows, ensemble, exclude, *, scorers, k):
+    items, present = levels[-1].features, rows < indexes[-1].positions.shape[0]
+    tiled = isinstance(items, Tiles)
+    places = indexes[-1].positions.at[rows].get(mode="clip") if tiled else rows
+    if tiled:
+        items = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), items.features)
+    items = jax.tree.map(lambda x: x.at[places].get(mode="clip"), items)
+    if exclude is not None:
+        place = jnp.minimum(jnp.searchsorted(rows, exclude), rows.size - 1)
+        exclude = jnp.where(rows[place] == exclude, place, -1)
+    found = compiled_brute_force(
+        (*levels[:-1], levels[-1]._replace(features=items)),
+        tuple(of.at[rows].get(mode="clip") for of in nodes_of_items(indexes)),
+        ensemble,
+        exclude,
+        present,
+        scorers=scorers,
+        k=k,
+    )
+    ids = jnp.where(found.ids < 0, -1, rows[found.ids])
+    scored = jnp.broadcast_to(jnp.sum(present, dtype=jnp.int32), found.items_scored.shape)
+    return found._replace(ids=ids, items_scored=scored)
 
 
 def prepare(
@@ -306,7 +358,6 @@ def compiled_brute_force(levels, node_of, ensemble, exclude, allowed, *, scorers
     users = tuple(level.users for level in levels)
     ids, scores = by_chunks(of_chunk, width, users, exclude)
     nodes = sum(num_rows(level.features) for level in levels[:-1])
-    of_user = [jnp.full(num_users, x, jnp.int32) for x in (num_items, nodes)]
-    return SearchResult(
-        ids, scores, of_user[0], jnp.full(num_users, flops, jnp.float32), of_user[1]
-    )
+    scored, nodes, unseen = (jnp.full(num_users, x, jnp.int32) for x in (num_items, nodes, 0))
+    flops = jnp.full(num_users, flops, jnp.float32)
+    return SearchResult(ids, scores, scored, flops, nodes, unseen)

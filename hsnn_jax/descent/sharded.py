@@ -20,20 +20,22 @@ def shard_index(index: Index, tiles: Tiles, mesh, *, axis: str) -> tuple[Index, 
     Raises:
       ValueError: see `check_axis`.
     """
-    check_axis(mesh, axis, index.nodes.shape[0])
+    check_axis(mesh, axis, num_nodes=index.nodes.shape[0])
     by_node, everywhere = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((axis,), ()))
     replicated = jax.device_put(index, everywhere)
     lists = jax.device_put(index.lists, by_node)
     return replicated._replace(lists=lists), jax.device_put(tiles, by_node)
 
 
-def auto_mesh(mesh: Mesh | None, axis: str | None, *, num_nodes: int) -> tuple[Mesh, str] | None:
+def auto_mesh(
+    mesh: Mesh | None, axis: str | None, *, num_nodes: int | None
+) -> tuple[Mesh, str] | None:
     """Return the mesh with Auto axes, since updates leave shardings to the compiler, and the axis.
 
     Args:
       mesh: None gives None.
       axis: of the mesh; the first one by default.
-      num_nodes: that list items.
+      num_nodes: that list items; None where their number is not known yet.
 
     Raises:
       ValueError: an axis without a mesh, or see `check_axis`.
@@ -43,12 +45,12 @@ def auto_mesh(mesh: Mesh | None, axis: str | None, *, num_nodes: int) -> tuple[M
             raise ValueError(f"axis needs a mesh, got {axis=}")
         return None
     axis = mesh.axis_names[0] if axis is None else axis
-    check_axis(mesh, axis, num_nodes)
+    check_axis(mesh, axis, num_nodes=mesh.size if num_nodes is None else num_nodes)
     types = (AxisType.Auto,) * len(mesh.axis_names)
     return Mesh(mesh.devices, mesh.axis_names, axis_types=types), axis
 
 
-def check_axis(mesh, axis: str, num_nodes: int) -> None:
+def check_axis(mesh: Mesh, axis: str, *, num_nodes: int) -> None:
     """Raise a ValueError unless the mesh has this axis and its devices divide the nodes."""
     if axis not in mesh.axis_names:
         raise ValueError(f"axis must be one of {', '.join(mesh.axis_names)}, got {axis!r}")

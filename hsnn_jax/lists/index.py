@@ -10,6 +10,7 @@ import numpy as np
 
 from hsnn_jax.distance import Distance, pairwise_distance
 from hsnn_jax.lists.assignment import check_capacity, list_by, place
+from hsnn_jax.lists.checks import as_integers, as_vectors
 
 
 class Index(NamedTuple):
@@ -64,9 +65,11 @@ def build_index(
       ValueError: the widths differ, the capacity cannot hold all rows, `reserve` is negative,
         or `node_of` is not a node of every item.
     """
+    item_vectors = as_vectors("item_vectors", item_vectors)
+    nodes = as_vectors("nodes", nodes, width=item_vectors.shape[1])
     items, num_nodes = item_vectors.shape[0], nodes.shape[0]
     if reserve < 0:
-        raise ValueError(f"reserve must be >= 0, got {reserve=}")
+        raise ValueError(f"reserve: expected a number >= 0, found {reserve}")
     rows = items + reserve
     default = math.ceil(slack * rows / num_nodes)
     if node_of is None:
@@ -79,7 +82,9 @@ def build_index(
         capacity = max(default, largest) if capacity is None else capacity
         check_capacity(rows, num_nodes, capacity)
         if largest > capacity:
-            raise ValueError(f"capacity must hold the largest group, {largest}, got {capacity}")
+            raise ValueError(
+                f"capacity: expected the size of the largest group, {largest}, found {capacity}"
+            )
     lists = list_by(node_of, num_nodes, capacity)
     positions = positions_of(lists, rows)
     overflow = np.sum(wanted != positions[:items] // capacity)
@@ -117,13 +122,13 @@ def live(index: Index):
 
 
 def _check_groups(node_of, items, num_nodes):
-    node_of = np.asarray(node_of)
+    node_of = as_integers("node_of", node_of)
     if node_of.shape != (items,):
-        raise ValueError(f"node_of must have shape ({items},), got shape {node_of.shape}")
+        raise ValueError(f"node_of: expected shape [{items}], found {list(node_of.shape)}")
     if not 0 <= node_of.min() <= node_of.max() < num_nodes:
         raise ValueError(
-            f"node_of must be in [0, {num_nodes}) (number of nodes), "
-            f"got values in [{node_of.min()}, {node_of.max()}]"
+            f"node_of: expected nodes 0 to {num_nodes - 1}, found values from {node_of.min()} to "
+            f"{node_of.max()}"
         )
     return node_of.astype(np.int32)
 

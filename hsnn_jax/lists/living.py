@@ -13,7 +13,7 @@ import numpy as np
 
 from hsnn_jax.distance import Distance, nearest, pairwise_distance
 from hsnn_jax.lists.assignment import assign_rows, rank_in_group
-from hsnn_jax.lists.checks import check_features, check_ids, check_vectors
+from hsnn_jax.lists.checks import as_ids, as_vectors, check_features
 from hsnn_jax.lists.index import Index, Tiles, extents_of, live, pack, stats
 
 # Items a compiled update takes; it is padded to one of these, so there are two programs in all.
@@ -69,17 +69,17 @@ def add(living: Living, vectors, ids, *, distance: Distance = "l2", features=Non
         or present already; there are fewer than b free rows; features are missing or differ in
         shape or type from those of the others.
     """
-    vectors, ids = np.asarray(vectors), np.asarray(ids)
-    check_vectors("vectors", vectors, width=living.index.nodes.shape[1], empty=True)
-    check_ids("ids", ids, vectors.shape[0])
-    features = check_features(features, _held(living), ids.size)
+    width = living.index.nodes.shape[1]
+    vectors = np.asarray(as_vectors("vectors", vectors, width=width, empty=True))
+    ids = as_ids("ids", ids, size=vectors.shape[0])
+    features = check_features(features, _held(living), size=ids.size)
     known = ids[rows_of(living, ids) >= 0]
     if known.size:
-        raise ValueError(f"ids must be new, got {known[0]}, which the index holds already")
+        raise ValueError(f"ids: expected new ones, found {known[0]}, which the index holds")
     free = np.flatnonzero(living.ids < 0)
     if free.size < ids.size:
         raise ValueError(
-            f"the index is full: {free.size} free rows for {ids.size} items; "
+            f"ids: expected at most {free.size}, the free rows of the index, found {ids.size}; "
             "build it with a larger reserve"
         )
     rows = free[: ids.size].astype(np.int32)
@@ -115,8 +115,7 @@ def remove(living: Living, ids, *, distance: Distance = "l2") -> Living:
     Raises:
       ValueError: ids are repeated or not present.
     """
-    ids = np.asarray(ids)
-    rows = _known_rows(living, ids)
+    ids, rows = _known_rows(living, ids)
     index = living.index
     for part, size in batches(ids.size):
         some = padded(rows[part], size, living.ids.size)
@@ -148,14 +147,14 @@ def reassign(
         wide as the nodes; ids are repeated or not present; features as in `add`.
     """
     if (vectors is None) != (ids is None):
-        raise ValueError("reassign needs vectors and ids together, or neither")
+        given, missing = ("ids", "vectors") if vectors is None else ("vectors", "ids")
+        raise ValueError(f"{missing}: expected them together with {given}, found none")
     held = item_vectors(living), item_features(living)
     if ids is not None:
-        vectors, ids = np.asarray(vectors), np.asarray(ids)
-        check_vectors("vectors", vectors, width=living.index.nodes.shape[1], empty=True)
-        check_ids("ids", ids, vectors.shape[0])
-        features = check_features(features, _held(living), ids.size)
-        rows = _known_rows(living, ids)
+        width = living.index.nodes.shape[1]
+        vectors = np.asarray(as_vectors("vectors", vectors, width=width, empty=True))
+        ids, rows = _known_rows(living, ids, size=vectors.shape[0])
+        features = check_features(features, _held(living), size=ids.size)
         held = jax.tree.map(lambda old, new: _with_rows(old, rows, new), held, (vectors, features))
     index, tiles, carried = _relist(living.index, *held, distance=distance)
     return living._replace(index=index, tiles=tiles, features=carried)
@@ -362,9 +361,11 @@ def padded(rows, size: int, value):
     return out
 
 
-def _known_rows(living, ids):
-    check_ids("ids", ids, ids.size)
+def _known_rows(living, ids, size=None):
+    """Return (ids, their rows)."""
+    ids = as_ids("ids", ids, size=size)
     rows = rows_of(living, ids)
     if (rows < 0).any():
-        raise ValueError(f"ids must be in the index, got {ids[np.argmin(rows)]}, which is not")
-    return rows
+        unknown = ids[np.argmin(rows)]
+        raise ValueError(f"ids: expected ids that the index holds, found {unknown}")
+    return ids, rows

@@ -46,7 +46,8 @@ def fit_em(
 
     Source: the alternating baseline of arXiv 2408.06653v3, which gives no details.
     """
-    check_pairs(user_vectors, item_vectors, positives)
+    user_vectors, item_vectors = check_pairs(user_vectors, item_vectors, positives=positives)
+    config = config.for_items(item_vectors.shape[0])
     if isinstance(config.num_nodes, tuple):
         raise ValueError(f"fit_em needs one level, got num_nodes={config.num_nodes}")
     if not 1 <= rounds <= config.total_steps:

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import nearest
+from hsnn_jax.lists.checks import as_integers, as_vectors
 from hsnn_jax.nodes.dead_nodes import replace_dead
 from hsnn_jax.nodes.lti import (
     LTIConfig,
@@ -74,7 +76,8 @@ def fit_index(
     Raises:
       ValueError: shapes disagree, or a positive is not a row of `item_vectors`.
     """
-    check_pairs(user_vectors, item_vectors, positives)
+    user_vectors, item_vectors = check_pairs(user_vectors, item_vectors, positives=positives)
+    config = config.for_items(item_vectors.shape[0])
     init_key, draw_key = jax.random.split(key)
     if params is None:
         params = init_params(init_key, jnp.asarray(item_vectors), config)
@@ -147,21 +150,22 @@ def _replace_dead(nodes, idle, vectors, key, config):
     return tuple(levels) if isinstance(nodes, tuple) else levels[0], tuple(counters), total
 
 
-def check_pairs(user_vectors, item_vectors, positives) -> None:
-    """Raise a ValueError unless these are pairs of user vectors and items."""
-    if user_vectors.ndim != 2 or user_vectors.shape[1:] != item_vectors.shape[1:]:
+def check_pairs(
+    user_vectors: ArrayLike, item_vectors: ArrayLike, *, positives: ArrayLike
+) -> tuple[np.ndarray | jax.Array, np.ndarray | jax.Array]:
+    """Return the vectors as floats; raise a ValueError unless these are pairs of them."""
+    item_vectors = as_vectors("item_vectors", item_vectors)
+    user_vectors = as_vectors("user_vectors", user_vectors, width=item_vectors.shape[1])
+    positives, users = as_integers("positives", positives), user_vectors.shape[0]
+    if positives.shape != (users,):
         raise ValueError(
-            "user_vectors [N, d] and item_vectors [n, d] must share their width, "
-            f"got shapes {user_vectors.shape} and {item_vectors.shape}"
+            f"positives: expected one item per user vector, shape [{users}], found "
+            f"{list(positives.shape)}"
         )
-    positives = np.asarray(positives)
-    if positives.shape != user_vectors.shape[:1]:
+    items = item_vectors.shape[0]
+    if not 0 <= positives.min() <= positives.max() < items:
         raise ValueError(
-            f"positives must hold one item a user vector, shape {user_vectors.shape[:1]}, "
-            f"got shape {positives.shape}"
+            f"positives: expected rows of item_vectors, 0 to {items - 1}, found values from "
+            f"{positives.min()} to {positives.max()}"
         )
-    if positives.size and not 0 <= positives.min() <= positives.max() < item_vectors.shape[0]:
-        raise ValueError(
-            f"positives must be rows of item_vectors, in [0, {item_vectors.shape[0]}), "
-            f"got values in [{positives.min()}, {positives.max()}]"
-        )
+    return user_vectors, item_vectors

@@ -48,7 +48,7 @@ class JointConfig:
 
     def __post_init__(self):
         levels = len(self.models)
-        if levels != len(self.index.level_sizes) + 1:
+        if levels != self.index.num_levels + 1:
             raise ValueError(
                 "models must have one entry a level of nodes and one of the items, got "
                 f"{levels} with num_nodes={self.index.num_nodes}"

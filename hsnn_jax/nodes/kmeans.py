@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hsnn_jax.distance import nearest, pairwise_distance
+from hsnn_jax.lists.checks import as_vectors
 
 # k-means++ seeds from a sample: its k sequential passes over 1e6 vectors would take longer
 # than all Lloyd iterations together.
@@ -29,16 +30,16 @@ def kmeans(vectors, k: int, *, key, iterations: int = 20):
       float [k, d] centroids.
 
     Raises:
-      ValueError: `vectors` is not a matrix, `k` is outside [1, n], or `iterations` < 1.
+      ValueError: `vectors` is not a matrix of finite numbers, `k` is outside [1, n], or
+        `iterations` < 1.
 
     Source: Arthur and Vassilvitskii 2007, "k-means++".
     """
-    if vectors.ndim != 2:
-        raise ValueError(f"vectors must have shape [n, d], got shape {vectors.shape}")
+    vectors = as_vectors("vectors", vectors)
     if not 1 <= k <= vectors.shape[0]:
-        raise ValueError(f"k must be in [1, {vectors.shape[0]}] (number of vectors), got {k=}")
+        raise ValueError(f"k: expected 1 to {vectors.shape[0]}, the vectors, found {k}")
     if iterations < 1:
-        raise ValueError(f"iterations must be >= 1, got {iterations=}")
+        raise ValueError(f"iterations: expected a number >= 1, found {iterations}")
     return _kmeans(vectors, key, k=k, iterations=iterations)
 
 

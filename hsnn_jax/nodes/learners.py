@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from hsnn_jax.distance import Distance
+from hsnn_jax.lists.checks import as_vectors
 from hsnn_jax.lists.levels import residual_nodes
 from hsnn_jax.nodes.em import fit_em
 from hsnn_jax.nodes.ema import ema_start, ema_update
@@ -97,7 +98,8 @@ class KMeans:
     def learn(self, user_vectors, item_vectors, positives, key) -> LearnedIndex:
         """See `Learner`."""
         del user_vectors, positives
-        nodes, vectors = [], jnp.asarray(item_vectors)
+        nodes, vectors = [], as_vectors("item_vectors", item_vectors)
+        LTIConfig(num_nodes=tuple(self.num_nodes)).for_items(vectors.shape[0])  # raises
         for level, size in enumerate(reversed(self.num_nodes)):
             level_key = jax.random.fold_in(key, level)
             vectors = kmeans(vectors, size, key=level_key, iterations=self.iterations)

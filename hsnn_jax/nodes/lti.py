@@ -1,12 +1,14 @@
 """Learning to index (LTI): nodes trained by gradient through soft assignments."""
 
 import dataclasses
+import math
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from hsnn_jax.distance import Distance, nearest, pairwise_distance
+from hsnn_jax.lists.checks import as_vectors
 from hsnn_jax.nodes.kmeans import kmeans
 from hsnn_jax.nodes.sinkhorn import sinkhorn
 
@@ -16,7 +18,8 @@ class LTIConfig:
     """Coefficients of the LTI loss. The paper publishes none; the defaults are ours.
 
     Attributes:
-      num_nodes: K; or a tuple of them, one a residual level, the coarsest first.
+      num_nodes: K; or a tuple of them, one a residual level, the coarsest first; by default
+        2 sqrt(items), see `for_items`.
       distance: d(j, k) of the soft assignment.
       assignment: "softmax", the paper's, or "sinkhorn": balanced over the batch, see `sinkhorn`.
       sinkhorn_iterations: of the latter.
@@ -37,7 +40,7 @@ class LTIConfig:
       kmeans_iterations: Lloyd iterations of the start.
     """
 
-    num_nodes: int | tuple[int, ...] = 64
+    num_nodes: int | tuple[int, ...] | None = None
     distance: Distance = "l2"
     assignment: Literal["softmax", "sinkhorn"] = "softmax"
     sinkhorn_iterations: int = 3
@@ -63,8 +66,8 @@ class LTIConfig:
             if getattr(self, name) not in choices:
                 known = " or ".join(map(repr, choices))
                 raise ValueError(f"{name} must be {known}, got {getattr(self, name)!r}")
-        if min(self.level_sizes, default=0) <= 0:
-            raise ValueError(f"num_nodes must be > 0, got {self.num_nodes}")
+        if self.num_nodes is not None and min(self.level_sizes, default=0) <= 0:
+            raise ValueError(f"num_nodes: expected numbers > 0, found {self.num_nodes}")
         for name in ("total_steps", "balance_batches", "alpha_max", "logit_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
@@ -74,8 +77,43 @@ class LTIConfig:
 
     @property
     def level_sizes(self) -> tuple[int, ...]:
-        """Nodes of each level."""
+        """Nodes of each level; of a config without any, see `for_items`, there are none yet."""
+        if self.num_nodes is None:
+            raise ValueError("num_nodes: expected a number, found None; see LTIConfig.for_items")
         return self.num_nodes if isinstance(self.num_nodes, tuple) else (self.num_nodes,)
+
+    @property
+    def num_levels(self) -> int:
+        """Levels of nodes."""
+        return len(self.num_nodes) if isinstance(self.num_nodes, tuple) else 1
+
+    @property
+    def num_sums(self) -> int | None:
+        """Nodes that list items: sums of a code per level; None where it is left to the items."""
+        return None if self.num_nodes is None else math.prod(self.level_sizes)
+
+    def for_items(self, items: int, *, multiple: int = 1) -> "LTIConfig":
+        """Return the config with the nodes that so many items have by default, if it has none.
+
+        Twice the root of the number of items: of 2 sqrt(n) nodes with sqrt(n) / 2 items each, a
+        search scores as many nodes as it scores items of four lists.
+
+        Args:
+          items: how many there are.
+          multiple: the default is one of this number, such as the devices of a mesh.
+
+        Raises:
+          ValueError: a level has more nodes than there are items.
+        """
+        if self.num_nodes is None:
+            nodes = math.ceil(2 * math.sqrt(items) / multiple) * multiple
+            return dataclasses.replace(self, num_nodes=max(min(nodes, items), 1))
+        if max(self.level_sizes) > items:
+            raise ValueError(
+                f"num_nodes: expected at most {items}, the number of items, found "
+                f"{max(self.level_sizes)}"
+            )
+        return self
 
 
 _CHOICES = {
@@ -113,7 +151,8 @@ def init_params(key, vectors, config: LTIConfig) -> dict:
     Returns:
       {"nodes": float [K, d]}, or a tuple of such where `config.num_nodes` is a tuple.
     """
-    levels = []
+    vectors = as_vectors("vectors", vectors)
+    config, levels = config.for_items(vectors.shape[0]), []
     for level, size in enumerate(config.level_sizes):
         # The first level's key does not depend on the number of levels.
         level_key = key if level == 0 else jax.random.fold_in(key, level)

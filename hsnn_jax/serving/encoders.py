@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsnn_jax.chunks import num_rows
-from hsnn_jax.lists.checks import check_vectors
+from hsnn_jax.lists.checks import as_features, as_vectors, check_encoded
 from hsnn_jax.lists.levels import residual_nodes
 from hsnn_jax.lists.living import batches, padded
 from hsnn_jax.monn import network as monn
@@ -34,8 +34,7 @@ class LevelModels(NamedTuple):
         if self.models:
             features, _ = _inputs(name, users)
             users = np.asarray(monn.user_vectors(self.models[-1], self.params[-1], features))
-        check_vectors(name, users)
-        return users
+        return as_vectors(name, users)
 
     def users(self, name, users, *, width: int) -> tuple:
         """Return what each level's scorer reads of the users.
@@ -49,13 +48,14 @@ class LevelModels(NamedTuple):
           ValueError: users have a wrong width, or are not finite or of one number of rows.
         """
         if not self.models:
-            check_vectors(name, users, width=width)
-            return (jnp.asarray(users),) * len(self.scorers)
+            users = jnp.asarray(as_vectors(name, users, width=width, empty=True))
+            return (users,) * len(self.scorers)
         inputs = _inputs(name, users)
         encoded = [
             monn.encode_users(model, params, *inputs)
             for model, params in zip(self.models, self.params)
         ]
+        check_encoded(name, encoded)
         return tuple(encoded if len(encoded) > 1 else encoded * len(self.scorers))
 
     def items(self, name, items, *, by_batches=False):
@@ -73,7 +73,7 @@ class LevelModels(NamedTuple):
           ValueError: features are not finite or not of one number of rows.
         """
         if not self.models:
-            return items, None
+            return as_vectors(name, items, empty=by_batches), None
         inputs = _inputs(name, items)
         rows = num_rows(inputs)
         if by_batches:
@@ -81,10 +81,11 @@ class LevelModels(NamedTuple):
         else:
             vectors, encoded = self._towers(inputs)
             vectors, carried = np.asarray(vectors), {"encoded": encoded}
+        check_encoded(name, carried)
+        vectors = as_vectors(name, vectors, empty=by_batches)
         if len(self.models) > 1:
             named = {n: x for n, x in zip(("features", "attributes"), inputs) if x is not None}
-            # As jax holds them: 32 bits.
-            carried["inputs"] = jax.device_get(jax.device_put(named))
+            carried["inputs"] = jax.device_get(named)
         return vectors, carried
 
     def nodes(self, level: int, inputs):
@@ -119,8 +120,9 @@ def sums_of_codes(codebooks, config: LTIConfig, *, by_level: bool):
       ValueError: the codebooks are not of the sizes that the config says.
     """
     sizes = tuple(codes.shape[0] for codes in levels_of(codebooks))
-    if sizes != config.level_sizes:
-        raise ValueError(f"nodes must be {config.level_sizes} by level, got {sizes}")
+    expected = sizes[:1] if config.num_nodes is None else config.level_sizes
+    if sizes != expected:
+        raise ValueError(f"nodes: expected {expected} by level, found {sizes}")
     sums, _ = residual_nodes(levels_of(codebooks))
     return sums if by_level else sums[-1]
 
@@ -172,14 +174,4 @@ def level_models(num_levels: int, *, scorer=None, model=None, params=None, task=
 def _inputs(name, given):
     """Return (features, crosses or None) of users or items; raise unless they are sound."""
     features, crosses = given if isinstance(given, tuple) else (given, None)
-    leaves = jax.tree_util.tree_leaves_with_path((features, crosses))
-    rows = {np.shape(x)[:1] for _, x in leaves}
-    if len(rows) != 1 or rows == {()}:
-        raise ValueError(f"{name} must have features of one number of rows, got {sorted(rows)}")
-    for path, x in leaves:
-        x = np.asarray(x)
-        if x.dtype.kind == "f" and not np.isfinite(x).all():
-            row = np.argmin(np.isfinite(x).reshape(len(x), -1).all(axis=1))
-            place = jax.tree_util.keystr(path[1:])
-            raise ValueError(f"{name} must be finite, got NaN or inf in row {row} of {place}")
-    return features, crosses
+    return as_features(name, (features, crosses))

@@ -6,12 +6,13 @@ of them represents a node, and so what a model reads of the node.
 
 import functools
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from hsnn_jax.descent.beam import open_counts
 from hsnn_jax.descent.descend import Level
@@ -57,6 +58,33 @@ def build(
     )
 
 
+def of_items(
+    vectors: ArrayLike,
+    ids: np.ndarray,
+    *,
+    nodes: tuple,
+    models: LevelModels,
+    features: Any,
+    slack: float,
+    reserve: int,
+    distance: Distance,
+) -> Nested:
+    """Build all indexes over items, with `reserve` free rows after them.
+
+    Args:
+      vectors: float [n, d].
+      ids: int64 [n], the caller's.
+      nodes: float [K_l, d] a level.
+      models: see `LevelModels`.
+      features: carried with the items, see `LevelModels.items`.
+      slack, reserve, distance: see `build_index`.
+    """
+    *coarser, index = build(vectors, nodes, slack=slack, reserve=reserve, distance=distance)
+    ids = np.pad(ids, (0, reserve), constant_values=-1)
+    items = living.start(index, vectors, ids=ids, distance=distance, features=features)
+    return start(coarser, items, models=models, distance=distance)
+
+
 def start(
     coarser,
     items: Living,
@@ -78,6 +106,34 @@ def start(
     if node_features is None:
         node_features = _node_features(coarser, items, models, rows)
     return Nested(tuple(coarser), items, rows, node_features)
+
+
+def add(
+    now: Nested, models: LevelModels, *, vectors: Any, ids: ArrayLike, distance: Distance
+) -> Nested:
+    """List new items, see `living.add`; `vectors` are what `LevelModels.items` takes."""
+    vectors, carried = models.items("vectors", vectors, by_batches=True)
+    items = living.add(now.items, vectors, ids=ids, distance=distance, features=carried)
+    return follow(now, items, models=models, distance=distance)
+
+
+def remove(now: Nested, models: LevelModels, *, ids: ArrayLike, distance: Distance) -> Nested:
+    """Drop items, see `living.remove`."""
+    items = living.remove(now.items, ids, distance=distance)
+    return follow(now, items, models=models, distance=distance)
+
+
+def reassign(
+    now: Nested, models: LevelModels, *, vectors: Any, ids: ArrayLike | None, distance: Distance
+) -> Nested:
+    """List all items anew, see `living.reassign`; `vectors` are what `LevelModels.items` takes."""
+    carried = changed = None
+    if vectors is not None:
+        vectors, carried = models.items("vectors", vectors, by_batches=True)
+    items = living.reassign(now.items, vectors, ids=ids, distance=distance, features=carried)
+    if ids is not None:
+        changed = living.rows_of(items, ids)
+    return follow(now, items, models=models, changed=changed, distance=distance)
 
 
 def follow(
@@ -143,6 +199,20 @@ def levels(now: Nested, models: LevelModels, users, *, by_row=False) -> tuple[Le
     return now.routes.level(models.scorers[0], models.params[0], users[0]), *found[1:]
 
 
+def levels_for_routes(now: Nested, models: LevelModels, users: tuple) -> tuple[Level, Level]:
+    """Return the level of nodes without routes, and that of the items as rows.
+
+    Raises:
+      ValueError: there are several levels of nodes or models.
+    """
+    if len(now.indexes) > 1 or models.ensemble is not None or len(models.models) > 1:
+        raise ValueError(
+            "fit_routes: expected one level of nodes that the items' scorer scores, found "
+            f"{len(now.indexes)} levels and {max(len(models.models), 1)} models"
+        )
+    return levels(now._replace(routes=None), models, users, by_row=True)
+
+
 def stats(now: Nested) -> dict[str, float]:
     """Return `index.stats` of the last index, and how the items spread over the coarser nodes.
 
@@ -154,23 +224,6 @@ def stats(now: Nested) -> dict[str, float]:
         for name in ("used_nodes", "perplexity", "imbalance"):
             found[f"level_{number}_{name}"] = below[name]
     return found
-
-
-def default_budgets(now: Nested, budget) -> list:
-    """Return budgets of all indexes for a budget of items: a number or int [B], None for all.
-
-    Each level keeps the same share of what the level above it lists, so that the shares that are
-    scored narrow to the items' in equal ratios: index l of L lists M entries, of which
-    M (budget / items)^(l / L) are scored, or a list if that is more.
-    """
-    indexes, items = now.indexes, len(now.items.rows[0])
-    share = 1.0 if budget is None else np.clip(np.asarray(budget) / max(items, 1), 0.0, 1.0)
-    budgets = []
-    for number, index in enumerate(indexes, start=1):
-        entries, capacity = index.positions.shape[0], index.lists.shape[1]
-        part = np.ceil(entries * share ** (number / len(indexes)))
-        budgets.append(np.maximum(part, capacity).astype(np.int32))
-    return budgets if budget is None else [*budgets[:-1], budget]
 
 
 def _representatives(coarser, items, distance):
