@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 _LAST = jnp.iinfo(jnp.int32).max
 
 
-def top_k(scores, ids, k: int):
+def top_k(scores: ArrayLike, ids: ArrayLike, *, k: int) -> tuple[jax.Array, jax.Array]:
     """Return the k best candidates of each row.
 
     Args:

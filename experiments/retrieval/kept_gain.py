@@ -110,7 +110,7 @@ def serve(
     for searcher in searchers:
         searcher.build()
         curves[searcher.name] = measure(
-            searcher, requests, k, budgets=budgets, exact=found, truth=served.truth
+            searcher, requests, k=k, budgets=budgets, exact=found, truth=served.truth
         )
     return curves
 
@@ -142,11 +142,11 @@ def _routed(
     routes, _ = fit_routes(
         scorer,
         params,
-        users,
-        router.model.features_of_nodes(index),
-        wanted,
-        index,
-        optax.adam(optax.cosine_decay_schedule(config.rate, config.steps, 0.05)),
+        users=users,
+        features=router.model.features_of_nodes(index),
+        wanted=wanted,
+        index=index,
+        tx=optax.adam(optax.cosine_decay_schedule(config.rate, config.steps, 0.05)),
         config=RouteConfig(
             budget=round(ROUTED * len(served.vectors)),
             steps=config.steps,
@@ -156,12 +156,17 @@ def _routed(
         crosses=crosses,
         exclude=served.learners.exclude,
     )
-    level = routes.level(scorer, params, users, crosses)
+
+    def encode_users(asked: Requests) -> Any:
+        users, crosses = reads(asked)
+        return routes.level(scorer, params, users=users, crosses=crosses).users
+
+    level = routes.level(scorer, params, users=users, crosses=crosses)
     model = dataclasses.replace(
         router.model,
         scorer=level.scorer,
         params=level.params,
-        encode_users=lambda asked: routes.level(scorer, params, *reads(asked)).users,
+        encode_users=encode_users,
         encode_nodes=lambda _: routes.nodes,
         user_flops=0.0 if own else router.model.user_flops,
     )

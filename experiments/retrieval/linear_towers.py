@@ -86,7 +86,7 @@ def adapt(
         zero = jnp.zeros((width, width))
         params = {"user": zero, "item": zero}
         if joint:
-            params |= init_params(start_key, unit(items), config)
+            params |= init_params(start_key, unit(items), config=config)
     else:
         params = jax.tree.map(jnp.copy, start.params)
     state = (params, optax.adam(rate).init(params), empty_history(config))
@@ -113,15 +113,15 @@ def _step(state, data, key, draw, number, *, rate, config: LTIConfig, joint: boo
             "positive_ids": ids,
         }
         # The negatives are drawn before they are mapped: not the whole catalogue is.
-        drawn = with_negatives(batch | {"catalogue": items}, loss_key, config)
+        drawn = with_negatives(batch | {"catalogue": items}, loss_key, config=config)
         batch["negatives"] = _map(params["item"], drawn["negatives"])
         batch["negative_ids"] = drawn["negative_ids"]
-        own = supervised_loss(batch, batch["positives"], batch["negatives"], config)
+        own = supervised_loss(batch, batch["positives"], shared=batch["negatives"], config=config)
         total = jnp.mean(own)
         if not joint:
             return total, None
         index, metrics = lti_loss(
-            params, batch, loss_key, step=number, config=config, history=history
+            params, batch, key=loss_key, step=number, config=config, history=history
         )
         return total + index, metrics["mean_assignment"]
 

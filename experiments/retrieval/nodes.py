@@ -36,8 +36,8 @@ def learned_nodes(
     fitted = fit_index(
         user_vectors,
         item_vectors,
-        positives,
-        optax.adam(rate),
+        positives=positives,
+        tx=optax.adam(rate),
         config=lti_config(nodes=nodes, steps=steps),
         key=key,
         telemetry_every=steps,

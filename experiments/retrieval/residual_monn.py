@@ -92,7 +92,9 @@ class Residual:
     def users(self, params, vectors, counts=None):
         """Encode user vectors [B, d], and with a cross the table of `counts`."""
         counts = {CROSS: counts} if self.config.crosses else None
-        deep = encode_users(self.config, params["monn"], {"vector": vectors}, counts)
+        deep = encode_users(
+            self.config, params["monn"], features={"vector": vectors}, counts=counts
+        )
         return {"vector": vectors, "monn": deep}
 
     def counts(self, lists, folds, met) -> i2if.DenseTable:
@@ -105,7 +107,9 @@ class Residual:
     def items(self, params, vectors, ids=None):
         """Encode item vectors [n, d], and with a cross their ids, -1 for what is no item."""
         attributes = {CROSS: jnp.asarray(ids)[:, None]} if self.config.crosses else None
-        deep = encode_items(self.config, params["monn"], {"vector": vectors}, attributes)
+        deep = encode_items(
+            self.config, params["monn"], features={"vector": vectors}, attributes=attributes
+        )
         return {"vector": vectors, "monn": deep}
 
 
@@ -252,7 +256,7 @@ def softmax_of(scorer, params, users, own, others, own_ids, other_ids, *, log_ex
         whatever the draws (Jean et al. 2015, "On Using Very Large Target Vocabulary").
     """
     positive = scorer(params, users, jax.tree.map(lambda x: x[:, None], own))[:, 0]
-    negative = score_all(scorer, params, users, others)
+    negative = score_all(scorer, params, users=users, items=others)
     of_others = None
     if log_expected is not None:
         positive, of_others = positive - log_expected[own_ids], log_expected[None, other_ids]

@@ -111,7 +111,10 @@ def _nodes_as_items(items):
 
 def user_tower_flops(scorer: MoNNScorer, params, users, items) -> float:
     """Count the user tower alone: a search counts itself what the scorer does once a user."""
-    return module_flops(scorer.config)["user"] - pair_flops(scorer, params, users, items)[0]
+    return (
+        module_flops(scorer.config)["user"]
+        - pair_flops(scorer, params, users=users, items=items)[0]
+    )
 
 
 @dataclasses.dataclass
@@ -130,7 +133,12 @@ class Exact:
         model = self.model
         users = model.encode_users(requests)
         found = brute_force(
-            model.scorer, model.params, model.items, users, k, exclude=jnp.asarray(requests.exclude)
+            model.scorer,
+            model.params,
+            items=model.items,
+            users=users,
+            k=k,
+            exclude=jnp.asarray(requests.exclude),
         )
         flops = float(found.flops[0]) + model.user_flops
         return Found(np.asarray(found.ids), float(found.items_scored[0]), flops)
@@ -139,7 +147,7 @@ class Exact:
 def measure_exact(exact: Exact, requests: Requests, k: int, *, truth) -> tuple[Any, Measured]:
     """Return the ids int [B, k] that approximations are measured by, and the search's measure."""
     found = exact.search(requests, k, 0).ids
-    return found, measure(exact, requests, k, budgets=[0], exact=found, truth=truth, warm=True)[0]
+    return found, measure(exact, requests, k=k, budgets=[0], exact=found, truth=truth, warm=True)[0]
 
 
 @dataclasses.dataclass
@@ -189,7 +197,7 @@ class HSNN:
                 Level(fine.scorer, fine.params, users, self.tiles),
             ),
             (self.index,),
-            k,
+            k=k,
             budgets=(max(budget, self.least_budget),),
             exclude=jnp.asarray(requests.exclude),
             cost_weight=self.cost_weight,
@@ -317,7 +325,7 @@ class Reranked:
         users = self.model.encode_users(requests)
         ids = rerank(self.model, users, found.ids, k)
         per_user, per_item = pair_flops(
-            self.model.scorer, self.model.params, users, self.model.items
+            self.model.scorer, self.model.params, users=users, items=self.model.items
         )
         flops = found.flops + self.model.user_flops + per_user + per_item * count
         scored = count if isinstance(self.candidates, Exact) else found.items_scored
@@ -337,7 +345,7 @@ def _rerank(params, items, users, ids, *, scorer, k):
     def of_chunk(users, ids):
         features = jax.tree.map(lambda x: x[jnp.maximum(ids, 0)], items)
         scores = scorer(params, users, features)
-        return top_k(jnp.where(ids >= 0, scores, -jnp.inf), ids, k)[0]
+        return top_k(jnp.where(ids >= 0, scores, -jnp.inf), ids, k=k)[0]
 
     return by_chunks(of_chunk, ids.shape[1] * size, users, ids)
 

@@ -151,7 +151,12 @@ def learn_nodes(
     """Learn nodes, float32 [K, D], by LTI on pairs, the optimizer sharded over the mesh."""
     with jax.set_mesh(mesh):
         fitted = fit_index(
-            pairs.users, item_vectors, pairs.items, tx, config=config, key=jax.random.key(seed)
+            pairs.users,
+            item_vectors,
+            positives=pairs.items,
+            tx=tx,
+            config=config,
+            key=jax.random.key(seed),
         )
     run.truncate_metrics("index", after_step=0)
     for record in fitted.metrics:
@@ -256,7 +261,7 @@ class Searches:
     def recall_curve(self, asked: Asked, exact: Found) -> list[tuple[float, float]]:
         """Return (items scored, recall of the exact answer) at several budgets."""
         points = measure_budgets(
-            self.indexed, asked.requests, K, budgets=self.budgets, exact=exact.ids
+            self.indexed, asked.requests, k=K, budgets=self.budgets, exact=exact.ids
         )
         return [(point.items_scored, float(np.nanmean(point.recall))) for point in points]
 

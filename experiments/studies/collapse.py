@@ -80,7 +80,7 @@ def measure_nodes(drawn: Planted, nodes) -> dict[str, float]:
     node = np.asarray(nearest(items, nodes)[0])
     table = np.zeros((nodes.shape[0], drawn.leaf.max() + 1), np.int64)
     np.add.at(table, (node, drawn.leaf), 1)
-    found = telemetry(items, nodes, None)[0]
+    found = telemetry(items, nodes, alpha=None)[0]
     names = ("used_nodes", "used_share", "perplexity", "imbalance")
     return {"purity": table.max(axis=1).sum() / len(node)} | {n: found[n] for n in names}
 
@@ -95,8 +95,8 @@ def learn(drawn: Planted, config: PlantedConfig, *, optimizer: str, seed: int, *
         return fit_index(
             drawn.users,
             drawn.items,
-            drawn.liked,
-            make(rate),
+            positives=drawn.liked,
+            tx=make(rate),
             config=lti_config(nodes=config.leaves, steps=config.steps, **changes),
             key=jax.random.key(seed),
             batch_size=config.batch_size,

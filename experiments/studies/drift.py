@@ -179,7 +179,7 @@ class Server:
         items = np.asarray(vectors)[ids]
         index = build_index(items, nodes, slack=slack, reserve=rest)
         padded = np.concatenate([ids, np.full(rest, -1)])
-        return cls(towers, timeline.content, vectors, living.start(index, items, padded))
+        return cls(towers, timeline.content, vectors, living.start(index, items, ids=padded))
 
     def set_live(self, live) -> int:
         """Remove what has expired and insert what is new; the number of inserts."""
@@ -189,7 +189,7 @@ class Server:
         if gone.size:
             self.alive = living.remove(self.alive, gone)
         if new.size:
-            self.alive = living.add(self.alive, np.asarray(self.vectors)[new], new)
+            self.alive = living.add(self.alive, np.asarray(self.vectors)[new], ids=new)
         return len(new)
 
     def relist(self, nodes, towers: Adapted | None = None) -> None:
@@ -198,7 +198,7 @@ class Server:
         ids = self.alive.rows[0]
         if towers is not None:
             self.towers, self.vectors = towers, towers.items(self.content)
-        self.alive = living.reassign(self.alive, np.asarray(self.vectors)[ids], ids)
+        self.alive = living.reassign(self.alive, np.asarray(self.vectors)[ids], ids=ids)
 
     def ask(self, users, seen, live, budget: int):
         """Return ids found and exact ids, int [B, K] each, and the mean of items scored."""
@@ -207,17 +207,23 @@ class Server:
         found = search(
             dot,
             None,
-            self.alive.index,
-            self.alive.tiles,
-            users,
-            K,
+            index=self.alive.index,
+            items=self.alive.tiles,
+            users=users,
+            k=K,
             budget=max(budget, self.alive.index.lists.shape[1]),
             exclude=jnp.asarray(excluded),
         )
         rows = np.asarray(found.ids)
         ids = np.where(rows < 0, -1, self.alive.ids[rows])
         exact = brute_force(
-            dot, None, self.vectors, users, K, exclude=jnp.asarray(seen), allowed=jnp.asarray(live)
+            dot,
+            None,
+            items=self.vectors,
+            users=users,
+            k=K,
+            exclude=jnp.asarray(seen),
+            allowed=jnp.asarray(live),
         )
         return ids, np.asarray(exact.ids), float(jnp.mean(found.items_scored))
 

@@ -160,7 +160,7 @@ def measure_model(
     curves = []
     for searcher in searchers:
         searcher.build()
-        points = measure(searcher, requests, k, budgets=budgets, exact=found, truth=truth)
+        points = measure(searcher, requests, k=k, budgets=budgets, exact=found, truth=truth)
         # Budgets that afford the same lists are one point.
         distinct = {(point.items_scored, point.flops): point for point in points}
         curves.append(Curve(searcher.name, model.name, list(distinct.values())))

@@ -107,9 +107,9 @@ def draw_users(item_vectors_nxd, count: int, config: InterestsConfig, *, seed: l
     near = brute_force(
         dot,
         None,
-        jnp.asarray(item_vectors_nxd),
-        jnp.asarray(interests.reshape(-1, config.width)),
-        config.likes,
+        items=jnp.asarray(item_vectors_nxd),
+        users=jnp.asarray(interests.reshape(-1, config.width)),
+        k=config.likes,
     ).ids
     return Group(interests, np.asarray(near).reshape(count, -1))
 
@@ -153,17 +153,17 @@ def train_model(
     def loss(params, batch, key):
         liked, features = batch["liked"], {k: v for k, v in batch.items() if k != "liked"}
         negatives = jax.random.randint(key, (config.negatives,), 0, len(items))
-        encoded = encode_users(monn, params, features)
-        own = encode_items(monn, params, {"vector": vectors[liked]})
-        others = encode_items(monn, params, {"vector": vectors[negatives]})
+        encoded = encode_users(monn, params, features=features)
+        own = encode_items(monn, params, features={"vector": vectors[liked]})
+        others = encode_items(monn, params, features={"vector": vectors[negatives]})
         return softmax_of(scorer, params, encoded, own, others, liked, negatives), {}
 
     wanted = distinct(asking.liked)
 
     def evaluate(params):
-        encoded = encode_users(monn, params, asking.features())
-        catalogue = encode_items(monn, params, {"vector": vectors})
-        found = brute_force(scorer, params, catalogue, encoded, min(K, len(items)))
+        encoded = encode_users(monn, params, features=asking.features())
+        catalogue = encode_items(monn, params, features={"vector": vectors})
+        found = brute_force(scorer, params, items=catalogue, users=encoded, k=min(K, len(items)))
         return {f"recall@{K}": recall(found.ids, wanted)}
 
     return train(
@@ -198,19 +198,19 @@ def served(
     deep, side = MoNNScorer(monn), {"vector": jnp.asarray(items)}
     features = users.features(slice(learners))
     features = {name: np.concatenate([x, features[name]]) for name, x in asking.features().items()}
-    encoded = encode_users(monn, params, features)
+    encoded = encode_users(monn, params, features=features)
     place = np.arange(jax.tree.leaves(encoded)[0].shape[0])[:, None]
     requests = Requests(place, np.full((len(place), 1), -1, np.int32))
     asked = len(asking.liked)
-    catalogue = encode_items(monn, params, side)
-    vectors = np.asarray(item_vectors(monn, params, side))
+    catalogue = encode_items(monn, params, features=side)
+    vectors = np.asarray(item_vectors(monn, params, features=side))
     return Served(
         model=monn_model(name, deep, params, encoded, catalogue, rows_of(encoded)),
         requests=requests.rows(slice(asked)),
         truth=distinct(asking.liked),
         vectors=vectors,
         nodes=learned_nodes(
-            np.asarray(user_vectors(monn, params, users.features())),
+            np.asarray(user_vectors(monn, params, features=users.features())),
             vectors,
             users.liked[:, 0],
             nodes=config.nodes,

@@ -135,7 +135,7 @@ def learn_all(task: Task, config: LearningConfig, *, seed: int):
             both = train(lti(**JOINT[name]), joint=True)
             yield name, both, both.params["nodes"]
             continue
-        learned = chosen[name].learn(users, items, task.vectors.positives, key)
+        learned = chosen[name].learn(users, items, positives=task.vectors.positives, key=key)
         yield name, alone, learned.nodes[0]
 
 
@@ -159,8 +159,8 @@ def measure_variant(task: Task, towers: Adapted, nodes, config: LearningConfig) 
     budgets = sorted({round(share * count) for share in SHARES})
     hsnn = HSNN("hsnn", model, items, nodes, slack=config.slack)
     hsnn.build()
-    points = measure(hsnn, requests, K, budgets=budgets, exact=ids, truth=task.truth)
-    return Learned(points, whole, telemetry(jnp.asarray(items), jnp.asarray(nodes), None)[0])
+    points = measure(hsnn, requests, k=K, budgets=budgets, exact=ids, truth=task.truth)
+    return Learned(points, whole, telemetry(jnp.asarray(items), jnp.asarray(nodes), alpha=None)[0])
 
 
 def run_learning(run, make_task, config: LearningConfig, *, protocol, seeds) -> Outcome:

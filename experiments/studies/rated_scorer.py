@@ -150,7 +150,7 @@ class Scorer:
         """Encode the users of a batch from `Examples.histories`."""
         features, counts = self._user_side(batch)
         counts = counts if self.config.crosses else None
-        return encode_users(self.config, params, features, counts)
+        return encode_users(self.config, params, features=features, counts=counts)
 
     def _user_side(self, batch):
         examples = self.examples
@@ -163,7 +163,7 @@ class Scorer:
         if ids is not None:
             features, attributes = jax.tree.map(lambda x: x[ids], (features, attributes))
         attributes = attributes if self.config.crosses else None
-        return encode_items(self.config, params, features, attributes)
+        return encode_items(self.config, params, features=features, attributes=attributes)
 
     def loss(self, params, batch, key, *, config: ScorersConfig):
         """Return the sum of both tasks' losses, of events from `batches`."""
@@ -223,9 +223,9 @@ class Scorer:
         found = brute_force(
             MoNNScorer(self.config, "next"),
             params,
-            items,
-            users,
-            min(K, examples.num_items),
+            items=items,
+            users=users,
+            k=min(K, examples.num_items),
             exclude=jnp.asarray(np.pad(seen, ((0, padded - len(seen)), (0, 0)), mode="edge")),
         )
         ids = np.asarray(found.ids)[: len(asked)]
@@ -254,7 +254,7 @@ class Scorer:
         rows = np.concatenate([asked, learning])
         users = jax.tree.map(lambda x: x[: len(rows)], self.encoded(params, rows))
         deep, items = MoNNScorer(self.config, "next"), self.encode_all(params)
-        vectors = np.asarray(item_vectors(self.config, params, examples.item_side()[0]))
+        vectors = np.asarray(item_vectors(self.config, params, features=examples.item_side()[0]))
         place = np.arange(len(rows))[:, None]
         return Served(
             model=monn_model(name, deep, params, users, items, rows_of(users)),
@@ -277,7 +277,7 @@ class Scorer:
     def _user_vectors(self, params, rows) -> np.ndarray:
         @jax.jit
         def vectors(batch):
-            return user_vectors(self.config, params, self._user_side(batch)[0])
+            return user_vectors(self.config, params, features=self._user_side(batch)[0])
 
         parts = [vectors(self.examples.histories(part)) for part in _parts(rows)]
         return np.concatenate(parts)[: len(rows)]

@@ -135,8 +135,10 @@ def measure_size(
 def _measure_exact(items, users) -> tuple[np.ndarray, dict[str, float]]:
     """Return the exact answers, int [B, TOP], and what all points of this size share."""
     vectors = jnp.asarray(items)
-    exact = brute_force(dot, None, vectors, users, TOP)
-    speed = _speed(lambda: brute_force(dot, None, vectors, users, TOP).ids, len(users))
+    exact = brute_force(dot, None, items=vectors, users=users, k=TOP)
+    speed = _speed(
+        lambda: brute_force(dot, None, items=vectors, users=users, k=TOP).ids, len(users)
+    )
     common = {"items": len(items), "exact_flops": float(exact.flops[0])}
     return np.asarray(exact.ids), common | {"exact_queries_per_second": speed}
 
@@ -153,11 +155,13 @@ def _measure_hsnn(
     nodes = kmeans(jnp.asarray(items[sample]), num_nodes, key=jax.random.key(seed), iterations=10)
     index = build_index(items, nodes, slack=config.slack, reserve=INSERTS)
     ids = np.where(np.arange(size + INSERTS) < size, np.arange(size + INSERTS), -1)
-    alive = living.start(index, items, ids)
+    alive = living.start(index, items, ids=ids)
     build_seconds = time.perf_counter() - start
 
     def find(some, budget):
-        return search(dot, None, alive.index, alive.tiles, some, TOP, budget=budget)
+        return search(
+            dot, None, index=alive.index, items=alive.tiles, users=some, k=TOP, budget=budget
+        )
 
     budget = least_budget(
         lambda b: recall(find(users, b).ids, exact), int(index.lists.shape[1]), size
@@ -237,7 +241,7 @@ def _latency(call, users, count: int) -> dict[str, float]:
 def _insert_ms(alive: living.Living, vectors, first: int) -> float:
     """Time one insert of many items, an item; a first one compiles."""
     ids = first + np.arange(len(vectors))
-    seconds = [seconds_of(lambda: living.add(alive, vectors, ids).tiles) for _ in range(2)]
+    seconds = [seconds_of(lambda: living.add(alive, vectors, ids=ids).tiles) for _ in range(2)]
     return 1e3 * seconds[-1] / len(vectors)
 
 

@@ -217,7 +217,9 @@ def validation(problem: PairProblem, *, seed: int):
     seen, wanted = problem.train.padded(rows), problem.validation.padded(rows)
 
     def measure(users, items) -> float:
-        found = brute_force(dot, None, items, users, min(K, problem.num_items), exclude=seen)
+        found = brute_force(
+            dot, None, items=items, users=users, k=min(K, problem.num_items), exclude=seen
+        )
         return recall(found.ids, wanted)
 
     return rows, measure

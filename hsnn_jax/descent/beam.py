@@ -1,9 +1,11 @@
 """Choose the nodes that each user visits."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsnn_jax.lists.index import Index
 
@@ -34,7 +36,15 @@ class Slots(NamedTuple):
     column: jax.Array  # int32 [...]
 
 
-def route(found: Candidates, index: Index, left, *, budget, cost_weight, max_beam) -> Beam:
+def route(
+    found: Candidates,
+    index: Index,
+    *,
+    left: ArrayLike,
+    budget: ArrayLike,
+    cost_weight: ArrayLike,
+    max_beam: int,
+) -> Beam:
     """Take each user's best nodes while the cumulative number of what they list fits the budget.
 
     The best one is taken whatever it lists: a budget below it would buy nothing.
@@ -96,7 +106,7 @@ def _best(priority, counts, budget, size: int, most: int):
     return jax.lax.cond(jnp.all(enough), padded, longer)
 
 
-def open_counts(indexes, allowed) -> list:
+def open_counts(indexes: Sequence[Index], allowed: ArrayLike | None) -> list:
     """Count the allowed items below each node: int32 [K] an index.
 
     Args:
@@ -114,7 +124,13 @@ def open_counts(indexes, allowed) -> list:
     return counts[::-1]
 
 
-def remaining(indexes, opened, allowed, exclude) -> list:
+def remaining(
+    indexes: Sequence[Index],
+    opened: Sequence,
+    *,
+    allowed: ArrayLike | None,
+    exclude: ArrayLike | None,
+) -> list:
     """Count the items below each node that a user may get: int32 [B, K] an index.
 
     Args:
@@ -138,7 +154,7 @@ def remaining(indexes, opened, allowed, exclude) -> list:
     return left[::-1]
 
 
-def unseen_items(beam: Beam, left) -> jax.Array:
+def unseen_items(beam: Beam, left: ArrayLike) -> jax.Array:
     """Count the items that each user may get and that no visited node lists, int32 [B].
 
     Args:
@@ -151,7 +167,7 @@ def unseen_items(beam: Beam, left) -> jax.Array:
     return jnp.sum(left, axis=1, dtype=jnp.int32) - jnp.sum(listed, axis=1, dtype=jnp.int32)
 
 
-def slots_of(index: Index, ids) -> Slots:
+def slots_of(index: Index, ids: ArrayLike) -> Slots:
     """Return where items int [...] are listed; ids outside [0, n), as padding, have node K."""
     num_nodes, capacity = index.nodes.shape[0], index.lists.shape[1]
     num_items = index.positions.shape[0]
@@ -160,7 +176,9 @@ def slots_of(index: Index, ids) -> Slots:
     return Slots(jnp.where(known, position // capacity, num_nodes), position % capacity)
 
 
-def owned(beam: Beam, excluded, first_node, index: Index):
+def owned(
+    beam: Beam, excluded: Slots | None, *, first_node: ArrayLike, index: Index
+) -> tuple[Beam, Slots | None]:
     """Keep the visited nodes whose lists are held here, in order, numbered from `first_node`.
 
     Args:

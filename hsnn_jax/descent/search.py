@@ -6,10 +6,12 @@ structured neural network.
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsnn_jax.chunks import by_chunks, num_rows
 from hsnn_jax.descent import descend
@@ -21,7 +23,7 @@ from hsnn_jax.descent.descend import (
     check_request,
     local_search,
 )
-from hsnn_jax.lists.index import Index, Tiles, live
+from hsnn_jax.lists.index import Index, live
 from hsnn_jax.lists.levels import nodes_of_items
 from hsnn_jax.monn.ensemble import level_logit
 from hsnn_jax.monn.scorers import pair_flops, score_all
@@ -33,21 +35,21 @@ _FLOPS_A_VALUE = 128
 
 
 def search(
-    scorer,
-    params,
-    index: Index,
-    items,
-    users,
-    k: int,
+    scorer: Callable,
+    params: Any,
     *,
-    budget,
+    index: Index,
+    items: Any,
+    users: Any,
+    k: int,
+    budget: ArrayLike,
     max_beam: int | None = None,
-    exclude=None,
-    allowed=None,
-    cost_weight=0.0,
-    node_scorer=None,
-    node_params=None,
-    node_features=None,
+    exclude: ArrayLike | None = None,
+    allowed: ArrayLike | None = None,
+    cost_weight: ArrayLike = 0.0,
+    node_scorer: Callable | None = None,
+    node_params: Any = None,
+    node_features: Any = None,
 ) -> SearchResult:
     """Score the nodes, then the items of the best nodes that the budget affords.
 
@@ -83,9 +85,9 @@ def search(
     request, static = prepare(
         scorer,
         params,
-        index,
-        users,
-        k,
+        index=index,
+        users=users,
+        k=k,
         budget=budget,
         max_beam=max_beam,
         exclude=exclude,
@@ -95,32 +97,41 @@ def search(
         node_params=node_params,
         node_features=node_features,
     )
-    return compiled_search((index,), items, request, static=static)
+    return compiled_search((index,), items, request=request, static=static)
 
 
 def brute_force(
-    scorer, params, items, users, k: int, *, exclude=None, allowed=None
+    scorer: Callable,
+    params: Any,
+    *,
+    items: Any,
+    users: Any,
+    k: int,
+    exclude: ArrayLike | None = None,
+    allowed: ArrayLike | None = None,
 ) -> SearchResult:
     """Score every item for every user: the exact answer, by the same scorer as `search`.
 
     See `search` for the arguments and the result; `items` are [n, ...] here.
     """
-    check_request(num_rows(items), num_rows(users), k, exclude, allowed)
+    check_request(num_rows(items), num_rows(users), k=k, exclude=exclude, allowed=allowed)
     level = Level(None, params, users, items)
-    return compiled_brute_force((level,), (), None, exclude, allowed, scorers=(scorer,), k=k)
+    return compiled_brute_force(
+        (level,), (), ensemble=None, exclude=exclude, allowed=allowed, scorers=(scorer,), k=k
+    )
 
 
 def search_levels(
-    levels,
-    indexes,
-    k: int,
+    levels: Sequence,
+    indexes: Sequence[Index],
     *,
-    budgets,
-    ensemble=None,
-    max_beams=None,
-    exclude=None,
-    allowed=None,
-    cost_weight=0.0,
+    k: int,
+    budgets: Sequence,
+    ensemble: dict | None = None,
+    max_beams: Sequence | None = None,
+    exclude: ArrayLike | None = None,
+    allowed: ArrayLike | None = None,
+    cost_weight: ArrayLike = 0.0,
 ) -> SearchResult:
     """Score the coarsest nodes, expand the best that the budget affords, and so on down to items.
 
@@ -154,7 +165,7 @@ def search_levels(
     request, static = prepare_levels(
         levels,
         indexes,
-        k,
+        k=k,
         budgets=budgets,
         ensemble=ensemble,
         max_beams=max_beams,
@@ -162,95 +173,51 @@ def search_levels(
         allowed=allowed,
         cost_weight=cost_weight,
     )
-    return compiled_search(indexes, levels[-1].features, request, static=static)
+    return compiled_search(indexes, levels[-1].features, request=request, static=static)
 
 
 def brute_force_levels(
-    levels, indexes, k: int, *, ensemble=None, exclude=None, allowed=None
+    levels: Sequence,
+    indexes: Sequence[Index],
+    *,
+    k: int,
+    ensemble: dict | None = None,
+    exclude: ArrayLike | None = None,
+    allowed: ArrayLike | None = None,
 ) -> SearchResult:
     """Score all nodes and all items: the exact answer of the ensemble of all levels.
 
     See `search_levels` for the arguments and the result; features are no `Tiles` here.
     """
     levels, indexes = tuple(levels), tuple(indexes)
-    check_levels(levels, indexes, ensemble)
+    check_levels(levels, indexes, ensemble=ensemble)
     num_items = num_rows(levels[-1].features)
-    check_request(num_items, num_rows(levels[0].users), k, exclude, allowed)
+    check_request(num_items, num_rows(levels[0].users), k=k, exclude=exclude, allowed=allowed)
     present = live(indexes[-1])
     return compiled_brute_force(
         tuple(level._replace(scorer=None) for level in levels),
         nodes_of_items(indexes),
-        ensemble,
-        exclude,
-        present if allowed is None else jnp.asarray(allowed) & present,
+        ensemble=ensemble,
+        exclude=exclude,
+        allowed=present if allowed is None else jnp.asarray(allowed) & present,
         scorers=tuple(level.scorer for level in levels),
         k=k,
     )
 
 
-def search_rows(
-    levels: Sequence[Level],
-    indexes: Sequence[Index],
-    *,
-    rows: jax.typing.ArrayLike,
-    k: int,
-    ensemble: dict | None = None,
-    exclude: jax.typing.ArrayLike | None = None,
-) -> SearchResult:
-    """Score these items alone: the exact answer to a filter that few items pass.
-
-    Args:
-      levels, indexes, ensemble: see `search_levels`; features of items may be `Tiles`.
-      rows: int32 [m], distinct rows of items, ascending, those in no list among the padding:
-        2^31 - 1 at the end.
-      k: items to return.
-      exclude: see `search`.
-    """
-    levels, indexes = tuple(levels), tuple(indexes)
-    check_levels(levels, indexes, ensemble)
-    request = tuple(level._replace(scorer=None) for level in levels)
-    scorers = tuple(level.scorer for level in levels)
-    return _score_rows(request, indexes, rows, ensemble, exclude, scorers=scorers, k=k)
-
-
-@functools.partial(jax.jit, static_argnames=("scorers", "k"))
-def _score_rows(levels, indexes, rows, ensemble, exclude, *, scorers, k):
-    items, present = levels[-1].features, rows < indexes[-1].positions.shape[0]
-    tiled = isinstance(items, Tiles)
-    places = indexes[-1].positions.at[rows].get(mode="clip") if tiled else rows
-    if tiled:
-        items = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), items.features)
-    items = jax.tree.map(lambda x: x.at[places].get(mode="clip"), items)
-    if exclude is not None:
-        place = jnp.minimum(jnp.searchsorted(rows, exclude), rows.size - 1)
-        exclude = jnp.where(rows[place] == exclude, place, -1)
-    found = compiled_brute_force(
-        (*levels[:-1], levels[-1]._replace(features=items)),
-        tuple(of.at[rows].get(mode="clip") for of in nodes_of_items(indexes)),
-        ensemble,
-        exclude,
-        present,
-        scorers=scorers,
-        k=k,
-    )
-    ids = jnp.where(found.ids < 0, -1, rows[found.ids])
-    scored = jnp.broadcast_to(jnp.sum(present, dtype=jnp.int32), found.items_scored.shape)
-    return found._replace(ids=ids, items_scored=scored)
-
-
 def prepare(
-    scorer,
-    params,
-    index,
-    users,
-    k,
+    scorer: Callable,
+    params: Any,
     *,
-    budget,
-    max_beam=None,
-    node_scorer=None,
-    node_params=None,
-    node_features=None,
-    **masks,
+    index: Index,
+    users: Any,
+    k: int,
+    budget: ArrayLike,
+    max_beam: int | None = None,
+    node_scorer: Callable | None = None,
+    node_params: Any = None,
+    node_features: Any = None,
+    **masks: Any,
 ) -> tuple[Request, Static]:
     """Validate the arguments of `search` and sort them into traced and static ones."""
     nodes = Level(
@@ -260,37 +227,46 @@ def prepare(
         features=index.nodes if node_features is None else node_features,
     )
     levels = nodes, Level(scorer, params, users, None)
-    return descend.prepare(levels, (index,), k, budgets=(budget,), max_beams=(max_beam,), **masks)
+    return descend.prepare(levels, (index,), k=k, budgets=(budget,), max_beams=(max_beam,), **masks)
 
 
 def prepare_levels(
-    levels, indexes, k, *, budgets, ensemble=None, max_beams=None, **masks
+    levels: Sequence,
+    indexes: Sequence[Index],
+    *,
+    k: int,
+    budgets: Sequence,
+    ensemble: dict | None = None,
+    max_beams: Sequence | None = None,
+    **masks: Any,
 ) -> tuple[Request, Static]:
     """Validate the arguments of `search_levels` and sort them into traced and static ones."""
-    check_levels(levels, indexes, ensemble)
+    check_levels(levels, indexes, ensemble=ensemble)
     max_beams = (None,) * len(indexes) if max_beams is None else tuple(max_beams)
     for name, given in (("budgets", budgets), ("max_beams", max_beams)):
         if len(given) != len(indexes):
             raise ValueError(
-                f"{name} must have one entry an index, {len(indexes)}, got {len(given)}"
+                f"{name}: expected {len(indexes)} entries, one per index, found {len(given)}"
             )
     return descend.prepare(
-        levels, indexes, k, budgets=budgets, max_beams=max_beams, ensemble=ensemble, **masks
+        levels, indexes, k=k, budgets=budgets, max_beams=max_beams, ensemble=ensemble, **masks
     )
 
 
-def check_levels(levels: tuple[Level, ...], indexes, ensemble) -> None:
+def check_levels(
+    levels: tuple[Level, ...], indexes: Sequence[Index], *, ensemble: dict | None
+) -> None:
     """Raise a ValueError unless the levels stand on these indexes."""
     if not indexes or len(levels) != len(indexes) + 1:
         raise ValueError(
-            "levels must have one entry an index and one of the items, got "
+            "levels: expected one per index and one of the items, found "
             f"{len(levels)} for {len(indexes)} indexes"
         )
     for number, (index, finer) in enumerate(itertools.pairwise(indexes)):
         listed, nodes = index.positions.shape[0], finer.nodes.shape[0]
         if listed != nodes:
             raise ValueError(
-                f"indexes[{number}] must list the {nodes} nodes of the next one, got {listed}"
+                f"indexes[{number}]: expected to list the next one's {nodes} nodes, found {listed}"
             )
     rows = [index.nodes.shape[0] for index in indexes] + [indexes[-1].positions.shape[0]]
     for number, (level, expected) in enumerate(zip(levels, rows)):
@@ -298,27 +274,38 @@ def check_levels(levels: tuple[Level, ...], indexes, ensemble) -> None:
         if number and level.features is not descend.flat(level.features):
             expected = indexes[number - 1].lists.size
         if found != expected:
-            raise ValueError(f"levels[{number}] must have {expected} features, got {found}")
+            raise ValueError(f"levels[{number}]: expected {expected} features, found {found}")
         if num_rows(level.users) != num_rows(levels[0].users):
             raise ValueError(
-                f"levels[{number}] must have {num_rows(levels[0].users)} users as levels[0], "
-                f"got {num_rows(level.users)}"
+                f"levels[{number}]: expected {num_rows(levels[0].users)} users as in levels[0], "
+                f"found {num_rows(level.users)}"
             )
     if ensemble is not None and ensemble["bias"].shape != (len(levels),):
         raise ValueError(
-            f"ensemble must be of {len(levels)} levels, got {ensemble['bias'].shape[0]}"
+            f"ensemble: expected {len(levels)} levels, found {ensemble['bias'].shape[0]}"
         )
 
 
 @functools.partial(jax.jit, static_argnames="static")
-def compiled_search(indexes, items, request, *, static):
+def compiled_search(
+    indexes: tuple[Index, ...], items: Any, *, request: Request, static: Static
+) -> SearchResult:
     """Search on one device; see `descend.local_search`."""
-    found = local_search(indexes, items, request, static)
-    return descend.result(found, indexes, items, request, static)
+    found = local_search(indexes, items, request=request, static=static)
+    return descend.result(found, indexes, items=items, request=request, static=static)
 
 
 @functools.partial(jax.jit, static_argnames=("scorers", "k"))
-def compiled_brute_force(levels, node_of, ensemble, exclude, allowed, *, scorers, k):
+def compiled_brute_force(
+    levels: tuple,
+    node_of: tuple,
+    *,
+    ensemble: dict | None,
+    exclude: ArrayLike | None,
+    allowed: ArrayLike | None,
+    scorers: tuple,
+    k: int,
+) -> SearchResult:
     """Score all nodes of all levels and all items.
 
     Args:
@@ -334,7 +321,7 @@ def compiled_brute_force(levels, node_of, ensemble, exclude, allowed, *, scorers
 
     def of_chunk(users, exclude):
         outputs = [
-            score_all(scorer, level.params, of_level, level.features)
+            score_all(scorer, level.params, users=of_level, items=level.features)
             for scorer, level, of_level in zip(scorers, levels, users)
         ]
         scores = outputs[-1]
@@ -348,11 +335,13 @@ def compiled_brute_force(levels, node_of, ensemble, exclude, allowed, *, scorers
             rows = jnp.arange(scores.shape[0])[:, None]
             scores = scores.at[rows, columns].set(-jnp.inf, mode="drop")
         ids = jnp.arange(num_items, dtype=jnp.int32)[None, :]
-        return top_k(scores, jnp.broadcast_to(ids, scores.shape), k)
+        return top_k(scores, jnp.broadcast_to(ids, scores.shape), k=k)
 
     flops, width = 0.0, 0
     for scorer, level in zip(scorers, levels):
-        per_user, per_row = pair_flops(scorer, level.params, level.users, level.features)
+        per_user, per_row = pair_flops(
+            scorer, level.params, users=level.users, items=level.features
+        )
         flops += per_user + per_row * num_rows(level.features)
         width += num_items * max(1, round(per_row / _FLOPS_A_VALUE))
     users = tuple(level.users for level in levels)

@@ -105,6 +105,21 @@ def as_integers(name: str, values: ArrayLike) -> np.ndarray:
     return values.astype(np.int64)
 
 
+def as_rows(name: str, rows: ArrayLike) -> np.ndarray | jax.Array:
+    """Return integers as int32 [...]; jax's stay jax's.
+
+    Raises:
+      ValueError: they are no integers, or beyond 32 bits: a cast would make others of them.
+    """
+    if isinstance(rows, jax.Array):
+        return rows
+    rows, limits = as_integers(name, rows), np.iinfo(np.int32)
+    beyond = rows[(rows < limits.min) | (rows > limits.max)]
+    if beyond.size:
+        raise ValueError(f"{name}: expected integers within 32 bits, found {beyond[0]}")
+    return rows.astype(np.int32)
+
+
 def as_features(name: str, features: Any) -> Any:
     """Return a pytree of features [rows, ...] as jax holds them, in 32 bits.
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance, pairwise_distance
 from hsnn_jax.lists.assignment import check_capacity, list_by, place
@@ -36,13 +37,13 @@ class Tiles(NamedTuple):
 
 
 def build_index(
-    item_vectors,
-    nodes,
+    item_vectors: ArrayLike,
+    nodes: ArrayLike,
     *,
     capacity: int | None = None,
-    slack=2.0,
+    slack: float = 2.0,
     reserve: int = 0,
-    node_of=None,
+    node_of: ArrayLike | None = None,
     distance: Distance = "l2",
 ) -> Index:
     """Assign items to nodes and lay out the lists.
@@ -74,18 +75,18 @@ def build_index(
     default = math.ceil(slack * rows / num_nodes)
     if node_of is None:
         capacity = default if capacity is None else capacity
-        check_capacity(rows, num_nodes, capacity)
-        node_of, wanted = place(item_vectors, nodes, capacity, distance=distance)
+        check_capacity(rows, num_nodes, capacity=capacity)
+        node_of, wanted = place(item_vectors, nodes, capacity=capacity, distance=distance)
     else:
         node_of = wanted = _check_groups(node_of, items, num_nodes)
         largest = int(np.bincount(wanted).max())
         capacity = max(default, largest) if capacity is None else capacity
-        check_capacity(rows, num_nodes, capacity)
+        check_capacity(rows, num_nodes, capacity=capacity)
         if largest > capacity:
             raise ValueError(
                 f"capacity: expected the size of the largest group, {largest}, found {capacity}"
             )
-    lists = list_by(node_of, num_nodes, capacity)
+    lists = list_by(node_of, num_nodes, capacity=capacity)
     positions = positions_of(lists, rows)
     overflow = np.sum(wanted != positions[:items] // capacity)
     counts = jnp.asarray((lists >= 0).sum(axis=1), jnp.int32)
@@ -102,7 +103,7 @@ def build_index(
     )
 
 
-def positions_of(lists, rows: int):
+def positions_of(lists: ArrayLike, rows: int) -> np.ndarray:
     """Return the slot of each row, int32 numpy [rows]; K * C where it is in no list."""
     slots = np.flatnonzero(lists.ravel() >= 0)
     positions = np.full(rows, lists.size, np.int32)
@@ -110,13 +111,13 @@ def positions_of(lists, rows: int):
     return positions
 
 
-def extents_of(lists):
+def extents_of(lists: ArrayLike) -> jax.Array:
     """Return int32 [...]: the slots of lists [..., C] up to the last occupied one."""
     slots = jnp.arange(1, lists.shape[-1] + 1, dtype=jnp.int32)
     return jnp.max(jnp.where(lists >= 0, slots, 0), axis=-1)
 
 
-def live(index: Index):
+def live(index: Index) -> jax.Array:
     """Return bool [n]: which rows hold an item; `allowed` of a brute force over all rows."""
     return index.positions < index.lists.size
 
@@ -134,7 +135,7 @@ def _check_groups(node_of, items, num_nodes):
 
 
 @jax.jit
-def pack(index: Index, items) -> Tiles:
+def pack(index: Index, items: Any) -> Tiles:
     """Copy item features into the order of the lists, so that a search reads contiguous tiles.
 
     Args:
@@ -145,12 +146,12 @@ def pack(index: Index, items) -> Tiles:
     return Tiles(jax.tree.map(lambda feature: jnp.asarray(feature)[slots], items))
 
 
-def representative_features(index: Index, items):
+def representative_features(index: Index, items: Any) -> Any:
     """Return the features [K, ...] of each node's representative (item 0 for an empty node)."""
     return take_rows(items, index.representatives)
 
 
-def take_rows(features, rows):
+def take_rows(features: Any, rows: ArrayLike) -> Any:
     """Gather rows int [m] of an array or pytree of [n, ...]; -1 gets row 0."""
     rows = jnp.maximum(rows, 0)
     return jax.tree.map(lambda feature: jnp.asarray(feature)[rows], features)

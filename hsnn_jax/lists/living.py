@@ -5,11 +5,13 @@ goes on reading it, whole.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance, nearest, pairwise_distance
 from hsnn_jax.lists.assignment import assign_rows, rank_in_group
@@ -32,7 +34,13 @@ class Living(NamedTuple):
 
 
 def start(
-    index: Index, item_vectors, ids, *, distance: Distance = "l2", baseline=None, features=None
+    index: Index,
+    item_vectors: ArrayLike,
+    *,
+    ids: ArrayLike,
+    distance: Distance = "l2",
+    baseline: dict[str, float] | None = None,
+    features: Any = None,
 ) -> Living:
     """Make a built index living.
 
@@ -54,7 +62,14 @@ def start(
     return Living(index, tiles, ids, rows, baseline, features)
 
 
-def add(living: Living, vectors, ids, *, distance: Distance = "l2", features=None) -> Living:
+def add(
+    living: Living,
+    vectors: ArrayLike,
+    *,
+    ids: ArrayLike,
+    distance: Distance = "l2",
+    features: Any = None,
+) -> Living:
     """List new items, one after the other, each at its nearest node that has a free slot.
 
     Args:
@@ -89,9 +104,9 @@ def add(living: Living, vectors, ids, *, distance: Distance = "l2", features=Non
             index,
             tiles,
             carried,
-            padded(vectors[part].astype(np.float32), size, 0),
-            jax.tree.map(lambda x, part=part, size=size: padded(x[part], size, 0), features),
-            padded(rows[part], size, living.ids.size),
+            padded(vectors[part].astype(np.float32), size, value=0),
+            jax.tree.map(lambda x, part=part, size=size: padded(x[part], size, value=0), features),
+            padded(rows[part], size, value=living.ids.size),
             part.stop - part.start,
             distance=distance,
         )
@@ -104,7 +119,7 @@ def add(living: Living, vectors, ids, *, distance: Distance = "l2", features=Non
     return living._replace(index=index, tiles=tiles, features=carried, ids=new_ids, rows=table)
 
 
-def remove(living: Living, ids, *, distance: Distance = "l2") -> Living:
+def remove(living: Living, ids: ArrayLike, *, distance: Distance = "l2") -> Living:
     """Free the slots and rows of items; a node that loses its representative gets another.
 
     Args:
@@ -118,7 +133,7 @@ def remove(living: Living, ids, *, distance: Distance = "l2") -> Living:
     ids, rows = _known_rows(living, ids)
     index = living.index
     for part, size in batches(ids.size):
-        some = padded(rows[part], size, living.ids.size)
+        some = padded(rows[part], size, value=living.ids.size)
         index = _discard(index, living.tiles, some, distance=distance)
     new_ids = living.ids.copy()
     new_ids[rows] = -1
@@ -128,7 +143,12 @@ def remove(living: Living, ids, *, distance: Distance = "l2") -> Living:
 
 
 def reassign(
-    living: Living, vectors=None, ids=None, *, distance: Distance = "l2", features=None
+    living: Living,
+    vectors: ArrayLike | None = None,
+    *,
+    ids: ArrayLike | None = None,
+    distance: Distance = "l2",
+    features: Any = None,
 ) -> Living:
     """List all items anew by the rule of `assign`, at nodes that stay where they are.
 
@@ -160,17 +180,17 @@ def reassign(
     return living._replace(index=index, tiles=tiles, features=carried)
 
 
-def item_vectors(living: Living):
+def item_vectors(living: Living) -> jax.Array:
     """Return the vectors by row, float32 [n, d]; zeros in free rows."""
     return by_row(living.index, living.tiles.features)
 
 
-def item_features(living: Living):
+def item_features(living: Living) -> Any:
     """Return the features by row, a pytree of [n, ...], zeros in free rows; None without any."""
     return jax.tree.map(functools.partial(by_row, living.index), _held(living))
 
 
-def by_row(index: Index, tiles):
+def by_row(index: Index, tiles: ArrayLike) -> jax.Array:
     """Return what tiles [K, C, ...] hold of each item, [n, ...]; zeros in free rows."""
     flat = tiles.reshape(-1, *tiles.shape[2:])
     return flat.at[index.positions].get(mode="fill", fill_value=0)
@@ -186,7 +206,7 @@ def _with_rows(held, rows, values):
     return jnp.asarray(held)
 
 
-def rows_of(living: Living, ids):
+def rows_of(living: Living, ids: ArrayLike) -> np.ndarray:
     """Return the rows of the caller's ids int [...], int32; -1 where unknown."""
     sorted_ids, rows = living.rows
     if not sorted_ids.size:
@@ -218,7 +238,11 @@ def drift(living: Living, *, distance: Distance = "l2") -> dict[str, float]:
 
 
 def needs_rebuild(
-    drift: dict[str, float], *, more_overflow=0.1, distance_ratio=1.2, imbalance_ratio=2.0
+    drift: dict[str, float],
+    *,
+    more_overflow: float = 0.1,
+    distance_ratio: float = 1.2,
+    imbalance_ratio: float = 2.0,
 ) -> bool:
     """Tell whether new nodes are due.
 
@@ -295,7 +319,7 @@ def _discard(index, tiles, rows, *, distance):
 def _relist(index, vectors, features, *, distance):
     num_nodes, capacity = index.lists.shape
     node_of, wanted = assign_rows(
-        vectors, index.nodes, live(index), capacity=capacity, distance=distance
+        vectors, index.nodes, waiting=live(index), capacity=capacity, distance=distance
     )
     slots = node_of * capacity + rank_in_group(node_of)
     # Free rows have node K: their slots are out of range.
@@ -344,7 +368,7 @@ def _listed(index, tiles, node, distance):
     return ids, pairwise_distance(vectors, centre[None, :], distance=distance)[:, 0]
 
 
-def batches(size: int):
+def batches(size: int) -> Iterator[tuple[slice, int]]:
     """Cut `size` items into (slice, padded size), of few sizes, so that few are compiled."""
     first = 0
     while first < size:
@@ -354,7 +378,7 @@ def batches(size: int):
         first = last
 
 
-def padded(rows, size: int, value):
+def padded(rows: np.ndarray, size: int, *, value: Any) -> np.ndarray:
     """Return `size` rows, the further ones filled with a value."""
     out = np.full((size, *rows.shape[1:]), value, rows.dtype)
     out[: rows.shape[0]] = rows

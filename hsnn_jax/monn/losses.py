@@ -5,11 +5,14 @@ The teacher of a distillation is the model itself at other parameters, such as a
 past ones, or a larger model; only its logits enter.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
-def binary_cross_entropy(logits, labels):
+def binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Return -y log p - (1 - y) log(1 - p) elementwise, p = sigmoid(logits), without overflow.
 
     Args:
@@ -19,7 +22,9 @@ def binary_cross_entropy(logits, labels):
     return jax.nn.softplus(logits) - labels * logits
 
 
-def multi_task_loss(logits, labels, *, weights, mask=None):
+def multi_task_loss(
+    logits: ArrayLike, labels: ArrayLike, *, weights: ArrayLike, mask: ArrayLike | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Compute the weighted sum over tasks of the mean cross entropy of the labelled examples.
 
     A task is averaged over its own labels, so that a task with few labels keeps its weight.
@@ -42,8 +47,8 @@ def multi_task_loss(logits, labels, *, weights, mask=None):
     tasks = logits.shape[-1]
     if labels.shape != logits.shape or weights.shape != (tasks,):
         raise ValueError(
-            f"labels must have the logits' shape {logits.shape} and weights [{tasks}], got "
-            f"{labels.shape} and {weights.shape}"
+            f"labels, weights: expected shapes {list(logits.shape)}, the logits', and [{tasks}], "
+            f"found {list(labels.shape)} and {list(weights.shape)}"
         )
     mask = jnp.ones(logits.shape, bool) if mask is None else mask
     # The label is replaced before the loss: a NaN times a zero gradient is NaN.
@@ -54,7 +59,13 @@ def multi_task_loss(logits, labels, *, weights, mask=None):
     return weights @ per_task, per_task
 
 
-def sampled_softmax(positive_B, negative_BxN, *, kept_BxN=None, log_expected_BxN=None):
+def sampled_softmax(
+    positive_B: ArrayLike,
+    negative_BxN: ArrayLike,
+    *,
+    kept_BxN: ArrayLike | None = None,
+    log_expected_BxN: ArrayLike | None = None,
+) -> jax.Array:
     """Compute the mean of -log exp(s+) / (exp(s+) + sum over kept negatives exp(s-)).
 
     Args:
@@ -74,7 +85,9 @@ def sampled_softmax(positive_B, negative_BxN, *, kept_BxN=None, log_expected_BxN
     return jnp.mean(jax.nn.softplus(jax.nn.logsumexp(negative_BxN, axis=1) - positive_B))
 
 
-def distillation_loss(student_logits, teacher_logits, mask=None):
+def distillation_loss(
+    student_logits: ArrayLike, teacher_logits: ArrayLike, *, mask: ArrayLike | None = None
+) -> jax.Array:
     """Compute the mean cross entropy of the student to the teacher's probabilities.
 
     No gradient reaches the teacher. The gradient in a student logit is the difference of the
@@ -96,7 +109,7 @@ def distillation_loss(student_logits, teacher_logits, mask=None):
     return jnp.sum(jnp.where(mask, losses, 0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def ema_update(params, ema, decay):
+def ema_update(params: Any, ema: Any, *, decay: ArrayLike) -> Any:
     """Move an average of parameters towards the present ones: decay * ema + (1 - decay) * params.
 
     Args:

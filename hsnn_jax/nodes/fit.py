@@ -40,13 +40,13 @@ class _State(NamedTuple):
 
 
 def fit_index(
-    user_vectors,
-    item_vectors,
-    positives,
-    tx: optax.GradientTransformation,
+    user_vectors: ArrayLike,
+    item_vectors: ArrayLike,
     *,
+    positives: ArrayLike,
+    tx: optax.GradientTransformation,
     config: LTIConfig,
-    key,
+    key: jax.Array,
     batch_size: int = 512,
     log_every: int = 100,
     telemetry_every: int | None = None,
@@ -80,7 +80,7 @@ def fit_index(
     config = config.for_items(item_vectors.shape[0])
     init_key, draw_key = jax.random.split(key)
     if params is None:
-        params = init_params(init_key, jnp.asarray(item_vectors), config)
+        params = init_params(init_key, jnp.asarray(item_vectors), config=config)
     # The step donates its state; the caller keeps its own params.
     params = jax.tree.map(jnp.copy, params)
     idle = tuple(jnp.zeros(size, jnp.int32) for size in config.level_sizes)
@@ -105,9 +105,12 @@ def fit_index(
 def _step(state, data, key, *, tx, config, batch_size):
     step_key = jax.random.fold_in(key, state.step)
     batch_key, loss_key = jax.random.split(step_key)
-    batch = draw_batch(batch_key, *data, batch_size=batch_size)
-    loss = functools.partial(lti_loss, step=state.step, config=config, history=state.history)
-    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, loss_key)
+    users, items, positives = data
+    batch = draw_batch(batch_key, users, items=items, positives=positives, batch_size=batch_size)
+    loss = functools.partial(
+        lti_loss, key=loss_key, step=state.step, config=config, history=state.history
+    )
+    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     history = push_history(state.history, metrics["mean_assignment"])
     params, idle = optax.apply_updates(state.params, updates), state.idle
@@ -123,7 +126,9 @@ def _step(state, data, key, *, tx, config, batch_size):
     return _State(params, opt_state, history, idle, state.step + 1), metrics
 
 
-def draw_batch(key, users, items, positives, *, batch_size):
+def draw_batch(
+    key: jax.Array, users: Any, *, items: Any, positives: ArrayLike, batch_size: int
+) -> dict:
     """Draw pairs uniformly, as a batch of `lti_loss` with the catalogue as its negatives."""
     pairs = jax.random.randint(key, (batch_size,), 0, positives.shape[0])
     ids = positives[pairs]
@@ -138,8 +143,8 @@ def _replace_dead(nodes, idle, vectors, key, config):
         level, counter, replaced = replace_dead(
             level,
             counter,
-            vectors,
-            jax.random.fold_in(key, number),
+            vectors=vectors,
+            key=jax.random.fold_in(key, number),
             dead_after=config.dead_after,
             distance=config.distance,
         )

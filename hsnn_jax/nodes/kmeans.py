@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import nearest, pairwise_distance
 from hsnn_jax.lists.checks import as_vectors
@@ -14,7 +15,7 @@ from hsnn_jax.lists.checks import as_vectors
 _SEED_SAMPLE_PER_NODE = 64
 
 
-def kmeans(vectors, k: int, *, key, iterations: int = 20):
+def kmeans(vectors: ArrayLike, k: int, *, key: jax.Array, iterations: int = 20) -> jax.Array:
     """Cluster vectors by Lloyd's algorithm from a greedy k-means++ start.
 
     A cluster that loses all its vectors is re-seeded at one of the vectors farthest from their
@@ -61,7 +62,7 @@ def _plus_plus(vectors, key, *, k):
 
     def draw(i, carry):
         seeds, closest = carry
-        rows = draw_rows(keys[i], closest, trials)
+        rows = draw_rows(keys[i], closest, count=trials)
         distances = pairwise_distance(vectors[rows], vectors, distance="squared_l2")
         closest = jnp.minimum(distances, closest[None, :])
         best = jnp.argmin(jnp.sum(closest, axis=1))
@@ -72,7 +73,7 @@ def _plus_plus(vectors, key, *, k):
     return jax.lax.fori_loop(1, k, draw, (seeds, closest))[0]
 
 
-def draw_rows(key, weights, count: int):
+def draw_rows(key: jax.Array, weights: ArrayLike, *, count: int) -> jax.Array:
     """Draw `count` rows, int [count], in proportion to weights float [n] >= 0.
 
     By the inverse of the cumulative sum: `jax.random.categorical` draws a number a row, which

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from hsnn_jax.descent.descend import SearchResult
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
@@ -40,3 +42,23 @@ class Answer:
         """
         found = self.ids[user] >= 0
         return list(zip(self.ids[user][found].tolist(), self.scores[user][found].tolist()))
+
+
+def answer_of(found: SearchResult, ids: np.ndarray, *, k: int) -> Answer:
+    """Return what was found, in the caller's ids and padded to k.
+
+    Args:
+      found: on the host, of at most k rows each.
+      ids: int64 [n], the caller's id of each row.
+      k: items that were asked for.
+    """
+    missing = (0, 0), (0, k - found.ids.shape[1])  # k beyond the rows
+    found_ids = np.where(found.ids < 0, -1, ids[found.ids])
+    return Answer(
+        ids=np.pad(found_ids, missing, constant_values=-1),
+        scores=np.pad(found.scores, missing, constant_values=-np.inf),
+        items_scored=found.items_scored,
+        unseen=found.unseen,
+        flops=found.flops,
+        nodes_scored=found.nodes_scored,
+    )

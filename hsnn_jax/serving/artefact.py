@@ -102,13 +102,17 @@ def state_of(content: Content, models: LevelModels) -> Nested:
     items = living.start(
         content.index,
         content.item_vectors,
-        content.item_ids,
+        ids=content.item_ids,
         distance=distance,
         baseline=content.baseline,
         features=content.item_features,
     )
     now = state.start(
-        content.coarser, items, models, distance=distance, node_features=content.node_features
+        content.coarser,
+        items,
+        models=models,
+        distance=distance,
+        node_features=content.node_features,
     )
     return now if content.routes is None else now._replace(routes=Routes(**content.routes))
 

@@ -1,5 +1,6 @@
 """What scores the levels of an index, and what it reads of users, items and nodes."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,14 +30,16 @@ class LevelModels(NamedTuple):
     models: tuple[MoNNConfig, ...]  # none, one, or N
     ensemble: Any  # see `search_levels`; None ranks each level by its own scores
 
-    def user_vectors(self, name, users):
+    def user_vectors(self, name: str, users: Any) -> np.ndarray | jax.Array:
         """Return float [B, d], in the space of the items' vectors."""
         if self.models:
             features, _ = _inputs(name, users)
-            users = np.asarray(monn.user_vectors(self.models[-1], self.params[-1], features))
+            users = np.asarray(
+                monn.user_vectors(self.models[-1], self.params[-1], features=features)
+            )
         return as_vectors(name, users)
 
-    def users(self, name, users, *, width: int) -> tuple:
+    def users(self, name: str, users: Any, *, width: int) -> tuple:
         """Return what each level's scorer reads of the users.
 
         Args:
@@ -52,13 +55,13 @@ class LevelModels(NamedTuple):
             return (users,) * len(self.scorers)
         inputs = _inputs(name, users)
         encoded = [
-            monn.encode_users(model, params, *inputs)
+            monn.encode_users(model, params, features=inputs[0], counts=inputs[1])
             for model, params in zip(self.models, self.params)
         ]
         check_encoded(name, encoded)
         return tuple(encoded if len(encoded) > 1 else encoded * len(self.scorers))
 
-    def items(self, name, items, *, by_batches=False):
+    def items(self, name: str, items: Any, *, by_batches: bool = False) -> tuple:
         """Return (vectors [n, d], what moves with the items, a dict of [n, ...], or None).
 
         The latter has `encoded`, what the last level's scorer reads, and `inputs`, from which
@@ -88,32 +91,38 @@ class LevelModels(NamedTuple):
             carried["inputs"] = jax.device_get(named)
         return vectors, carried
 
-    def nodes(self, level: int, inputs):
+    def nodes(self, level: int, inputs: dict) -> dict:
         """Encode nodes of a level by `inputs` of their representatives; with a model a level."""
         model, params = self.models[level], self.params[level]
-        return monn.encode_items(model, params, inputs["features"], inputs.get("attributes"))
+        return monn.encode_items(
+            model, params, features=inputs["features"], attributes=inputs.get("attributes")
+        )
 
     def _towers(self, inputs):
-        last = self.models[-1], self.params[-1]
-        return monn.item_vectors(*last, inputs[0]), monn.encode_items(*last, *inputs)
+        features, attributes = inputs
+        model, params = self.models[-1], self.params[-1]
+        vectors = monn.item_vectors(model, params, features=features)
+        return vectors, monn.encode_items(model, params, features=features, attributes=attributes)
 
     def _in_batches(self, inputs, rows):
         inputs, found = jax.tree.map(np.asarray, inputs), []
         for part, size in batches(max(rows, 1)):
             some = jax.tree.map(lambda x, part=part: x[part], inputs)
-            whole = self._towers(jax.tree.map(lambda x, size=size: padded(x, size, 0), some))
+            whole = self._towers(jax.tree.map(lambda x, size=size: padded(x, size, value=0), some))
             kept = num_rows(some)
             found.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], whole))
         vectors, encoded = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
         return vectors, {"encoded": encoded}
 
 
-def one_or_several(model) -> MoNNConfig | tuple[MoNNConfig, ...] | None:
+def one_or_several(
+    model: MoNNConfig | Sequence[MoNNConfig] | None,
+) -> MoNNConfig | tuple[MoNNConfig, ...] | None:
     """Return a model as it is, several as a tuple."""
     return model if model is None or isinstance(model, MoNNConfig) else tuple(model)
 
 
-def sums_of_codes(codebooks, config: LTIConfig, *, by_level: bool):
+def sums_of_codes(codebooks: Any, config: LTIConfig, *, by_level: bool) -> Any:
     """Return the nodes of residual codebooks: those of all levels, or of the last one alone.
 
     Raises:
@@ -127,7 +136,14 @@ def sums_of_codes(codebooks, config: LTIConfig, *, by_level: bool):
     return sums if by_level else sums[-1]
 
 
-def level_models(num_levels: int, *, scorer=None, model=None, params=None, task=None):
+def level_models(
+    num_levels: int,
+    *,
+    scorer: Callable | None = None,
+    model: MoNNConfig | Sequence[MoNNConfig] | None = None,
+    params: Any = None,
+    task: str | None = None,
+) -> "LevelModels":
     """Sort out what a retriever is given.
 
     Args:
@@ -142,31 +158,34 @@ def level_models(num_levels: int, *, scorer=None, model=None, params=None, task=
     """
     if model is None:
         if task is not None:
-            raise ValueError(f"task needs a model, got {task=}")
+            raise ValueError(f"task: expected none without a model, found {task!r}")
         return LevelModels((scorer or dot,) * num_levels, (params,) * num_levels, (), None)
     if scorer is not None or params is None:
-        raise ValueError("a model comes with params and without a scorer")
+        raise ValueError(
+            f"scorer, params: expected params alone with a model, found {scorer=}, params "
+            f"{'missing' if params is None else 'given'}"
+        )
     if isinstance(model, MoNNConfig):
         scorers = (monn.MoNNScorer(model, task),) * num_levels
         return LevelModels(scorers, (params,) * num_levels, (model,), None)
     models = tuple(model)
     if len(models) != num_levels:
         raise ValueError(
-            "model must be one, or one a level of nodes and one of the items, "
-            f"{num_levels}, got {len(models)}"
+            f"model: expected one, or {num_levels}, one per level of nodes and one of the items, "
+            f"found {len(models)}"
         )
     of_models = params.get("models", ())
     if len(of_models) != num_levels:
         raise ValueError(
-            f'params must hold "models", {num_levels} of them, got {len(of_models)} '
-            f"in {sorted(params)}"
+            f'params: expected "models", {num_levels} of them, found {len(of_models)} in '
+            f"{sorted(params)}"
         )
     ensemble = params.get("ensemble")
     if ensemble is not None and len(ensemble["bias"]) != num_levels:
-        raise ValueError(f"ensemble must be of {num_levels} levels, got {len(ensemble['bias'])}")
+        raise ValueError(f"ensemble: expected {num_levels} levels, found {len(ensemble['bias'])}")
     tasks = {model.tasks for model in models}
     if len(tasks) > 1:
-        raise ValueError(f"models must have the same tasks, got {sorted(tasks)}")
+        raise ValueError(f"model: expected the same tasks, found {sorted(tasks)}")
     scorers = tuple(monn.MoNNScorer(model, task) for model in models)
     return LevelModels(scorers, tuple(of_models), models, ensemble)
 

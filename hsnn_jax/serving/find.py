@@ -6,7 +6,8 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from hsnn_jax.descent.descend import SearchResult, nothing_found
-from hsnn_jax.descent.search import brute_force_levels, search_levels, search_rows
+from hsnn_jax.descent.rows import search_rows
+from hsnn_jax.descent.search import brute_force_levels, search_levels
 from hsnn_jax.descent.sharded import sharded_search_levels
 from hsnn_jax.serving import state
 from hsnn_jax.serving.encoders import LevelModels
@@ -19,10 +20,10 @@ _LAST = np.iinfo(np.int32).max
 def find(
     now: Nested,
     models: LevelModels,
-    asked: Request,
     *,
+    asked: Request,
     budget: int | ArrayLike | tuple | None,
-    max_beams: tuple,
+    max_beam: int | tuple[int, ...] | None,
     mesh: tuple[Mesh, str] | None = None,
 ) -> SearchResult:
     """Search at a budget; the answer is on the host, in rows.
@@ -35,18 +36,19 @@ def find(
       models: see `LevelModels`.
       asked: the request.
       budget: see `Retriever.search`.
-      max_beams: one an index, see `search_levels`.
+      max_beam: see `Retriever`.
       mesh: the mesh and the axis that the lists are spread over.
     """
     budgets = budgets_of(now, budget, k=asked.k, num_users=asked.num_users)
     if asked.num_users == 0:
         return jax.device_get(nothing_found(asked.k))
-    levels = state.levels(now, models, asked.users)
+    levels = state.levels(now, models, users=asked.users)
     options = {"k": asked.k, "ensemble": models.ensemble, "exclude": asked.exclude}
     if asked.rows is not None and asked.rows.size <= np.min(budgets[-1]):
         rows = _padded(asked.rows)
         return jax.device_get(search_rows(levels, now.indexes, rows=rows, **options))
-    options |= {"budgets": budgets, "max_beams": max_beams, "allowed": _mask(now, asked.rows)}
+    beams = max_beam if isinstance(max_beam, tuple) else (max_beam,) * len(now.indexes)
+    options |= {"budgets": budgets, "max_beams": beams, "allowed": _mask(now, asked.rows)}
     if mesh is None:
         found = search_levels(levels, now.indexes, **options)
     else:
@@ -54,10 +56,10 @@ def find(
     return jax.device_get(found)
 
 
-def find_exact(now: Nested, models: LevelModels, asked: Request) -> SearchResult:
+def find_exact(now: Nested, models: LevelModels, *, asked: Request) -> SearchResult:
     """Score all nodes and all allowed items; the answer is on the host, in rows."""
     found = brute_force_levels(
-        state.levels(now, models, asked.users, by_row=True),
+        state.levels(now, models, users=asked.users, by_row=True),
         now.indexes,
         k=asked.k,
         ensemble=models.ensemble,

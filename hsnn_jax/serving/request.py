@@ -31,8 +31,8 @@ class Request(NamedTuple):
 def request_of(
     now: Nested,
     models: LevelModels,
-    users: Any,
     *,
+    users: Any,
     k: int,
     allowed: ArrayLike | None,
     exclude: ArrayLike | None,

@@ -24,7 +24,7 @@ from hsnn_jax.nodes.fit import fit_index
 from hsnn_jax.nodes.lti import LTIConfig, init_params, levels_of
 from hsnn_jax.serving import artefact
 from hsnn_jax.serving import state as nested
-from hsnn_jax.serving.answer import Answer
+from hsnn_jax.serving.answer import Answer, answer_of
 from hsnn_jax.serving.encoders import level_models, one_or_several, sums_of_codes
 from hsnn_jax.serving.find import find, find_exact
 from hsnn_jax.serving.request import Request, key_of, request_of
@@ -64,9 +64,7 @@ class Retriever:
         divides the number of nodes that list items.
 
     Raises:
-      ValueError: a model comes with a scorer or without parameters, a task without a model,
-        config, models and params have different numbers of levels, or the axis has no mesh, is
-        unknown or does not divide the nodes.
+      ValueError: config, scorer, params, model, task, mesh and axis do not fit together.
     """
 
     def __init__(
@@ -123,7 +121,7 @@ class Retriever:
         tx: optax.GradientTransformation,
         seed: int = 0,
     ) -> list[dict[str, float]]:
-        """Learn the nodes by LTI on pairs.
+        """Learn the nodes by LTI on pairs; return the records of the training.
 
         With a model, users and items are what it reads; the nodes are learned on
         `monn.user_vectors` and `monn.item_vectors` of the last one, and models stay as they are.
@@ -131,9 +129,6 @@ class Retriever:
         Args:
           user_vectors, item_vectors, positives, tx: see `fit_index`.
           seed: of the start, the batches and the negatives.
-
-        Returns:
-          The records of the training.
         """
         key = key_of(seed)
         users = self._models.user_vectors("user_vectors", user_vectors)
@@ -151,16 +146,13 @@ class Retriever:
         seed: int = 0,
         reserve: int = 0,
     ) -> dict[str, float]:
-        """List the items by node; by k-means' nodes, if `fit` has not run.
+        """List the items by node, k-means' if `fit` has not run; return the new `stats`.
 
         Args:
           item_vectors: float [n, d], or what the model reads.
           item_ids: int [n], the caller's ids, >= 0; rows by default.
           seed: of k-means.
           reserve: rows kept free for `add`.
-
-        Returns:
-          `stats` of the new index.
 
         Raises:
           ValueError: vectors are not finite, too long or not as wide as the nodes; ids repeat;
@@ -173,7 +165,7 @@ class Retriever:
         nodes = self.nodes
         if nodes is None:
             config = self._config_for(vectors)
-            nodes = self._sums(init_params(key, jnp.asarray(vectors), config)["nodes"])
+            nodes = self._sums(init_params(key, jnp.asarray(vectors), config=config)["nodes"])
         now = nested.of_items(
             vectors,
             ids,
@@ -200,7 +192,8 @@ class Retriever:
         """Learn what nodes are scored by, so that the beam finds the exact best items.
 
         The scorer, the lists and all answers with a full budget stay as they are. Routes last
-        until the next `build_index`; items come and go meanwhile.
+        until the next `build_index`; items come and go meanwhile. Returns the mean loss of each
+        tenth of the steps.
 
         Args:
           users: float [U, d], or what the model reads: such users as will search.
@@ -210,15 +203,12 @@ class Retriever:
           seed: of the batches.
           exclude: of the users, see `search`.
 
-        Returns:
-          The mean loss of each tenth of the steps.
-
         Raises:
           ValueError: there are several levels of nodes or models; or see `search`.
         """
         now, models = self._built(), self._models
         asked = self._asked(now, users, k, None, exclude)
-        levels = nested.levels_for_routes(now, models, asked.users)
+        levels = nested.levels_for_routes(now, models, users=asked.users)
         routes, losses = fit_routes_to_exact(
             *levels,
             index=now.items.index,
@@ -238,8 +228,7 @@ class Retriever:
           vectors: float [b, d], or what the model reads.
           ids: int [b], ids that the index does not hold.
 
-        Raises:
-          ValueError: see `living.add`; nothing has changed then.
+        Raises: see `living.add`; nothing has changed then.
         """
         given = {"vectors": vectors, "ids": ids, "distance": self.config.distance}
         self._publish(nested.add(self._built(), self._models, **given))
@@ -250,8 +239,7 @@ class Retriever:
         Args:
           ids: int [b], ids that the index holds.
 
-        Raises:
-          ValueError: see `living.remove`; nothing has changed then.
+        Raises: see `living.remove`; nothing has changed then.
         """
         given = {"ids": ids, "distance": self.config.distance}
         self._publish(nested.remove(self._built(), self._models, **given))
@@ -263,8 +251,7 @@ class Retriever:
           vectors: optional float [b, d], or what the model reads.
           ids: int [b], which items these are.
 
-        Raises:
-          ValueError: see `living.reassign`; nothing has changed then.
+        Raises: see `living.reassign`; nothing has changed then.
         """
         given = {"vectors": vectors, "ids": ids, "distance": self.config.distance}
         self._publish(nested.reassign(self._built(), self._models, **given))
@@ -308,16 +295,7 @@ class Retriever:
         now = self._built()  # held to the end, whatever replaces it meanwhile
         asked = self._asked(now, users, k, allowed, exclude)
         found = self._find(now, asked, budget)
-        ids = np.where(found.ids < 0, -1, now.items.ids[found.ids])
-        missing = (0, 0), (0, k - ids.shape[1])  # k beyond the rows
-        return Answer(
-            ids=np.pad(ids, missing, constant_values=-1),
-            scores=np.pad(found.scores, missing, constant_values=-np.inf),
-            items_scored=found.items_scored,
-            unseen=found.unseen,
-            flops=found.flops,
-            nodes_scored=found.nodes_scored,
-        )
+        return answer_of(found, now.items.ids, k=k)
 
     def frontier(
         self,
@@ -337,7 +315,7 @@ class Retriever:
         asked = self._asked(now, users, k, allowed, exclude)
         return curve(
             functools.partial(self._find, now, asked),
-            find_exact(now, self._models, asked),
+            find_exact(now, self._models, asked=asked),
             budgets=budgets,
             num_items=len(now.items.rows[0]),
         )
@@ -391,9 +369,8 @@ class Retriever:
         return self._level_models(self.scorer if self.model is None else None)
 
     def _level_models(self, scorer):
-        levels = self._num_indexes + 1
         given = dict(scorer=scorer, model=self.model, params=self.params, task=self.task)
-        return level_models(levels, **given)
+        return level_models(self._num_indexes + 1, **given)
 
     def _sums(self, codebooks):
         """Return `nodes` of the codes that a level of `LTIConfig` has."""
@@ -405,16 +382,17 @@ class Retriever:
         return self.config.for_items(vectors.shape[0], multiple=devices)
 
     def _asked(self, now, users, k, allowed, exclude) -> Request:
-        return request_of(now, self._models, users, k=k, allowed=allowed, exclude=exclude)
+        return request_of(now, self._models, users=users, k=k, allowed=allowed, exclude=exclude)
 
     def _find(self, now, asked: Request, budget) -> SearchResult:
-        beams = self.max_beam
-        beams = beams if isinstance(beams, tuple) else (beams,) * self._num_indexes
-        return find(now, self._models, asked, budget=budget, max_beams=beams, mesh=self._mesh)
+        options = {"max_beam": self.max_beam, "mesh": self._mesh}
+        return find(now, self._models, asked=asked, budget=budget, **options)
 
     def _publish(self, now: Nested) -> None:
         """Let all searches from here on see this state."""
-        self._now = now if self._mesh is None else nested.place(now, *self._mesh)
+        self._now = (
+            now if self._mesh is None else nested.place(now, self._mesh[0], axis=self._mesh[1])
+        )
 
     def _built(self) -> Nested:
         if self._now is None:

@@ -6,12 +6,13 @@ of them represents a node, and so what a model reads of the node.
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from hsnn_jax.descent.beam import open_counts
@@ -45,7 +46,12 @@ class Nested(NamedTuple):
 
 
 def build(
-    vectors, nodes, *, slack, reserve: int = 0, distance: Distance = "l2"
+    vectors: ArrayLike,
+    nodes: Sequence,
+    *,
+    slack: float,
+    reserve: int = 0,
+    distance: Distance = "l2",
 ) -> tuple[Index, ...]:
     """List nodes and items: `build_levels` of `residual_nodes`' nodes, float [K_l, d] a level.
 
@@ -86,12 +92,12 @@ def of_items(
 
 
 def start(
-    coarser,
+    coarser: Sequence[Index],
     items: Living,
-    models: LevelModels,
     *,
+    models: LevelModels,
     distance: Distance = "l2",
-    node_features=None,
+    node_features: Any = None,
 ) -> Nested:
     """Join the coarser indexes to the living one of the items.
 
@@ -137,7 +143,12 @@ def reassign(
 
 
 def follow(
-    now: Nested, items: Living, models: LevelModels, *, changed=None, distance: Distance = "l2"
+    now: Nested,
+    items: Living,
+    *,
+    models: LevelModels,
+    changed: ArrayLike | None = None,
+    distance: Distance = "l2",
 ) -> Nested:
     """Return the levels after an update of the items.
 
@@ -151,7 +162,7 @@ def follow(
       distance: by which a node's representative is the nearest.
     """
     if len(models.models) < 2:
-        updated = start(now.coarser, items, models, distance=distance)
+        updated = start(now.coarser, items, models=models, distance=distance)
         return updated._replace(routes=now.routes)
     rows, updated = _representatives(now.coarser, items, distance), []
     for level, pair in enumerate(zip(rows, now.representatives)):
@@ -162,7 +173,7 @@ def follow(
     return Nested(now.coarser, items, rows, tuple(updated))
 
 
-def place(now: Nested, mesh, axis: str) -> Nested:
+def place(now: Nested, mesh: Mesh, *, axis: str) -> Nested:
     """Spread lists of items, and what is held of them, over a mesh axis; the rest is everywhere.
 
     Raises:
@@ -170,7 +181,7 @@ def place(now: Nested, mesh, axis: str) -> Nested:
     """
     items = now.items
     index, (tiles, features) = shard_index(
-        items.index, (items.tiles, items.features), mesh, axis=axis
+        items.index, (items.tiles, items.features), mesh=mesh, axis=axis
     )
     items = items._replace(index=index, tiles=tiles, features=features)
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -178,7 +189,9 @@ def place(now: Nested, mesh, axis: str) -> Nested:
     return now._replace(items=items, **jax.device_put(rest, everywhere))
 
 
-def levels(now: Nested, models: LevelModels, users, *, by_row=False) -> tuple[Level, ...]:
+def levels(
+    now: Nested, models: LevelModels, *, users: Any, by_row: bool = False
+) -> tuple[Level, ...]:
     """Return the levels of a request.
 
     Args:
@@ -196,10 +209,10 @@ def levels(now: Nested, models: LevelModels, users, *, by_row=False) -> tuple[Le
     found = tuple(Level(*each) for each in zip(models.scorers, models.params, users, features))
     if now.routes is None:
         return found
-    return now.routes.level(models.scorers[0], models.params[0], users[0]), *found[1:]
+    return now.routes.level(models.scorers[0], models.params[0], users=users[0]), *found[1:]
 
 
-def levels_for_routes(now: Nested, models: LevelModels, users: tuple) -> tuple[Level, Level]:
+def levels_for_routes(now: Nested, models: LevelModels, *, users: tuple) -> tuple[Level, Level]:
     """Return the level of nodes without routes, and that of the items as rows.
 
     Raises:
@@ -210,7 +223,7 @@ def levels_for_routes(now: Nested, models: LevelModels, users: tuple) -> tuple[L
             "fit_routes: expected one level of nodes that the items' scorer scores, found "
             f"{len(now.indexes)} levels and {max(len(models.models), 1)} models"
         )
-    return levels(now._replace(routes=None), models, users, by_row=True)
+    return levels(now._replace(routes=None), models, users=users, by_row=True)
 
 
 def stats(now: Nested) -> dict[str, float]:
@@ -282,7 +295,7 @@ def _encoded(models, level, items, rows, stale, features=None):
       features: [K, ...]; without them all nodes are stale.
     """
     for part, size in batches(stale.size):
-        nodes = padded(stale[part].astype(np.int32), size, rows.size)
+        nodes = padded(stale[part].astype(np.int32), size, value=rows.size)
         of_nodes = rows[np.minimum(nodes, rows.size - 1)]
         inputs = _gather(items.index, items.features.features["inputs"], of_nodes)
         values = models.nodes(level, inputs)

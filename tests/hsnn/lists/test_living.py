@@ -27,7 +27,7 @@ def started(seed=0, slack=1.1):
     index = build_index(items, nodes, slack=slack, reserve=RESERVE)
     ids = np.full(ROWS, -1)
     ids[:START] = 100 + np.arange(START)
-    return living.start(index, items, ids), dict(zip(ids[:START].tolist(), items))
+    return living.start(index, items, ids=ids), dict(zip(ids[:START].tolist(), items))
 
 
 def distances_to(nodes, vectors):
@@ -66,10 +66,10 @@ def answers(now, users, **masks):
     found = search(
         dot,
         None,
-        now.index,
-        now.tiles,
-        users,
-        K,
+        index=now.index,
+        items=now.tiles,
+        users=users,
+        k=K,
         budget=max(ROWS, now.index.lists.shape[1]),
         **masks,
     )
@@ -92,7 +92,7 @@ def check_search(now, seed):
     np.testing.assert_array_equal(rows, np.where(best == -np.inf, -1, order))
     np.testing.assert_array_equal(found_scores, best)
     exact = brute_force(
-        dot, None, living.item_vectors(now), users, K, exclude=exclude,
+        dot, None, items=living.item_vectors(now), users=users, k=K, exclude=exclude,
         allowed=live(now.index) & allowed,
     )  # fmt: skip
     np.testing.assert_array_equal(rows, exact.ids)
@@ -114,7 +114,7 @@ def test_any_sequence_of_updates_leaves_a_consistent_index(seed, slack, operatio
             new = {next(fresh): v for v in integers(seed + step, size, WIDTH)}
             truth |= new
             vectors = np.array(list(new.values()), np.float32).reshape(-1, WIDTH)
-            now = living.add(now, vectors, np.array(list(new), int))
+            now = living.add(now, vectors, ids=np.array(list(new), int))
         elif kind == "r":
             gone = rng.choice(sorted(truth), min(size, len(truth)), replace=False)
             now = living.remove(now, gone.astype(int))
@@ -123,7 +123,7 @@ def test_any_sequence_of_updates_leaves_a_consistent_index(seed, slack, operatio
             moved = rng.choice(sorted(truth), min(size, len(truth)), replace=False).astype(int)
             vectors = integers(seed - step - 1 + 5000, moved.size, WIDTH)
             truth |= dict(zip(moved.tolist(), vectors))
-            now = living.reassign(now, vectors, moved)
+            now = living.reassign(now, vectors, ids=moved)
         check_consistent(now, truth)
     check_search(now, seed)
 
@@ -132,7 +132,7 @@ def test_add_then_remove_is_the_identity_on_answers():
     now, _ = started(3)
     users = jnp.asarray(integers(9, USERS, WIDTH))
     new = np.arange(500, 500 + RESERVE)
-    more = living.add(now, 5 * np.ones((RESERVE, WIDTH), np.float32), new)
+    more = living.add(now, 5 * np.ones((RESERVE, WIDTH), np.float32), ids=new)
     back = living.remove(more, new[::-1])
     assert np.isin(answers(more, users)[0], new).any()
     for a, b in zip(answers(now, users), answers(back, users)):
@@ -143,8 +143,8 @@ def test_add_then_remove_is_the_identity_on_answers():
 def test_a_full_node_sends_items_to_the_next_and_reassign_brings_them_home():
     nodes = np.array([[0.0], [1.0], [9.0]], np.float32)
     index = build_index(np.array([[0.0]], np.float32), nodes, capacity=2, reserve=5)
-    now = living.start(index, np.zeros((1, 1)), np.array([7, -1, -1, -1, -1, -1]))
-    now = living.add(now, np.array([[0.1], [0.2], [0.3], [9.0]], np.float32), np.arange(1, 5))
+    now = living.start(index, np.zeros((1, 1)), ids=np.array([7, -1, -1, -1, -1, -1]))
+    now = living.add(now, np.array([[0.1], [0.2], [0.3], [9.0]], np.float32), ids=np.arange(1, 5))
     np.testing.assert_array_equal(now.index.counts, [2, 2, 1])
     assert now.index.overflow == 2
     now = living.remove(now, np.array([7, 1]))
@@ -161,7 +161,7 @@ def test_an_emptied_index_answers_nothing_and_fills_again():
     users = jnp.asarray(integers(9, USERS, WIDTH))
     assert (answers(now, users)[0] == -1).all()
     assert not living.needs_rebuild(living.drift(now))
-    now = living.add(now, integers(1, ROWS, WIDTH), np.arange(ROWS))
+    now = living.add(now, integers(1, ROWS, WIDTH), ids=np.arange(ROWS))
     check_consistent(now, dict(enumerate(integers(1, ROWS, WIDTH))))
 
 
@@ -171,8 +171,8 @@ def test_updates_of_all_sizes_use_the_programs_compiled_once():
 
     def cycle(now, size):
         ids = np.arange(size)
-        now = living.add(now, integers(size, size, WIDTH), ids)
-        now = living.reassign(now, integers(size + 1, size, WIDTH), ids)
+        now = living.add(now, integers(size, size, WIDTH), ids=ids)
+        now = living.reassign(now, integers(size + 1, size, WIDTH), ids=ids)
         return living.remove(now, ids)
 
     now = cycle(now, 3)
@@ -186,7 +186,7 @@ def test_large_batches_are_cut(monkeypatch):
     monkeypatch.setattr(living, "_BATCHES", (2, 4))
     now, truth = started(6)
     vectors = integers(8, 11, WIDTH)
-    whole = living.add(now, vectors, np.arange(11))
+    whole = living.add(now, vectors, ids=np.arange(11))
     check_consistent(whole, truth | dict(enumerate(vectors)))
     check_consistent(living.remove(whole, np.array(list(truth))), dict(enumerate(vectors)))
 
@@ -196,11 +196,11 @@ def test_large_batches_are_cut(monkeypatch):
 def test_assignment_on_the_device_follows_the_rule_of_the_host(seed, free):
     vectors, nodes = integers(seed, 20, 2), integers(seed + 1, 4, 2)
     waiting = np.random.default_rng(seed).permutation(20) >= free
-    found, wanted = map(np.asarray, assign_rows(vectors, nodes, waiting, capacity=5))
+    found, wanted = map(np.asarray, assign_rows(vectors, nodes, waiting=waiting, capacity=5))
     np.testing.assert_array_equal(wanted, distances_to(nodes, vectors).argmin(axis=1))
     assert (found[~waiting] == 4).all()
     if waiting.any():
-        lists = assign(vectors[waiting], nodes, 5)
+        lists = assign(vectors[waiting], nodes, capacity=5)
         for node, listed in enumerate(lists):
             np.testing.assert_array_equal(
                 np.flatnonzero(found == node), np.flatnonzero(waiting)[listed[listed >= 0]]
@@ -318,8 +318,8 @@ def test_readers_see_whole_states():
         for _ in range(10):
             for old, new in ((5001, 5002), (5002, 5001)):
                 now = retriever._now
-                items = living.add(living.remove(now.items, [old]), bright, [new])
-                retriever._now = nested.follow(now, items, retriever._models)
+                items = living.add(living.remove(now.items, [old]), bright, ids=[new])
+                retriever._now = nested.follow(now, items, models=retriever._models)
     finally:
         stop.set()
         reader.join()

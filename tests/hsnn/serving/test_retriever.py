@@ -66,7 +66,7 @@ def test_exclude_and_allow():
 @pytest.mark.parametrize("scorer", [dot, mol])
 def test_save_and_load_give_the_same_answers(tmp_path, scorer):
     _, users, _ = data()
-    params = init_mol(jax.random.key(1), 8, 8) if scorer is mol else None
+    params = init_mol(jax.random.key(1), 8, item_width=8) if scorer is mol else None
     retriever = built(scorer=scorer, params=params, max_beam=4)
     path = tmp_path / "retriever"
     retriever.save(path)
@@ -145,7 +145,7 @@ def modelled(model=MODEL):
     _, items = model_inputs(0, 1, 32)
     params, config = model_params(model), LTIConfig(num_nodes=4, kmeans_iterations=3)
     retriever = Retriever(config, model=model, params=params, task="buy")
-    retriever.nodes = monn.item_vectors(model, params, items[0])[np.array([1, 9, 17, 25])]
+    retriever.nodes = monn.item_vectors(model, params, features=items[0])[np.array([1, 9, 17, 25])]
     retriever.build_index(items, item_ids=100 + np.arange(32), reserve=8)
     return retriever, {100 + i: jax.tree.map(lambda x, i=i: x[i], items) for i in range(32)}
 
@@ -215,7 +215,7 @@ def check_answers(retriever, truth):
     pairs = jax.tree.map(lambda x: np.repeat(x, ids.size, axis=0), users)
     items = jax.tree.map(lambda x: np.concatenate([x] * 5), items)
     # Of one shape whatever the number of items: padded to that of a full index, 40 rows.
-    pairs, items = jax.tree.map(lambda x: padded(x, 5 * 40, 0), (pairs, items))
+    pairs, items = jax.tree.map(lambda x: padded(x, 5 * 40, value=0), (pairs, items))
     scores = direct_logits(retriever.model, pairs, items)[: 5 * ids.size, 1].reshape(5, -1)
     order = np.argsort(-scores, axis=1)[:, :6]
     answer = retriever.search(users, 6)
@@ -227,7 +227,14 @@ def check_answers(retriever, truth):
 
 @functools.partial(jax.jit, static_argnums=0)
 def direct_logits(model, users, items):
-    return monn.logits(model, model_params(model), users[0], items[0], users[1], items[1])
+    return monn.logits(
+        model,
+        model_params(model),
+        user_features=users[0],
+        item_features=items[0],
+        counts=users[1],
+        attributes=items[1],
+    )
 
 
 def test_a_monn_is_carried_through_updates_and_the_file(tmp_path):
@@ -259,13 +266,14 @@ def test_nodes_of_a_monn_are_scored_as_their_representatives():
     retriever, _ = modelled()
     _, items = model_inputs(0, 1, 32)
     rows = np.asarray(retriever.index.representatives)
-    encoded = monn.encode_items(MODEL, model_params(), *items)
-    users = monn.encode_users(MODEL, model_params(), *model_inputs(9, 5, 1)[0])
+    encoded = monn.encode_items(MODEL, model_params(), features=items[0], attributes=items[1])
+    features, counts = model_inputs(9, 5, 1)[0]
+    users = monn.encode_users(MODEL, model_params(), features=features, counts=counts)
     grid = jax.jit(score_all, static_argnums=0)(
         monn.MoNNScorer(MODEL, "buy"),
         model_params(),
-        users,
-        jax.tree.map(lambda x: x[rows], encoded),
+        users=users,
+        items=jax.tree.map(lambda x: x[rows], encoded),
     )
     counts, capacity = np.asarray(retriever.index.counts), retriever.index.lists.shape[1]
     answer = retriever.search(model_inputs(9, 5, 1)[0], 3, budget=capacity)
@@ -297,7 +305,7 @@ def test_bad_inputs_of_a_monn():
     ):
         items[0]["text"][1] = np.nan
         retriever.add(items, [1, 2])
-    with pytest.raises(ValueError, match=r"attributes must hold \['category'\], got \[\]"):
+    with pytest.raises(ValueError, match=r"attributes: expected \['category'\], found \[\]"):
         retriever.add({"text": np.zeros((2, 4), np.float32), "brand": np.zeros(2, int)}, [1, 2])
     with pytest.raises(
         ValueError, match=r"users: expected features of one number of rows, found \[1, 2\]"
@@ -311,9 +319,9 @@ def test_bad_inputs_of_a_monn():
         attributes = {"category": np.zeros((1, 3), int)}
         retriever.add((model_inputs(5, 1, 1)[1][0], attributes), [1])
     assert retriever.index is before
-    with pytest.raises(ValueError, match="a model comes with params and without a scorer"):
+    with pytest.raises(ValueError, match="scorer, params: expected params alone with a model"):
         Retriever(CONFIG, model=MODEL)
-    with pytest.raises(ValueError, match="task needs a model, got task='buy'"):
+    with pytest.raises(ValueError, match="task: expected none without a model, found 'buy'"):
         Retriever(CONFIG, task="buy")
 
 
@@ -325,10 +333,10 @@ def test_the_frontier_of_a_retriever_is_that_of_its_index():
     expected = frontier(
         dot,
         None,
-        retriever.index,
-        items,
-        users,
-        5,
+        index=retriever.index,
+        items=items,
+        users=users,
+        k=5,
         budgets=[30, 60],
         allowed=jnp.asarray(allowed),
     )

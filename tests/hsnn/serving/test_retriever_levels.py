@@ -101,8 +101,10 @@ def built():
 
 @functools.partial(jax.jit, static_argnames="model")
 def _logits(of_model, users, items, *, model):
-    crosses = (users[1], items[1]) if model.crosses else (None, None)
-    return monn.logits(model, of_model, users[0], items[0], *crosses)
+    given = {"user_features": users[0], "item_features": items[0]}
+    if model.crosses:
+        given |= {"counts": users[1], "attributes": items[1]}
+    return monn.logits(model, of_model, **given)
 
 
 def logits(level, items, task=1):
@@ -111,17 +113,19 @@ def logits(level, items, task=1):
     pairs = jax.tree.map(lambda x: np.repeat(x, rows, axis=0), users())
     items = jax.tree.map(lambda x: np.concatenate([x] * USERS), items)
     # Of one shape whatever the number of items.
-    pairs, items = jax.tree.map(lambda x: padded(x, PAIRS, 0), (pairs, items))
+    pairs, items = jax.tree.map(lambda x: padded(x, PAIRS, value=0), (pairs, items))
     found = _logits(params()["models"][level], pairs, items, model=MODELS[level])
     return np.asarray(found, float)[: USERS * rows, task].reshape(USERS, rows)
 
 
 def vectors_of(items):
     rows = len(items[0]["text"])
-    whole = jax.tree.map(lambda x: padded(x, 2 * ITEMS, 0), items[0])
+    whole = jax.tree.map(lambda x: padded(x, 2 * ITEMS, value=0), items[0])
     halves = (jax.tree.map(lambda x, n=n: x[n : n + ITEMS], whole) for n in (0, ITEMS))
     of_model = params()["models"][-1]
-    return np.concatenate([monn.item_vectors(FINE, of_model, half) for half in halves])[:rows]
+    return np.concatenate([monn.item_vectors(FINE, of_model, features=half) for half in halves])[
+        :rows
+    ]
 
 
 def expected_scores(retriever, truth):
@@ -206,7 +210,7 @@ def test_nodes_followed_are_nodes_made_anew(operations):
     for step, (kind, size) in enumerate(operations):
         truth = updated(retriever, truth, kind, size, step)
     now = retriever._now
-    anew = nested.start(now.coarser, now.items, retriever._models)
+    anew = nested.start(now.coarser, now.items, models=retriever._models)
     jax.tree.map(np.testing.assert_array_equal, now.representatives, anew.representatives)
     for followed, made, rows in zip(now.node_features, anew.node_features, anew.representatives):
         used = np.asarray(rows) >= 0
@@ -250,7 +254,7 @@ def test_representatives_are_the_nearest_items_below():
         vectors, nodes = integers(seed, ITEMS, 3), (integers(7, 2, 3), integers(8, 6, 3))
         *coarser, index = nested.build(vectors, nodes, slack=1.0, reserve=RESERVE)
         ids = np.r_[np.arange(ITEMS), np.full(RESERVE, -1)]
-        items = living.start(index, vectors, ids, features={"encoded": vectors})
+        items = living.start(index, vectors, ids=ids, features={"encoded": vectors})
         found = nested._representatives(coarser, items, "l2")
         expected = representative_items((*coarser, index), living.item_vectors(items))
         jax.tree.map(np.testing.assert_array_equal, found, expected)
@@ -406,19 +410,19 @@ def test_jointly_trained_nodes_are_the_indexs():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(model=MODELS[1:]), "and one of the items, 3, got 2"),
-        (dict(params=params()["models"][0]), 'params must hold "models", 3 of them, got 0'),
-        (dict(params={"models": params()["models"][:2]}), "3 of them, got 2"),
+        (dict(model=MODELS[1:]), "model: expected one, or 3, .*, found 2"),
+        (dict(params=params()["models"][0]), 'params: expected "models", 3 of them, found 0'),
+        (dict(params={"models": params()["models"][:2]}), "3 of them, found 2"),
         (
             dict(params=params() | {"ensemble": init_ensemble(2)}),
-            "ensemble must be of 3 levels, got 2",
+            "ensemble: expected 3 levels, found 2",
         ),
         (
             dict(params=params() | {"nodes": (np.ones((2, 3)),)}),
             r"nodes: expected \(2, 3\) by level, found",
         ),
-        (dict(task="like"), "task must be one of"),
-        (dict(scorer=monn.MoNNScorer(FINE)), "with params and without a scorer"),
+        (dict(task="like"), "task: expected one of"),
+        (dict(scorer=monn.MoNNScorer(FINE)), "scorer, params: expected params alone with a model"),
     ],
 )
 def test_bad_levels(options, message):

@@ -125,9 +125,9 @@ def test_routes_are_learned_and_read_over_a_mesh(tmp_path):
 @pytest.mark.parametrize(
     ("devices", "axis", "message"),
     [
-        (3, "rows", "axis must be one of lists, got 'rows'"),
-        (3, None, "the 3 devices of axis 'lists' must divide the number of nodes, got 8 nodes"),
-        (0, "lists", "axis needs a mesh, got axis='lists'"),
+        (3, "rows", "axis: expected one of lists, found 'rows'"),
+        (3, None, "num_nodes: expected a multiple of 3, the devices of axis 'lists', found 8"),
+        (0, "lists", "axis: expected none without a mesh, found 'lists'"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(devices, axis, message):
