@@ -78,6 +78,40 @@ def test_whatever_cannot_be_filled_is_padded():
     assert ((whole.ids >= 0).sum(axis=1) == 120).all()
 
 
+def against(users, items, count):
+    """The items that the first user likes least."""
+    return np.argsort(users[0] @ items.T)[:count]
+
+
+@pytest.mark.parametrize("which", ["any", "those that the user likes least"])
+def test_a_filter_that_the_budget_holds_is_searched_exactly(which):
+    items, users, _ = data()
+    rows = np.arange(3, 120, 7) if which == "any" else against(users, items, 17)
+    exclude = np.tile(IDS[rows[:2]], (40, 1))
+    answer = built().search(users, 10, budget=17, allowed=IDS[rows], exclude=exclude)
+    left = rows[2:]
+    best = left[np.argsort(-(users @ items[left].T), axis=1)[:, :10]]
+    np.testing.assert_array_equal(answer.ids, IDS[best])
+    np.testing.assert_array_equal(answer.items_scored, 17)
+    np.testing.assert_array_equal(answer.nodes_scored, 0)
+    np.testing.assert_array_equal(answer.unseen, 0)
+
+
+def test_an_answer_bounds_what_it_may_have_missed():
+    items, users, _ = data()
+    retriever, rows = built(), np.arange(0, 120, 2)
+    exact = rows[np.argsort(-(users @ items[rows].T), axis=1)[:, :10]]
+    missed = []
+    for budget in (9, 30, 59, 60):
+        answer = retriever.search(users, 10, budget=budget, allowed=IDS[rows])
+        found = (IDS[exact][:, :, None] == answer.ids[:, None, :]).any(axis=2)
+        missed.append((~found).sum(axis=1))
+        assert (missed[-1] <= answer.unseen).all()
+    assert (missed[0] > 0).any()
+    assert not missed[-1].any()
+    assert not answer.unseen.any()
+
+
 def test_no_users_get_no_answers():
     answer = built().search(np.zeros((0, 8)), 4)
     assert answer.ids.shape == answer.scores.shape == (0, 4)
@@ -216,6 +250,39 @@ def test_a_save_that_fails_leaves_the_older_folder(tmp_path, monkeypatch):
     assert contents(path) == before
     other.save(path)
     assert Retriever.load(path).stats()["items"] == 115
+
+
+def damaged(whole, rng):
+    """Damaged versions of a file: cut off, with other bytes, longer, empty, gone."""
+    for size in rng.integers(0, len(whole), 12):
+        yield whole[:size]
+    for place in rng.integers(0, len(whole), 60):
+        yield whole[:place] + bytes([whole[place] ^ 1 << rng.integers(8)]) + whole[place + 1 :]
+    yield whole + b"x"
+    yield b""
+    yield None
+
+
+@pytest.mark.parametrize("name", ["arrays.npz", "retriever.json"])
+def test_a_damaged_folder_raises_a_value_error(tmp_path, name):
+    retriever, path = built(), tmp_path / "retriever"
+    retriever.save(path)
+    file, refused, versions = path / name, 0, 0
+    whole = file.read_bytes()
+    for version in damaged(whole, np.random.default_rng(0)):
+        versions += 1
+        file.unlink(missing_ok=True)
+        if version is not None:
+            file.write_bytes(version)
+        try:
+            loaded = artefact.read(path)
+        except ValueError as error:
+            refused += 1
+            assert "expected" in str(error)
+        else:  # white space of the header may be other white space
+            np.testing.assert_array_equal(loaded.item_ids, retriever.ids)
+            assert version.split() == whole.split()
+    assert refused >= versions - 5
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):
