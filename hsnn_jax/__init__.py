@@ -9,9 +9,9 @@ from hsnn_jax.monn.config import Features, MoNNConfig, TowerConfig, preset
 from hsnn_jax.monn.losses import sampled_softmax
 from hsnn_jax.monn.network import MoNNScorer, init_monn
 from hsnn_jax.nodes.beam_aware import RouteConfig
+from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.joint import JointConfig, init_joint, joint_loss
 from hsnn_jax.nodes.learners import EM, EMA, LTI, KMeans, NaturalHierarchy
-from hsnn_jax.nodes.lti import LTIConfig
 from hsnn_jax.nodes.telemetry import CollapseWarning
 from hsnn_jax.serving.retriever import Answer, Retriever
 

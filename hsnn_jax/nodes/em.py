@@ -10,9 +10,10 @@ import optax
 from jax.typing import ArrayLike
 
 from hsnn_jax.distance import nearest
+from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.dead_nodes import replace_dead
 from hsnn_jax.nodes.fit import FitResult, check_pairs, draw_batch
-from hsnn_jax.nodes.lti import LTIConfig, init_params, supervised_loss, warmup, with_negatives
+from hsnn_jax.nodes.lti import init_params, supervised_loss, warmup, with_negatives
 from hsnn_jax.nodes.telemetry import Monitor
 
 

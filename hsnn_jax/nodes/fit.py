@@ -11,9 +11,9 @@ from jax.typing import ArrayLike
 
 from hsnn_jax.distance import nearest
 from hsnn_jax.lists.checks import as_integers, as_vectors
+from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.dead_nodes import replace_dead
 from hsnn_jax.nodes.lti import (
-    LTIConfig,
     alpha_schedule,
     empty_history,
     init_params,

@@ -27,7 +27,8 @@ from hsnn_jax.monn.network import (
     logits,
     user_vectors,
 )
-from hsnn_jax.nodes.lti import LTIConfig, init_params, lti_loss
+from hsnn_jax.nodes.config import LTIConfig
+from hsnn_jax.nodes.lti import init_params, lti_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

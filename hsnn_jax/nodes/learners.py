@@ -18,11 +18,12 @@ from jax.typing import ArrayLike
 from hsnn_jax.distance import Distance
 from hsnn_jax.lists.checks import as_rows, as_vectors
 from hsnn_jax.lists.levels import residual_nodes
+from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.em import fit_em
 from hsnn_jax.nodes.ema import ema_start, ema_update
 from hsnn_jax.nodes.fit import fit_index
 from hsnn_jax.nodes.kmeans import kmeans
-from hsnn_jax.nodes.lti import LTIConfig, init_params, levels_of
+from hsnn_jax.nodes.lti import init_params, levels_of
 from hsnn_jax.nodes.telemetry import Monitor
 
 

@@ -19,7 +19,7 @@ from hsnn_jax.lists.index import Index
 from hsnn_jax.monn.config import MoNNConfig, from_dict
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.beam_aware import Routes
-from hsnn_jax.nodes.lti import LTIConfig
+from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.serving import state
 from hsnn_jax.serving.encoders import LevelModels
 from hsnn_jax.serving.state import Nested

@@ -14,7 +14,8 @@ from hsnn_jax.lists.living import batches, padded
 from hsnn_jax.monn import network as monn
 from hsnn_jax.monn.config import MoNNConfig
 from hsnn_jax.monn.scorers import dot
-from hsnn_jax.nodes.lti import LTIConfig, levels_of
+from hsnn_jax.nodes.config import LTIConfig
+from hsnn_jax.nodes.lti import levels_of
 
 
 class LevelModels(NamedTuple):

@@ -20,8 +20,9 @@ from hsnn_jax.lists.checks import as_ids
 from hsnn_jax.lists.index import Index
 from hsnn_jax.monn.config import MoNNConfig
 from hsnn_jax.nodes.beam_aware import RouteConfig, fit_routes_to_exact
+from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.fit import fit_index
-from hsnn_jax.nodes.lti import LTIConfig, init_params, levels_of
+from hsnn_jax.nodes.lti import init_params, levels_of
 from hsnn_jax.serving import artefact
 from hsnn_jax.serving import state as nested
 from hsnn_jax.serving.answer import Answer, answer_of
@@ -308,8 +309,7 @@ class Retriever:
     ) -> list[FrontierPoint]:
         """Measure recall of the exact top k, that of all levels' ensemble, at several budgets.
 
-        See `search` for the arguments; of a budget that is a tuple a point has the last one.
-        Shares are of the items that the index holds.
+        See `search`; a point has the last budget of a tuple. Shares are of the items held.
         """
         now = self._built()
         asked = self._asked(now, users, k, allowed, exclude)
@@ -346,7 +346,7 @@ class Retriever:
         """Read what `save` wrote, on any mesh.
 
         Args:
-          path: the folder.
+          path: of the folder.
           scorer: the callable whose name was saved, the inner product by default; code is not
             stored. A model's scorer is made anew from its configuration.
           mesh, axis: where the lists of items go, as of a new retriever.
