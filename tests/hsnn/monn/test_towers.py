@@ -146,7 +146,7 @@ def test_a_single_field_has_no_pairs():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(age=None), "must hold the feature 'age'"),
+        (dict(age=None), "inputs: expected the feature 'age', found"),
         (
             dict(text=np.zeros((3, 5))),
             r"text: expected a dense feature of shape \[B, 6\], found \[3, 5\]",
