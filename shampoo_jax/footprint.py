@@ -5,7 +5,7 @@ import math
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from shampoo_jax.state import PoolState
+from shampoo_jax.state import ARRAYS
 from shampoo_jax.transform import scale_by_shampoo
 
 
@@ -35,6 +35,6 @@ def memory(params, *, devices: int = 1, **options) -> dict[str, int]:
     pools = pools if isinstance(pools, tuple) else ()
     by_field = {
         name: sum(_bytes(getattr(pool, name)) for pool in pools) // devices
-        for name in PoolState._fields
+        for name in ARRAYS
     }
     return by_field | {"total": sum(by_field.values())}

@@ -302,5 +302,6 @@ def step_pool(state: PoolState, pool: Pool, local: Local, g, w, count, config):
         graft=graft,
         **health._asdict(),
         skipped=state.skipped + (local.present & ~finite),
+        record=state.record,
     )
     return new, p

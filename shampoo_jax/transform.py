@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
-from shampoo_jax import distribution, roots
+from shampoo_jax import distribution, record, roots
 from shampoo_jax.config import ShampooConfig
 from shampoo_jax.plan import Plan, PlanConfig, Shape, default_exponents, make_plan
 from shampoo_jax.sharded_step import sharded_step
-from shampoo_jax.state import ShampooState, block_dtype, init_pools
+from shampoo_jax.state import ShampooState, block_dtype, init_pools, records
 
 
 def _default_block_size() -> int:
@@ -163,10 +163,8 @@ def scale_by_shampoo(
     )
 
     def init(params):
-        leaves = jax.tree.leaves(params)
         _check_leaves(params)
-        devices = distribution.resolve(mesh, mesh_axes)
-        return init_state(leaves, config, devices)
+        return init_state(params, config, distribution.resolve(mesh, mesh_axes))
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
@@ -180,7 +178,8 @@ def scale_by_shampoo(
         inside = weights if config.uses_momentum else None
         devices = distribution.resolve(mesh, mesh_axes)
         plan = _plan(leaves, config)
-        _check_rows(state, plan, devices)
+        paths = record.leaf_paths(updates if params is None else params)
+        _check_state(state, plan, config, devices, paths)
         specs = None if param_specs is None else treedef.flatten_up_to(param_specs)
         directions, pools = sharded_step(
             leaves, inside, state, plan, present, now, devices, specs, gather_dtype
@@ -211,12 +210,17 @@ def _plan(leaves, config: ShampooConfig) -> Plan:
     return make_plan(tuple(tuple(x.shape) for x in leaves), config.plan)
 
 
-def init_state(leaves, config: ShampooConfig, devices: distribution.Devices) -> ShampooState:
+def init_state(params, config: ShampooConfig, devices: distribution.Devices) -> ShampooState:
     """Return the zero state of arrays or ShapeDtypeStructs, placed on the devices."""
+    leaves = jax.tree.leaves(params)
     plan = _plan(leaves, config)
     inside = devices.mesh is None and devices.count > 1
     pools = init_pools(
-        plan, config, devices=devices.count, dtype=block_dtype([x.dtype for x in leaves])
+        plan,
+        config,
+        devices=devices.count,
+        dtype=block_dtype([x.dtype for x in leaves]),
+        paths=record.leaf_paths(params),
     )
     if inside:  # a caller's shard_map holds local rows
         pools = jax.tree.map(lambda x: x[: x.shape[0] // devices.count] if x.ndim else x, pools)
@@ -247,14 +251,15 @@ def _masked_weights(params, mask) -> list[jax.Array]:
     return [w if m else jnp.zeros_like(w) for w, m in zip(leaves, treedef.flatten_up_to(tree))]
 
 
-def _check_rows(state: ShampooState, plan: Plan, devices: distribution.Devices) -> None:
-    if not plan.pools:
-        return
+def _check_state(state: ShampooState, plan: Plan, config, devices, paths) -> None:
+    """Refuse a state of other options, other parameters or another mesh."""
+    pools = state.pools if isinstance(state.pools, tuple) else ()
+    record.check([pool.record for pool in pools], records(plan, config, paths))
     share = devices.count if devices.mesh is None else 1
     expected = [pool.rows(devices.count) // share for pool in plan.pools]
-    found = [pool.last_refresh.shape[0] for pool in state.pools]
+    found = [pool.last_refresh.shape[0] for pool in pools]
     if expected != found:
         raise ValueError(
-            f"shampoo: the state's pools have {found} rows, {devices.count} device(s) and these "
-            f"parameters need {expected}: init and update must see the same mesh and options"
+            f"state: expected pools of {expected} rows for {devices.count} device(s), "
+            f"found {found}: init and update must see the same mesh"
         )

@@ -193,5 +193,5 @@ def test_an_unknown_axis_is_refused():
 def test_a_state_of_another_mesh_is_refused():
     tx = shampoo_jax.scale_by_shampoo(block_size=16)
     state = tx.init(_draw(0))
-    with jax.set_mesh(_mesh((8,))), pytest.raises(ValueError, match="same mesh and options"):
+    with jax.set_mesh(_mesh((8,))), pytest.raises(ValueError, match="must see the same mesh"):
         tx.update(_draw(1), state)
