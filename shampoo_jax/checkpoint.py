@@ -104,9 +104,7 @@ def _is_box(x) -> bool:
 
 
 def _unboxed(tree):
-    return jax.tree.map(
-        lambda x: jax.tree.leaves(x)[0] if _is_box(x) else x, tree, is_leaf=_is_box
-    )
+    return jax.tree.map(lambda x: jax.tree.leaves(x)[0] if _is_box(x) else x, tree, is_leaf=_is_box)
 
 
 def _key(path) -> str:

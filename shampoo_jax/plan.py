@@ -13,10 +13,10 @@ Everything here is plain Python on shapes; nothing depends on values or on the n
 * A *pool* holds blocks `[N, *dims]` of one order and one tuple of inverse exponents, each padded
   with zeros from its true size to `dims`.
 
-Rows of a pool are ordered by class, then true size, family, piece, leaf and grid position. A refresh
-phase is a block's position among all, ordered by true size, modulo the frequency. It depends
-neither on rounding nor on how classes are merged into pools; equal blocks are dealt evenly over
-phases and, since a device owns a contiguous range of rows, over devices.
+Rows of a pool are ordered by class, then true size, family, piece, leaf and grid position. A
+refresh phase is a block's position among all, ordered by true size, modulo the frequency. It
+depends neither on rounding nor on how classes are merged into pools; equal blocks are dealt evenly
+over phases and, since a device owns a contiguous range of rows, over devices.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ def default_exponents(shape: Shape) -> tuple[float, ...]:
 class PlanConfig:
     """What decides the plan; see `shampoo_jax.scale_by_shampoo` for the meaning of each field."""
 
-    block_size: int | None = 256
+    block_size: int | None = 128
     target_dimensionality: int | None = 1
     exponents: Callable[[Shape], Sequence[float]] = default_exponents
     max_pools: int = 12
@@ -173,8 +173,8 @@ def _classes(families: Sequence[Family], config: PlanConfig) -> dict[tuple, list
         exponents = tuple(float(e) for e in config.exponents(family.merged))
         if len(exponents) != len(family.merged) or min(exponents, default=0.0) < 0:
             raise ValueError(
-                f"exponents({family.merged}) must give one non-negative number a dim, "
-                f"got {exponents}"
+                f"exponents: expected one non-negative number per dim of {family.merged}, "
+                f"found {exponents}"
             )
         for runs in itertools.product(*(_chunks(size, limit) for size in family.merged)):
             start, counts, block = zip(*runs) if runs else ((), (), ())

@@ -1,14 +1,14 @@
 """What the rows of a pool are, as text that travels inside the state.
 
 A pool is numbers only. Which blocks they belong to, and which options cut those blocks, is written
-down when the state is made. The text is static (aux data of the pytree node `PoolState`): jit, scan,
-masks and all wrappers of optax carry it as part of the tree's structure, and it takes no memory on
-a device. It is a `str` since that is hashable and every serialiser takes it.
+down when the state is made. The text is static (aux data of the pytree node `PoolState`): jit,
+scan, masks and all wrappers of optax carry it as part of the tree's structure, and it takes no
+memory on a device. It is a `str` since that is hashable and every serialiser takes it.
 """
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,6 +67,11 @@ def write(pool: Pool, plan: Plan, paths: Sequence[str], config: PlanConfig) -> s
     ]
     record = {"options": _options(config), "exponents": pool.exponents, "pieces": pieces}
     return json.dumps(record, separators=(",", ":"))
+
+
+def paths(records: Iterable[str]) -> set[str]:
+    """Return the paths of all parameters that have blocks."""
+    return {b.path for record in records for b in blocks(record)}
 
 
 def options(record: str) -> dict[str, int | None]:

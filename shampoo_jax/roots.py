@@ -130,7 +130,7 @@ def newton_root(
     del previous
     r = round(1 / exponent)
     if abs(r * exponent - 1) > 1e-6:
-        raise ValueError(f"newton_root needs exponent = 1 / integer, got {exponent=}")
+        raise ValueError(f"exponent: expected 1 / integer for newton_root, found {exponent}")
     real = _real(a, size)
     ridge = eps * jnp.linalg.norm(a) if relative_eps else eps
     shifted = a + jnp.diag(jnp.where(real, ridge, 0).astype(a.dtype))

@@ -116,5 +116,5 @@ def test_memory_is_what_is_allocated(devices):
     found = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state.pools))
     assert told["total"] == found
     assert told["factors"] > 0
-    with pytest.raises(ValueError, match="devices must be >= 1"):
+    with pytest.raises(ValueError, match="devices: expected at least 1, found 0"):
         shampoo_jax.memory(_draw(0), devices=0)

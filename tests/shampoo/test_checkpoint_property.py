@@ -39,7 +39,7 @@ MOVES = [{}, {"max_pools": 1}, {"round_to": 3}, {"max_pools": 2, "round_to": 16}
 REFUSED = [
     {"block_size": 7},
     {"target_dimensionality": 3},
-    {"exponents": lambda shape: (0.125,) * len(shape)},
+    {"exponents": lambda shape: (0.4,) * len(shape)},
     {"momentum": 0.25},
     {"factor_dtype": jnp.float32},
 ]
@@ -53,11 +53,6 @@ def _first(params):
 
 def _labels(params):
     return {name: "most" if keep else "first" for name, keep in _first(params).items()}
-
-
-def _inject(rate, **options):
-    static = shampoo_jax.STATIC_ARGS
-    return optax.inject_hyperparams(shampoo_jax.shampoo, static_args=static)(rate, **options)
 
 
 def _wrapped(name, rate, options):
@@ -78,7 +73,7 @@ def _wrapped(name, rate, options):
             {"most": make(), "first": make(b1=0.5, max_pools=3)}, _labels
         ),
         "multi_steps": multi_steps,
-        "injected": lambda: _inject(rate, **options),
+        "injected": lambda: optax.inject_hyperparams(shampoo_jax.shampoo)(rate, **options),
         "train_state": make,
     }[name]()
 
