@@ -249,7 +249,7 @@ def soap(
         decay_type=decay_type,
         peak_learning_rate=peak_learning_rate,
         relative_eps=False,
-        preconditioner="eigenvalue_corrected",
+        preconditioner="soap",
     )
 
 

@@ -17,7 +17,7 @@ from shampoo_jax import roots
 from shampoo_jax.injection import HYPERPARAMETERS
 from shampoo_jax.plan import PlanConfig
 
-Preconditioner = Literal["root_inverse", "eigenvalue_corrected"]
+Preconditioner = Literal["root_inverse", "eigenvalue_corrected", "soap"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,12 @@ class ShampooConfig:
     @property
     def eigenvalue_corrected(self) -> bool:
         """Whether a second moment is kept in the eigenbasis (EShampoo, SOAP)."""
-        return self.preconditioner == "eigenvalue_corrected"
+        return self.preconditioner != "root_inverse"
+
+    @property
+    def refreshes_last(self) -> bool:
+        """Whether a step uses the bases of the step before (SOAP)."""
+        return self.preconditioner == "soap"
 
     @property
     def uses_filter(self) -> bool:

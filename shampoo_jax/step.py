@@ -284,7 +284,10 @@ def step_pool(state: PoolState, pool: Pool, local: Local, g, w, count, config):
     )
     eigenvalues = state.eigenvalues
     if config.eigenvalue_corrected:
-        p, eigenvalues = _corrected_direction(state, pool, g, f, roots, active, count, config)
+        # A new basis meets a second moment that was gathered in the old one; with the gradient of
+        # this step in it already, F is large just where that moment is still zero.
+        bases = state.roots if config.refreshes_last else roots
+        p, eigenvalues = _corrected_direction(state, pool, g, f, bases, active, count, config)
     else:
         p = _along_all(f, roots, pool, precision=config.precision)
     if config.grafts:

@@ -86,8 +86,9 @@ def scale_by_shampoo(
       statistics_frequency: steps between two updates of the factors.
       stagger: refresh a part of the blocks at every step rather than all at once: the same work
         without spikes. False = the paper.
-      preconditioner: roots of the factors, or their eigenvectors with a second moment in that
-        basis (EShampoo, SOAP).
+      preconditioner: `root_inverse`: roots of the factors; `eigenvalue_corrected`: their
+        eigenvectors, and a second moment in that basis (EShampoo); `soap`: the same, but a step
+        takes the basis of the step before, refreshed after its use (arXiv 2409.11321).
       eigenvalue_exponent: power of that second moment, one number or one per block order.
       root: function of `shampoo_jax.roots`; default `eigh_root` or `eigh_basis`.
       max_residual: a refresh with a larger residual, or one that is not finite, is refused: the
@@ -131,7 +132,7 @@ def scale_by_shampoo(
       Shi et al., `A Distributed Data-Parallel PyTorch Implementation of the Distributed Shampoo
       Optimizer for Training Neural Networks At-Scale <https://arxiv.org/abs/2309.06497>`_, 2023.
     """
-    corrected = preconditioner == "eigenvalue_corrected"
+    corrected = preconditioner != "root_inverse"
     config = ShampooConfig(
         b1=b1,
         b2=b2,

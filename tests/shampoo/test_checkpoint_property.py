@@ -24,6 +24,7 @@ import shampoo_jax
 from shampoo_jax import grafting
 
 SHAPES = [(5,), (9, 4), (4, 9), (3, 2, 7), (), (11, 10), (10,), (3, 3, 2, 4)]
+KINDS = ["root_inverse", "eigenvalue_corrected", "soap"]
 BEFORE, AFTER = 3, 2  # MultiSteps is saved half-way
 
 RATES = {"number": 0.1, "schedule": optax.linear_schedule(0.1, 0.02, 6)}
@@ -97,7 +98,7 @@ def cases(draw):
         "target_dimensionality": draw(st.sampled_from([1, 2, None])),
         "round_to": draw(st.sampled_from([1, 4, 8])),
         "max_pools": draw(st.sampled_from([1, 12])),
-        "preconditioner": draw(st.sampled_from(["root_inverse", "eigenvalue_corrected"])),
+        "preconditioner": draw(st.sampled_from(KINDS)),
         "grafting": METHODS[draw(st.sampled_from(list(METHODS)))],
         "precondition_frequency": draw(st.integers(1, 3)),
         "stagger": draw(st.booleans()),

@@ -21,7 +21,7 @@ METHODS = {
     "optax": optax.scale_by_adam(),
     "momentum": optax.trace(0.9),
 }
-KINDS = ("root_inverse", "eigenvalue_corrected")
+KINDS = ("root_inverse", "eigenvalue_corrected", "soap")
 SPACE = list(itertools.product(KINDS, METHODS, ((0.0, 0.9), (0.5, 0.0))))
 
 
