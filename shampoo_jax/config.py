@@ -157,7 +157,9 @@ def _check(ok: bool, name: str, value, expected: str) -> None:
         raise ValueError(f"{name}: expected {expected}, found {value!r}")
 
 
-def check_number(name: str, value, low: float, high: float, *, open_high: bool = False) -> None:
+def check_number(
+    name: str, value: Any, low: float, high: float, *, open_high: bool = False
+) -> None:
     """Check a plain number; traced hyperparameters cannot be checked."""
     if not isinstance(value, (int, float)):
         return

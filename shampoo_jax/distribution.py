@@ -126,7 +126,7 @@ def _is_explicit(mesh) -> bool:
     return any(kind == AxisType.Explicit for kind in mesh.axis_types)
 
 
-def leaf_specs(leaves: Sequence[jax.Array], mesh, given: Sequence[P] | None) -> list[P]:
+def leaf_specs(leaves: Sequence[jax.Array], mesh: AnyMesh, given: Sequence[P] | None) -> list[P]:
     """Return how each leaf is sharded: as given, as its type says (Explicit), else replicated."""
     if given is not None:
         return list(given)
@@ -156,7 +156,9 @@ def _global_from_shards(shards: np.ndarray | jax.Array, spec: P, mesh) -> jax.Ar
     return shards.transpose(order).reshape(shape)
 
 
-def gather_leaves(leaves: Sequence[jax.Array], specs: Sequence[P], mesh) -> list[jax.Array]:
+def gather_leaves(
+    leaves: Sequence[jax.Array], specs: Sequence[P], mesh: AnyMesh
+) -> list[jax.Array]:
     """Gather sharded leaves whole, in one fused collective per dtype, inside the body."""
     whole = list(leaves)
     groups: dict = {}
@@ -176,7 +178,7 @@ def gather_leaves(leaves: Sequence[jax.Array], specs: Sequence[P], mesh) -> list
     return whole
 
 
-def own_shard(leaf: jax.Array, spec: P, mesh) -> jax.Array:
+def own_shard(leaf: jax.Array, spec: P, mesh: AnyMesh) -> jax.Array:
     """Cut this device's shard out of a whole leaf, inside the body."""
     for dim, entry in enumerate(spec):
         axes = _axes_of(entry)
@@ -186,7 +188,7 @@ def own_shard(leaf: jax.Array, spec: P, mesh) -> jax.Array:
     return leaf
 
 
-def reshard_explicit(x: jax.Array, spec: P, mesh) -> jax.Array:
+def reshard_explicit(x: jax.Array, spec: P, mesh: AnyMesh) -> jax.Array:
     """Give `x` the type that shard_map expects under Explicit axes; elsewhere do nothing."""
     if not _is_explicit(mesh) or jax.typeof(x).sharding.spec == spec:
         return x

@@ -1,14 +1,16 @@
 """The optimizer state: everything that belongs to a block, stacked in its pool."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.tree_util import GetAttrKey
+from jax.typing import DTypeLike
 
 from shampoo_jax import record
+from shampoo_jax.config import ShampooConfig
 from shampoo_jax.plan import Plan, Pool
 
 
@@ -56,7 +58,9 @@ class ShampooState(NamedTuple):
     pools: tuple[PoolState, ...] | jax.Array
 
 
-def init_pool(pool: Pool, config, *, rows: int, dtype, text: str) -> PoolState:
+def init_pool(
+    pool: Pool, config: ShampooConfig, *, rows: int, dtype: DTypeLike, text: str
+) -> PoolState:
     """Return the zero state of `rows` blocks; roots start as the identity.
 
     Every field is an array of its own: a state whose fields share one cannot be donated.
@@ -88,12 +92,14 @@ def init_pool(pool: Pool, config, *, rows: int, dtype, text: str) -> PoolState:
     )
 
 
-def block_dtype(dtypes) -> jnp.dtype:
+def block_dtype(dtypes: Iterable[DTypeLike]) -> jnp.dtype:
     """Return the dtype of all statistics: float32, or float64 where a parameter is."""
     return jnp.result_type(jnp.float32, *dtypes)
 
 
-def init_pools(plan: Plan, config, *, devices: int, dtype, paths: Sequence[str]):
+def init_pools(
+    plan: Plan, config: ShampooConfig, *, devices: int, dtype: DTypeLike, paths: Sequence[str]
+) -> tuple[PoolState, ...] | jax.Array:
     """Return the state of all pools for a mesh of `devices`."""
     if not plan.pools:
         return jnp.zeros((0,), jnp.float32)
@@ -104,6 +110,6 @@ def init_pools(plan: Plan, config, *, devices: int, dtype, paths: Sequence[str])
     )
 
 
-def records(plan: Plan, config, paths: Sequence[str]) -> list[str]:
+def records(plan: Plan, config: ShampooConfig, paths: Sequence[str]) -> list[str]:
     """Return the record of every pool."""
     return [record.write(pool, plan, paths, config.plan) for pool in plan.pools]

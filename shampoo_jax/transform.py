@@ -213,7 +213,9 @@ def _plan(leaves, config: ShampooConfig) -> Plan:
     return make_plan(tuple(tuple(x.shape) for x in leaves), config.plan)
 
 
-def init_state(params, config: ShampooConfig, devices: distribution.Devices) -> ShampooState:
+def init_state(
+    params: optax.Params, config: ShampooConfig, devices: distribution.Devices
+) -> ShampooState:
     """Return the zero state of arrays or ShapeDtypeStructs, placed on the devices."""
     leaves = jax.tree.leaves(params)
     plan = _plan(leaves, config)
