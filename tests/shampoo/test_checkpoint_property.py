@@ -3,7 +3,9 @@
     DRAWS=200 pytest tests/shampoo/test_checkpoint_property.py        # make test-long; default 20
 
 In float64, eps far above its rounding: what may differ between meshes or paddings is the order in
-which products are summed, 1e-16 relative, and roots with condition at most 100 carry that on.
+which products are summed, 1e-16 relative, and roots with condition at most 100 carry that on. The
+bases of SOAP are only determined where factors have full rank, so that form draws matrices that few
+gradients fill.
 """
 
 import os
@@ -24,10 +26,12 @@ import shampoo_jax
 from shampoo_jax import grafting
 
 SHAPES = [(5,), (9, 4), (4, 9), (3, 2, 7), (), (11, 10), (10,), (3, 3, 2, 4)]
+FILLED = [(9, 4), (4, 9), (11, 10)]
 KINDS = ["root_inverse", "eigenvalue_corrected", "soap"]
-BEFORE, AFTER = 3, 2  # MultiSteps is saved half-way
+BEFORE, AFTER = 5, 2  # MultiSteps is saved half-way
 
-RATES = {"number": 0.1, "schedule": optax.linear_schedule(0.1, 0.02, 6)}
+# A table: optax's own schedules are float32, rounded differently from one mesh to the next.
+RATES = {"number": 0.1, "schedule": lambda count: jnp.linspace(0.1, 0.02, 9)[count]}
 METHODS = {
     "auto": "auto",
     "none": None,
@@ -107,8 +111,12 @@ def cases(draw):
         "weight_decay": draw(st.sampled_from([0.0, 0.1])),
         "eps": 1e-2,
     }
+    shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3))
+    if options["preconditioner"] == "soap":
+        options |= {"block_size": None, "target_dimensionality": None}
+        shapes = [shape for shape in shapes if shape in FILLED] or FILLED[:1]
     return {
-        "shapes": draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3)),
+        "shapes": shapes,
         "options": options,
         "wrapper": draw(st.sampled_from(WRAPPERS)),
         "rate": RATES[draw(st.sampled_from(list(RATES)))],
