@@ -1,5 +1,12 @@
 """A learned hierarchical index over item vectors (arXiv 2408.06653) in JAX."""
 
+from importlib.util import find_spec
+
+if find_spec("flax") is None:
+    raise ModuleNotFoundError(
+        "hsnn_jax needs flax: pip install 'shampoo-nxtpost-hsnn[models]'", name="flax"
+    )
+
 from hsnn_jax.cost_curves import (
     Found,
     FrontierPoint,
@@ -63,6 +70,7 @@ from hsnn_jax.nodes.lti import LTIConfig, init_params, lti_loss
 from hsnn_jax.nodes.telemetry import CollapseWarning, collapsed
 from hsnn_jax.serving.retriever import Retriever
 
+__version__ = "0.1.0"
 __all__ = [
     "EM",
     "EMA",
