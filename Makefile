@@ -30,10 +30,12 @@ endif
 DATA_ARGS = $(if $(DATA),--data $(DATA))
 PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help run test lint docs bench results
+.PHONY: help ready run test lint docs bench results
 
 help:
 	@sed -n '/^# /s/^# //p' Makefile
+
+ready: $(READY) $(DOCS_READY)
 
 run: $(READY)
 	$(PY) -m experiments.end_to_end $(DATA_ARGS) $(ARGS)
