@@ -91,7 +91,7 @@ def bare_arguments(source: Source) -> Iterator[str]:
         given = [*given_by_position(function, is_method), *arguments.kwonlyargs]
         given += [more for more in (arguments.vararg, arguments.kwarg) if more]
         bare = [argument.arg for argument in given if argument.annotation is None]
-        if function.returns is None:
+        if function.returns is None and function.name != "__init__":
             bare.append("the result")
         if bare:
             yield source.at(function, f"{name}: no type of {', '.join(bare)}")
