@@ -26,7 +26,7 @@ COMMANDS = {
     "shampoo_scaling": ["shampoo_scaling"],
     "step_profile": ["step_profile"],
     "step_time": ["step_time"],
-    **{f"hsnn-{task}": ["hsnn", "--task", task, "--baselines", "none"] for task in HSNN},
+    **{f"hsnn-{task}": ["hsnn", task] for task in HSNN},
     "end_to_end": ["end_to_end"],
 }
 # Measured with a clock, or made from such a figure.

@@ -27,19 +27,10 @@ from sklearn.datasets import load_digits
 
 import shampoo_jax
 from experiments.bench.digits_model import Mlp
-from experiments.harness.errors import exit_on_input_error
-from experiments.harness.options import Options, parse, select_devices
-from experiments.harness.report import (
-    Draw,
-    Table,
-    draw_curves,
-    print_table,
-    read_curves,
-    write_report,
-)
-from experiments.harness.results import check_keep, finish, log_test_evaluation
-from experiments.harness.run_folder import Run, open_run
-from experiments.loop.sharding import make_mesh
+from experiments.harness.options import ManySeeds, check_least
+from experiments.harness.report import Draw, Table, draw_curves, read_curves
+from experiments.harness.run_folder import Run
+from experiments.harness.study import Outcome, Setting, Study
 from experiments.loop.training import TrainResult, train
 
 BATCH_SIZE = 128
@@ -62,7 +53,7 @@ GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Digits(Options):
+class Digits(ManySeeds):
     """Compare optimizers on handwritten digits."""
 
     epochs: int = 40
@@ -73,6 +64,10 @@ class Digits(Options):
     """validation accuracy to reach"""
     learning_rates: tuple[float, ...] = ()
     """try these instead of the chosen learning rates"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, epochs=1)
 
 
 PRESETS = {
@@ -107,7 +102,6 @@ class DigitsRow:
     optimizer: str
     steps: float | None
     seconds: float | None
-    compile_seconds: float
     validation_accuracy: float
     test_accuracy: float | None
 
@@ -199,7 +193,6 @@ def _summarize(
         optimizer=name,
         steps=_median([record and record["step"] for record in reached]),
         seconds=_median([record and record["seconds"] for record in reached]),
-        compile_seconds=statistics.median(result.compile_seconds for result in results),
         validation_accuracy=statistics.median(r.history[-1]["accuracy"] for r in results),
         test_accuracy=statistics.median(test_accuracies) if score_test else None,
     )
@@ -224,7 +217,7 @@ def table_of(rows: Sequence[DigitsRow], *, target: float, seeds: Sequence[int]) 
     baselines = [row for name, row in cells.items() if name.startswith("adamw")]
     return Table(
         title=f"Digits: to {target:.0%} validation accuracy",
-        columns=("optimizer", "steps", "seconds", "compile s", "validation", "test accuracy"),
+        columns=("optimizer", "steps", "seconds", "validation", "test accuracy"),
         baselines=baselines,
         rows=[row for row in cells.values() if row not in baselines],
         note=f"Medians of {len(seeds)} seed(s). Seconds leave out compilation and evaluation.",
@@ -276,58 +269,49 @@ def choose_optimizers(learning_rates: Sequence[float]) -> dict[str, optax.Gradie
     }
 
 
-@exit_on_input_error()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the comparison and write its run folder."""
-    options, arguments = parse("digits", PRESETS, argv)
-    check_keep(options.keep)
-    mesh = make_mesh(select_devices(options.devices))
-    seeds = range(options.seed, options.seed + options.seeds)
+def measure(setting: Setting[Digits]) -> Outcome:
+    """Compare the optimizers."""
+    options = setting.options
     score_test = not options.learning_rates  # a search looks at validation only
-    with open_run("digits", options, arguments=arguments) as run:
-        if score_test:
-            reason = "test accuracy of the kept result"
-            log_test_evaluation(run, keep=options.keep, reason=reason)
-        rows = run_digits(
-            run,
-            choose_optimizers(options.learning_rates),
-            mesh=mesh,
-            epochs=options.epochs,
-            seeds=seeds,
-            target=options.target,
-            score_test=score_test,
-        )
-        _report(run, rows, options=options, seeds=seeds, devices=list(mesh.devices.flat))
-
-
-def _report(
-    run: Run,
-    rows: Sequence[DigitsRow],
-    *,
-    options: Digits,
-    seeds: Sequence[int],
-    devices: Sequence[jax.Device],
-) -> None:
+    if score_test:
+        setting.look_at_test("test accuracy of the last parameters")
+    rows = run_digits(
+        setting.run,
+        choose_optimizers(options.learning_rates),
+        mesh=setting.mesh,
+        epochs=options.epochs,
+        seeds=options.all_seeds,
+        target=options.target,
+        score_test=score_test,
+    )
     metrics, baselines = figures(rows)
-    summary = run.write_summary(
+    return Outcome(
+        title="Optimizers on handwritten digits",
+        intro="scikit-learn's digits, a perceptron with two hidden layers of 256.",
         protocol={"split": "1,077 / 360 / 360, fixed", "target": options.target},
         metrics=metrics,
         baselines=baselines,
-        seeds=seeds,
-        devices=devices,
+        tables=[table_of(rows, target=options.target, seeds=options.all_seeds)],
+        panels=panels_of(setting.run, seed=options.seed),
+        found=found(rows, target=options.target),
     )
-    table = table_of(rows, target=options.target, seeds=seeds)
-    print_table(table)
-    write_report(
-        run,
-        title="Optimizers on handwritten digits",
-        intro="scikit-learn's digits, a perceptron with two hidden layers of 256.",
-        summary=summary,
-        tables=[table],
-        panels=panels_of(run, seed=options.seed),
-    )
-    finish(run, keep=options.keep)
 
+
+def found(rows: Sequence[DigitsRow], *, target: float) -> str:
+    """Say in how many steps each optimizer reaches the target."""
+    steps = [f"{r.optimizer} in {r.steps:g}" if r.steps else f"{r.optimizer} never" for r in rows]
+    return f"Steps to {target:.0%} validation accuracy: {', '.join(steps)}."
+
+
+STUDY = Study(
+    name="digits",
+    about="Shampoo against AdamW on handwritten digits",
+    minutes=0.5,
+    claim="Shampoo reaches the target accuracy in fewer steps than AdamW.",
+    presets=PRESETS,
+    measure=measure,
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -32,22 +32,21 @@ from experiments import digits
 from experiments.data.datasets import read
 from experiments.data.download import download
 from experiments.data.interactions import Interactions
-from experiments.harness.errors import InputError, bad_input, exit_on_input_error
-from experiments.harness.options import Options, parse, select_devices
-from experiments.harness.results import check_keep, log_test_evaluation
-from experiments.harness.run_folder import Run, open_run
-from experiments.loop.sharding import make_mesh
+from experiments.harness.errors import InputError, bad_input
+from experiments.harness.figures import ndcg_difference
+from experiments.harness.options import OneSeed, WithData, check_above_zero, check_least
+from experiments.harness.run_folder import Run
+from experiments.harness.study import Outcome, Posed, Setting, Study
 from experiments.loop.training import TrainResult
 from experiments.retrieval import towers as retrieval
 from experiments.retrieval.nodes import lti_config
 from experiments.retrieval.residual_monn import MoNNTraining
 from experiments.retrieval.searchers import dot_model
 from experiments.retrieval.towers import Asked, Searches, Towers
-from experiments.studies.path_report import Outcome, Searched, report
+from experiments.studies.path_report import Searched, Tested, report_of
 from experiments.tasks.next_item import (
     Problem,
     data_name,
-    ndcg_difference,
     pose,
     read_interactions,
     score,
@@ -58,11 +57,13 @@ from nxtpost_jax import NxtPost, NxtPostConfig, Objective
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EndToEnd(Options):
+class EndToEnd(OneSeed, WithData):
     """Train NxtPost by AdamW and by Shampoo, index its items by HSNN, measure the answers."""
 
     download: Literal["ml-1m"] | None = None
     """fetch this data set from its publisher, check it, and use it"""
+    epochs: int | None = None
+    """passes over the training data (default: by the length of the users)"""
     max_len: int | None = None
     """events of a history that the model reads (default: by the length of the users)"""
     dropout: float | None = None
@@ -106,17 +107,13 @@ class EndToEnd(Options):
         super().__post_init__()
         if self.download and self.data:
             raise InputError("--data and --download: expected one of them, found both")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            counts = isinstance(value, int) and not isinstance(value, bool)
-            if counts and value < 1 and field.name != "seed":
-                flag = f"--{field.name.replace('_', '-')}"
-                raise bad_input(flag, expected="at least 1", found=str(value))
-        for name in ("adamw_rate", "shampoo_rate", "index_rate", "monn_rate"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                flag = f"--{name.replace('_', '-')}"
-                raise bad_input(flag, expected="a number above 0", found=str(value))
+        counts = [
+            field.name
+            for field in dataclasses.fields(self)
+            if field.name != "seed" and type(getattr(self, field.name)) is int
+        ]
+        check_least(self, **dict.fromkeys(counts, 1))
+        check_above_zero(self, "adamw_rate", "shampoo_rate", "index_rate", "monn_rate")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise bad_input("--dropout", expected="a rate in [0, 1)", found=str(self.dropout))
 
@@ -291,7 +288,7 @@ def evaluate_test(
     budgets: Mapping[str, int],
     *,
     max_len: int,
-) -> Outcome:
+) -> Tested:
     """Look at the test split once: baselines, trained models, exact and indexed search."""
     queries = problem.split.test
     baselines = score_baselines(problem, queries, max_len=max_len)
@@ -303,7 +300,7 @@ def evaluate_test(
         name: search_test(problem, towers, both, queries, asked, budget=budgets[name])
         for name, both in searches.items()
     }
-    return Outcome(
+    return Tested(
         baselines=baselines,
         models=models,
         training={stage: t.result for stage, t in trained.items()},
@@ -330,46 +327,56 @@ def search_test(
     )
 
 
-def run_path(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> Outcome:
+def run_path(setting: Setting[EndToEnd]) -> Tested:
     """Train, index and evaluate."""
+    run, options, problem, mesh = setting.run, setting.options, setting.inputs, setting.mesh
     trained = train_all(run, problem, options, mesh=mesh)
     best = trained["shampoo"]
     towers = retrieval.encode_towers(problem, best.model, jax.device_get(best.result.params))
     validation = retrieval.make_asked(problem, towers, problem.split.validation)
     searches = search_by_both(run, problem, towers, validation, options, mesh=mesh)
     budgets = {name: both.choose_budget(validation) for name, both in searches.items()}
-    log_test_evaluation(run, keep=options.keep, reason="test figures of the kept result")
+    setting.look_at_test("everything trained and chosen")
     return evaluate_test(problem, trained, towers, searches, budgets, max_len=options.max_len)
 
 
-def run_digits(run: Run, options: EndToEnd, *, mesh: Mesh) -> list[digits.DigitsRow]:
+def run_digits(setting: Setting[EndToEnd]) -> Outcome:
     """Compare the optimizers on digits."""
-    seeds = range(options.seed, options.seed + options.digits_seeds)
-    return digits.run_digits(
-        run,
-        digits.choose_optimizers(()),
-        mesh=mesh,
-        epochs=options.digits_epochs,
-        seeds=seeds,
+    options = digits.Digits(
+        seed=setting.options.seed,
+        seeds=setting.options.digits_seeds,
+        epochs=setting.options.digits_epochs,
+        keep=setting.options.keep,
     )
+    return digits.measure(dataclasses.replace(setting, options=options))
 
 
-@exit_on_input_error()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the whole path and write its run folder."""
-    options, arguments = parse("end_to_end", PRESETS, argv)
-    check_keep(options.keep)
-    mesh = make_mesh(select_devices(options.devices))
+def pose_path(options: EndToEnd) -> Posed[EndToEnd]:
+    """Read the interactions, split them, and fill in what depends on them."""
     interactions = load(options)
     print(interactions.summary())
     problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
     print(f"protocol: {problem.protocol.describe()}")
-    options = with_recipe(options, problem)
-    with open_run("end_to_end", options, arguments=arguments, data=data_name(interactions)) as run:
-        digit_rows = run_digits(run, options, mesh=mesh)
-        outcome = run_path(run, problem, options, mesh=mesh)
-        report(run, problem, outcome, digit_rows, options=options, mesh=mesh)
+    return Posed(problem, data_name(interactions), with_recipe(options, problem))
 
+
+def measure(setting: Setting[EndToEnd]) -> Outcome:
+    """Run the whole path."""
+    digit_part = run_digits(setting)
+    return report_of(setting.run, setting.inputs, run_path(setting), digit_part)
+
+
+STUDY = Study(
+    name="end_to_end",
+    about="the whole path, interactions to answers (`make run`)",
+    minutes=4,
+    claim="Towers, index and scorer trained by sharded Shampoo answer better than the baselines, "
+    "and read a fraction of the items.",
+    presets=PRESETS,
+    pose=pose_path,
+    measure=measure,
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     main()

@@ -14,45 +14,35 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from matplotlib.axes import Axes
 
 import nxtpost_jax
-from experiments.harness.errors import bad_input, exit_on_input_error
-from experiments.harness.options import parse, select_devices
-from experiments.harness.report import Table, print_table, signed, write_report
-from experiments.harness.results import check_keep, finish, log_test_evaluation
-from experiments.harness.run_folder import Run, open_run
-from experiments.loop.sharding import make_mesh
-from experiments.loop.training import train
-from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_seeds
-from experiments.retrieval.towers import encode_towers
-from experiments.studies.path_report import NAMES
+from experiments.harness.errors import bad_input
+from experiments.harness.figures import baseline_figures, ndcg_difference
+from experiments.harness.names import NAMES
+from experiments.harness.options import check_least
+from experiments.harness.report import Table, signed
+from experiments.harness.run_folder import Run
+from experiments.harness.study import Outcome, Posed, Setting, Study
+from experiments.studies.paper_metrics import K, paper_metrics, train_wide_deep
 from experiments.tasks.next_item import (
     Problem,
-    baseline_figures,
     data_name,
-    ndcg_difference,
     pose,
     read_interactions,
     score,
     score_baselines,
     sequences_of,
 )
-from nxtpost_jax import Metrics, NxtPost
-from nxtpost_jax.evaluation import wide_deep
-from nxtpost_jax.evaluation.batch_metrics import batch_ranks, knn_hits
+from experiments.tasks.nxtpost_training import SMOKE, TRAINED, NxtPostOptions, train_seeds
+from nxtpost_jax import Metrics
 
-K = 10
-BATCH = 128  # users that batch recall ranks against each other
 DEFAULT = "default"
-WIDE_DEEP_EPOCHS = 20
 
 
 class Change(NamedTuple):
@@ -108,6 +98,10 @@ class Ablation(NxtPostOptions):
 
     optimizer: Literal["adamw", "shampoo"] = "shampoo"
     """who trains"""
+    epochs: int = 60
+    """passes over the training data at most"""
+    patience: int = 5
+    """evaluations in a row without a new best that end a training"""
     axes: str = ",".join(AXES)
     """what is changed, separated by commas"""
     held_out: int = 5
@@ -115,15 +109,14 @@ class Ablation(NxtPostOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.held_out < 1:
-            raise bad_input("--held-out", expected="at least 1", found=self.held_out)
+        check_least(self, held_out=1)
         for axis in self.axes.split(","):
             if axis not in AXES:
                 raise bad_input("--axes", expected=f"some of {', '.join(AXES)}", found=axis)
 
 
 PRESETS = {
-    "default": Ablation(epochs=60, patience=5),
+    "default": Ablation(),
     "smoke": Ablation(**SMOKE, axes="losses", held_out=1),
 }
 
@@ -167,82 +160,7 @@ def apply(change: Change, problem: Problem, options: Ablation):
     return problem, config, dataclasses.replace(options, objective=objective)
 
 
-def batch_recalls(scores_of_batch, labels_Qxm, *, seed: int) -> dict[str, float]:
-    """Rank the labels of drawn batches of users against each other.
-
-    Args:
-      scores_of_batch: maps rows [B] and labels int32[B] to scores f32[B, B].
-      labels_Qxm: int32[Q, m], what follows each history.
-      seed: draws the batches; users beyond the last whole batch are left out.
-
-    Returns:
-      "batch_recall@10" of the next item, and the mean over the next m.
-    """
-    queries, m = labels_Qxm.shape
-    size = min(BATCH, queries)
-    order = np.random.default_rng(seed).permutation(queries)[: queries // size * size]
-    hits_m, counts_m = np.zeros(m), np.zeros(m)
-    for rows in order.reshape(-1, size):
-        for j in range(m):
-            labels = labels_Qxm[rows, j]
-            ranks = np.asarray(batch_ranks(scores_of_batch(rows, labels), labels))
-            hits_m[j] += ((ranks > 0) & (ranks <= K)).sum()
-            counts_m[j] += (ranks > 0).sum()
-    recalls_m = hits_m / np.maximum(counts_m, 1)
-    return {f"batch_recall@{K}": recalls_m[0], f"batch_recall@{K} of m": recalls_m.mean()}
-
-
-def paper_metrics(problem: Problem, model: NxtPost, params, labels_Qxm, *, seed: int):
-    """Compute batch recall and KNN hits of the test queries: floats by name."""
-    towers = encode_towers(problem, model, params)
-    users_QxD = towers.encode(problem.split.test)
-
-    def scores(rows, labels):
-        items_BxD = jnp.take(towers.item_vectors, np.maximum(labels, 0), axis=0)
-        return users_QxD[rows] @ items_BxD.T
-
-    wanted = {f"knn_hits@{K}": labels_Qxm[:, :1], f"knn_hits@{K} of m": labels_Qxm}
-    found = {
-        name: np.asarray(knn_hits(users_QxD, towers.item_vectors, labels, k=K))
-        for name, labels in wanted.items()
-    }
-    means = {name: float(hits[hits >= 0].mean()) for name, hits in found.items()}
-    return batch_recalls(scores, labels_Qxm, seed=seed) | means
-
-
-def train_wide_deep(run: Run, problem: Problem, labels_Qxm, options: Ablation, *, mesh: Mesh):
-    """Train the paper's baseline and rank the test users' batches by it."""
-    content = None if problem.content is None else jnp.asarray(problem.content)
-    model = wide_deep.WideDeep(problem.num_items)
-    rows = {"max_len": options.model.max_len, "batch_size": options.batch_size}
-    batches = functools.partial(
-        nxtpost_jax.train_batches, problem.split.train, seed=options.seed, **rows
-    )
-    first = next(iter(batches(epoch=0)))
-    result = train(
-        run,
-        stage="wide_deep",
-        init_params=lambda key: model.init(key, first["items"], first["labels"][:, 0], content)[
-            "params"
-        ],
-        loss=lambda params, batch, key: wide_deep.loss(model, params, batch, content, key),
-        tx=optax.adamw(options.adamw_rate),
-        batches=lambda epoch: batches(epoch=epoch),
-        epochs=min(WIDE_DEEP_EPOCHS, options.epochs),
-        steps_per_epoch=nxtpost_jax.steps_per_epoch(problem.split.train, **rows),
-        seed=options.seed,
-        mesh=mesh,
-    )
-    histories = nxtpost_jax.pad_histories(problem.split.test.histories, options.model.max_len)
-
-    def scores(rows, labels):
-        items_BxL = histories["items"][rows]
-        return wide_deep.score_matrix(model, result.params, items_BxL, labels, content)
-
-    return batch_recalls(scores, labels_Qxm, seed=options.seed)
-
-
-class Outcome(NamedTuple):
+class Ranked(NamedTuple):
     """A trained variant's test figures, one a seed."""
 
     metrics: list[Metrics]
@@ -258,9 +176,9 @@ def train_variant(run: Run, name: str, change: Change, problem: Problem, options
     return problem, trained
 
 
-def rank_variant(problem: Problem, trained, labels_Qxm, *, seed: int) -> Outcome:
+def rank_variant(problem: Problem, trained, labels_Qxm, *, seed: int) -> Ranked:
     """Rank the test queries by what `train_variant` returned."""
-    outcome = Outcome([], [])
+    outcome = Ranked([], [])
     for model, result in trained:
         outcome.metrics.append(score(problem, model, result.params, problem.split.test))
         others = paper_metrics(problem, model, result.params, labels_Qxm, seed=seed)
@@ -277,7 +195,7 @@ COLUMNS = (
 )
 
 
-def table_of(outcomes: Mapping[str, Outcome], axes: Mapping[str, str], baselines, others) -> Table:
+def table_of(outcomes: Mapping[str, Ranked], axes: Mapping[str, str], baselines, others) -> Table:
     """Lay the variants out: means over seeds, and what the change did to NDCG@10.
 
     Args:
@@ -288,13 +206,13 @@ def table_of(outcomes: Mapping[str, Outcome], axes: Mapping[str, str], baselines
     """
     default = outcomes[DEFAULT]
 
-    def difference(outcome: Outcome) -> str:
+    def difference(outcome: Ranked) -> str:
         pairs = [ndcg_difference(a, b) for a, b in zip(outcome.metrics, default.metrics)]
         mean = np.mean([d for d, _ in pairs])
         # The same users in every seed: their error does not shrink with the number of seeds.
         return signed(mean, np.mean([e for _, e in pairs]))
 
-    def row(name: str, outcome: Outcome) -> list:
+    def row(name: str, outcome: Ranked) -> list:
         ranked = [float(np.mean([m[f] for m in outcome.metrics])) for f in ("hr@10", "ndcg@10")]
         others = [float(np.mean([o[c] for o in outcome.others])) for c in COLUMNS]
         own = None if name == DEFAULT else difference(outcome)
@@ -303,7 +221,7 @@ def table_of(outcomes: Mapping[str, Outcome], axes: Mapping[str, str], baselines
     def baseline(name: str) -> list:
         ranked = [baselines[name][f] if name in baselines else None for f in ("hr@10", "ndcg@10")]
         own = [others.get(name, {}).get(column) for column in COLUMNS]
-        return ["baseline", name_of(name), *ranked, None, *own]
+        return ["baseline", NAMES[name], *ranked, None, *own]
 
     return Table(
         title="One choice at a time",
@@ -315,12 +233,7 @@ def table_of(outcomes: Mapping[str, Outcome], axes: Mapping[str, str], baselines
     )
 
 
-def name_of(baseline: str) -> str:
-    """Name a baseline for a reader."""
-    return "Wide & Deep" if baseline == "wide_deep" else NAMES[baseline]
-
-
-def draw(axes: Axes, *, outcomes: Mapping[str, Outcome]) -> None:
+def draw(axes: Axes, *, outcomes: Mapping[str, Ranked]) -> None:
     """Draw each variant's difference to the default in NDCG@10, one dot a seed."""
     names = [name for name in outcomes if name != DEFAULT]
     default = outcomes[DEFAULT].metrics
@@ -335,63 +248,73 @@ def draw(axes: Axes, *, outcomes: Mapping[str, Outcome]) -> None:
     axes.set_title("One choice at a time")
 
 
-@exit_on_input_error()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train every variant, test, report."""
-    options, arguments = parse("nxtpost_ablation", PRESETS, argv)
-    check_keep(options.keep)
-    mesh = make_mesh(select_devices(options.devices))
+def pose_ablation(options: Ablation) -> Posed:
+    """Read the interactions, split them, and note what follows each test history."""
     interactions = read_interactions(options.data)
     posed = {"content_dim": options.content_dim, "seed": options.seed}
     problem = pose(interactions, held_out=options.held_out, **posed)
+    sequences = sequences_of(interactions)
+    labels = nxtpost_jax.following(sequences, problem.split.test, options.held_out)
+    return Posed((problem, labels), data_name(interactions))
+
+
+def measure(setting: Setting[Ablation]) -> Outcome:
+    """Train every variant, test."""
+    run, options, (problem, labels) = setting.run, setting.options, setting.inputs
     variants = variants_of(problem, options)
-    test = problem.split.test
-    labels = nxtpost_jax.following(sequences_of(interactions), test, options.held_out)
-    data = data_name(interactions)
-    with open_run("nxtpost_ablation", options, arguments=arguments, data=data) as run:
-        trained = {
-            name: train_variant(run, name, change, problem, options, mesh=mesh)
-            for name, (_, change) in variants.items()
-        }
-        log_test_evaluation(run, keep=options.keep, reason=TRAINED)
-        outcomes = {
-            name: rank_variant(*parts, labels, seed=options.seed) for name, parts in trained.items()
-        }
-        baselines = score_baselines(problem, test, max_len=options.model.max_len)
-        others = {"wide_deep": train_wide_deep(run, problem, labels, options, mesh=mesh)}
-        _report(run, problem, options, outcomes, baselines, others, mesh=mesh)
-
-
-def _report(run: Run, problem: Problem, options, outcomes, baselines, others, *, mesh) -> None:
+    trained = {
+        name: train_variant(run, name, change, problem, options, mesh=setting.mesh)
+        for name, (_, change) in variants.items()
+    }
+    setting.look_at_test(TRAINED)
+    outcomes = {
+        name: rank_variant(*parts, labels, seed=options.seed) for name, parts in trained.items()
+    }
+    baselines = score_baselines(problem, problem.split.test, max_len=options.model.max_len)
+    others = {
+        "wide_deep": train_wide_deep(run, problem, labels, options, mesh=setting.mesh),
+    }
     figures = {
         f"{name}/{seed}/{figure}": value
         for name, outcome in outcomes.items()
         for seed, metrics, own in zip(options.all_seeds, *outcome)
         for figure, value in (metrics.values | own).items()
     }
-    flat = baseline_figures(baselines)
-    flat |= {f"{n}/{f}": v for n, values in others.items() for f, v in values.items()}
-    summary = run.write_summary(
-        protocol=problem.protocol.asdict(),
-        metrics=figures,
-        baselines=flat,
-        seeds=options.all_seeds,
-        devices=list(mesh.devices.flat),
-    )
-    axes = {name: axis for name, (axis, _) in variants_of(problem, options).items()}
-    table = table_of(outcomes, axes, baselines, others)
-    print_table(table)
-    write_report(
-        run,
+    flat = {f"{n}/{f}": v for n, values in others.items() for f, v in values.items()}
+    axes = {name: axis for name, (axis, _) in variants.items()}
+    return Outcome(
         title=f"NxtPost's ablations on {problem.protocol.data}",
         intro=f"Trained by {options.optimizer}; m is {options.held_out} in the metrics. "
         f"{problem.protocol.describe()}",
-        summary=summary,
-        tables=[table],
+        protocol=problem.protocol.asdict(),
+        metrics=figures,
+        baselines=baseline_figures(baselines) | flat,
+        tables=[table_of(outcomes, axes, baselines, others)],
         panels=[functools.partial(draw, outcomes=outcomes)],
+        found=found(outcomes),
     )
-    finish(run, keep=options.keep)
 
+
+def found(outcomes: Mapping[str, Ranked]) -> str:
+    """Name the best variant by NDCG@10."""
+    means = {n: float(np.mean([m["ndcg@10"] for m in o.metrics])) for n, o in outcomes.items()}
+    best = max(means, key=means.__getitem__)
+    return (
+        f"The best of {len(means)} variants is '{best}' with an NDCG@10 of {means[best]:.4f}; the "
+        f"default has {means[DEFAULT]:.4f}."
+    )
+
+
+STUDY = Study(
+    name="nxtpost_ablation",
+    about="NxtPost with one choice changed at a time",
+    minutes=60,
+    claim="No single change of the default raises NDCG@10 by more than two standard errors.",
+    presets=PRESETS,
+    pose=pose_ablation,
+    measure=measure,
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
 """Shampoo against AdamW by learning rate, on next-character prediction.
 
-    python -m experiments.shampoo_ablation --data TEXT --task characters --quick    # 2 CPU cores
+    python -m experiments.shampoo_ablation --data TEXT --seeds 1    # half an hour on 2 CPU cores
 
 A causal Transformer (3 layers, width 128, length 64, batch 32), 600 steps with 50 of warm-up and a
 cosine to zero, gradients clipped to norm 1, decoupled decay 0.1. The first nine tenths of the text
@@ -30,13 +30,12 @@ from jax.sharding import Mesh
 import shampoo_jax
 from experiments.bench.character_model import CharacterModel
 from experiments.data.datasets import read_text
-from experiments.harness.errors import bad_input, exit_on_input_error
-from experiments.harness.options import Options, parse, select_devices
+from experiments.harness.errors import bad_input
+from experiments.harness.options import ManySeeds, WithData, check_least
 from experiments.harness.provenance import DataName
-from experiments.harness.report import Table, draw_curves, print_table, read_curves, write_report
-from experiments.harness.results import check_keep, finish
-from experiments.harness.run_folder import Run, open_run
-from experiments.loop.sharding import make_mesh
+from experiments.harness.report import Table, draw_curves, read_curves
+from experiments.harness.run_folder import Run
+from experiments.harness.study import Outcome, Posed, Setting, Study
 from experiments.loop.training import TrainResult, train
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
@@ -51,27 +50,26 @@ EMBEDDED_CHARACTERS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ablation(Options):
+class Ablation(ManySeeds, WithData):
     """Compare optimizers over learning rates."""
 
     epochs: int = 12
     """evaluations, 50 steps apart"""
     task: Literal["characters"] = "characters"
     """what is learned"""
-    quick: bool = False
-    """one seed instead of three"""
+    seeds: int = 3
+    """number of seeds, from --seed on"""
     rates: tuple[float, ...] = RATES
     """peak learning rates, tried with every optimizer"""
 
-    @property
-    def seeds(self) -> range:
-        """The seeds to train with."""
-        return range(self.seed, self.seed + (1 if self.quick else 3))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, epochs=1)
 
 
 PRESETS = {
     "default": Ablation(),
-    "smoke": Ablation(epochs=1, quick=True, rates=(4e-3,)),
+    "smoke": Ablation(epochs=1, seeds=1, rates=(4e-3,)),
 }
 
 
@@ -216,63 +214,59 @@ def table_of(results, *, rates: Sequence[float], seeds: int) -> Table:
     )
 
 
-@exit_on_input_error()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train over the grid and write the run folder."""
-    options, arguments = parse("shampoo_ablation", PRESETS, argv)
-    check_keep(options.keep)
-    mesh = make_mesh(select_devices(options.devices))
+def pose_text(options: Ablation) -> Posed:
+    """Read the text."""
     text = load(options.data)
-    with open_run("shampoo_ablation", options, arguments=arguments, data=text.name) as run:
-        common = {"epochs": options.epochs, "mesh": mesh}
-
-        def over_seeds(name: str, rate: float) -> list[TrainResult]:
-            return [
-                train_one(run, text, optimizer=name, rate=rate, seed=seed, **common)
-                for seed in options.seeds
-            ]
-
-        grid = itertools.product(("adamw", "shampoo"), options.rates)
-        results = {(name, rate): over_seeds(name, rate) for name, rate in grid}
-        best = best_rate(end_losses(results), "shampoo")
-        results["thrifty", best] = over_seeds("thrifty", best)
-        _report(run, text, results, options=options, devices=list(mesh.devices.flat))
+    return Posed(text, text.name)
 
 
-def _report(run: Run, text: Text, results, *, options: Ablation, devices) -> None:
+def measure(setting: Setting[Ablation]) -> Outcome:
+    """Train over the grid."""
+    run, options, text = setting.run, setting.options, setting.inputs
+
+    def over_seeds(name: str, rate: float) -> list[TrainResult]:
+        common = {"epochs": options.epochs, "mesh": setting.mesh}
+        return [
+            train_one(run, text, optimizer=name, rate=rate, seed=seed, **common)
+            for seed in options.all_seeds
+        ]
+
+    grid = itertools.product(("adamw", "shampoo"), options.rates)
+    results = {(name, rate): over_seeds(name, rate) for name, rate in grid}
+    best = best_rate(end_losses(results), "shampoo")
+    results["thrifty", best] = over_seeds("thrifty", best)
     ends = end_losses(results)
     flat = {f"{name}/{rate:g}/validation_loss": value for (name, rate), value in ends.items()}
-    summary = run.write_summary(
+    best = {name: best_rate(ends, name) for name in ("adamw", *VARIANTS)}
+    lines = read_curves(run.folder)
+    curves = {f"{n}, {rate:g}": lines[f"{n}-{rate:g}-{options.seed}"] for n, rate in best.items()}
+    draw = functools.partial(
+        draw_curves, curves=curves, metric="validation_loss", label="validation loss"
+    )
+    own, theirs = (ends[name, best[name]] for name in ("shampoo", "adamw"))
+    return Outcome(
+        title="Shampoo against AdamW on characters",
+        intro=f"{text.name.name}, {len(text.training) + len(text.validation):,} characters.",
         protocol={"split": "the last tenth of the text validates", "test": "none"},
         metrics={k: v for k, v in flat.items() if not k.startswith("adamw")},
         baselines={k: v for k, v in flat.items() if k.startswith("adamw")},
-        seeds=options.seeds,
-        devices=devices,
+        tables=[table_of(results, rates=options.rates, seeds=options.seeds)],
+        panels=[functools.partial(draw, against=against) for against in ("step", "seconds")],
+        found=f"At its best learning rate Shampoo ends at a validation loss of {own:.3f}, AdamW at "
+        f"{theirs:.3f}.",
     )
-    table = table_of(results, rates=options.rates, seeds=len(options.seeds))
-    print_table(table)
-    lines = read_curves(run.folder)
-    best = {name: best_rate(ends, name) for name in ("adamw", *VARIANTS)}
-    curves = {f"{n}, {rate:g}": lines[f"{n}-{rate:g}-{options.seed}"] for n, rate in best.items()}
-    write_report(
-        run,
-        title="Shampoo against AdamW on characters",
-        intro=f"{text.name.name}, {len(text.training) + len(text.validation):,} characters.",
-        summary=summary,
-        tables=[table],
-        panels=[
-            functools.partial(
-                draw_curves,
-                curves=curves,
-                against=against,
-                metric="validation_loss",
-                label="validation loss",
-            )
-            for against in ("step", "seconds")
-        ],
-    )
-    finish(run, keep=options.keep)
 
+
+STUDY = Study(
+    name="shampoo_ablation",
+    about="Shampoo and AdamW over learning rates, characters",
+    minutes=210,
+    claim="At each one's best learning rate Shampoo ends below AdamW.",
+    presets=PRESETS,
+    pose=pose_text,
+    measure=measure,
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,12 +19,11 @@ import jax.numpy as jnp
 
 import shampoo_jax
 from experiments.bench.parameter_sets import PARAMETER_SETS, read_sets
-from experiments.harness.errors import exit_on_input_error
-from experiments.harness.options import Options, parse, select_devices
-from experiments.harness.report import Table, print_table, write_report
-from experiments.harness.results import check_keep, finish
-from experiments.harness.run_folder import open_run
-from experiments.loop.sharding import make_mesh, replicated
+from experiments.harness.devices import make_mesh
+from experiments.harness.options import Options
+from experiments.harness.report import Table
+from experiments.harness.study import Outcome, Setting, Study
+from experiments.loop.sharding import replicated
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 COLUMNS = ("devices", "state bytes", "share of one", "operations", "bytes received", "collectives")
@@ -107,39 +105,46 @@ def table_of(name: str, rows: dict[int, dict[str, Any]]) -> Table:
     return Table(title=name, columns=COLUMNS, baselines=cells[:1], rows=cells[1:])
 
 
-@exit_on_input_error()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Compile, print the tables and write the run folder."""
-    options, arguments = parse("shampoo_scaling", PRESETS, argv)
-    check_keep(options.keep)
-    devices = select_devices(options.devices or max(options.counts))
-    with open_run("shampoo_scaling", options, arguments=arguments) as run:
-        results, tables = {}, []
-        for name in read_sets(options.sets):
-            results[name] = {
-                count: measure(name, count, block_size=options.block_size)
-                for count in options.counts
-            }
-            tables.append(table_of(name, results[name]))
-            print_table(tables[-1])
-        figures = {
-            (count, f"{name}/{count}/{figure}"): value
-            for name, rows in results.items()
-            for count, row in rows.items()
-            for figure, value in row.items()
+def measure_sets(setting: Setting[Scaling]) -> Outcome:
+    """Compile every set for every number of devices."""
+    options = setting.options
+    results = {
+        name: {
+            count: measure(name, count, block_size=options.block_size) for count in options.counts
         }
-        least = min(options.counts)
-        summary = run.write_summary(
-            protocol={"programs": "compiled for CPU, not run", "parameters": "replicated"},
-            metrics={key: value for (count, key), value in figures.items() if count != least},
-            baselines={key: value for (count, key), value in figures.items() if count == least},
-            seeds=[],
-            devices=devices,
-        )
-        intro = "One Shampoo step a device, read off compiled programs."
-        write_report(run, title="Shampoo by devices", intro=intro, summary=summary, tables=tables)
-        finish(run, keep=options.keep)
+        for name in read_sets(options.sets)
+    }
+    figures = {
+        (count, f"{name}/{count}/{figure}"): value
+        for name, rows in results.items()
+        for count, row in rows.items()
+        for figure, value in row.items()
+    }
+    least, most = min(options.counts), max(options.counts)
+    name, rows = next(iter(results.items()))
+    share = rows[most]["state_bytes"] / rows[least]["state_bytes"]
+    return Outcome(
+        title="Shampoo by devices",
+        intro="One Shampoo step per device, read off compiled programs.",
+        protocol={"programs": "compiled for CPU, not run", "parameters": "replicated"},
+        metrics={key: value for (count, key), value in figures.items() if count != least},
+        baselines={key: value for (count, key), value in figures.items() if count == least},
+        tables=[table_of(name, rows) for name, rows in results.items()],
+        found=f"On {most} devices a device holds {share:.3f} of the state that one of {least} "
+        f"holds ({name}), with {rows[most]['collectives']} collective(s) per step.",
+    )
 
+
+STUDY = Study(
+    name="shampoo_scaling",
+    about="bytes, operations, collectives per device",
+    minutes=2,
+    claim="State and work per device fall with the number of devices, by one all-gather per step.",
+    presets=PRESETS,
+    measure=measure_sets,
+    devices=lambda options: options.devices or max(options.counts),
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     main()

@@ -20,28 +20,27 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.harness.errors import InputError, bad_input, exit_on_input_error
-from experiments.harness.options import parse, select_devices
-from experiments.harness.report import COLORS, Table, finish_axes, print_table, signed, write_report
-from experiments.harness.results import check_keep, finish, log_test_evaluation
-from experiments.harness.run_folder import Run, open_run
-from experiments.loop.sharding import make_mesh
-from experiments.nxtpost import SMOKE, TRAINED, NxtPostOptions, train_seeds
-from experiments.studies.path_report import NAMES
-from experiments.tasks.next_item import (
-    Problem,
-    baseline_scorers,
-    data_name,
+from experiments.harness.errors import InputError, bad_input
+from experiments.harness.figures import (
     figures_of,
     means_by_label,
     ndcg_difference,
+    seed_figures,
+)
+from experiments.harness.names import NAMES
+from experiments.harness.options import check_least
+from experiments.harness.report import COLORS, Table, finish_axes, signed
+from experiments.harness.study import Outcome, Posed, Setting, Study
+from experiments.tasks.next_item import (
+    baseline_scorers,
+    data_name,
     pose,
     query_times,
     rank,
     read_interactions,
     score,
-    seed_figures,
 )
+from experiments.tasks.nxtpost_training import SMOKE, TRAINED, NxtPostOptions, train_seeds
 from nxtpost_jax import Metrics, Queries, Sequences
 
 LOSSES = {
@@ -57,6 +56,10 @@ class Staleness(NxtPostOptions):
 
     optimizer: Literal["adamw", "shampoo"] = "shampoo"
     """who trains"""
+    epochs: int = 60
+    """passes over the training data at most"""
+    patience: int = 5
+    """evaluations in a row without a new best that end a training"""
     ages: tuple[int, ...] = (0, 1, 10, 50)
     """events that the vector has not seen"""
     labels: int = 5
@@ -67,12 +70,11 @@ class Staleness(NxtPostOptions):
         if not self.ages or self.ages[0] != 0 or sorted(set(self.ages)) != list(self.ages):
             found = ",".join(map(str, self.ages))
             raise bad_input("--ages", expected="0 and then larger ages", found=found)
-        if self.labels < 1:
-            raise bad_input("--labels", expected="at least 1", found=self.labels)
+        check_least(self, labels=1)
 
 
 PRESETS = {
-    "default": Staleness(epochs=60, patience=5),
+    "default": Staleness(),
     "smoke": Staleness(**SMOKE, ages=(0, 2)),
 }
 
@@ -139,76 +141,78 @@ def draw(axes: Axes, *, ages, curves: Mapping[str, Sequence[Sequence[Metrics]]])
     finish_axes(axes)
 
 
-@exit_on_input_error()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train, let the vectors age, test, report."""
-    options, arguments = parse("staleness", PRESETS, argv)
-    check_keep(options.keep)
-    mesh = make_mesh(select_devices(options.devices))
+def pose_stale(options: Staleness) -> Posed:
+    """Read the interactions; the test users are those that are old enough."""
     interactions = read_interactions(options.data)
     problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
     test = old_enough(problem.split.test, options.ages[-1], name=interactions.name)
-    data = data_name(interactions)
-    with open_run("staleness", options, arguments=arguments, data=data) as run:
-        trained = {}
-        for name, weights in LOSSES.items():
-            objective = dataclasses.replace(options.objective, num_labels=options.labels, **weights)
-            trained[name] = train_seeds(
-                run,
-                problem,
-                options.model,
-                dataclasses.replace(options, objective=objective),
-                optimizer=options.optimizer,
-                stage=name,
-                mesh=mesh,
-            )
-        log_test_evaluation(run, keep=options.keep, reason=TRAINED)
-        models = {
-            name: [
-                ageing(functools.partial(score, problem, model, result.params, test), options.ages)
-                for model, result in seeds
-            ]
-            for name, seeds in trained.items()
-        }
-        ranked = functools.partial(
-            rank,
+    return Posed((problem, test), data_name(interactions))
+
+
+def measure(setting: Setting[Staleness]) -> Outcome:
+    """Train, let the vectors age, test."""
+    options, (problem, test) = setting.options, setting.inputs
+    trained = {}
+    for name, weights in LOSSES.items():
+        objective = dataclasses.replace(options.objective, num_labels=options.labels, **weights)
+        trained[name] = train_seeds(
+            setting.run,
             problem,
-            queries=test,
-            max_len=options.model.max_len,
-            query_times=query_times(test),
+            options.model,
+            dataclasses.replace(options, objective=objective),
+            optimizer=options.optimizer,
+            stage=name,
+            mesh=setting.mesh,
         )
-        baselines = {
-            name: ageing(functools.partial(ranked, scores), options.ages)
-            for name, scores in baseline_scorers(problem, test).items()
-        }
-        _report(run, problem, options, baselines, models, mesh=mesh, users=len(test))
-
-
-def _report(run: Run, problem: Problem, options, baselines, models, *, mesh, users: int) -> None:
+    setting.look_at_test(TRAINED)
+    models = {
+        name: [
+            ageing(functools.partial(score, problem, model, result.params, test), options.ages)
+            for model, result in seeds
+        ]
+        for name, seeds in trained.items()
+    }
+    asked = {"max_len": options.model.max_len, "query_times": query_times(test)}
+    ranked = functools.partial(rank, problem, queries=test, **asked)
+    baselines = {
+        name: ageing(functools.partial(ranked, scores), options.ages)
+        for name, scores in baseline_scorers(problem, test).items()
+    }
     protocol = dataclasses.replace(
         problem.protocol, history="all earlier events but the last n; seen items are those of all"
     )
-    summary = run.write_summary(
+    return Outcome(
+        title=f"Stale user vectors: {problem.protocol.data}",
+        intro=f"Trained by {options.optimizer}; {len(test):,} users with more than "
+        f"{options.ages[-1]} events. {protocol.describe()}",
         protocol=protocol.asdict(),
         metrics=seed_figures(models, options.all_seeds, options.ages),
         baselines=figures_of(baselines, options.ages),
-        seeds=options.all_seeds,
-        devices=list(mesh.devices.flat),
-    )
-    tables = [table_of(options.ages, baselines, models, figure=f) for f in ("ndcg@10", "hr@10")]
-    for table in tables:
-        print_table(table)
-    write_report(
-        run,
-        title=f"Stale user vectors: {problem.protocol.data}",
-        intro=f"Trained by {options.optimizer}; {users:,} users with more than "
-        f"{options.ages[-1]} events. {protocol.describe()}",
-        summary=summary,
-        tables=tables,
+        tables=[table_of(options.ages, baselines, models, figure=f) for f in ("ndcg@10", "hr@10")],
         panels=[functools.partial(draw, ages=options.ages, curves=models)],
+        found=found(options.ages, models),
     )
-    finish(run, keep=options.keep)
 
+
+def found(ages: Sequence[int], models: Mapping[str, Sequence[Sequence[Metrics]]]) -> str:
+    """Say what each loss keeps at the oldest age."""
+    kept = []
+    for name, seeds in models.items():
+        ndcgs = means_by_label(seeds, "ndcg@10")
+        kept.append(f"{name} {ndcgs[-1] / ndcgs[0]:.2f}" if ndcgs[0] else f"{name} nothing")
+    return f"Of its NDCG@10 a vector that misses {ages[-1]} events keeps: {', '.join(kept)}."
+
+
+STUDY = Study(
+    name="staleness",
+    about="user vectors that miss the last events",
+    minutes=20,
+    claim="Vectors trained by the long-term loss age better than those of the short-term loss.",
+    presets=PRESETS,
+    pose=pose_stale,
+    measure=measure,
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     main()

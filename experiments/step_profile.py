@@ -11,7 +11,6 @@ batched product of XLA by block size, at the same number of parameters.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +18,9 @@ import numpy as np
 
 import shampoo_jax
 from experiments.bench.parameter_sets import PARAMETER_SETS, read_sets
-from experiments.harness.errors import bad_input, exit_on_input_error
-from experiments.harness.options import Options, parse, select_devices
-from experiments.harness.report import Table, print_table, write_report
-from experiments.harness.results import check_keep, finish
-from experiments.harness.run_folder import open_run
-from experiments.loop.sharding import make_mesh
+from experiments.harness.options import OneSeed, check_least
+from experiments.harness.report import Table
+from experiments.harness.study import Outcome, Setting, Study
 from experiments.step_time import Contestant, make_contestant
 from shampoo_jax.layout import from_pools, to_pools
 from shampoo_jax.plan import PlanConfig, make_plan
@@ -35,7 +31,7 @@ PARAMETERS = 2**22
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StepProfile(Options):
+class StepProfile(OneSeed):
     """Time the parts of a Shampoo step."""
 
     sets: str = "blocks12"
@@ -47,10 +43,7 @@ class StepProfile(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("block_size", "turns"):
-            if getattr(self, name) < 1:
-                flag = f"--{name.replace('_', '-')}"
-                raise bad_input(flag, expected="at least 1", found=getattr(self, name))
+        check_least(self, block_size=1, turns=1)
         read_sets(self.sets)
 
 
@@ -145,32 +138,37 @@ def product_table(turns: int) -> tuple[Table, dict[str, float]]:
     return table, {f"products/{side}/ms": ms for side, ms in times.items()}
 
 
-@exit_on_input_error()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Time the parts and write the run folder."""
-    options, arguments = parse("step_profile", PRESETS, argv)
-    check_keep(options.keep)
-    mesh = make_mesh(select_devices(options.devices))
-    with open_run("step_profile", options, arguments=arguments) as run:
-        timed = [part_table(name, options, mesh=mesh) for name in read_sets(options.sets)]
-        timed.append(product_table(options.turns))
-        tables, figures = zip(*timed)
-        for table in tables:
-            print_table(table)
-        whole = {k: v for f in figures for k, v in f.items() if k.endswith("ordinary step/ms")}
-        summary = run.write_summary(
-            protocol={"gradients": "fixed random", "order": "parts take turns"},
-            metrics={k: v for f in figures for k, v in f.items() if k not in whole},
-            baselines=whole,
-            seeds=[options.seed],
-            devices=list(mesh.devices.flat),
-        )
-        intro = "An ordinary Shampoo step and its parts, each compiled alone."
-        write_report(
-            run, title="Parts of a Shampoo step", intro=intro, summary=summary, tables=tables
-        )
-        finish(run, keep=options.keep)
+def measure(setting: Setting[StepProfile]) -> Outcome:
+    """Time the parts."""
+    options = setting.options
+    timed = [part_table(name, options, mesh=setting.mesh) for name in read_sets(options.sets)]
+    timed.append(product_table(options.turns))
+    tables, figures = zip(*timed)
+    flat = {key: value for own in figures for key, value in own.items()}
+    whole = {key: value for key, value in flat.items() if key.endswith("ordinary step/ms")}
+    parts = {key: value for key, value in figures[0].items() if key not in whole}
+    longest = max(parts, key=parts.__getitem__)
+    return Outcome(
+        title="Parts of a Shampoo step",
+        intro="An ordinary Shampoo step and its parts, each compiled alone.",
+        protocol={"gradients": "fixed random", "order": "parts take turns"},
+        metrics={key: value for key, value in flat.items() if key not in whole},
+        baselines=whole,
+        tables=tables,
+        found=f"The longest part is {longest.removesuffix('/ms')}, {parts[longest]:.1f} ms of "
+        f"{next(iter(whole.values())):.1f}.",
+    )
 
+
+STUDY = Study(
+    name="step_profile",
+    about="the parts of a Shampoo step, each timed alone",
+    minutes=0.5,
+    claim="Most of an ordinary step is its matrix products.",
+    presets=PRESETS,
+    measure=measure,
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     main()

@@ -21,7 +21,6 @@ says:
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -35,12 +34,10 @@ from experiments.bench import nxtpost_time
 from experiments.bench.parameter_sets import PARAMETER_SETS, Shapes, read_sets
 from experiments.bench.step_floor import eigendecompositions, products
 from experiments.bench.whole_step import WHOLE_STEPS
-from experiments.harness.errors import bad_input, exit_on_input_error
-from experiments.harness.options import Options, parse, select_devices
-from experiments.harness.report import Table, print_table, write_report
-from experiments.harness.results import check_keep, finish
-from experiments.harness.run_folder import Run, open_run, write_atomically
-from experiments.loop.sharding import make_mesh, replicated, shard_batch
+from experiments.harness.options import OneSeed, check_least
+from experiments.harness.report import Table
+from experiments.harness.study import Outcome, Setting, Study
+from experiments.loop.sharding import replicated, shard_batch
 from experiments.loop.train_step import (
     compile_step,
     init_state,
@@ -68,7 +65,7 @@ ROW = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StepTime(Options):
+class StepTime(OneSeed):
     """Time optimizer steps without a model."""
 
     model: Literal["nxtpost"] | None = None
@@ -86,9 +83,7 @@ class StepTime(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("block_size", "frequency", "cycles"):
-            if getattr(self, name) < 1:
-                raise bad_input(f"--{name}", expected="at least 1", found=getattr(self, name))
+        check_least(self, block_size=1, frequency=1, cycles=1)
         read_sets(self.sets, SETS)
 
 
@@ -294,59 +289,57 @@ def _figures(rows: Sequence[dict[str, Any]], *, baselines: bool) -> dict[str, fl
     }
 
 
-@exit_on_input_error()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Time the optimizers and write the run folder; summary.json also has `rows`."""
-    options, arguments = parse("step_time", PRESETS, argv)
-    check_keep(options.keep)
-    mesh = make_mesh(select_devices(options.devices))
-    with open_run("step_time", options, arguments=arguments) as run:
-        if options.model:
-            _report_model(run, options, devices=list(mesh.devices.flat))
-        else:
-            _report_sets(run, options, mesh=mesh)
-        finish(run, keep=options.keep)
+def measure(setting: Setting[StepTime]) -> Outcome:
+    """Time a model's parts, or the optimizers on sets and whole steps."""
+    return _measure_model(setting.options) if setting.options.model else _measure_sets(setting)
 
 
-def _report_sets(run: Run, options: StepTime, *, mesh) -> None:
-    rows = []
+def _measure_sets(setting: Setting[StepTime]) -> Outcome:
+    options, rows = setting.options, []
     for name in read_sets(options.sets, SETS):
         timed = time_step if name in WHOLE_STEPS else time_set
-        rows += timed(name, options, mesh=mesh)
-        print_table(tables_of(rows)[-1])
-    summary = run.write_summary(
+        rows += timed(name, options, mesh=setting.mesh)
+        print(f"{name}: timed", flush=True)
+    last = rows[-1]["set"]
+    ratio = {row["optimizer"]: row["ratio_to_adamw"] for row in rows if row["set"] == last}
+    return Outcome(
+        title="Step time",
+        intro="The optimizer's step alone; names in `_step` are whole training steps. "
+        "Milliseconds unless said otherwise.",
         protocol={"gradients": "fixed random", "order": "contestants take turns"},
         metrics=_figures(rows, baselines=False),
         baselines=_figures(rows, baselines=True),
-        seeds=[options.seed],
-        devices=list(mesh.devices.flat),
+        tables=tables_of(rows),
+        found=f"{last}: Shampoo takes {ratio['shampoo']:.2f} times AdamW's time.",
     )
-    summary |= {"rows": rows}
-    write_atomically(run.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    intro = (
-        "The optimizer's step alone; names in `_step` are whole training steps. "
-        "Milliseconds unless said otherwise."
-    )
-    tables = tables_of(rows)
-    write_report(run, title="Step time", intro=intro, summary=summary, tables=tables)
 
 
-def _report_model(run: Run, options: StepTime, *, devices) -> None:
+def _measure_model(options: StepTime) -> Outcome:
     size = options.nxtpost
     figures, tables = nxtpost_time.measure(size, seed=options.seed)
-    for table in tables:
-        print_table(table)
     own = {name: value for name, value in figures.items() if "/adamw/" not in name}
-    summary = run.write_summary(
+    return Outcome(
+        title="NxtPost's speed",
+        intro="Training, evaluation and serving of NxtPost on drawn data, on one device.",
         protocol=dataclasses.asdict(size) | {"data": "drawn", "order": "contestants take turns"},
         metrics=own,
         baselines={name: value for name, value in figures.items() if name not in own},
-        seeds=[options.seed],
-        devices=devices,
+        tables=tables,
+        found=f"A request is answered in {figures['nxtpost/serving/request p50 ms']:.2f} ms "
+        "(median).",
     )
-    intro = "Training, evaluation and serving of NxtPost on drawn data, on one device."
-    write_report(run, title="NxtPost's speed", intro=intro, summary=summary, tables=tables)
 
+
+STUDY = Study(
+    name="step_time",
+    about="optimizer steps beside their floor; NxtPost's speed",
+    minutes=20,
+    claim="A training step by Shampoo takes at most 1.1 times the time of one by AdamW.",
+    presets=PRESETS,
+    measure=measure,
+    times_compilation=True,
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     main()

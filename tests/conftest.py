@@ -1,11 +1,9 @@
 """A strict test process: 8 fake CPU devices, rank promotion raises, warnings are errors."""
 
-import atexit
 import gc
 import os
-import shutil
-import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("NPROC", "32")  # XLA's pool: LAPACK calls may park threads (docs/shampoo.md)
@@ -15,13 +13,16 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 if version("jaxlib").startswith("0.10."):
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
-# What one process has compiled, the others of this session read from a folder that ends with it.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    folder = tempfile.mkdtemp(prefix="jax-compiled-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+# Programs that were compiled before are read from the user's cache folder, as the commands do;
+# `.ci/run` starts with an empty one.
+os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    os.path.join(os.environ["XDG_CACHE_HOME"], "shampoo-nxtpost-hsnn", "compiled-by-tests"),
+)
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2 * 2**30))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 import jax
 import pytest

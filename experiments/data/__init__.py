@@ -1,1 +1,4 @@
-"""data."""
+"""Interactions: one reader per publisher's format, content, downloads, drawn data.
+
+May import: harness.
+"""

@@ -28,6 +28,7 @@ import numpy as np
 from experiments.data import python_source as readers_source
 from experiments.data.interactions import Events, Interactions, from_events
 from experiments.harness.errors import bad_input
+from experiments.harness.process import cache_folder
 
 MINER_VERSION = 1  # part of the cache key: raise it when the same files give other data
 MIN_SUPPORT = 5  # functions that must call an item
@@ -78,7 +79,7 @@ def library_calls(*, cache: bool = True, progress: Progress | None = None) -> In
     if not modules:
         raise bad_input(sys.prefix, expected="Python source files", found="none")
     files_hash = _hash_files(modules)
-    path = _cache_folder() / f"library-calls-{MINER_VERSION}-{files_hash}.json.gz"
+    path = cache_folder() / f"library-calls-{MINER_VERSION}-{files_hash}.json.gz"
     mined = _load(path) if cache else None
     if mined is None:
         mined = _mine(modules, progress)
@@ -296,11 +297,6 @@ def _to_interactions(mined: _Mined, note: str) -> Interactions:
     return dataclasses.replace(
         record, groups=groups.astype(np.int32), group_names=tuple(group_names.tolist())
     )
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "shampoo-nxtpost-hsnn"
 
 
 def _load(path: Path) -> _Mined | None:

@@ -1,12 +1,13 @@
-"""The options that every experiment takes, and how they become a config.
+"""The options that commands take, and how they become a config.
 
-An experiment extends `Options` by a frozen dataclass of its own and names a few presets of it:
+A command extends `Options`, or what it needs of `WithData`, `OneSeed` and `ManySeeds`, by a frozen
+dataclass of its own and names a few presets of it:
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Digits(Options):
+    class Digits(ManySeeds):
         width: int = 256
 
-    PRESETS = {"default": Digits(), "smoke": Digits(preset="smoke", epochs=1)}
+    PRESETS = {"default": Digits(), "smoke": Digits(width=16)}
     options, arguments = parse("digits", PRESETS)
 
 `--preset` chooses where the defaults come from, every other flag overrides one field. With
@@ -17,7 +18,6 @@ flag that contradicts them is refused when the run is opened.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -26,7 +26,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import tyro
 
 from experiments.harness.errors import InputError, bad_input
@@ -34,39 +33,98 @@ from experiments.harness.errors import InputError, bad_input
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """Run an experiment."""
+    """Run a command."""
 
-    data: Path | None = None
-    """file or folder with the input; without it, the data that needs no download"""
     out: Path | None = None
-    """new run folder (default: runs/EXPERIMENT-TIME)"""
+    """new run folder (default: runs/COMMAND-TIME)"""
     resume: Path | None = None
     """run folder to continue; its own arguments are used"""
     preset: str = "default"
     """named set of defaults that the other flags override"""
-    epochs: int | None = None
-    """passes over the training data (default: the experiment's own choice)"""
-    seed: int = 0
-    """seed of initial parameters, batches and dropout"""
     devices: int | None = None
     """number of devices (default: all; on CPU, as many fake devices)"""
     keep: str | None = None
     """name under docs/results that the summary and the report are kept as"""
+    compilation_cache: bool = True
+    """read programs that earlier runs compiled from the user's cache folder"""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 0), ("seed", 0), ("devices", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise bad_input(f"--{name}", expected=f"at least {least}", found=str(value))
+        check_least(self, devices=1)
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds to run with; none where nothing is drawn."""
+        return range(0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithData(Options):
+    """Run a command on data."""
+
+    data: Path | None = None
+    """file or folder with the input; without it, the data that needs no download"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneSeed(Options):
+    """Run a command from one seed."""
+
+    seed: int = 0
+    """seed of initial parameters, batches and dropout"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, seed=0)
+
+    @property
+    def all_seeds(self) -> range:
+        return range(self.seed, self.seed + 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ManySeeds(OneSeed):
+    """Run a command from one or several seeds."""
+
+    seeds: int = 1
+    """number of seeds, from --seed on"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, seeds=1)
+
+    @property
+    def all_seeds(self) -> range:
+        return range(self.seed, self.seed + self.seeds)
+
+
+def check_least(options: Any, **least: float) -> None:
+    """Raise InputError where a field is below a bound; None is a default to be chosen later."""
+    for name, smallest in least.items():
+        value = getattr(options, name)
+        if value is not None and not value >= smallest:
+            raise bad_input(flag_of(name), expected=f"at least {smallest}", found=str(value))
+
+
+def check_above_zero(options: Any, *names: str) -> None:
+    """Raise InputError where a field is not positive; None is a default to be chosen later."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise bad_input(flag_of(name), expected="a number above 0", found=str(value))
+
+
+def flag_of(name: str) -> str:
+    """Write a field's name as its flag: --learning-rate, or --group.learning-rate."""
+    return f"--{name.replace('_', '-')}"
 
 
 Config = TypeVar("Config", bound=Options)
 
 
 def parse(
-    experiment: str, presets: Mapping[str, Config], argv: Sequence[str] | None = None
+    command: str, presets: Mapping[str, Config], argv: Sequence[str] | None = None
 ) -> tuple[Config, tuple[str, ...]]:
-    """Parse the command line of an experiment.
+    """Parse the command line of a command.
 
     Returns the config and the arguments that give it again, without `--out` and `--resume`.
 
@@ -75,49 +133,49 @@ def parse(
             config. A flag that does not parse exits with code 2 by itself.
     """
     argv = sys.argv[1:] if argv is None else argv
-    where, rest = _parse_where(experiment, argv)
+    where, rest = _parse_where(command, argv)
     if where.resume and where.out:
         raise InputError("--out and --resume: expected one of them, found both")
     if where.out:
         check_out(where.out)
     arguments = [*(read_config(where.resume)["arguments"] if where.resume else ()), *rest]
-    preset = _preset_parser(experiment).parse_known_args(arguments)[0].preset
+    preset = _preset_parser(command).parse_known_args(arguments)[0].preset
     if preset not in presets:
         raise bad_input("--preset", expected=f"one of {', '.join(presets)}", found=preset)
-    config = _parse_config(experiment, presets, preset=preset, arguments=arguments)
+    config = _parse_config(command, presets, preset=preset, arguments=arguments)
     return dataclasses.replace(config, out=where.out, resume=where.resume), tuple(arguments)
 
 
-def _parse_where(experiment: str, argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
-    parser = _bare_parser(experiment)
+def _parse_where(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
+    parser = _bare_parser(command)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", type=Path)
     return parser.parse_known_args(argv)
 
 
-def _preset_parser(experiment: str) -> argparse.ArgumentParser:
-    parser = _bare_parser(experiment)
+def _preset_parser(command: str) -> argparse.ArgumentParser:
+    parser = _bare_parser(command)
     parser.add_argument("--preset", default="default")
     return parser
 
 
-def _bare_parser(experiment: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(_program(experiment), add_help=False, allow_abbrev=False)
+def _bare_parser(command: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(_program(command), add_help=False, allow_abbrev=False)
 
 
-def _program(experiment: str) -> str:
-    return f"python -m experiments.{experiment}"
+def _program(command: str) -> str:
+    return f"python -m experiments.{command}"
 
 
 def _parse_config(
-    experiment: str, presets: Mapping[str, Config], *, preset: str, arguments: Sequence[str]
+    command: str, presets: Mapping[str, Config], *, preset: str, arguments: Sequence[str]
 ) -> Config:
     default = dataclasses.replace(presets[preset], preset=preset)
     return tyro.cli(
         type(default),
         default=default,
         args=arguments,
-        prog=_program(experiment),
+        prog=_program(command),
         description=f"{type(default).__doc__}\n\nPresets: {', '.join(presets)}",
     )
 
@@ -149,22 +207,3 @@ def check_out(folder: Path) -> None:
             expected="a new or empty folder (to continue a run: --resume)",
             found="files in it",
         )
-
-
-def select_devices(count: int | None) -> list[jax.Device]:
-    """Return the first `count` devices, all by default; on CPU make that many fake ones.
-
-    Must run before anything else touches a device, because the number of CPU devices is fixed
-    when jax starts its backends.
-
-    Raises:
-        InputError: there are fewer than `count` devices.
-    """
-    if count is not None and count > jax.config.jax_num_cpu_devices:
-        with contextlib.suppress(RuntimeError):  # backends run already: what they have must do
-            jax.config.update("jax_num_cpu_devices", count)
-    devices = jax.devices()
-    if count is not None and count > len(devices):
-        kind = devices[0].platform.upper()
-        raise bad_input("--devices", expected=f"at most {len(devices)} ({kind})", found=str(count))
-    return devices[:count]

@@ -17,7 +17,8 @@ import jax
 
 import shampoo_jax
 
-NOT_CONFIG = ("data", "out", "resume", "keep")  # where to read and write, not what to compute
+# Where to read and write, not what to compute.
+NOT_CONFIG = ("data", "out", "resume", "keep", "compilation_cache")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -63,7 +64,8 @@ def first_difference(saved: Any, found: Any, *, name: str = "") -> str | None:
 
 def command_line(experiment: str, arguments: Sequence[str], *, data: DataName | None) -> str:
     """Write the command that repeats a run, its data named and hashed instead of located."""
-    words = ["python", "-m", f"experiments.{experiment}", *_name_data_argument(arguments, data)]
+    named = _name_data_argument(arguments, data)
+    words = ["python", "-m", *f"experiments.{experiment}".split(), *named]
     quoted = " ".join(word if word == (data and data.name) else shlex.quote(word) for word in words)
     return f"{quoted}  # {data.name} sha256 {data.sha256}" if data else quoted
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import rich.box
+import rich.markup
 import rich.table
+import rich.text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -27,6 +30,7 @@ Cell = str | float | int | None
 Draw = Callable[[Axes], None]
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 LINE_STYLES = ("-", "--", "-.", ":")
+COLUMN_GAP = 3  # spaces between two columns of a table on the terminal
 LEGEND_INSIDE = 6  # lines that a legend inside the axes may have
 
 
@@ -67,21 +71,72 @@ def signed(difference: float, error: float) -> str:
 
 
 def print_table(table: Table, *, console: Console | None = None) -> None:
-    """Print a table to the terminal."""
-    shown = rich.table.Table(
-        title=table.title,
-        caption=table.note or None,
-        box=rich.box.SIMPLE_HEAD,
-        title_justify="left",
-    )
-    for i, column in enumerate(table.columns):
-        shown.add_column(column, justify="right" if i else "left", no_wrap=i == 0)
-    for row in table.baselines:
-        shown.add_row(*map(format_cell, row), style="dim")
-    shown.add_section()
-    for row in table.rows:
-        shown.add_row(*map(format_cell, row))
-    (console or _wide_console()).print(shown)
+    """Print a table to the terminal, in parts of fewer columns where it is too wide.
+
+    No cell is cut and no figure wraps; headers and the first column do.
+    """
+    console = console or _wide_console()
+    label_width = max(16, min(_widest(table, 0) + 2, console.width * 2 // 5))
+    for i, part in enumerate(_parts(table, width=console.width - label_width)):
+        shown = rich.table.Table(
+            title=table.title if i == 0 else f"{table.title} (continued)",
+            box=rich.box.SIMPLE_HEAD,
+            title_justify="left",
+            show_edge=False,
+            pad_edge=False,
+        )
+        for column in (0, *part):
+            width = label_width if column == 0 else _widest(table, column)
+            header = rich.markup.escape("\n".join(textwrap.wrap(table.columns[column], width)))
+            shown.add_column(header, justify="right" if column else "left", no_wrap=True)
+        for row in _with_figures(table.baselines, part):
+            shown.add_row(*_cells(row, part, label_width), style="dim")
+        shown.add_section()
+        for row in _with_figures(table.rows, part):
+            shown.add_row(*_cells(row, part, label_width))
+        console.print(shown)
+    if table.note:
+        console.print(rich.text.Text(table.note, style="italic dim"))
+
+
+def _parts(table: Table, *, width: int) -> list[list[int]]:
+    """Deal the columns behind the first to as many tables as their figures need."""
+    parts: list[list[int]] = [[]]
+    used = 0
+    for column in range(1, len(table.columns)):
+        own = _widest(table, column) + COLUMN_GAP
+        if parts[-1] and used + own > width:
+            parts.append([])
+            used = 0
+        parts[-1].append(column)
+        used += own
+    return parts
+
+
+def _with_figures(rows: Sequence[Sequence[Cell]], part: Sequence[int]) -> list[Sequence[Cell]]:
+    """Leave out the rows that have nothing in a part's columns."""
+    return [row for row in rows if any(row[column] is not None for column in part)]
+
+
+def _widest(table: Table, column: int) -> int:
+    """Measure a column: its longest cell, or the longest word of its header."""
+    cells = [format_cell(row[column]) for row in (*table.baselines, *table.rows)]
+    words = table.columns[column].split() or [""]
+    return max(map(len, (*cells, *words)))
+
+
+def _cells(row: Sequence[Cell], part: Sequence[int], label_width: int) -> list[str]:
+    return [
+        _wrapped(format_cell(row[0]), label_width),
+        *(rich.markup.escape(format_cell(row[column])) for column in part),
+    ]
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Break a text at its spaces; the lines that follow are indented further than the first."""
+    indent = " " * (len(text) - len(text.lstrip()))
+    lines = textwrap.wrap(text.lstrip(), width - len(indent) - 2)
+    return rich.markup.escape("\n".join(indent + "  " * bool(i) + x for i, x in enumerate(lines)))
 
 
 def _wide_console() -> Console:

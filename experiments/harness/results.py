@@ -13,6 +13,7 @@ from experiments.harness.provenance import config_hash
 from experiments.harness.run_folder import Run, write_atomically
 
 RESULTS = Path("docs/results")  # from the project's root, where the commands are run
+TEST_LOG = "test-log.jsonl"  # beside kept results, and in every run folder
 
 
 def check_keep(name: str | None, *, results: Path = RESULTS) -> None:
@@ -32,17 +33,16 @@ def check_keep(name: str | None, *, results: Path = RESULTS) -> None:
 def log_test_evaluation(
     run: Run, *, keep: str | None, reason: str, split: str = "test", results: Path = RESULTS
 ) -> None:
-    """Append one line to test-log.jsonl; call it before the split is evaluated.
+    """Append one line to the run's test-log.jsonl; call it before the split is evaluated.
 
     Args:
         run: its experiment and the hash of its config are noted.
-        keep: the name under which the result will be kept; without one nothing is noted.
+        keep: the name under which the result will be kept: the line then goes into the test-log
+            of the kept results too.
         reason: why this look at the test split was needed.
         split: which split was looked at.
         results: the folder of kept results.
     """
-    if not keep:
-        return
     line = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "experiment": run.experiment,
@@ -51,16 +51,20 @@ def log_test_evaluation(
         "split": split,
         "reason": reason,
     }
-    results.mkdir(parents=True, exist_ok=True)
-    with (results / "test-log.jsonl").open("a", encoding="utf-8") as file:
+    _append(run.folder, line)
+    if keep:
+        results.mkdir(parents=True, exist_ok=True)
+        _append(results, line)
+
+
+def _append(folder: Path, line: dict) -> None:
+    with (folder / TEST_LOG).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
-def finish(run: Run, *, keep: str | None) -> None:
-    """End a command: keep its result where a name is given, and say where the run folder is."""
-    if keep:
-        keep_result(run, name=keep)
-    print(f"run folder: {run.folder}")
+def looked_at_test(run: Run) -> bool:
+    """Say whether a test split was looked at on the way to the run's figures."""
+    return (run.folder / TEST_LOG).exists()
 
 
 def keep_result(run: Run, *, name: str, results: Path = RESULTS) -> None:

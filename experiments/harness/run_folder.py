@@ -4,9 +4,10 @@
     metrics.jsonl   one line a logged step, appended
     summary.json    the final figures, see `SUMMARY_KEYS`
     report.md/.png  the same for a reader
+    test-log.jsonl  one line a look at a test split
     checkpoints/    one folder a stage
 
-Every file but metrics.jsonl appears whole or not at all. Only config.json, which starts the run
+Every file but the two logs appears whole or not at all. Only config.json, which starts the run
 again on this machine, holds paths; the rest names data by `<its folder's name>` and a hash.
 """
 
@@ -149,11 +150,19 @@ def open_run(
     if options.resume is not None:
         check_same_config(options.resume, experiment=experiment, config=config)
         folder = options.resume
+        arguments = _arguments_again(folder, keep=options.keep)
     else:
         folder = _new_folder(options.out, experiment=experiment)
         saved = {"experiment": experiment, "arguments": list(arguments), "config": config}
         write_atomically(folder / "config.json", json.dumps(saved, indent=2) + "\n")
     return Run(folder, experiment=experiment, arguments=arguments, config=config, data=data)
+
+
+def _arguments_again(folder: Path, *, keep: str | None) -> list[str]:
+    """Return a run's own arguments; a name to keep it by may have come later."""
+    saved = list(read_config(folder)["arguments"])
+    named = any(word == "--keep" or word.startswith("--keep=") for word in saved)
+    return [*saved, "--keep", keep] if keep and not named else saved
 
 
 def check_same_config(folder: Path, *, experiment: str, config: Mapping[str, Any]) -> None:

@@ -1,1 +1,4 @@
-"""loop."""
+"""The training loop: mesh rules, the compiled step, checkpoints and resume.
+
+May import: harness.
+"""

@@ -19,31 +19,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.harness.errors import InputError
 
 SpecFunction = Callable[[tuple[int, ...], Mapping[str, int]], PartitionSpec]
 Rule = tuple[str, PartitionSpec | SpecFunction]
-
-
-def make_mesh(
-    devices: Sequence[jax.Device], *, shape: Sequence[int] = (-1,), axes: Sequence[str] = ("data",)
-) -> Mesh:
-    """Arrange devices in a mesh with Auto axes; one size of `shape` may be -1."""
-    sizes = _fill_shape(len(devices), shape)
-    if len(sizes) != len(axes):
-        raise ValueError(f"shape and axes must have one entry per mesh axis: {shape=}, {axes=}")
-    auto = (AxisType.Auto,) * len(axes)
-    return jax.make_mesh(sizes, tuple(axes), axis_types=auto, devices=list(devices))
-
-
-def _fill_shape(n_devices: int, shape: Sequence[int]) -> tuple[int, ...]:
-    known = math.prod(size for size in shape if size != -1)
-    sizes = tuple(n_devices // known if size == -1 else size for size in shape)
-    if shape.count(-1) > 1 or math.prod(sizes) != n_devices:
-        raise ValueError(f"a mesh of shape {tuple(shape)} does not fit {n_devices} devices")
-    return sizes
 
 
 def fsdp(axis: str = "data", *, min_size: int = 2**14) -> SpecFunction:

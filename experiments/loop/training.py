@@ -268,6 +268,7 @@ class _Loop:
             batch = shard_batch(batch, self.mesh)
             if not step.knows(batch):
                 self._stop_clock()
+                show(progress.step, "compiling")
                 step.learn(state, batch)
                 progress.compile_seconds = step.compile_seconds
                 self._clock_started = time.monotonic()

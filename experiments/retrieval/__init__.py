@@ -1,1 +1,4 @@
-"""retrieval."""
+"""Searchers beside each other, the towers and scorers that they search by, what a search keeps.
+
+May import: harness, loop, tasks, shampoo_jax, nxtpost_jax, hsnn_jax.
+"""

@@ -1,1 +1,4 @@
-"""studies."""
+"""What single studies measure: an outcome of figures, tables and plots each.
+
+May import: harness, loop, data, tasks, retrieval, nxtpost_jax, hsnn_jax.
+"""

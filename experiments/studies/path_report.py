@@ -5,36 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from jax.sharding import Mesh
-
-from experiments import digits
-from experiments.harness.report import (
-    Table,
-    draw_curves,
-    draw_recall,
-    print_table,
-    read_curves,
-    write_report,
-)
-from experiments.harness.results import finish
+from experiments.harness.names import NAMES
+from experiments.harness.report import Table, draw_curves, draw_recall, read_curves, signed
 from experiments.harness.run_folder import Run
+from experiments.harness.study import Outcome
 from experiments.loop.training import TrainResult
 from experiments.retrieval.towers import Retrieved
+from experiments.studies.optimizer_race import best_validation, first_at, training_table
 from experiments.tasks.next_item import Problem
 from nxtpost_jax import Metrics
-
-NAMES = {
-    "popularity": "popularity",
-    "popularity_7d": "popularity of 7 days",
-    "markov": "skip-3 Markov",
-    "item_knn": "item-KNN",
-    "content_knn": "content-KNN",
-    "adamw": "NxtPost, AdamW",
-    "shampoo": "NxtPost, Shampoo",
-    "content_only": "NxtPost, Shampoo, content only",
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +29,7 @@ class Searched:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Outcome:
+class Tested:
     """Everything that was measured on the test split, and the training behind it.
 
     `searches` are of the scorers "dot", Shampoo's model, and "monn". `over_markov` is the
@@ -63,50 +43,6 @@ class Outcome:
     searches: Mapping[str, Searched]
     over_markov: tuple[float, float]
     over_dot: tuple[float, float]
-
-
-def first_at(result: TrainResult, *, target: float) -> dict[str, float] | None:
-    """Return the first evaluation at which validation NDCG@10 reaches a target."""
-    return next((r for r in result.history if r.get("ndcg@10", -1.0) >= target), None)
-
-
-def best_validation(result: TrainResult) -> float:
-    """Return the best validation NDCG@10."""
-    return max(r["ndcg@10"] for r in result.history if "ndcg@10" in r)
-
-
-def training_table(training: Mapping[str, TrainResult]) -> Table:
-    """Compare optimizers at the same budget: when each reaches AdamW's best figure."""
-    target = best_validation(training["adamw"])
-
-    def row(stage: str) -> list:
-        result = training[stage]
-        reached = first_at(result, target=target) or {}
-        return [
-            NAMES[stage],
-            best_validation(result),
-            reached.get("step"),
-            reached.get("seconds"),
-            result.steps,
-            result.seconds,
-            result.compile_seconds,
-        ]
-
-    return Table(
-        title="Training at the same budget",
-        columns=(
-            "optimizer",
-            "best validation NDCG@10",
-            "steps to AdamW's best",
-            "seconds to it",
-            "steps",
-            "seconds",
-            "compile s",
-        ),
-        baselines=[row("adamw")],
-        rows=[row(stage) for stage in training if stage != "adamw"],
-        note=f"AdamW's best is {target:.4f}. Seconds leave out compilation and evaluation.",
-    )
 
 
 def _ranking_row(name: str, metrics: Metrics) -> list:
@@ -133,16 +69,16 @@ def verdict_on_markov(difference: float, error: float) -> str:
     return f"{figures}."
 
 
-def results_table(problem: Problem, outcome: Outcome) -> Table:
+def results_table(problem: Problem, tested: Tested) -> Table:
     """Put baselines, models and searches of the test split together."""
-    rows = [_ranking_row(NAMES[stage], metrics) for stage, metrics in outcome.models.items()]
-    for found in outcome.searches.values():
+    rows = [_ranking_row(NAMES[stage], metrics) for stage, metrics in tested.models.items()]
+    for found in tested.searches.values():
         rows.append(_search_row(f"  {found.name}, exact search", found.exact))
         rows.append(_search_row(f"  {found.name}, HSNN index", found.indexed))
-    budgets = " and ".join(str(found.budget) for found in outcome.searches.values())
+    budgets = " and ".join(str(found.budget) for found in tested.searches.values())
     notes = [
-        verdict_on_markov(*outcome.over_markov),
-        "MoNN - dot = {:+.4f} NDCG@10, standard error {:.4f}.".format(*outcome.over_dot),
+        verdict_on_markov(*tested.over_markov),
+        "MoNN - dot = {:+.4f} NDCG@10, standard error {:.4f}.".format(*tested.over_dot),
         "dot and MoNN search by the vectors of NxtPost, Shampoo.",
         f"Budgets {budgets} of {problem.num_items} items, chosen on validation.",
         "p50 and p99: one warm request from history to ids.",
@@ -162,7 +98,7 @@ def results_table(problem: Problem, outcome: Outcome) -> Table:
             "p50 ms",
             "p99 ms",
         ),
-        baselines=[_ranking_row(NAMES[name], m) for name, m in outcome.baselines.items()],
+        baselines=[_ranking_row(NAMES[name], m) for name, m in tested.baselines.items()],
         rows=rows,
         note=" ".join(notes),
     )
@@ -215,68 +151,53 @@ def _training_figures(training: Mapping[str, TrainResult]) -> dict[str, float | 
     return figures
 
 
-def figures_of(
-    problem: Problem, outcome: Outcome, digit_rows: Sequence[digits.DigitsRow]
-) -> tuple[dict[str, float | None], dict[str, float]]:
+def figures_of(problem: Problem, tested: Tested) -> tuple[dict, dict]:
     """Return the flat metrics and baselines of summary.json."""
-    digit_metrics, digit_baselines = digits.figures(digit_rows)
-    ranked = _ranking_figures(outcome.models)
+    ranked = _ranking_figures(tested.models)
     headline = {k.removeprefix("shampoo/"): v for k, v in ranked.items() if "shampoo/" in k}
     others = {k: v for k, v in ranked.items() if "shampoo/" not in k}
     metrics = {
         **headline,
         **others,
-        **_all_search_figures(outcome.searches),
-        **_training_figures(outcome.training),
-        "over_markov/ndcg@10": outcome.over_markov[0],
-        "over_markov/ndcg@10_se": outcome.over_markov[1],
-        "monn_over_dot/ndcg@10": outcome.over_dot[0],
-        "monn_over_dot/ndcg@10_se": outcome.over_dot[1],
+        **_all_search_figures(tested.searches),
+        **_training_figures(tested.training),
+        "over_markov/ndcg@10": tested.over_markov[0],
+        "over_markov/ndcg@10_se": tested.over_markov[1],
+        "monn_over_dot/ndcg@10": tested.over_dot[0],
+        "monn_over_dot/ndcg@10_se": tested.over_dot[1],
         "items": problem.num_items,
-        **{f"digits/{k}": v for k, v in digit_metrics.items()},
     }
-    baselines = {
-        **_ranking_figures(outcome.baselines),
-        **{f"digits/{k}": v for k, v in digit_baselines.items()},
-    }
-    return metrics, baselines
+    return metrics, _ranking_figures(tested.baselines)
 
 
-def report(
-    run: Run,
-    problem: Problem,
-    outcome: Outcome,
-    digit_rows: Sequence[digits.DigitsRow],
-    *,
-    options: Any,
-    mesh: Mesh,
-) -> None:
-    """Print the tables, write summary.json, report.md and report.png, keep them where asked."""
-    metrics, baselines = figures_of(problem, outcome, digit_rows)
-    summary = run.write_summary(
-        protocol=problem.protocol.asdict(),
-        metrics=metrics,
-        baselines=baselines,
-        seeds=[options.seed],
-        devices=list(mesh.devices.flat),
+def found(tested: Tested) -> str:
+    """Say what the run shows, in two sentences."""
+    dot, monn = tested.searches["dot"], tested.searches["monn"]
+    return (
+        f"NxtPost by Shampoo has an NDCG@10 of {tested.models['shampoo']['ndcg@10']:.4f}, the best "
+        f"baseline {max(m['ndcg@10'] for m in tested.baselines.values()):.4f}. The MoNN over its "
+        f"vectors adds {signed(*tested.over_dot)}; through the index it reads "
+        f"{monn.indexed.items_scored:,.0f} items of {dot.exact.items_scored:,.0f} per query."
     )
-    seeds = range(options.seed, options.seed + options.digits_seeds)
-    tables = [
-        digits.table_of(digit_rows, target=digits.PRESETS["default"].target, seeds=seeds),
-        training_table(outcome.training),
-        results_table(problem, outcome),
-    ]
-    for table in tables:
-        print_table(table)
-    stages = {s: lines for s, lines in read_curves(run.folder).items() if s in outcome.models}
+
+
+def report_of(run: Run, problem: Problem, tested: Tested, digits: Outcome) -> Outcome:
+    """Join the whole path's figures, tables and plots; `digits` is the optimizers' part."""
+    metrics, baselines = figures_of(problem, tested)
+    stages = {s: lines for s, lines in read_curves(run.folder).items() if s in tested.models}
     loss = functools.partial(draw_curves, curves=stages, label="training loss", smooth=8)
-    recall = {f"{found.name}, HSNN index": found.curve for found in outcome.searches.values()}
-    write_report(
-        run,
+    recall = {f"{each.name}, HSNN index": each.curve for each in tested.searches.values()}
+    return Outcome(
         title="From interactions to retrieved items",
         intro=problem.protocol.describe(),
-        summary=summary,
-        tables=tables,
+        protocol=problem.protocol.asdict(),
+        metrics=metrics | {f"digits/{k}": v for k, v in digits.metrics.items()},
+        baselines=baselines | {f"digits/{k}": v for k, v in digits.baselines.items()},
+        tables=[
+            *digits.tables,
+            training_table({stage: [result] for stage, result in tested.training.items()}),
+            results_table(problem, tested),
+        ],
         panels=[
             functools.partial(loss, against="step"),
             functools.partial(loss, against="seconds"),
@@ -289,5 +210,5 @@ def report(
             ),
             functools.partial(draw_recall, curves=recall, n_items=problem.num_items),
         ],
+        found=found(tested),
     )
-    finish(run, keep=options.keep)

@@ -1,1 +1,4 @@
-"""events."""
+"""What users did: sequences, batches, splits, filters, and the content of items.
+
+May import: nothing else of the package.
+"""

@@ -1,1 +1,4 @@
-"""towers."""
+"""The model: post tower, user tower, and what they are made of.
+
+May import: events.
+"""

@@ -1,1 +1,4 @@
-"""training."""
+"""What the towers learn from: losses, negatives, objectives, steps.
+
+May import: events, towers.
+"""

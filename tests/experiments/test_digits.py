@@ -8,9 +8,9 @@ import optax
 import pytest
 
 from experiments import digits
+from experiments.harness.devices import make_mesh
 from experiments.harness.options import Options
 from experiments.harness.run_folder import open_run
-from experiments.loop.sharding import make_mesh
 
 
 def test_splits_are_disjoint_complete_and_fixed():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -282,7 +283,7 @@ RUNS = {
 def test_the_command_leaves_a_run_folder(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags, figure = RUNS[task]
-    arguments = ["--task", task, "--preset", "smoke", "--devices", "1", "--baselines", "none"]
+    arguments = ["--task", task, "--preset", "smoke", "--devices", "1"]
     hsnn.main([*arguments, "--out", str(tmp_path / "run"), *flags])
     metrics = json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]
     assert np.isfinite(metrics[figure])
@@ -293,19 +294,50 @@ def test_the_command_leaves_a_run_folder(task, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--task", "scale", "--data", "x"], "--data: expected none, task scale draws it"),
-        (["--epochs", "3"], "--epochs: expected steps"),
-        (["--scorers.models", "S"], "--scorers.models: expected XS, then some of"),
-        (["--scorers.popular", "1"], "--scorers.popular: expected a share in [0, 1)"),
-        (["--learning.variants", "x"], "--learning.variants: expected some of"),
-        (["--interests.models", "S"], "--interests.models: expected XS, then some of"),
-        (["--planted.remedies", "x"], "--planted.remedies: expected some of"),
-        (["--scale.items", "5"], "--scale.items: expected sizes of at least 2000"),
+        ([], "hsnn TASK: expected one of frontier, scorers, .*, found None"),
+        (["colour"], "hsnn TASK: expected one of frontier, scorers, .*, found colour"),
+        (["scorers", "--scorers.models", "S"], "--scorers.models: expected XS, then some of"),
+        (["scorers", "--scorers.popular", "1"], r"--scorers.popular: expected a share in \[0, 1\)"),
+        (["learning", "--learning.variants", "x"], "--learning.variants: expected some of"),
+        (["interests", "--interests.models", "S"], "--interests.models: expected XS, then some of"),
+        (["planted", "--planted.remedies", "x"], "--planted.remedies: expected some of"),
+        (["scale", "--scale.items", "5"], "--scale.items: expected sizes of at least 2000"),
+        (["frontier", "--seeds", "0"], "--seeds: expected at least 1, found 0"),
+        (["frontier", "--frontier.nodes", "0"], "--frontier.nodes: expected a number above 0, fou"),
+        (["learning", "--graph.rate", "-1"], "--graph.rate: expected a number above 0, found -1.0"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, capsys, flags, message):
     with pytest.raises(SystemExit) as error:
-        hsnn.main(["--out", str(tmp_path / "out"), *flags])
+        hsnn.main([*flags, "--out", str(tmp_path / "out")])
     assert error.value.code == 2
-    assert message in capsys.readouterr().err
+    assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("task", hsnn.STUDIES)
+def test_help_shows_the_options_of_the_task_only(task, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        hsnn.main([task, "--help"])
+    assert not exit_.value.code
+    flags = re.findall(r"^[│\s]*(--[\w.-]+)", capsys.readouterr().out, re.MULTILINE)
+    assert "--out" in flags and len(flags) <= 40
+    groups = {flag[2:].split(".")[0] for flag in flags if "." in flag}
+    own = {field.name for field in dataclasses.fields(hsnn.STUDIES[task].presets["default"])}
+    assert groups <= own and (task in groups)
+
+
+def test_a_task_is_named_in_three_ways(tmp_path):
+    assert hsnn.choose_task(["scale", "--seed", "1"]) == ("scale", ["--seed", "1"])
+    assert hsnn.choose_task(["--seed", "1", "--task", "scale"]) == ("scale", ["--seed", "1"])
+    assert hsnn.choose_task(["--task=drift"]) == ("drift", [])
+    saved = {"experiment": "hsnn drift", "arguments": [], "config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    argv = ["--resume", str(tmp_path)]
+    assert hsnn.choose_task(argv) == ("drift", argv)
+
+
+def test_help_alone_lists_the_tasks(capsys):
+    hsnn.main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"\n{task}: " in shown for task in hsnn.STUDIES)

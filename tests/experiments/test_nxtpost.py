@@ -10,6 +10,8 @@ import pytest
 from experiments import nxtpost
 from experiments.harness.errors import InputError
 from experiments.loop.training import TrainResult
+from experiments.studies.optimizer_race import training_table
+from experiments.tasks.nxtpost_training import NxtPostOptions, make_optimizer
 from nxtpost_jax.evaluation.ranking import metrics_of_ranks
 
 
@@ -50,7 +52,7 @@ def test_training_table_counts_the_seeds_that_reach_the_target():
         "adamw": [_result([0.1, 0.3]), _result([0.2, 0.3])],
         "shampoo": [_result([0.3, 0.4]), _result([0.1, 0.2])],
     }
-    table = nxtpost.training_table(results)
+    table = training_table(results)
     (row,) = table.rows
     assert row[:5] == ["NxtPost, Shampoo", pytest.approx(0.3), 0.0, 0.0, "1 of 2"]
 
@@ -67,8 +69,8 @@ def test_ranking_table_pairs_the_median_seed_with_the_best_baseline():
 @pytest.mark.parametrize("name", ["adamw", "shampoo"])
 def test_a_cosine_schedule_ends_at_rest(name):
     def size_of_step(schedule, at):
-        options = nxtpost.NxtPostOptions(epochs=3, schedule=schedule, adamw_rate=0.1)
-        tx = nxtpost.make_optimizer(name, options, steps_per_epoch=4)
+        options = NxtPostOptions(epochs=3, schedule=schedule, adamw_rate=0.1)
+        tx = make_optimizer(name, options, steps_per_epoch=4)
         params = {"w": jnp.ones((2, 2))}
         state, update, sizes = jax.jit(tx.init)(params), jax.jit(tx.update), []
         for _ in range(13):
@@ -91,4 +93,4 @@ def test_a_cosine_schedule_ends_at_rest(name):
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        nxtpost.NxtPostOptions(**options)
+        NxtPostOptions(**options)

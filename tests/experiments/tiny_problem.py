@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.harness.options import Options, select_devices
+from experiments.harness.devices import make_mesh, select_devices
+from experiments.harness.options import Options
 from experiments.harness.run_folder import open_run
-from experiments.loop.sharding import make_mesh
 from experiments.loop.training import train
 
 EPOCHS, STEPS, ROWS = 3, 8, 16

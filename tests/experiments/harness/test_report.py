@@ -67,6 +67,53 @@ def test_terminal_table_shows_every_figure():
         assert text in file.getvalue()
 
 
+WIDE = Table(
+    title="Test, all 3,706 items ranked",
+    columns=(
+        *("model", "HR@10", "NDCG@10", "±", "recall of exact 10", "items scored", "FLOPs"),
+        *("queries/s", "p50 ms", "p99 ms", "NDCG@10 of seeds"),
+    ),
+    baselines=[("popularity of 7 days", 0.03841, 0.01861, 0.00123, *[None] * 7)],
+    rows=[
+        (
+            *("  MoNN S over NxtPost's vectors, HSNN index, dot routes, trained for the beam",),
+            *(0.3033, 0.1729, 0.00312, 0.9471, 541.25, 1234567, 1422.7, 0.9512, 1.2345),
+            "0.1729 to 0.1733",
+        )
+    ],
+    note="A note that is long enough to be wrapped where the terminal has 80 columns, not cut.",
+)
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_no_cell_is_cut_and_no_figure_wraps(width):
+    file = io.StringIO()
+    print_table(WIDE, console=Console(file=file, width=width))
+    shown = file.getvalue()
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+    for row in (*WIDE.baselines, *WIDE.rows):
+        assert all(format_cell(cell) in shown for cell in row[1:])
+        assert all(word in shown for word in row[0].split())
+    for column in WIDE.columns:
+        assert all(word in shown for word in column.split())
+    assert shown.count("(continued)") == {80: 2, 100: 1, 120: 1}[width]
+
+
+def test_a_row_is_in_every_part_that_it_has_figures_for():
+    file = io.StringIO()
+    print_table(WIDE, console=Console(file=file, width=80))
+    assert file.getvalue().count("popularity of 7 days") == 1
+    assert file.getvalue().count("MoNN S over") == 3
+
+
+def test_brackets_in_cells_are_no_markup():
+    table = Table(title="T", columns=("", "x"), baselines=[("[a]", "[b]")], rows=[])
+    file = io.StringIO()
+    print_table(table, console=Console(file=file, width=80))
+    assert "[a]" in file.getvalue() and "[b]" in file.getvalue()
+
+
 def test_table_needs_baselines_and_full_rows():
     with pytest.raises(ValueError, match="table 'T': expected baselines, found none"):
         Table(title="T", columns=("a",), baselines=[], rows=[("x",)])

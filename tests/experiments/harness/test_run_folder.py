@@ -7,8 +7,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from experiments.harness.devices import select_devices
 from experiments.harness.errors import InputError, exit_on_input_error
-from experiments.harness.options import Options, parse, select_devices
+from experiments.harness.options import OneSeed, WithData, parse
 from experiments.harness.provenance import DataName, command_line, config_hash, first_difference
 from experiments.harness.results import check_keep, keep_result, log_test_evaluation
 from experiments.harness.run_folder import SUMMARY_KEYS, open_run, read_metrics
@@ -17,9 +18,10 @@ DATA = DataName(name="<ml-1m>", sha256="ab" * 32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Toy(Options):
+class Toy(OneSeed, WithData):
     """A toy experiment."""
 
+    epochs: int | None = None
     width: int = 8
     rates: tuple[float, ...] = (0.1,)
 
@@ -186,6 +188,20 @@ def test_data_argument_is_named_in_both_spellings():
     assert command_line("toy", ["--rates", "1"], data=None) == "python -m experiments.toy --rates 1"
 
 
+def test_a_resumed_run_has_the_command_of_its_start(tmp_path):
+    folder = tmp_path / "run"
+    first = opened(["--out", str(folder), "--width", "5"]).command
+    assert opened(["--resume", str(folder), "--width", "5"]).command == first
+    again = opened(["--resume", str(folder), "--keep", "toy-a"])
+    assert again.command == f"{first} --keep toy-a"
+
+
+def test_a_task_of_a_command_is_a_word_of_its_own():
+    assert command_line("toy task", ["--seed", "1"], data=None) == (
+        "python -m experiments.toy task --seed 1"
+    )
+
+
 def test_wall_seconds_go_on_after_a_resume(tmp_path):
     run = opened(["--out", str(tmp_path / "run")])
     run.log("stage", 1, loss=1.0)
@@ -224,6 +240,12 @@ def test_kept_result_and_the_log_of_test_evaluations(tmp_path):
     for reason in ("first", "second"):
         log_test_evaluation(run, keep="toy-a", reason=reason, results=results)
     log_test_evaluation(run, keep=None, reason="not kept", results=results)
+    own = [json.loads(line) for line in (run.folder / "test-log.jsonl").read_text().splitlines()]
+    assert [(line["result"], line["reason"]) for line in own] == [
+        ("toy-a", "first"),
+        ("toy-a", "second"),
+        (None, "not kept"),
+    ]
     keep_result(run, name="toy-a", results=results)
     lines = [json.loads(line) for line in (results / "test-log.jsonl").read_text().splitlines()]
     assert [line["reason"] for line in lines] == ["first", "second"]

@@ -6,10 +6,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from experiments.harness.devices import make_mesh
 from experiments.harness.errors import InputError
 from experiments.loop.sharding import (
     fsdp,
-    make_mesh,
     param_shardings,
     partition_spec,
     partition_specs,
@@ -73,7 +73,7 @@ def test_mesh_has_auto_axes_and_fills_one_size():
     assert dict(mesh.shape) == AXES
     assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
     assert dict(make_mesh(jax.devices()[:3]).shape) == {"data": 3}
-    with pytest.raises(ValueError, match=r"shape \(3,\) does not fit 8 devices"):
+    with pytest.raises(ValueError, match=r"shape: expected sizes for 8 devices, found \(3,\)"):
         make_mesh(jax.devices()[:8], shape=(3,))
 
 

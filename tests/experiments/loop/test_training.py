@@ -12,10 +12,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import shampoo_jax
+from experiments.harness.devices import make_mesh
 from experiments.harness.errors import InputError
 from experiments.harness.options import Options
 from experiments.harness.run_folder import open_run, read_metrics
-from experiments.loop.sharding import make_mesh, replicated
+from experiments.loop.sharding import replicated
 from experiments.loop.train_step import state_layout
 from tests.experiments import tiny_problem
 from tests.experiments.tiny_problem import EPOCHS, STEPS, batches, train_tiny

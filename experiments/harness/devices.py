@@ -1,0 +1,54 @@
+"""The devices that a command runs on, arranged in a mesh."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from experiments.harness.errors import bad_input
+
+
+def select_devices(count: int | None) -> list[jax.Device]:
+    """Return the first `count` devices, all by default; on CPU make that many fake ones.
+
+    Must run before anything else touches a device, because the number of CPU devices is fixed
+    when jax starts its backends.
+
+    Raises:
+        InputError: there are fewer than `count` devices.
+    """
+    if count is not None and count > jax.config.jax_num_cpu_devices:
+        with contextlib.suppress(RuntimeError):  # backends run already: what they have must do
+            jax.config.update("jax_num_cpu_devices", count)
+    devices = jax.devices()
+    if count is not None and count > len(devices):
+        kind = devices[0].platform.upper()
+        raise bad_input("--devices", expected=f"at most {len(devices)} ({kind})", found=str(count))
+    return devices[:count]
+
+
+def make_mesh(
+    devices: Sequence[jax.Device], *, shape: Sequence[int] = (-1,), axes: Sequence[str] = ("data",)
+) -> Mesh:
+    """Arrange devices in a mesh with Auto axes; one size of `shape` may be -1.
+
+    Raises:
+        ValueError: the sizes do not fit the devices, or there is not one a name.
+    """
+    sizes = _fill_shape(len(devices), shape)
+    if len(sizes) != len(axes):
+        raise ValueError(f"axes: expected {len(sizes)} names, one per size, found {axes}")
+    auto = (AxisType.Auto,) * len(axes)
+    return jax.make_mesh(sizes, tuple(axes), axis_types=auto, devices=list(devices))
+
+
+def _fill_shape(n_devices: int, shape: Sequence[int]) -> tuple[int, ...]:
+    known = math.prod(size for size in shape if size != -1)
+    sizes = tuple(n_devices // known if size == -1 else size for size in shape)
+    if shape.count(-1) > 1 or math.prod(sizes) != n_devices:
+        raise ValueError(f"shape: expected sizes for {n_devices} devices, found {tuple(shape)}")
+    return sizes

@@ -1,0 +1,128 @@
+"""The options that commands train NxtPost by, and the training itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import optax
+from jax.sharding import Mesh
+
+import nxtpost_jax
+import shampoo_jax
+from experiments.harness.options import ManySeeds, WithData, check_above_zero, check_least
+from experiments.harness.run_folder import Run
+from experiments.loop.training import TrainResult
+from experiments.tasks.next_item import Evaluate, Problem, train_nxtpost
+from nxtpost_jax import NxtPost, NxtPostConfig, Objective
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NxtPostOptions(ManySeeds, WithData):
+    """Train NxtPost and rank each user's next item among all items."""
+
+    optimizer: Literal["adamw", "shampoo", "both"] = "both"
+    """who trains"""
+    epochs: int = 100
+    """passes over the training data at most"""
+    patience: int = 10
+    """evaluations in a row without a new best that end a training"""
+    evaluate_every: int = 2
+    """epochs between evaluations of the validation split"""
+    batch_size: int = 128
+    """windows of histories a step"""
+    buckets: int = 3
+    """widths of rows, each half the next: short histories share narrow rows, more of them a step"""
+    adamw_rate: float = 1e-3
+    """peak learning rate of AdamW"""
+    shampoo_rate: float = 2e-3
+    """peak learning rate of Shampoo"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """learning rate after the first epoch's warm-up: constant, or falling to 0 at the last epoch"""
+    weight_decay: float = 0.0
+    """decoupled decay of both optimizers"""
+    content_dim: int = 128
+    """features of the text embeddings; 0 leaves content out"""
+    model: NxtPostConfig = dataclasses.field(default_factory=NxtPostConfig.default)
+    """the towers"""
+    objective: Objective = dataclasses.field(default_factory=Objective)
+    """the training objective"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ones = ("epochs", "patience", "evaluate_every", "batch_size", "buckets")
+        check_least(self, **dict.fromkeys(ones, 1), content_dim=0, weight_decay=0)
+        check_above_zero(self, "adamw_rate", "shampoo_rate")
+
+    @property
+    def optimizers(self) -> tuple[str, ...]:
+        """The optimizers that train."""
+        return ("adamw", "shampoo") if self.optimizer == "both" else (self.optimizer,)
+
+
+TRAINED = "all training is finished"  # why the test split is looked at
+# Quick to compile and to train; the smoke presets of this family of experiments.
+SMOKE = {
+    "epochs": 2,
+    "evaluate_every": 1,
+    "buckets": 1,
+    "model": NxtPostConfig.default(max_len=16, d_model=32, d_ff=32, num_layers=1),
+    "objective": Objective(num_negatives=64),
+}
+
+
+def make_optimizer(name: str, options: NxtPostOptions, *, steps_per_epoch: int):
+    """Build an optimizer: one epoch of linear warm-up, then the schedule of the options.
+
+    A constant rate leaves the number of epochs open, which validation decides.
+    """
+    peak = options.adamw_rate if name == "adamw" else options.shampoo_rate
+    start, total = peak / steps_per_epoch, options.epochs * steps_per_epoch
+    if options.schedule == "constant" or options.epochs == 1:
+        schedule = optax.linear_schedule(start, peak, steps_per_epoch)
+    else:
+        schedule = optax.warmup_cosine_decay_schedule(start, peak, steps_per_epoch, total)
+    make = optax.adamw if name == "adamw" else shampoo_jax.shampoo
+    return make(schedule, b1=0.9, b2=0.95, weight_decay=options.weight_decay)
+
+
+def train_seeds(
+    run: Run, problem: Problem, config: NxtPostConfig, options: NxtPostOptions, *, stage: str, **how
+) -> list[tuple[NxtPost, TrainResult]]:
+    """Train one model from every seed of the options; the rest is `train_one`'s."""
+    return [
+        train_one(run, problem, config, options, stage=f"{stage}-{seed}", seed=seed, **how)
+        for seed in options.all_seeds
+    ]
+
+
+def train_one(
+    run: Run,
+    problem: Problem,
+    config: NxtPostConfig,
+    options: NxtPostOptions,
+    *,
+    optimizer: str,
+    stage: str,
+    seed: int,
+    mesh: Mesh,
+    evaluate: Evaluate | None = None,
+) -> tuple[NxtPost, TrainResult]:
+    """Train one model as the options say; see `train_nxtpost`."""
+    rows = {"batch_size": options.batch_size, "buckets": options.buckets}
+    steps = nxtpost_jax.steps_per_epoch(problem.split.train, max_len=config.max_len, **rows)
+    return train_nxtpost(
+        run,
+        problem,
+        config,
+        stage=stage,
+        tx=make_optimizer(optimizer, options, steps_per_epoch=steps),
+        objective=options.objective,
+        epochs=options.epochs,
+        patience=options.patience,
+        **rows,
+        evaluate_every=options.evaluate_every,
+        seed=seed,
+        mesh=mesh,
+        evaluate=evaluate,
+    )
