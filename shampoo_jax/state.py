@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import GetAttrKey
 from jax.typing import DTypeLike
 
 from shampoo_jax import record
@@ -37,17 +36,8 @@ class PoolState(NamedTuple):
 ARRAYS = PoolState._fields[:-1]
 
 
-def _flatten_with_keys(pool: PoolState):
-    return [(GetAttrKey(name), getattr(pool, name)) for name in ARRAYS], pool.record
-
-
-# A NamedTuple would count `record` among its children.
-jax.tree_util.register_pytree_with_keys(
-    PoolState,
-    _flatten_with_keys,
-    lambda text, arrays: PoolState(*arrays, record=text),
-    lambda pool: (pool[:-1], pool.record),
-)
+# As the NamedTuple that it is, `record` would count among its children.
+jax.tree_util.register_dataclass(PoolState, data_fields=ARRAYS, meta_fields=("record",))
 
 
 class ShampooState(NamedTuple):
