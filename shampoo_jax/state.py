@@ -43,7 +43,7 @@ jax.tree_util.register_dataclass(PoolState, data_fields=ARRAYS, meta_fields=("re
 class ShampooState(NamedTuple):
     """State of `scale_by_shampoo`."""
 
-    count: jax.Array  # int32 [], steps taken
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  # int32 [], steps taken
     # One PoolState per pool; a float32 [0] where no parameter has an element.
     pools: tuple[PoolState, ...] | jax.Array
 
