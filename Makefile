@@ -1,6 +1,7 @@
-# make run | test | lint | bench | results: each makes the environment first, once.
+# make run | test | test-long | lint | bench | results: each makes the environment first, once.
 #   make run DATA=path ARGS="..."    DATA becomes --data, ARGS goes to the experiment
 #   make test ARGS="..."             ARGS replaces pytest's default arguments
+#   make test-long                   drawn tests with ten times their draws, about ten minutes
 #   PYTHON=python3.12                the interpreter that makes the environment in .venv/
 #   VENV=none PYTHON=...             use that interpreter's own packages, install nothing
 
@@ -28,7 +29,7 @@ endif
 DATA_ARGS = $(if $(DATA),--data $(DATA))
 PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help run test lint bench results
+.PHONY: help run test test-long lint bench results
 
 help:
 	@sed -n '/^# /s/^# //p' Makefile
@@ -40,6 +41,12 @@ test: export OPENBLAS_NUM_THREADS = 1
 test: export NPROC = 32
 test: $(READY)
 	$(PY) -m pytest $(or $(ARGS),-q -n 2 --dist loadfile --durations 10)
+
+test-long: export OPENBLAS_NUM_THREADS = 1
+test-long: export NPROC = 32
+test-long: export DRAWS = 200
+test-long: $(READY)
+	$(PY) -m pytest -q tests/shampoo/test_checkpoint_property.py $(ARGS)
 
 lint: $(READY)
 	$(PY) -m ruff check .

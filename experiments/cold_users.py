@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -154,7 +154,10 @@ def draw(axes: Axes, *, lengths, curves: Mapping[str, Sequence[Sequence[Metrics]
     """Draw NDCG@10 against the number of events known."""
     for i, (name, seeds) in enumerate(curves.items()):
         label = ROWS.get(name) or NAMES[name]
-        style = {"linestyle": "-" if name in ROWS else ":", "color": COLORS[i % len(COLORS)]}
+        style: dict[str, Any] = {
+            "linestyle": "-" if name in ROWS else ":",
+            "color": COLORS[i % len(COLORS)],
+        }
         axes.plot(lengths, means_by_label(seeds, "ndcg@10"), marker="o", label=label, **style)
     axes.set_xlabel("events known of a user")
     axes.set_ylabel("NDCG@10")

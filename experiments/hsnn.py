@@ -288,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the study of a task; without one, --help lists them."""
     argv = sys.argv[1:] if argv is None else argv
     if list(argv) in (["--help"], ["-h"]):
-        print(__doc__.strip())
+        print((__doc__ or "").strip())
         for task, study in STUDIES.items():
             print(f"\n{task}: {study.about}")
         return

@@ -152,7 +152,8 @@ def apply(change: Change, problem: Problem, options: Ablation):
     """Return the problem, the model's config and the options of a variant."""
     model = dict(change.model)
     if model.get("num_actions") == "all":
-        model["num_actions"] = int(problem.split.train.actions.max()) + 1
+        actions = problem.split.train.actions
+        model["num_actions"] = 0 if actions is None else int(actions.max()) + 1
     if change.without_content:
         problem = dataclasses.replace(problem, content=None)
     objective = dataclasses.replace(options.objective, **change.objective)
@@ -212,9 +213,9 @@ def table_of(outcomes: Mapping[str, Ranked], axes: Mapping[str, str], baselines,
 
     def difference(outcome: Ranked) -> str:
         pairs = [ndcg_difference(a, b) for a, b in zip(outcome.metrics, default.metrics)]
-        mean = np.mean([d for d, _ in pairs])
+        mean = float(np.mean([d for d, _ in pairs]))
         # The same users in every seed: their error does not shrink with the number of seeds.
-        return signed(mean, np.mean([e for _, e in pairs]))
+        return signed(mean, float(np.mean([e for _, e in pairs])))
 
     def row(name: str, outcome: Ranked) -> list:
         ranked = [float(np.mean([m[f] for m in outcome.metrics])) for f in ("hr@10", "ndcg@10")]

@@ -95,7 +95,7 @@ PRESETS = {
 
 def optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
     """Build the contestants; roots are due from the second cycle on."""
-    common = {
+    common: dict[str, Any] = {
         "block_size": options.block_size,
         "precondition_frequency": options.frequency,
         "start_preconditioning_step": options.frequency * (options.cycles + 1),
@@ -109,9 +109,12 @@ def optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
 
 def step_optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
     """Build the contestants of whole steps: default blocks, roots due from the first step on."""
-    common = {"start_preconditioning_step": 1}
-    often = {"precondition_frequency": options.frequency}
-    seldom = {"precondition_frequency": 4 * options.frequency, "statistics_frequency": 4}
+    common: dict[str, Any] = {"start_preconditioning_step": 1}
+    often: dict[str, Any] = {"precondition_frequency": options.frequency}
+    seldom: dict[str, Any] = {
+        "precondition_frequency": 4 * options.frequency,
+        "statistics_frequency": 4,
+    }
     return {
         "adamw": optax.adamw(1e-3),
         "shampoo": shampoo_jax.shampoo(1e-3, **often, **common),

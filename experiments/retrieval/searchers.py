@@ -19,8 +19,7 @@ import numpy as np
 from hsnn_jax.chunks import by_chunks
 from hsnn_jax.cost_curves import Found, Measured, Searcher, measure
 from hsnn_jax.descent.descend import Level
-from hsnn_jax.descent.level_search import search_levels
-from hsnn_jax.descent.search import brute_force
+from hsnn_jax.descent.search import brute_force, search_levels
 from hsnn_jax.lists.index import Index, Tiles, build_index, pack, representative_features
 from hsnn_jax.monn.network import MoNNScorer, module_flops
 from hsnn_jax.monn.scorers import dot, pair_flops
@@ -56,7 +55,7 @@ class Model:
 
     Attributes:
       name: in tables.
-      scorer, params: see `hsnn_jax.search`.
+      scorer, params: see `hsnn_jax.descent.search.search`.
       items: pytree of [n, ...], what the scorer reads of items.
       encode_users: `Requests` to the pytree that the scorer reads of users.
       encode_nodes: node vectors [K, d] to what the scorer reads of items; None where a node is

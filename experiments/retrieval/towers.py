@@ -38,10 +38,10 @@ from experiments.retrieval.searchers import (
 )
 from experiments.tasks.neighbours import fold_of, follower_lists, latest_first
 from experiments.tasks.next_item import Problem
+from hsnn_jax import LTIConfig
 from hsnn_jax.cost_curves import Found, Searcher, recall
 from hsnn_jax.cost_curves import measure as measure_budgets
 from hsnn_jax.nodes.fit import fit_index
-from hsnn_jax.nodes.lti import LTIConfig
 from nxtpost_jax import PAD, Metrics, NxtPost, Queries
 from nxtpost_jax.evaluation.ranking import metrics_of_ranks, unique_items
 from nxtpost_jax.events.batches import training_windows

@@ -67,7 +67,7 @@ class FrontierConfig:
     slack: float = 3.0
     """slots of a list over the mean number of items of a node"""
     cost_weight: float = 0.0
-    """how much large nodes are held back, see hsnn_jax.search"""
+    """how much large nodes are held back, see hsnn_jax.descent.search"""
     index_steps: int = 1000
     """steps of LTI"""
     index_rate: float = 5e-4
