@@ -1,4 +1,4 @@
-# make run | test | test-long | lint | bench | results: each makes the environment first, once.
+# make run | test | test-long | lint | docs | bench | results: each makes the environment first, once.
 #   make run DATA=path ARGS="..."    DATA becomes --data, ARGS goes to the experiment
 #   make test ARGS="..."             ARGS replaces pytest's default arguments
 #   make test-long                   drawn tests with ten times their draws, about ten minutes
@@ -19,20 +19,24 @@ PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_
 ifeq ($(VENV),none)
 PY = $(PYTHON)
 READY =
+DOCS_READY =
 BENCH_READY =
 else
 PY = $(VENV)/bin/python
 READY = $(VENV)/.installed-$(PYTHON_VERSION)
+DOCS_READY = $(VENV)/.installed-docs-$(PYTHON_VERSION)
 BENCH_READY = $(VENV)/.installed-bench-$(PYTHON_VERSION)
 endif
 
 DATA_ARGS = $(if $(DATA),--data $(DATA))
 PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help run test test-long lint bench results
+.PHONY: help ready run test test-long lint docs bench results
 
 help:
 	@sed -n '/^# /s/^# //p' Makefile
+
+ready: $(READY) $(DOCS_READY)
 
 run: $(READY)
 	$(PY) -m experiments.end_to_end $(DATA_ARGS) $(ARGS)
@@ -51,6 +55,10 @@ test-long: $(READY)
 lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m basedpyright --pythonpath "$$($(PY) -c 'import sys; print(sys.executable)')"
+
+docs: $(DOCS_READY)
+	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
 
 bench: export OPENBLAS_NUM_THREADS = 1
 bench: export NPROC = 32
@@ -70,6 +78,10 @@ $(READY): setup.cfg constraints.txt
 	@echo "Setting up $(VENV) (Python $(PYTHON_VERSION)): a few minutes, once"
 	test -x $(VENV)/bin/python$(PYTHON_VERSION) || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP_INSTALL) -e '.[$(EXTRAS)]'
+	touch $@
+
+$(DOCS_READY): $(READY)
+	$(PIP_INSTALL) -e '.[docs]'
 	touch $@
 
 $(BENCH_READY): $(READY)

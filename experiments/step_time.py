@@ -190,12 +190,12 @@ def make_step_contestant(tx: optax.GradientTransformation, name: str, *, mesh, s
     """Compile a whole training step on the mesh of the context."""
     problem = WHOLE_STEPS[name]()
     layout = state_layout(
-        problem.init_params, tx, mesh, opt_state_sharding=shampoo_jax.state_sharding
+        problem.init_params, tx, mesh=mesh, opt_state_sharding=shampoo_jax.state_sharding
     )
-    state = init_state(problem.init_params, tx, layout, seed=seed)
+    state = init_state(problem.init_params, tx, layout=layout, seed=seed)
     batch = shard_batch(problem.batch, mesh)
     start = time.perf_counter()
-    compiled = compile_step(make_step(problem.loss, tx, seed=seed), state, batch, mesh=mesh)
+    compiled = compile_step(make_step(problem.loss, tx, seed=seed), state, batch=batch, mesh=mesh)
     program = _program(compiled, state.opt_state, seconds=time.perf_counter() - start)
     carry = [state]
 

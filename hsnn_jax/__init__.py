@@ -4,6 +4,13 @@ What a user needs is here; all else is reached by its module, such as
 `hsnn_jax.descent.search.search`.
 """
 
+from importlib.util import find_spec
+
+if find_spec("flax") is None:
+    raise ModuleNotFoundError(
+        "hsnn_jax needs flax: pip install 'shampoo-nxtpost-hsnn[models]'", name="flax"
+    )
+
 from hsnn_jax.cost_curves import recall
 from hsnn_jax.monn.config import Features, MoNNConfig, TowerConfig, preset
 from hsnn_jax.monn.losses import sampled_softmax
@@ -15,6 +22,7 @@ from hsnn_jax.nodes.learners import EM, EMA, LTI, KMeans, NaturalHierarchy
 from hsnn_jax.nodes.telemetry import CollapseWarning
 from hsnn_jax.serving.retriever import Answer, Retriever
 
+__version__ = "0.1.0"
 __all__ = [
     "EM",
     "EMA",

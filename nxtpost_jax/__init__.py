@@ -1,5 +1,12 @@
 """A sequential recommender over external content embeddings, after NxtPost."""
 
+from importlib.util import find_spec
+
+if find_spec("flax") is None:
+    raise ModuleNotFoundError(
+        "nxtpost_jax needs flax: pip install 'shampoo-nxtpost-hsnn[models]'", name="flax"
+    )
+
 from nxtpost_jax.evaluation.metrics import (
     Difference,
     Metrics,
@@ -36,6 +43,7 @@ from nxtpost_jax.training.negatives import log_popularity
 from nxtpost_jax.training.objective import Objective
 from nxtpost_jax.training.post_to_post import pretrain
 
+__version__ = "0.1.0"
 __all__ = [
     "PAD",
     "Catalogue",

@@ -1,65 +1,64 @@
-"""README's code blocks and commands run as they stand."""
+"""README: its examples run as they stand, its commands exist, and it stays one screen."""
 
-import pathlib
 import re
-import runpy
-import sys
 
-import jax
-import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.pages import BLOCK, ROOT, broken_links, check_commands, commands_in, run_blocks
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+# A figure: a number that is no part of a name (HR@10, MovieLens-1M) nor of code.
+FIGURE = re.compile(r"(?<![\w@.-])\.?\d[\d,.]*(?![\w-])")
 
 
-@pytest.fixture
-def my_data(tmp_path, monkeypatch):
-    """The folder that README's recommender reads."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "my_data"
-    folder.mkdir()
-    lines = ["user,item,timestamp"]
-    for user in range(30):
-        lines += [f"{user},{(user + t) % 20},{t}" for t in range(12)]
-    (folder / "interactions.csv").write_text("\n".join(lines) + "\n")
-    np.save(folder / "items.npy", rng.normal(size=(20, 8)).astype(np.float32))
+def prose_sentences(page: str):
+    """Cut a page's paragraphs and list items into sentences, without code, tables and links."""
+    page = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
+    page = re.sub(r"`[^`]*`|\]\([^)]*\)", "", page)
+    for paragraph in re.split(r"\n\s*\n|\n(?=- )", page):
+        if not paragraph.lstrip().startswith("|"):
+            yield from re.split(r"(?<=[a-z)\]][.:?]) ", " ".join(paragraph.split()))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_an_example_runs_when_pasted_alone(number, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    examples = BLOCK.findall(README)
+    assert len(examples) == 3
+    run_blocks("README.md", [examples[number]])
+    assert capsys.readouterr().out
 
 
-def test_there_are_two_code_blocks():
-    assert len(BLOCKS) == 2
+def test_examples_need_no_checkout():
+    assert "import experiments" not in README and "from experiments" not in README
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_code_blocks_run(number, my_data, capsys):
-    names = {}
-    with jax.numpy_rank_promotion("allow"):  # as in a user's process
-        exec(compile(BLOCKS[number], f"README.md block {number}", "exec"), names)
-        if number == 0:
-            assert names["loss"](names["params"]) < 0.9
-        else:
-            assert len(names["items"][0]) == 3
+def test_it_is_one_screen():
+    assert len(re.findall(r"^!\[", README, re.MULTILINE)) == 1
+    evidence = README.partition("## Evidence")[2].partition("\n## ")[0]
+    assert 1 <= len(re.findall(r"^\| \[", evidence, re.MULTILINE)) <= 8
+    assert len(README.splitlines()) <= 125
+
+
+def test_no_sentence_has_more_than_two_figures():
+    sentences = list(prose_sentences(README))
+    assert len(sentences) > 10
+    for sentence in sentences:
+        assert len(FIGURE.findall(sentence)) <= 2, sentence
 
 
 def test_make_targets_and_linked_pages_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"(?:`|^)make ([a-z]+)", README, re.MULTILINE)):
+    targets = set(re.findall(r"(?:`|^)make ([a-z]+)", README, re.MULTILINE))
+    assert targets
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for page in set(re.findall(r"\]\(([^)h][^)]*)\)", README)):
-        assert (ROOT / page).exists(), page
+    assert not broken_links(ROOT / "README.md")
 
 
 def test_commands_print_help_and_train_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    modules = set(re.findall(r"python -m (experiments\.\w+)", README)) | {"experiments.end_to_end"}
-    for module in sorted(modules):
-        monkeypatch.setattr(sys, "argv", [module, "--help"])
-        monkeypatch.delitem(sys.modules, module, raising=False)  # else runpy warns
-        # In this process: another one each would mostly import jax.
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-        assert not ended.value.code
-        assert "--out" in capsys.readouterr().out
+    commands = commands_in(README)
+    assert len(commands) == 8
+    check_commands(commands, monkeypatch, capsys)
     assert not list(tmp_path.iterdir())
