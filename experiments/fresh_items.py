@@ -14,7 +14,6 @@ NDCG@10.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -240,7 +239,10 @@ def score_baselines(fresh: Fresh, *, max_len: int) -> dict[str, Scores]:
 
 def score_model(fresh: Fresh, problem: Problem, model: NxtPost, params) -> Scores:
     """Rank by a trained model."""
-    evaluate = functools.partial(score, problem, model, params)
+
+    def evaluate(queries, **options) -> Metrics:
+        return score(problem, model, params=params, queries=queries, **options)
+
     return score_parts(evaluate, fresh.test, fresh.cold)
 
 
