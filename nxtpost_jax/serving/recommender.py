@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import time
-from collections.abc import Callable, Hashable, Iterator
+import threading
+from collections.abc import Callable, Hashable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nxtpost_jax.evaluation.ranking import Metrics, evaluate
-from nxtpost_jax.evaluation.scoring import (
-    cosine_scores,
-    encode_catalogue,
-    nearest_items,
-    top_items,
-    user_vectors,
-)
+from nxtpost_jax.evaluation.ranking import Metrics
+from nxtpost_jax.evaluation.scoring import encode_catalogue
 from nxtpost_jax.events import content as contents
-from nxtpost_jax.events.batches import train_batches
-from nxtpost_jax.events.checks import as_sequences, check_below, check_times, checked_mask, item_ids
-from nxtpost_jax.events.sequences import Sequences
+from nxtpost_jax.events.checks import as_sequences, check_below, check_times, item_ids
+from nxtpost_jax.events.sequences import PAD, Sequences
 from nxtpost_jax.events.splits import Queries
-from nxtpost_jax.serving import reading, saving
+from nxtpost_jax.serving import reading, requests, saving
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.live_users import Event, LiveUsers
-from nxtpost_jax.serving.reading import Backfill, EventFilter, Histories
+from nxtpost_jax.serving.reading import Backfill, EventFilter, Histories, Reader
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
-from nxtpost_jax.training import steps as training
-from nxtpost_jax.training.negatives import log_popularity
+from nxtpost_jax.training import fitting
 from nxtpost_jax.training.objective import Objective, resolve
-from nxtpost_jax.training.post_to_post import pretrain
 
 _ADAMW = optax.adamw(1e-3)  # one object: recommenders that share it share compiled steps
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """What changes, replaced as a whole."""
+
+    params: Any
+    catalogue: Catalogue
+    num_fits: int = 0
 
 
 class Recommender:
     """Recommend items by content, by id, or by both.
 
+    Any thread may call any method at any time. A request answers by the parameters and the
+    catalogue of the moment it begins; `add_items` and `remove_items` take turns, and what they
+    change is seen by the requests that begin afterwards.
+
     Attributes:
       model: the towers.
       content: of the items 0 to num_items - 1, on the device, or None; see `content`.
       num_items: number of items at the start.
-      params: the model's parameters; None before `fit`.
-      catalogue: the items that can be recommended now; see `add_items` and `remove_items`.
     """
 
     def __init__(
@@ -91,9 +95,21 @@ class Recommender:
         self.tx = _ADAMW if tx is None else tx
         self.event_filter = event_filter
         self.backfill = backfill
-        self.params = None
-        self.catalogue = Catalogue(jnp.zeros((self.num_items, config.d_model)))
-        self._live: LiveUsers | None = None
+        catalogue = Catalogue.of(jnp.zeros((self.num_items, config.d_model)))
+        self._state = _State(None, catalogue)
+        self._writing = threading.Lock()  # held by whoever replaces `_state`
+        self._fitting = False
+        self._live = LiveUsers()
+
+    @property
+    def params(self):
+        """Give the model's parameters; None before `fit`."""
+        return self._state.params
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Give the items that can be recommended now, as an object that never changes."""
+        return self._state.catalogue
 
     def fit(
         self,
@@ -110,11 +126,11 @@ class Recommender:
         validate_every: int = 1,
         log: Callable[[dict[str, float]], None] | None = None,
     ) -> list[dict[str, float]]:
-        """Train from newly drawn parameters; until it ends, the recommender is unfitted.
+        """Train from newly drawn parameters; until it ends, requests are answered as before.
 
         Negatives come from the items that occur in `sequences`, so that an item held out of
         training is not taught to be wrong. Items removed before are in no history, label or
-        negative.
+        negative; those removed meanwhile stay removed. Users of `update` keep their events.
 
         Args:
           sequences: training events; see `splits` for a part without leakage.
@@ -136,7 +152,7 @@ class Recommender:
 
         Raises:
           ValueError: an option is out of range, the events have an unknown item or times out of
-            order, or the catalogue has items that were added.
+            order, the catalogue has items that were added, or another fit is under way.
         """
         if epochs < 1:
             raise ValueError(f"epochs: expected at least 1, found {epochs}")
@@ -145,58 +161,30 @@ class Recommender:
         objective = resolve(objective, num_negatives)
         check_below("sequences", sequences.items, self.num_items)
         check_times("sequences", sequences)
-        self._start_anew()
-        if validation is not None:
-            self._read("validation", validation.histories)  # refused now, not after an epoch
-        sequences = reading.filtered(sequences, self.catalogue, self.event_filter)
-        candidates = jnp.asarray(np.unique(sequences.items))
-        popularity = log_popularity(sequences, self.num_items) if objective.logq else None
-        shapes = {
-            "max_len": self.model.config.max_len,
-            "batch_size": batch_size,
-            "buckets": buckets,
-            "seed": seed,
-            "num_labels": objective.num_labels,
-        }
-        key = jax.random.key(seed)
-        first = next(train_batches(sequences, epoch=0, **shapes))
-        params, state = training.init(self.model, self.tx, first, self.content, key)
-        if pretrain_epochs:
-            towers, _ = pretrain(
-                self.model, sequences, self.content, epochs=pretrain_epochs, seed=seed
-            )
-            params = params | {"post_tower": towers}
-        records, best = [], (-np.inf, params)
-        for epoch in range(epochs):
-            start = time.perf_counter()
-            params, state, mean_loss = training.train_epoch(
+        reader = self._begin_fit()
+        try:
+            if validation is not None:  # refused now, not after an epoch
+                reader.prepared("validation", validation.histories)
+            params, records = fitting.fit(
                 self.model,
-                self.tx,
-                params,
-                state,
-                train_batches(sequences, epoch=epoch, **shapes),
-                self.content,
-                jax.random.fold_in(key, epoch),
-                candidates,
+                reader.filtered(sequences),
+                content=self.content,
+                tx=self.tx,
+                epochs=epochs,
+                batch_size=batch_size,
+                buckets=buckets,
                 objective=objective,
-                log_popularity=popularity,
+                pretrain_epochs=pretrain_epochs,
+                seed=seed,
+                validate=None if validation is None else partial(self._figures, reader, validation),
+                validate_every=validate_every,
+                log=log,
             )
-            seconds = time.perf_counter() - start
-            records.append({"epoch": epoch, "loss": mean_loss, "seconds": seconds})
-            last = epoch == epochs - 1
-            if validation is not None and (last or (epoch + 1) % validate_every == 0):
-                vectors = encode_catalogue(self.model, params, self.content)
-                metrics = self._evaluate(params, vectors, validation, bootstrap=0)
-                records[-1] |= metrics.values
-                if metrics["ndcg@10"] > best[0]:
-                    best = metrics["ndcg@10"], jax.tree.map(jnp.copy, params)
-            if log is not None:
-                log(records[-1])
-        params = params if validation is None else best[1]
-        removed = self.catalogue.removed
-        catalogue = Catalogue(encode_catalogue(self.model, params, self.content))
-        catalogue.remove(removed)
-        self._set(params, catalogue)
+            catalogue = self._encoded(params)
+            with self._writing:  # what was removed meanwhile stays removed
+                self._replace(params, _without(catalogue, self.catalogue.removed))
+        finally:
+            self._fitting = False
         return records
 
     def evaluate(self, queries: Queries, **options) -> Metrics:
@@ -208,7 +196,7 @@ class Recommender:
         Raises:
           ValueError: a target or candidate is not in the catalogue, or as in `recommend`.
         """
-        return self._evaluate(self._fitted(), self.catalogue.vectors, queries, **options)
+        return requests.rank_queries(self._reader(), queries, **options)
 
     def recommend(
         self,
@@ -243,24 +231,9 @@ class Recommender:
             order, `filter` or `items` fit no catalogue, or the model was trained with times,
             actions, surfaces or static features and gets none.
         """
-        params = self._fitted()
-        self._check_k(k, len(self.catalogue))
-        allowed_S = self._allowed(filter, items)
-        histories = self._checked("histories", histories, params)
-        seen = self._seen(histories) if exclude_seen else None
-        parts = [
-            top_items(
-                self.model,
-                params,
-                self.catalogue.vectors,
-                batch,
-                reading.left_out(seen, rows),
-                allowed_S,
-                k=k,
-            )
-            for rows, batch in self._rows("histories", histories)
-        ]
-        return self._named(parts, len(histories))
+        return requests.recommend(
+            self._reader(), histories, k=k, exclude_seen=exclude_seen, filter=filter, items=items
+        )
 
     def search(
         self,
@@ -277,28 +250,8 @@ class Recommender:
           vectors: f32[B, D] of `embed_users` or `update`, under the same parameters.
           seen: B histories whose items are not returned; none when None.
         """
-        self._fitted()
-        self._check_k(k, len(self.catalogue))
-        allowed_S = self._allowed(filter, items)
-        vectors = np.asarray(vectors, np.float32)
-        width = self.model.config.d_model
-        if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors):
-            raise ValueError(f"vectors: expected shape [B, {width}], found {list(vectors.shape)}")
-        if not np.isfinite(vectors).all():
-            raise ValueError("vectors: expected finite numbers, found NaN or infinity")
-        if seen is not None:
-            seen = as_sequences("seen", seen)
-            if len(seen) != len(vectors):
-                raise ValueError(f"seen: expected {len(vectors)} histories, found {len(seen)}")
-            reading.check_known("seen", seen, self.catalogue)
-            seen = self._seen(seen)
-        parts = [
-            nearest_items(
-                vectors[rows], self.catalogue.vectors, reading.left_out(seen, rows), allowed_S, k=k
-            )
-            for rows in reading.chunks(len(vectors))
-        ]
-        return self._named(parts, len(vectors))
+        reader = self._reader()
+        return requests.search(reader, vectors, k=k, seen=seen, filter=filter, items=items)
 
     def similar_items(self, ids, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the k items nearest to each item, itself left out.
@@ -309,21 +262,7 @@ class Recommender:
         Raises:
           ValueError: an id is unknown, or k is not below the catalogue's size.
         """
-        self._fitted()
-        slots = self.catalogue.slots("ids", item_ids("ids", ids))
-        self._check_k(k, len(self.catalogue) - 1)
-        catalogue = self.catalogue
-        parts = [
-            nearest_items(
-                catalogue.vectors[slots[rows]],
-                catalogue.vectors,
-                slots[rows][:, None],
-                catalogue.present,
-                k=k,
-            )
-            for rows in reading.chunks(len(slots))
-        ]
-        return self._named(parts, len(slots))
+        return requests.similar(self._reader(), ids, k=k)
 
     def embed_users(self, histories: Histories) -> np.ndarray:
         """Compute users' vectors in a batch, to be stored and given to `search`: f32[B, D].
@@ -331,13 +270,7 @@ class Recommender:
         Raises:
           ValueError: see `recommend`.
         """
-        params = self._fitted()
-        histories = self._checked("histories", histories, params)
-        parts = [
-            user_vectors(self.model, params, self.catalogue.vectors, batch)
-            for _, batch in self._rows("histories", histories)
-        ]
-        return np.concatenate([np.asarray(part) for part in parts])[: len(histories)]
+        return requests.embed_users(self._reader(), histories)
 
     def update(
         self, user: Hashable, event: Event | int, *, history: Histories | None = None
@@ -356,12 +289,11 @@ class Recommender:
           ValueError: the item is unknown or removed, the time lies before the last event's, a
             history is given twice, or as in `recommend`. The user is then as before.
         """
-        params = self._fitted()
+        self._reader()  # refuses an unfitted recommender before anything else
         event = event if isinstance(event, Event) else Event(event)
         if history is not None:
             history = as_sequences("history", history)
-        self.catalogue.slots("event", item_ids("event", [event.item]))
-        return self._updated(params, user, event, history)
+        return self._live.add(user, event, take=self._reader, history=history)
 
     def recommend_user(
         self, user: Hashable, k: int, *, exclude_seen: bool = True, filter=None, items=None
@@ -371,16 +303,15 @@ class Recommender:
         Raises:
           ValueError: the user is unknown, or as in `recommend`.
         """
-        params = self._fitted()
-        events = self._live.events(user)
-        vector = self._updated(params, user, None, None)
+        vector, events, reader = self._live.current(user, take=self._reader)
         seen = events if exclude_seen else None
-        ids, cosines = self.search(vector[None], k, seen=seen, filter=filter, items=items)
+        ids, cosines = requests.search(
+            reader, vector[None], k=k, seen=seen, filter=filter, items=items
+        )
         return ids[0], cosines[0]
 
     def forget_user(self, user: Hashable) -> None:
         """Drop the events and the cache that `update` keeps of a user."""
-        self._fitted()
         self._live.forget(user)
 
     def add_items(self, content=None, ids=None) -> np.ndarray:
@@ -401,17 +332,20 @@ class Recommender:
           ValueError: content has another shape, NaN, or an item without any; an id is in the
             catalogue, there twice or no id; nothing has changed then.
         """
-        params = self._fitted()
-        rows, ids = self._new_items(content, ids)
-        if not len(ids):
-            return ids
-        padded = np.resize(np.arange(len(ids)), reading.power_of_two(len(ids)))
-        rows = jax.tree.map(lambda part: part[padded], rows)
-        vectors = np.asarray(_encode(self.model, params, rows, ids[padded]))[: len(ids)]
-        back = self.catalogue.was_removed(ids).any()
-        self.catalogue.add(vectors, ids)
-        if back:
-            self._live.read_anew()
+        with self._writing:
+            reader = self._reader()
+            rows, ids = self._new_items(reader.catalogue, content, ids)
+            if not len(ids):
+                return ids
+            if self._fitting and content is not None:
+                raise ValueError(
+                    "recommender: expected no fit under way, which would not know the new items, "
+                    "found one"
+                )
+            padded = np.resize(np.arange(len(ids)), reading.power_of_two(len(ids)))
+            rows = jax.tree.map(lambda part: part[padded], rows)
+            vectors = np.asarray(_encode(self.model, reader.params, rows, ids[padded]))
+            self._replace(reader.params, reader.catalogue.add(vectors[: len(ids)], ids))
         return ids
 
     def remove_items(self, ids) -> None:
@@ -423,16 +357,16 @@ class Recommender:
         Raises:
           ValueError: an id is unknown or there twice; nothing has changed then.
         """
-        self.catalogue.remove(ids)
+        with self._writing:
+            self._replace(self.params, self.catalogue.remove(ids))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write config, parameters, content and catalogue to a folder (see `saving`).
 
         Users of `update` are not part of it; give their `history` again.
         """
-        params = self._fitted()
-        config = self.model.config
-        saving.save(path, config, self.num_items, params, self.content, self.catalogue)
+        now, config = self._reader(), self.model.config
+        saving.save(path, config, self.num_items, now.params, self.content, now.catalogue)
 
     @classmethod
     def load(
@@ -457,105 +391,66 @@ class Recommender:
             event_filter=event_filter,
             backfill=backfill,
         )
-        recommender._set(jax.tree.map(jnp.asarray, saved.params), saved.catalogue)
+        recommender._replace(jax.tree.map(jnp.asarray, saved.params), saved.catalogue)
         return recommender
 
-    def _fitted(self):
-        if self.params is None:
+    def _reader(self, *, fitted: bool = True) -> Reader:
+        """Take what a request reads, as of now."""
+        now = self._state
+        if fitted and now.params is None:
             raise ValueError("recommender: expected a fitted one; call fit or load first")
-        return self.params
-
-    def _set(self, params, catalogue: Catalogue) -> None:
-        self.params, self.catalogue = params, catalogue
-        self._live = LiveUsers(self.model, params)
-
-    def _start_anew(self) -> None:
-        """Be unfitted, with every item in its own slot; what was removed stays so."""
-        added = self.catalogue.ids[self.catalogue.ids >= self.num_items]
-        if len(added):
-            raise ValueError(
-                f"recommender: expected no added items at fit, found {added[0]}; build a new one "
-                "with their content"
-            )
-        removed = self.catalogue.removed
-        removed = removed[removed < self.num_items]
-        self.params = self._live = None
-        self.catalogue = Catalogue(jnp.zeros((self.num_items, self.model.config.d_model)))
-        self.catalogue.remove(removed)
-
-    def _evaluate(self, params, vectors_SxD, queries: Queries, **options) -> Metrics:
-        """Evaluate in slots, of which `vectors_SxD` may hold the first ones only."""
-        num_slots = len(vectors_SxD)
-        histories = self._checked("queries", queries.histories, params)
-        backfill = options.pop("backfill", self.backfill)
-        read = reading.in_slots(self._read("queries", histories, backfill), self.catalogue)
-        targets = self.catalogue.slots("targets", queries.targets)
-        allowed_S = np.asarray(self.catalogue.present)[:num_slots]
-        candidates = options.pop("candidates", None)
-        if candidates is not None:
-            allowed_S = allowed_S & self.catalogue.mask("candidates", candidates)[:num_slots]
-        if options.get("popularity") is not None:
-            options["popularity"] = self.catalogue.by_slot(options["popularity"])
-        return evaluate(
-            partial(cosine_scores, self.model, params, vectors_SxD),
-            Queries(self._seen(histories), targets, queries.users),
-            max_len=self.model.config.max_len,
-            candidates=allowed_S,
-            backfill=lambda _: read,
-            **options,
-        )
-
-    def _checked(self, name: str, histories: Histories, params) -> Sequences:
-        config = self.model.config
-        return reading.check_readable(name, histories, self.catalogue, config, params)
-
-    def _read(self, name: str, histories: Sequences, backfill=None) -> Sequences:
-        """Filter and backfill checked histories, still in ids."""
-        return reading.prepared(
-            name,
-            histories,
-            self.catalogue,
-            self.model.config,
+        return Reader(
+            model=self.model,
+            params=now.params,
+            catalogue=now.catalogue,
             event_filter=self.event_filter,
-            backfill=self.backfill if backfill is None else backfill,
+            backfill=self.backfill,
+            num_fits=now.num_fits,
         )
 
-    def _seen(self, histories: Sequences) -> Sequences:
-        """Name what checked histories hold by slots, removed items left out."""
-        known = reading.without_removed(histories, self.catalogue)
-        return reading.in_slots(known, self.catalogue)
+    def _replace(self, params, catalogue: Catalogue) -> None:
+        now = self._state
+        self._state = _State(params, catalogue, now.num_fits + (params is not now.params))
 
-    def _rows(self, name: str, histories: Sequences) -> Iterator[tuple[np.ndarray, dict]]:
-        """Prepare checked histories and cut them into calls: their numbers and padded rows."""
-        read = reading.in_slots(self._read(name, histories), self.catalogue)
-        for rows in reading.chunks(len(read)):
-            yield rows, reading.padded(read.select(rows), self.model.config.max_len)
+    def _begin_fit(self) -> Reader:
+        """Give a reader of the items at the start, less those removed, in slots of their own."""
+        with self._writing:
+            added = self.catalogue.sorted_ids[self.catalogue.sorted_ids >= self.num_items]
+            if len(added):
+                raise ValueError(
+                    f"recommender: expected no added items at fit, found {added[0]}; build a new "
+                    "one with their content"
+                )
+            if self._fitting:
+                raise ValueError("recommender: expected no fit under way, found one")
+            self._fitting = True
+            reader = self._reader(fitted=False)
+        width = self.model.config.d_model
+        catalogue = Catalogue.of(jnp.zeros((self.num_items, width)), capacity=self.num_items)
+        removed = reader.catalogue.removed
+        return dataclasses.replace(reader, catalogue=_without(catalogue, removed))
 
-    def _named(self, parts, count: int) -> tuple[np.ndarray, np.ndarray]:
-        slots, cosines = (np.concatenate([np.asarray(x) for x in part]) for part in zip(*parts))
-        return self.catalogue.ids_of(slots[:count]), cosines[:count]
+    def _encoded(self, params) -> Catalogue:
+        return Catalogue.of(encode_catalogue(self.model, params, self.content))
 
-    def _updated(self, params, user, event, history) -> np.ndarray:
-        return self._live.update(
-            user,
-            event,
-            history=history,
-            prepare=lambda events: self._read("history", self._checked("history", events, params)),
-            find=self.catalogue.find,
-            vectors_SxD=self.catalogue.vectors,
-        )
+    def _figures(self, reader: Reader, validation: Queries, params) -> dict[str, float]:
+        """Validate parameters by the items that the fit began with."""
+        vectors = encode_catalogue(self.model, params, self.content)
+        catalogue = dataclasses.replace(reader.catalogue, vectors=vectors)
+        reader = dataclasses.replace(reader, params=params, catalogue=catalogue)
+        return requests.rank_queries(reader, validation, bootstrap=0).values
 
-    def _new_items(self, content, ids):
+    def _new_items(self, catalogue: Catalogue, content, ids):
         """Check items to add before anything changes: their content and ids."""
         if content is None:
             ids = item_ids("ids", [] if ids is None else ids)
-            unknown = ids[~self.catalogue.was_removed(ids) | (ids >= self.num_items)]
+            unknown = ids[~catalogue.was_removed(ids) | (ids >= self.num_items)]
             if len(unknown) or not len(ids):
                 found = unknown[0] if len(unknown) else "none"
                 raise ValueError(
                     f"ids: expected removed items of the start without content, found {found}"
                 )
-            self.catalogue.checked_new_ids(ids, len(ids))
+            catalogue.checked_new_ids(ids, len(ids))
             return jax.tree.map(np.asarray, contents.take(self.content, ids)), ids
         if self.content is None:
             raise ValueError("content: expected None where items are known by id only, found some")
@@ -563,20 +458,13 @@ class Recommender:
         expected, found = contents.describe(self.content), contents.describe(content)
         if found != expected:
             raise ValueError(f"content: expected one item's as {expected}, found {found}")
-        return content, self.catalogue.checked_new_ids(ids, contents.num_rows(content))
+        return content, catalogue.checked_new_ids(ids, contents.num_rows(content))
 
-    def _allowed(self, filter, items):
-        """Join the catalogue's items with a request's restrictions: bool[S]."""
-        allowed_S = self.catalogue.present
-        if filter is not None:
-            allowed_S = allowed_S & self.catalogue.mask("filter", checked_mask("filter", filter))
-        if items is not None:
-            allowed_S = allowed_S & self.catalogue.mask("items", item_ids("items", items))
-        return allowed_S
 
-    def _check_k(self, k: int, most: int) -> None:
-        if not 1 <= k <= most:
-            raise ValueError(f"k: expected 1 to {most}, the catalogue's size, found {k}")
+def _without(catalogue: Catalogue, removed) -> Catalogue:
+    """Take removed items out, and remember those that the catalogue never had as removed too."""
+    catalogue = catalogue.remove(removed[catalogue.find(removed) != PAD])
+    return dataclasses.replace(catalogue, removed=removed)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -17,5 +17,5 @@ def drawn(config, content, *, num_items=None, histories=None):
     shapes = jax.eval_shape(model.init, key, histories, recommender.content)["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype), shapes)
-    recommender._set(params, Catalogue(encode_catalogue(model, params, recommender.content)))
+    recommender._replace(params, Catalogue.of(encode_catalogue(model, params, recommender.content)))
     return recommender

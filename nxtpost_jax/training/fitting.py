@@ -1,0 +1,94 @@
+"""Fit both towers: epochs of steps, a validation every so often, the best epoch kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from nxtpost_jax.events.batches import train_batches
+from nxtpost_jax.events.content import num_rows
+from nxtpost_jax.events.sequences import Sequences
+from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.training import steps
+from nxtpost_jax.training.negatives import log_popularity
+from nxtpost_jax.training.objective import Objective
+from nxtpost_jax.training.post_to_post import pretrain
+
+SELECT = "ndcg@10"  # the figure by which epochs are told apart
+
+
+def fit(
+    model: NxtPost,
+    sequences: Sequences,
+    *,
+    content,
+    tx: optax.GradientTransformation,
+    epochs: int,
+    batch_size: int,
+    buckets: int,
+    objective: Objective,
+    pretrain_epochs: int,
+    seed: int,
+    validate: Callable[[Any], dict[str, float]] | None,
+    validate_every: int,
+    log: Callable[[dict[str, float]], None] | None,
+) -> tuple[Any, list[dict[str, float]]]:
+    """Train from newly drawn parameters; arguments as in `Recommender.fit`.
+
+    Args:
+      sequences: training events, filtered.
+      content: of all items, on the device, or None.
+      validate: from parameters to figures, "ndcg@10" among them.
+
+    Returns:
+      The parameters, those of the best validated epoch where there is a `validate`, and one
+      record per epoch.
+    """
+    candidates = jnp.asarray(np.unique(sequences.items))
+    num_items = model.num_items if content is None else num_rows(content)
+    popularity = log_popularity(sequences, num_items) if objective.logq else None
+    shapes = {
+        "max_len": model.config.max_len,
+        "batch_size": batch_size,
+        "buckets": buckets,
+        "seed": seed,
+        "num_labels": objective.num_labels,
+    }
+    key = jax.random.key(seed)
+    first = next(train_batches(sequences, epoch=0, **shapes))
+    params, state = steps.init(model, tx, first, content, key)
+    if pretrain_epochs:
+        towers, _ = pretrain(model, sequences, content, epochs=pretrain_epochs, seed=seed)
+        params = params | {"post_tower": towers}
+    records, best = [], (-np.inf, params)
+    for epoch in range(epochs):
+        start = time.perf_counter()
+        params, state, mean_loss = steps.train_epoch(
+            model,
+            tx,
+            params,
+            state,
+            train_batches(sequences, epoch=epoch, **shapes),
+            content,
+            jax.random.fold_in(key, epoch),
+            candidates,
+            objective=objective,
+            log_popularity=popularity,
+        )
+        seconds = time.perf_counter() - start
+        records.append({"epoch": epoch, "loss": mean_loss, "seconds": seconds})
+        last = epoch == epochs - 1
+        if validate is not None and (last or (epoch + 1) % validate_every == 0):
+            figures = validate(params)
+            records[-1] |= figures
+            if figures[SELECT] > best[0]:
+                best = figures[SELECT], jax.tree.map(jnp.copy, params)
+        if log is not None:
+            log(records[-1])
+    return (params if validate is None else best[1]), records
