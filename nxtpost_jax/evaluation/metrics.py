@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nxtpost_jax.events.columns import whole_numbers
+
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
@@ -70,7 +72,7 @@ def metrics_of_ranks(
     Raises:
       ValueError: there is no query, or a cut-off is below 1.
     """
-    ranks = np.asarray(ranks, np.int32)
+    ranks = whole_numbers("ranks", ranks, lowest=1)
     if not len(ranks):
         raise ValueError("queries: expected at least one, found none")
     if min(ks) < 1:

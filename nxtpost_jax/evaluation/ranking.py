@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nxtpost_jax.evaluation.metrics import Metrics, inverse_propensity, metrics_of_ranks
-from nxtpost_jax.events.checks import checked_mask
+from nxtpost_jax.events.checks import checked_mask, item_ids
+from nxtpost_jax.events.columns import seconds
 from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
 from nxtpost_jax.events.splits import Queries
 
@@ -115,8 +116,9 @@ def evaluate(
       seen_filter: leave a user's earlier items out of the candidates.
       backfill: fills histories before they are scored (see `backfill`). What it adds counts as
         seen by nobody.
-      query_times: float[q], the moments of the queries in seconds, for `scores_fn`s that ask
-        for them (`baselines.recent_popularity`); adds `query_times` float64[B] to the batch.
+      query_times: float[q], the moments of the queries in seconds, or datetimes, for
+        `scores_fn`s that ask for them (`baselines.recent_popularity`); adds `query_times`
+        float64[B] to the batch.
       coverage: add "coverage@k", the share of the candidates in the top k of any query. It costs
         a sort of all scores; without it targets are ranked by counting.
       popularity: int[N], training events an item; adds "debiased_ndcg@k", see
@@ -131,12 +133,15 @@ def evaluate(
     histories = queries.histories
     widest = int(histories.lengths.max(initial=0)) if seen_filter else 0
     filled = histories if backfill is None else backfill(histories)
+    moments_Q = None if query_times is None else seconds("query_times", query_times)
+    if moments_Q is not None and len(moments_Q) != len(queries):
+        raise ValueError(f"query_times: expected {len(queries)}, found {len(moments_Q)}")
     lists = _TopLists(max(ks)) if coverage else None
     ranks = []
     for rows in _fixed_batches(len(queries), batch_size):
         batch = pad_histories(filled.select(rows), max_len)
         if query_times is not None:
-            batch["query_times"] = np.asarray(query_times, np.float64)[rows]
+            batch["query_times"] = moments_Q[rows]
         scores_BxN = scores_fn(batch)
         allowed_N = _candidates(candidates, scores_BxN.shape[1])
         targets_B = _checked_targets(queries.targets[rows], allowed_N, scores_BxN.shape[1])
@@ -219,6 +224,7 @@ def _candidates(candidates, num_items: int) -> np.ndarray | None:
     candidates = np.asarray(candidates)
     if candidates.dtype == bool:
         return checked_mask("candidates", candidates, num_items)
+    candidates = item_ids("candidates", candidates)
     if len(candidates) and not 0 <= candidates.min() <= candidates.max() < num_items:
         raise ValueError(
             f"candidates: expected items below {num_items}, the number of scores, found "

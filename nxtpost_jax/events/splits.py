@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from nxtpost_jax.events.checks import check_times
+from nxtpost_jax.events.checks import check_times, item_ids
+from nxtpost_jax.events.columns import seconds, whole_numbers
 from nxtpost_jax.events.filters import keep_events
 from nxtpost_jax.events.sequences import PAD, Sequences, window_index
 
@@ -32,8 +33,8 @@ class Queries:
     users: np.ndarray
 
     def __post_init__(self):
-        object.__setattr__(self, "targets", np.asarray(self.targets, np.int32))
-        object.__setattr__(self, "users", np.asarray(self.users, np.int32))
+        for name in ("targets", "users"):
+            object.__setattr__(self, name, whole_numbers(name, getattr(self, name)))
         if not len(self.histories) == len(self.targets) == len(self.users):
             raise ValueError(
                 f"queries: expected equal lengths, found {len(self.histories)} histories, "
@@ -150,7 +151,7 @@ def global_time(
 
     Args:
       sequences: events with times.
-      validation_from, test_from: the moments, in the seconds of `sequences.times`.
+      validation_from, test_from: the moments, in the seconds of `sequences.times`, or datetimes.
       targets: "next", a user's first event of the period, one query a user; or "each" event of
         the period (average over users' queries by `ranking.evaluate`'s errors over users).
       min_history: queries with fewer events before their target are left out; 0 keeps users who
@@ -163,6 +164,8 @@ def global_time(
     if sequences.times is None:
         raise ValueError("sequences: expected times, found none")
     check_times("sequences", sequences)
+    (validation_from,) = seconds("validation_from", [validation_from])
+    (test_from,) = seconds("test_from", [test_from])
     if not validation_from < test_from:
         raise ValueError(
             f"test_from: expected a time after validation_from={validation_from}, found {test_from}"
@@ -199,9 +202,9 @@ def hold_out_items(
     Raises:
       ValueError: `items` is empty or has an id below 0.
     """
-    items = np.unique(np.asarray(items, np.int64))
-    if not len(items) or items[0] < 0:
-        raise ValueError(f"items: expected ids from 0, at least one, found {items[:1]}")
+    items = np.unique(item_ids("items", items))
+    if not len(items):
+        raise ValueError("items: expected at least one, found none")
     parts = split(sequences)
     queries = []
     for part in (parts.validation, parts.test):
@@ -213,7 +216,7 @@ def hold_out_items(
 
 def with_targets(queries: Queries, items) -> tuple[Queries, Queries]:
     """Part queries into those whose target is among `items`, and the others."""
-    among = np.isin(queries.targets, np.asarray(items))
+    among = np.isin(queries.targets, item_ids("items", items))
     return queries.select(among), queries.select(~among)
 
 
@@ -265,7 +268,7 @@ def _queries(sequences: Sequences, users, targets_at, stops=None) -> Queries:
 
 
 def _user_ids(name: str, users, num_users: int) -> np.ndarray:
-    users = np.unique(np.asarray(users, np.int64))
+    users = np.unique(whole_numbers(name, users))
     if len(users) and not (users[0] >= 0 and users[-1] < num_users):
         raise ValueError(f"{name}: expected ids in [0, {num_users}), found {users[0]}..{users[-1]}")
     return users

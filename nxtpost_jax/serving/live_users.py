@@ -13,12 +13,14 @@ d_model bytes a user; `forget` frees both. Calls from several threads take turns
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import threading
 from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from nxtpost_jax.events.checks import as_sequences, check_times, item_ids
+from nxtpost_jax.events.checks import as_sequences, check_times
+from nxtpost_jax.events.columns import seconds, whole_numbers
 from nxtpost_jax.events.sequences import Sequences, pad_histories
 from nxtpost_jax.serving.reading import Reader
 from nxtpost_jax.serving.streaming import Cache, extend, prefill
@@ -32,12 +34,13 @@ class Event:
 
     Attributes:
       item: id.
-      time: seconds, no earlier than the user's last event; None if the model reads no times.
+      time: seconds since 1970, or a datetime, no earlier than the user's last event; None if the
+        model reads no times.
       action, surface: ids, None if the model reads none.
     """
 
     item: int
-    time: float | None = None
+    time: float | datetime.datetime | np.datetime64 | None = None
     action: int | None = None
     surface: int | None = None
 
@@ -87,7 +90,7 @@ class LiveUsers:
         """
         with self._lock:
             reader = take()
-            reader.catalogue.slots("event", item_ids("event", [event.item]))
+            reader.catalogue.slots("event", whole_numbers("event", [event.item]))
             state = self._start(user, history)
             return self._read(user, state, _appended(state.events, event), reader)
 
@@ -157,8 +160,9 @@ def _appended(events: Sequences, event: Event) -> Sequences:
             raise ValueError(f"event: expected {field} to be {expected}, found {value}")
         if value is not None:
             column = np.zeros(0) if column is None else column
-            columns[name] = np.append(column, value)
-    items = np.append(events.items, item_ids("event", [event.item]))
+            read = seconds if name == "times" else whole_numbers
+            columns[name] = np.append(column, read("event", [value]))
+    items = np.append(events.items, whole_numbers("event", [event.item]))
     appended = Sequences(items, [0, len(items)], static=events.static, **columns)
     check_times("event", appended)
     return appended

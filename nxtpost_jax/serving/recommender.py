@@ -18,7 +18,7 @@ from nxtpost_jax.evaluation.ranking import Metrics
 from nxtpost_jax.evaluation.scoring import encode_catalogue
 from nxtpost_jax.events import content as contents
 from nxtpost_jax.events.checks import as_sequences, check_below, check_times, item_ids
-from nxtpost_jax.events.sequences import PAD, Sequences
+from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.events.splits import Queries
 from nxtpost_jax.serving import reading, requests, saving
 from nxtpost_jax.serving.catalogue import Catalogue
@@ -113,7 +113,7 @@ class Recommender:
 
     def fit(
         self,
-        sequences: Sequences,
+        sequences: Histories,
         *,
         epochs: int,
         batch_size: int = 128,
@@ -133,7 +133,8 @@ class Recommender:
         negative; those removed meanwhile stay removed. Users of `update` keep their events.
 
         Args:
-          sequences: training events; see `splits` for a part without leakage.
+          sequences: training events, or lists of item ids, one per user; see `splits` for a part
+            without leakage.
           epochs: passes over them.
           batch_size: rows a step.
           buckets: widths of rows, each half the next: short histories share narrow rows, more of
@@ -159,6 +160,7 @@ class Recommender:
         if pretrain_epochs < 0:
             raise ValueError(f"pretrain_epochs: expected at least 0, found {pretrain_epochs}")
         objective = resolve(objective, num_negatives)
+        sequences = as_sequences("sequences", sequences)
         check_below("sequences", sequences.items, self.num_items)
         check_times("sequences", sequences)
         reader = self._begin_fit()

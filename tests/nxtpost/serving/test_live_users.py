@@ -133,10 +133,10 @@ def test_what_cannot_be_added_leaves_the_user_as_before(recommender):
     recommender.update("c", event(history), history=first_events(4, 1))
     good = event(history)
     cases = [
-        (dataclasses.replace(good, time=0.0), None, "event: number 0 has times out of order"),
+        (dataclasses.replace(good, time=0.0), None, "event: expected the oldest event first"),
         (dataclasses.replace(good, time=None), None, "event: expected time to be one, as before"),
         (dataclasses.replace(good, item=999), None, "event: expected item ids of the catalogue"),
-        (dataclasses.replace(good, item=-1), None, "event: expected ids from 0"),
+        (dataclasses.replace(good, item=-1), None, "event: expected whole numbers from 0"),
         (good, first_events(4, 1), "history: expected none, user 'c' has one already"),
     ]
     for bad, given, message in cases:

@@ -223,15 +223,19 @@ def test_content_is_read_from_a_file(tmp_path):
         ([[1, 2]], 0, f"k: expected 1 to {N}"),
         ([[1, N]], 2, f"histories: expected item ids of the catalogue, found {N}"),
         ([[1], []], 2, "histories: number 1 is empty"),
-        ([[1.5]], 2, "histories: number 0 is float64"),
+        ([1, 2], 2, "histories: expected a list of item ids per user, found 1 as number 0"),
+        (7, 2, "histories: expected a list of item ids per user, found int"),
+        ([["i5"]], 2, "histories: expected whole numbers .* found 'i5'"),
+        ([np.array([2**32 + 1])], 2, "histories: expected whole numbers .* found 4294967297"),
+        ([[1.5]], 2, r"histories: expected whole numbers from 0 to 2\^31 - 1, found 1.5"),
         ([], 2, "histories: expected at least one, found none"),
-        ([[1, -1]], 2, r"histories: expected ids from 0 to 2\^31 - 1, found -1"),
+        ([[1, -1]], 2, r"histories: expected whole numbers from 0 to 2\^31 - 1, found -1"),
         (
             Sequences([1, 2], [0, 2], times=[2.0, 1]),
             2,
-            "histories: number 0 has times out of order",
+            "histories: expected the oldest event first, .* in number 0",
         ),
-        (Sequences([1], [0, 1], times=[np.inf]), 2, "histories: number 0 has a time of NaN or inf"),
+        (Sequences([1], [0, 1], times=[np.inf]), 2, "histories: expected finite times, found inf"),
     ],
 )
 def test_bad_requests_are_refused(fitted, histories, k, message):
@@ -260,7 +264,7 @@ def test_unknown_training_items_are_refused():
 
 
 def test_unordered_training_events_are_refused():
-    with pytest.raises(ValueError, match="sequences: number 0 has times out of order"):
+    with pytest.raises(ValueError, match="sequences: expected the oldest event first"):
         Recommender(TINY, num_items=5).fit(Sequences([1, 2], [0, 2], times=[2.0, 1]), epochs=1)
 
 
