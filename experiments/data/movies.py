@@ -26,7 +26,7 @@ def read_ratings_dat(files: SourceFiles, ratings: Path) -> Events:
         "user": "int",
         "item": "digits" if is_imdb else "int",
         "rating": "number",
-        "timestamp": "int",
+        "timestamp": "whole_seconds",
     }
     table = read_columns(data, ratings, separator=b"::", columns=columns)
     movies = files.find("movies.dat")
@@ -42,7 +42,7 @@ def read_ratings_dat(files: SourceFiles, ratings: Path) -> Events:
 
 def read_u_data(files: SourceFiles, ratings: Path) -> Events:
     """Read MovieLens 100K: `user item rating timestamp`, tab separated, with u.item."""
-    columns = {"user": "int", "item": "int", "rating": "number", "timestamp": "int"}
+    columns = {"user": "int", "item": "int", "rating": "number", "timestamp": "whole_seconds"}
     table = read_columns(files.read(ratings), ratings, separator=b"\t", columns=columns)
     movies, genres = files.find("u.item"), files.find("u.genre")
     texts = None
@@ -66,7 +66,7 @@ def read_ratings_csv(files: SourceFiles, ratings: Path) -> Events:
         raise bad_input(
             ratings, line=1, expected="userId,movieId,rating,timestamp", found=shown(names)
         )
-    columns = {"user": "int", "item": "int", "rating": "number", "timestamp": "int"}
+    columns = {"user": "int", "item": "int", "rating": "number", "timestamp": "whole_seconds"}
     table = read_columns(body, ratings, separator=b",", columns=columns, first_line=2)
     movies = files.find("movies.csv")
     return Events(

@@ -14,7 +14,7 @@ from experiments.harness.errors import bad_input, shown
 
 RETAIL_HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
 _REQUIRED = ("user", "item", "timestamp")
-_KINDS = {"user": "id", "item": "id", "timestamp": "number", "action": "text", "weight": "number"}
+_KINDS = {"user": "id", "item": "id", "timestamp": "seconds", "action": "text", "weight": "number"}
 
 
 def read_online_retail(files: SourceFiles, path: Path) -> Events:
