@@ -21,6 +21,7 @@ from nxtpost_jax.events.checks import as_sequences, check_below, check_times, it
 from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.events.splits import Queries
 from nxtpost_jax.serving import reading, requests, saving
+from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.live_users import Event, LiveUsers
 from nxtpost_jax.serving.reading import Backfill, EventFilter, Histories, Reader
@@ -208,7 +209,7 @@ class Recommender:
         exclude_seen: bool = True,
         filter=None,
         items=None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Answer:
         """Find the k best items for each history.
 
         Batches are padded to powers of two in both directions, so that calls of similar size
@@ -225,8 +226,9 @@ class Recommender:
           items: int[m], the only ids that may be returned.
 
         Returns:
-          ids int32[B, k], the best first, and their cosines float32[B, k]. Where fewer than k
-          items are left, the ids end in PAD and the cosines in -inf.
+          An `Answer`: ids int32[B, k], the best first, and their cosines float32[B, k]. Where
+          fewer than k items are left, the ids end in PAD and the cosines in -inf; `pairs` of the
+          answer has neither.
 
         Raises:
           ValueError: k is out of range, a history is empty or has an unknown id or times out of
@@ -245,7 +247,7 @@ class Recommender:
         seen: Histories | None = None,
         filter=None,
         items=None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Answer:
         """Find the k best items for stored user vectors; else as `recommend`.
 
         Args:
@@ -255,11 +257,11 @@ class Recommender:
         reader = self._reader()
         return requests.search(reader, vectors, k=k, seen=seen, filter=filter, items=items)
 
-    def similar_items(self, ids, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def similar_items(self, ids, k: int) -> Answer:
         """Find the k items nearest to each item, itself left out.
 
         Returns:
-          ids int32[m, k] and cosines f32[m, k], as in `recommend`.
+          ids int32[m, k] and cosines f32[m, k], an `Answer` as in `recommend`.
 
         Raises:
           ValueError: an id is unknown, or k is not below the catalogue's size.
@@ -299,18 +301,15 @@ class Recommender:
 
     def recommend_user(
         self, user: Hashable, k: int, *, exclude_seen: bool = True, filter=None, items=None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the k best items for a user of `update`: ids int32[k], cosines f32[k].
+    ) -> Answer:
+        """Find the k best items for a user of `update`: an `Answer` of one row.
 
         Raises:
           ValueError: the user is unknown, or as in `recommend`.
         """
         vector, events, reader = self._live.current(user, take=self._reader)
         seen = events if exclude_seen else None
-        ids, cosines = requests.search(
-            reader, vector[None], k=k, seen=seen, filter=filter, items=items
-        )
-        return ids[0], cosines[0]
+        return requests.search(reader, vector[None], k=k, seen=seen, filter=filter, items=items)
 
     def forget_user(self, user: Hashable) -> None:
         """Drop the events and the cache that `update` keeps of a user."""

@@ -10,10 +10,13 @@ from nxtpost_jax.evaluation.ranking import Metrics, evaluate
 from nxtpost_jax.evaluation.scoring import cosine_scores, nearest_items, top_items, user_vectors
 from nxtpost_jax.events.checks import as_sequences, checked_mask, item_ids
 from nxtpost_jax.events.splits import Queries
+from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.reading import Histories, Reader, chunks, left_out
 
 
-def recommend(reader: Reader, histories: Histories, *, k: int, exclude_seen: bool, filter, items):
+def recommend(
+    reader: Reader, histories: Histories, *, k: int, exclude_seen: bool, filter, items
+) -> Answer:
     """Find the k best items for each history, see `Recommender.recommend`."""
     _check_k(k, len(reader.catalogue))
     allowed_S = _allowed(reader, filter, items)
@@ -34,7 +37,7 @@ def recommend(reader: Reader, histories: Histories, *, k: int, exclude_seen: boo
     return _named(reader, parts, len(histories))
 
 
-def search(reader: Reader, vectors, *, k: int, seen: Histories | None, filter, items):
+def search(reader: Reader, vectors, *, k: int, seen: Histories | None, filter, items) -> Answer:
     """Find the k best items for user vectors, see `Recommender.search`."""
     _check_k(k, len(reader.catalogue))
     allowed_S = _allowed(reader, filter, items)
@@ -57,7 +60,7 @@ def search(reader: Reader, vectors, *, k: int, seen: Histories | None, filter, i
     return _named(reader, parts, len(vectors))
 
 
-def similar(reader: Reader, ids, *, k: int):
+def similar(reader: Reader, ids, *, k: int) -> Answer:
     """Find the k items nearest to each item, see `Recommender.similar_items`."""
     catalogue = reader.catalogue
     slots = catalogue.slots("ids", item_ids("ids", ids))
@@ -123,6 +126,6 @@ def _check_k(k: int, most: int) -> None:
         raise ValueError(f"k: expected 1 to {most}, the catalogue's size, found {k}")
 
 
-def _named(reader: Reader, parts, count: int) -> tuple[np.ndarray, np.ndarray]:
-    slots, cosines = (np.concatenate([np.asarray(x) for x in part]) for part in zip(*parts))
-    return reader.catalogue.ids_of(slots[:count]), cosines[:count]
+def _named(reader: Reader, parts, count: int) -> Answer:
+    slots, scores = (np.concatenate([np.asarray(x) for x in part]) for part in zip(*parts))
+    return Answer(reader.catalogue.ids_of(slots[:count]), scores[:count])

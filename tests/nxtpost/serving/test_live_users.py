@@ -58,8 +58,8 @@ def check(recommender, user, history, vector):
     np.testing.assert_allclose(vector, recommender.embed_users(history)[0], atol=1e-5)
     ids, cosines = recommender.recommend_user(user, 3)
     expected = recommender.recommend(history, 3)
-    np.testing.assert_array_equal(ids, expected[0][0])
-    np.testing.assert_allclose(cosines, expected[1][0], atol=1e-5)
+    np.testing.assert_array_equal(ids, expected.ids)
+    np.testing.assert_allclose(cosines, expected.scores, atol=1e-5)
 
 
 @pytest.mark.parametrize("start", [0, 2])
@@ -86,8 +86,8 @@ def test_items_that_come_and_go_change_what_is_read(recommender):
     recommender.remove_items([gone])
     ids, cosines = recommender.recommend_user("a", 3)
     expected = recommender.recommend(history, 3)
-    np.testing.assert_array_equal(ids, expected[0][0])
-    np.testing.assert_allclose(cosines, expected[1][0], atol=1e-5)
+    np.testing.assert_array_equal(ids, expected.ids)
+    np.testing.assert_allclose(cosines, expected.scores, atol=1e-5)
     longer = first_events(2, 4)
     assert gone != longer.items[-1]  # the seed sees to it
     check(recommender, "a", longer, recommender.update("a", event(longer)))

@@ -173,7 +173,7 @@ def test_a_saved_recommender_answers_the_same(tmp_path, kind):
         np.testing.assert_array_equal(a, b)
     assert loaded.catalogue.next_id == recommender.catalogue.next_id
     loaded.add_items(ids=[3])
-    assert 3 in loaded.recommend(histories, 20, items=[3])[0]
+    assert 3 in loaded.recommend(histories, 20, items=[3]).ids
 
 
 def test_what_is_no_saved_recommender_is_refused(fitted, tmp_path):
@@ -250,7 +250,7 @@ def test_a_model_trained_with_times_asks_for_them():
     recommender.fit(timed, epochs=1, batch_size=8, num_negatives=16)
     with pytest.raises(ValueError, match="expected Sequences with times"):
         recommender.recommend([[1, 2]], 2)
-    assert recommender.recommend(timed, 2)[0].shape == (8, 2)
+    assert recommender.recommend(timed, 2).ids.shape == (8, 2)
 
 
 def test_nothing_works_before_fit():
@@ -273,7 +273,7 @@ def test_the_objective_is_what_is_trained():
     recommender = Recommender(TINY, num_items=N, tx=FAST)
     objective = Objective(negatives="mixed", num_negatives=16, logq=True)
     recommender.fit(cycles(), epochs=20, batch_size=32, objective=objective)
-    assert recommender.recommend([[3, 4, 5]], 1)[0].tolist() == [[6]]
+    assert recommender.recommend([[3, 4, 5]], 1).ids.tolist() == [[6]]
     with pytest.raises(ValueError, match="num_negatives: expected it within the objective"):
         recommender.fit(cycles(), epochs=1, objective=objective, num_negatives=4)
 
@@ -299,12 +299,12 @@ def test_adding_and_removing_items_undo_each_other(by_content):
     before = answers(by_content)
     ids = by_content.add_items(circle([2.5, 11.2, 7.7]))
     assert ids.tolist() == list(range(N, N + 3))
-    assert np.isin(answers(by_content)[0], ids).any()
+    assert np.isin(answers(by_content).ids, ids).any()
     by_content.remove_items(ids)
     for a, b in zip(before, answers(by_content)):
         np.testing.assert_array_equal(a, b)
     by_content.remove_items([3, 11])
-    assert not np.isin(answers(by_content)[0], [3, 11]).any()
+    assert not np.isin(answers(by_content).ids, [3, 11]).any()
     by_content.add_items(ids=[11, 3])
     for a, b in zip(before, answers(by_content)):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -353,8 +353,8 @@ def test_removed_filtered_and_seen_items_never_come_back(by_content):
             assert not found & set(removed)
         vectors = by_content.embed_users(histories)
         stored = by_content.search(vectors, 8, seen=histories, filter=filter, items=items)
-        np.testing.assert_array_equal(stored[0], ids)
-        np.testing.assert_allclose(stored[1], cosines, atol=1e-6)
+        np.testing.assert_array_equal(stored.ids, ids)
+        np.testing.assert_allclose(stored.scores, cosines, atol=1e-6)
 
 
 def test_a_removed_item_is_left_out_of_histories(by_content):
@@ -424,8 +424,8 @@ def test_a_backfill_serves_users_without_events(by_content):
     ids, cosines = by_content.recommend([[]], 4)
     by_content.backfill = None
     expected = by_content.recommend([[3, 4]], 4, exclude_seen=False)
-    np.testing.assert_array_equal(ids, expected[0])
-    np.testing.assert_array_equal(cosines, expected[1])
+    np.testing.assert_array_equal(ids, expected.ids)
+    np.testing.assert_array_equal(cosines, expected.scores)
 
 
 def test_a_path_is_content_of_a_channel_too(tmp_path):
@@ -482,11 +482,11 @@ def test_fit_refuses_a_catalogue_with_added_items():
     recommender.fit(cycles(), epochs=1, batch_size=32, num_negatives=16)
     recommender.remove_items([2, 3])
     recommender.fit(cycles(), epochs=1, batch_size=32, num_negatives=16)
-    assert not np.isin(recommender.recommend([[0, 1]], 5)[0], [2, 3]).any()
+    assert not np.isin(recommender.recommend([[0, 1]], 5).ids, [2, 3]).any()
     recommender.add_items(circle([1.5]))
     with pytest.raises(ValueError, match=f"expected no added items at fit, found {N}"):
         recommender.fit(cycles(), epochs=1)
-    assert len(answers(recommender)[0]) == 3
+    assert len(answers(recommender).ids) == 3
 
 
 def test_an_item_of_which_nothing_is_known_is_never_found():
