@@ -27,6 +27,7 @@ from nxtpost_jax.serving.live_users import Event, LiveUsers
 from nxtpost_jax.serving.reading import Backfill, EventFilter, Histories, Reader
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 from nxtpost_jax.training import fitting
+from nxtpost_jax.training.finite import check_arrays
 from nxtpost_jax.training.objective import Objective, resolve
 
 _ADAMW = optax.adamw(1e-3)  # one object: recommenders that share it share compiled steps
@@ -155,6 +156,9 @@ class Recommender:
         Raises:
           ValueError: an option is out of range, the events have an unknown item or times out of
             order, the catalogue has items that were added, or another fit is under way.
+          FloatingPointError: training diverged: a loss, a parameter or a vector is NaN or infinite.
+
+        A fit that raises changes nothing: the model before it, if any, goes on.
         """
         if epochs < 1:
             raise ValueError(f"epochs: expected at least 1, found {epochs}")
@@ -183,7 +187,7 @@ class Recommender:
                 validate_every=validate_every,
                 log=log,
             )
-            catalogue = self._encoded(params)
+            catalogue = Catalogue.of(self._encoded(params))
             with self._writing:  # what was removed meanwhile stays removed
                 self._replace(params, _without(catalogue, self.catalogue.removed))
         finally:
@@ -431,13 +435,15 @@ class Recommender:
         removed = reader.catalogue.removed
         return dataclasses.replace(reader, catalogue=_without(catalogue, removed))
 
-    def _encoded(self, params) -> Catalogue:
-        return Catalogue.of(encode_catalogue(self.model, params, self.content))
+    def _encoded(self, params):
+        """Encode the items of the start: f32[N, D], all finite."""
+        vectors_NxD = encode_catalogue(self.model, params, self.content)
+        check_arrays("items", vectors_NxD)
+        return vectors_NxD
 
     def _figures(self, reader: Reader, validation: Queries, params) -> dict[str, float]:
         """Validate parameters by the items that the fit began with."""
-        vectors = encode_catalogue(self.model, params, self.content)
-        catalogue = dataclasses.replace(reader.catalogue, vectors=vectors)
+        catalogue = dataclasses.replace(reader.catalogue, vectors=self._encoded(params))
         reader = dataclasses.replace(reader, params=params, catalogue=catalogue)
         return requests.rank_queries(reader, validation, bootstrap=0).values
 

@@ -128,4 +128,6 @@ def _check_k(k: int, most: int) -> None:
 
 def _named(reader: Reader, parts, count: int) -> Answer:
     slots, scores = (np.concatenate([np.asarray(x) for x in part]) for part in zip(*parts))
+    if not (scores < np.inf).all():  # NaN is the highest score for a search, so none stays hidden
+        raise FloatingPointError("scores: expected finite numbers, found NaN; fit again")
     return Answer(reader.catalogue.ids_of(slots[:count]), scores[:count])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from nxtpost_jax.events.content import num_rows
 from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.towers.model import NxtPost
 from nxtpost_jax.training import steps
+from nxtpost_jax.training.finite import check_losses
 from nxtpost_jax.training.negatives import log_popularity
 from nxtpost_jax.training.objective import Objective
 from nxtpost_jax.training.post_to_post import pretrain
@@ -49,10 +51,16 @@ def fit(
     Returns:
       The parameters, those of the best validated epoch where there is a `validate`, and one
       record per epoch.
+
+    Raises:
+      FloatingPointError: a loss, a parameter or what they give is NaN or infinite.
     """
     candidates = jnp.asarray(np.unique(sequences.items))
     num_items = model.num_items if content is None else num_rows(content)
-    popularity = log_popularity(sequences, num_items) if objective.logq else None
+    known = {
+        "objective": objective,
+        "log_popularity": log_popularity(sequences, num_items) if objective.logq else None,
+    }
     shapes = {
         "max_len": model.config.max_len,
         "batch_size": batch_size,
@@ -64,23 +72,24 @@ def fit(
     first = next(train_batches(sequences, epoch=0, **shapes))
     params, state = steps.init(model, tx, first, content, key)
     if pretrain_epochs:
-        towers, _ = pretrain(model, sequences, content, epochs=pretrain_epochs, seed=seed)
+        with _saying("of pretraining"):
+            towers, _ = pretrain(model, sequences, content, epochs=pretrain_epochs, seed=seed)
         params = params | {"post_tower": towers}
     records, best = [], (-np.inf, params)
     for epoch in range(epochs):
         start = time.perf_counter()
-        params, state, mean_loss = steps.train_epoch(
-            model,
-            tx,
-            params,
-            state,
-            train_batches(sequences, epoch=epoch, **shapes),
-            content,
-            jax.random.fold_in(key, epoch),
-            candidates,
-            objective=objective,
-            log_popularity=popularity,
-        )
+        with _saying(f"of epoch {epoch}"):
+            params, state, mean_loss = steps.train_epoch(
+                model,
+                tx,
+                params,
+                state,
+                train_batches(sequences, epoch=epoch, **shapes),
+                content,
+                jax.random.fold_in(key, epoch),
+                candidates,
+                **known,
+            )
         seconds = time.perf_counter() - start
         records.append({"epoch": epoch, "loss": mean_loss, "seconds": seconds})
         last = epoch == epochs - 1
@@ -91,4 +100,18 @@ def fit(
                 best = figures[SELECT], jax.tree.map(jnp.copy, params)
         if log is not None:
             log(records[-1])
-    return (params if validate is None else best[1]), records
+    kept = jax.tree.map(jnp.copy, params) if validate is None else best[1]
+    # Finite parameters may still give NaN. The loss of one step more, which is not kept, tells.
+    key = jax.random.fold_in(key, epochs)
+    _, _, value = steps.step(model, tx, params, state, first, content, key, candidates, **known)
+    with _saying("after the last epoch"):
+        check_losses(np.array(value)[None])
+    return kept, records
+
+
+@contextlib.contextmanager
+def _saying(where: str) -> Iterator[None]:
+    try:
+        yield
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error} {where}; lower the learning rate") from None

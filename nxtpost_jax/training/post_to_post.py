@@ -21,6 +21,7 @@ import optax
 from nxtpost_jax.events.content import num_rows, take
 from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.training.finite import check_arrays, check_losses
 
 _MASKED = -1e9  # finite: a row with every other item masked keeps a finite gradient
 
@@ -129,6 +130,7 @@ def pretrain(
 
     Raises:
       ValueError: an option is out of range, or no user has two different items close together.
+      FloatingPointError: a loss or a parameter is NaN or infinite.
     """
     if epochs < 1:
         raise ValueError(f"epochs: expected at least 1, found {epochs}")
@@ -146,7 +148,10 @@ def pretrain(
         for batch in pair_batches(pairs, batch_size):
             params, state, value = _step(model, tx, params, state, batch, content, log_q_N)
             losses.append(value)
-        means.append(float(np.mean(jax.device_get(losses))))
+        losses = np.array(jax.device_get(losses))
+        check_losses(losses)
+        check_arrays("params", params)
+        means.append(float(losses.mean()))
     return params["post_tower"], means
 
 

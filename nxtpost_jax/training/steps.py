@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.training.finite import check_arrays, check_losses
 from nxtpost_jax.training.losses import loss
 from nxtpost_jax.training.objective import Objective, resolve
 
@@ -82,6 +83,9 @@ def train_epoch(
 
     Returns:
       params, state and the mean loss over the steps, a float.
+
+    Raises:
+      FloatingPointError: a loss or, in the end, a parameter is NaN or infinite.
     """
     objective = resolve(objective, num_negatives)
     losses = []
@@ -100,4 +104,7 @@ def train_epoch(
             log_popularity=log_popularity,
         )
         losses.append(value)  # left on the device: the host runs ahead and makes batches
-    return params, state, float(np.mean(jax.device_get(losses)))
+    losses = np.array(jax.device_get(losses))
+    check_losses(losses)
+    check_arrays("params", params)
+    return params, state, float(losses.mean())
