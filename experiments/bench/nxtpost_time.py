@@ -254,7 +254,7 @@ def time_serving(setting: Setting) -> dict[str, float]:
     timed = {
         "request": lambda row: recommender.recommend([history[row]], 10),
         "event": lambda row: recommender.update(row, int(history[row][0])),
-        "insert": lambda row: recommender.add_items(setting.content[row : row + 1]),
+        "insert": lambda row: recommender.add(setting.content[row : row + 1]),
     }
     for name, call in timed.items():
         for row in range(len(history)):  # compiles every width that occurs

@@ -25,8 +25,8 @@ class Metrics:
 
     values: dict[str, float]
     standard_errors: dict[str, float]
-    ranks: np.ndarray
-    users: np.ndarray | None = None
+    ranks: np.ndarray = dataclasses.field(repr=False)
+    users: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]

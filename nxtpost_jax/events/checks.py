@@ -18,10 +18,24 @@ def as_sequences(name: str, histories: Sequences | Sequence) -> Sequences:
     """
     if isinstance(histories, Sequences):
         return histories
+    arrays = as_rows(name, histories)
+    offsets = np.cumsum([0] + [len(array) for array in arrays])
+    arrays = [array for array in arrays if array.size]  # an empty list is an array of floats
+    if any(array.dtype.kind != "i" for array in arrays):
+        arrays = [item_ids(name, array) for array in arrays]  # joined unread, ids might be rounded
+    return Sequences(item_ids(name, np.concatenate([np.zeros(0, np.int32), *arrays])), offsets)
+
+
+def as_rows(name: str, lists: Sequence) -> list[np.ndarray]:
+    """Make an array of each list, whatever its entries.
+
+    Raises:
+      ValueError: this is no list of lists.
+    """
     try:
-        arrays = [as_array(name, history) for history in histories]
+        arrays = [as_array(name, history) for history in lists]
     except TypeError:
-        found = type(histories).__name__
+        found = type(lists).__name__
         raise ValueError(f"{name}: expected a list of item ids per user, found {found}") from None
     for number, array in enumerate(arrays):
         if array.ndim != 1:
@@ -30,11 +44,7 @@ def as_sequences(name: str, histories: Sequences | Sequence) -> Sequences:
                 f"{name}: expected a list of item ids per user, found {found:.60} as number "
                 f"{number}"
             )
-    offsets = np.cumsum([0] + [len(array) for array in arrays])
-    arrays = [array for array in arrays if array.size]  # an empty list is an array of floats
-    if any(array.dtype.kind != "i" for array in arrays):
-        arrays = [item_ids(name, array) for array in arrays]  # joined unread, ids might be rounded
-    return Sequences(item_ids(name, np.concatenate([np.zeros(0, np.int32), *arrays])), offsets)
+    return arrays
 
 
 def item_ids(name: str, ids) -> np.ndarray:

@@ -109,6 +109,27 @@ def check(content, *, num_items: int | None = None, allow_missing: bool = False)
     return content
 
 
+def of_catalogue(content, config, *, num_items: int | None):
+    """Read the content of a catalogue onto the device, or None where items are known by id only.
+
+    Args:
+      content: see the module; arrays may be paths of .npy files.
+      config: the towers' `NxtPostConfig`; with an id embedding an item may lack content.
+      num_items: expected N, needed without content.
+
+    Raises:
+      ValueError: see `check`; or the number of items is unknown, or nothing is known of them.
+    """
+    if content is not None:
+        content = check(load(content), num_items=num_items, allow_missing=config.id_embedding)
+        return jax.tree.map(jnp.asarray, content)
+    if num_items is None or num_items < 1:
+        raise ValueError(f"num_items: expected at least 1 without content, found {num_items}")
+    if not config.id_embedding:
+        raise ValueError("content: expected a matrix when id_embedding is off, found None")
+    return None
+
+
 def load(content):
     """Read .npy files where there are paths, in one channel or in each of several."""
     if isinstance(content, (str, os.PathLike)):

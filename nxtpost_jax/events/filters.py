@@ -2,8 +2,8 @@
 
 Training labels, histories and query targets are all cut from `Sequences`, so filtering these
 before a split covers all three; the same `item_allowed` restricts the candidates of
-`ranking.evaluate` and the `filter` of `Recommender.recommend`. A `Recommender` applies it by
-itself: see its `event_filter` and `remove_items`.
+`ranking.evaluate`. A `Recommender` applies it by itself: see its `event_filter`, its `remove`, and
+`allowed` of its `recommend`.
 
 Source: NxtPost (arXiv 2202.03645), integrity filtering of training data and index.
 """

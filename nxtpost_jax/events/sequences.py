@@ -13,7 +13,7 @@ _COLUMNS = {"times": seconds, "actions": whole_numbers, "surfaces": whole_number
 _USERS = 1_000_000  # ids up to which, or up to ten times the events, users may be sparse
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Sequences:
     """Hold the events of all users back to back, each user's in time order.
 
@@ -57,6 +57,11 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def __repr__(self) -> str:
+        columns = [name for name in (*_COLUMNS, "static") if getattr(self, name) is not None]
+        parts = [f"{len(self):,} users", f"{len(self.items):,} events", *columns]
+        return f"Sequences({', '.join(parts)})"
 
     def __getitem__(self, user: int) -> np.ndarray:
         if not 0 <= user < len(self):

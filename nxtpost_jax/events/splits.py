@@ -18,7 +18,7 @@ from nxtpost_jax.events.filters import keep_events
 from nxtpost_jax.events.sequences import PAD, Sequences, window_index
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Queries:
     """Hold histories and the event that followed each.
 
@@ -43,6 +43,9 @@ class Queries:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def __repr__(self) -> str:
+        return f"Queries({len(self):,} targets, histories of {len(self.histories.items):,} events)"
 
     def select(self, rows) -> Queries:
         """Take some queries: an index array, or bool[q]."""

@@ -132,24 +132,11 @@ class Catalogue:
         slots = np.asarray(slots)
         return np.where(slots == PAD, np.int32(PAD), self.ids[np.maximum(slots, 0)])
 
-    def mask(self, name: str, chosen) -> np.ndarray:
-        """Turn a choice of items, ids or bool[M] by id, into bool[S] by slot.
-
-        Raises:
-          ValueError: an id is unknown, or M is not above the highest id.
-        """
-        chosen = np.asarray(chosen)
-        if chosen.dtype != bool:
-            chosen_S = np.zeros(len(self.ids), bool)
-            chosen_S[self.slots(name, chosen)] = True
-            return chosen_S
-        highest = self.ids.max()
-        if len(chosen) <= highest:
-            raise ValueError(
-                f"{name}: expected bool[M] with M above {highest}, the highest id, found "
-                f"{len(chosen)} entries"
-            )
-        return self.by_slot(chosen)
+    def mask(self, slots) -> np.ndarray:
+        """Mark slots, PAD among them ignored: bool[S]."""
+        chosen_S = np.zeros(len(self.ids), bool)
+        chosen_S[slots[slots != PAD]] = True
+        return chosen_S
 
     def by_slot(self, values) -> np.ndarray:
         """Sort values by id into their slots; 0 where there is none."""
@@ -231,6 +218,11 @@ class Catalogue:
             sorted_ids=np.delete(self.sorted_ids, places),
             sorted_slots=np.delete(self.sorted_slots, places),
         )
+
+    def without(self, removed: np.ndarray) -> Catalogue:
+        """Give a catalogue where some ids are removed, whether they are here or never were."""
+        here = removed[self.find(removed) != PAD]
+        return dataclasses.replace(self.remove(here), removed=np.union1d(self.removed, removed))
 
     def _with_room(self, count: int) -> Catalogue:
         """Double the capacity until `count` slots are free."""

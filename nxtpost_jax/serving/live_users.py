@@ -22,7 +22,7 @@ import numpy as np
 from nxtpost_jax.events.checks import as_sequences, check_times
 from nxtpost_jax.events.columns import seconds, whole_numbers
 from nxtpost_jax.events.sequences import Sequences, pad_histories
-from nxtpost_jax.serving.reading import Reader
+from nxtpost_jax.serving.reading import Histories, Reader
 from nxtpost_jax.serving.streaming import Cache, extend, prefill
 
 _COLUMNS = {"times": "time", "actions": "action", "surfaces": "surface"}
@@ -78,7 +78,7 @@ class LiveUsers:
         event: Event,
         *,
         take: Callable[[], Reader],
-        history: Sequences | None = None,
+        history: Histories | None = None,
     ) -> np.ndarray:
         """Add an event and give the user's vector, f32[D]; nothing changes where it raises.
 
@@ -110,8 +110,7 @@ class LiveUsers:
 
     def _read(self, user, state: _User, events: Sequences, reader: Reader) -> np.ndarray:
         read = reader.prepared("history", reader.checked("history", events))
-        version = (reader.num_fits, reader.catalogue.revision)
-        fresh = state.version == version and _begins_with(read, state.read)
+        fresh = state.version == reader.version and _begins_with(read, state.read)
         new = len(read.items) - len(state.read.items) if fresh else None
         if new == 0:
             vector, cache = state.vector, state.cache
@@ -121,7 +120,7 @@ class LiveUsers:
             vector, cache = _extended(state.cache, read, reader)
         else:
             vector, cache = _prefilled(read, reader)
-        self._users[user] = _User(events, vector, read, cache, version)
+        self._users[user] = _User(events, vector, read, cache, reader.version)
         return vector
 
     def _start(self, user, history) -> _User:

@@ -13,6 +13,7 @@ from nxtpost_jax.events.checks import as_sequences, check_times, checked_mask
 from nxtpost_jax.events.filters import keep_events
 from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
 from nxtpost_jax.serving.catalogue import Catalogue
+from nxtpost_jax.serving.served import State
 from nxtpost_jax.towers.model import NxtPost
 
 SHORTEST_ROW = 16  # padded histories are no shorter, to bound the number of traced shapes
@@ -31,18 +32,34 @@ class Reader:
     is made while it runs.
 
     Attributes:
-      model, params: the towers; params are None before `fit`.
-      catalogue: items, with vectors under these parameters.
+      model: the towers.
+      state: parameters and catalogue.
       event_filter, backfill: as given to the recommender.
-      num_fits: tells the parameters of one fit from those of another.
     """
 
     model: NxtPost
-    params: Any
-    catalogue: Catalogue
+    state: State
     event_filter: EventFilter | None
     backfill: Backfill | None
-    num_fits: int
+
+    @property
+    def params(self) -> Any:
+        """Give the parameters; None before `fit`."""
+        return self.state.params
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Give the items, with vectors under these parameters."""
+        return self.state.catalogue
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Tell what was computed from parameters and vectors from what other ones give."""
+        return self.state.num_fits, self.catalogue.revision
+
+    def at(self, **changes) -> Reader:
+        """Give a reader of another state: `params` or `catalogue`."""
+        return dataclasses.replace(self, state=dataclasses.replace(self.state, **changes))
 
     def checked(self, name: str, histories: Histories) -> Sequences:
         """Refuse histories that the model cannot read, whatever will be left out of them.

@@ -2,52 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import threading
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import Metrics
-from nxtpost_jax.evaluation.scoring import encode_catalogue
 from nxtpost_jax.events import content as contents
-from nxtpost_jax.events.checks import as_sequences, check_below, check_times, item_ids
-from nxtpost_jax.events.sequences import PAD
+from nxtpost_jax.events.checks import as_sequences, check_below, check_times
 from nxtpost_jax.events.splits import Queries
-from nxtpost_jax.serving import reading, requests, saving
+from nxtpost_jax.serving import entering, requests, saving
 from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.live_users import Event, LiveUsers
 from nxtpost_jax.serving.reading import Backfill, EventFilter, Histories, Reader
+from nxtpost_jax.serving.served import Served
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 from nxtpost_jax.training import fitting
-from nxtpost_jax.training.finite import check_arrays
 from nxtpost_jax.training.objective import Objective, resolve
 
 _ADAMW = optax.adamw(1e-3)  # one object: recommenders that share it share compiled steps
-
-
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """What changes, replaced as a whole."""
-
-    params: Any
-    catalogue: Catalogue
-    num_fits: int = 0
 
 
 class Recommender:
     """Recommend items by content, by id, or by both.
 
     Any thread may call any method at any time. A request answers by the parameters and the
-    catalogue of the moment it begins; `add_items` and `remove_items` take turns, and what they
-    change is seen by the requests that begin afterwards.
+    catalogue of the moment it begins; those that change them take turns.
 
     Attributes:
       model: the towers.
@@ -75,43 +61,42 @@ class Recommender:
           num_items: size of the catalogue, needed without content.
           tx: optimizer; AdamW at 1e-3 when None.
           event_filter: tells which events count, bool[n_events]; applied to training events and
-            to every history. Items are filtered by `remove_items`.
+            to every history. Items are filtered by `remove`.
           backfill: fills short histories (see `backfill`), wherever one is read but in training.
 
         Raises:
           ValueError: content has another shape, NaN, or an item without any while there is no
             id embedding; or the catalogue's size is unknown.
         """
-        if content is not None:
-            content = contents.check(
-                contents.load(content), num_items=num_items, allow_missing=config.id_embedding
+        content = contents.of_catalogue(content, config, num_items=num_items)
+        if tx is not None and not isinstance(tx, optax.GradientTransformation):
+            raise ValueError(
+                f"tx: expected an optax transformation such as optax.adam(1e-3), found {tx!r:.60}"
             )
-            content = jax.tree.map(jnp.asarray, content)
-        elif num_items is None or num_items < 1:
-            raise ValueError(f"num_items: expected at least 1 without content, found {num_items}")
-        elif not config.id_embedding:
-            raise ValueError("content: expected a matrix when id_embedding is off, found None")
         self.content = content
         self.num_items = num_items if content is None else contents.num_rows(content)
         self.model = NxtPost(config, self.num_items if config.id_embedding else None)
         self.tx = _ADAMW if tx is None else tx
         self.event_filter = event_filter
         self.backfill = backfill
-        catalogue = Catalogue.of(jnp.zeros((self.num_items, config.d_model)))
-        self._state = _State(None, catalogue)
-        self._writing = threading.Lock()  # held by whoever replaces `_state`
-        self._fitting = False
+        self._served = Served(self.num_items, config.d_model)
         self._live = LiveUsers()
+
+    def __repr__(self) -> str:
+        known = [] if self.content is None else [contents.describe(self.content)]
+        known += ["ids"] if self.model.config.id_embedding else []
+        state = "unfitted" if self.params is None else "fitted"
+        return f"Recommender({len(self.catalogue):,} items by {' and '.join(known)}, {state})"
 
     @property
     def params(self):
         """Give the model's parameters; None before `fit`."""
-        return self._state.params
+        return self._served.now.params
 
     @property
     def catalogue(self) -> Catalogue:
         """Give the items that can be recommended now, as an object that never changes."""
-        return self._state.catalogue
+        return self._served.now.catalogue
 
     def fit(
         self,
@@ -160,18 +145,15 @@ class Recommender:
 
         A fit that raises changes nothing: the model before it, if any, goes on.
         """
-        if epochs < 1:
-            raise ValueError(f"epochs: expected at least 1, found {epochs}")
-        if pretrain_epochs < 0:
-            raise ValueError(f"pretrain_epochs: expected at least 0, found {pretrain_epochs}")
-        objective = resolve(objective, num_negatives)
         sequences = as_sequences("sequences", sequences)
         check_below("sequences", sequences.items, self.num_items)
         check_times("sequences", sequences)
-        reader = self._begin_fit()
-        try:
-            if validation is not None:  # refused now, not after an epoch
-                reader.prepared("validation", validation.histories)
+        with self._served.fitting() as catalogue:
+            reader = self._reader(fitted=False).at(catalogue=catalogue)
+            validate = None
+            if validation is not None:
+                reader.prepared("validation", validation.histories)  # refused now, not later
+                validate = partial(requests.validated, reader, self.content, validation)
             params, records = fitting.fit(
                 self.model,
                 reader.filtered(sequences),
@@ -180,25 +162,22 @@ class Recommender:
                 epochs=epochs,
                 batch_size=batch_size,
                 buckets=buckets,
-                objective=objective,
+                objective=resolve(objective, num_negatives),
                 pretrain_epochs=pretrain_epochs,
                 seed=seed,
-                validate=None if validation is None else partial(self._figures, reader, validation),
+                validate=validate,
                 validate_every=validate_every,
                 log=log,
             )
-            catalogue = Catalogue.of(self._encoded(params))
-            with self._writing:  # what was removed meanwhile stays removed
-                self._replace(params, _without(catalogue, self.catalogue.removed))
-        finally:
-            self._fitting = False
+            vectors = requests.encoded_items(self.model, params, self.content)
+            self._served.finish_fit(params, vectors)
         return records
 
     def evaluate(self, queries: Queries, **options) -> Metrics:
         """Rank the queries' targets among all items of the catalogue.
 
-        Options are those of `ranking.evaluate`, in item ids. Histories are filtered and
-        backfilled as in `recommend`.
+        Options are those of `ranking.evaluate`, in item ids (`candidates` too). Histories are
+        filtered and backfilled as in `recommend`.
 
         Raises:
           ValueError: a target or candidate is not in the catalogue, or as in `recommend`.
@@ -211,8 +190,8 @@ class Recommender:
         k: int,
         *,
         exclude_seen: bool = True,
-        filter=None,
-        items=None,
+        allowed: ArrayLike | None = None,
+        exclude: Histories | ArrayLike | None = None,
     ) -> Answer:
         """Find the k best items for each history.
 
@@ -226,8 +205,10 @@ class Recommender:
             features.
           k: items a history, at most the catalogue's size.
           exclude_seen: never return an item of the history.
-          filter: bool[M], the ids that may be returned, M above all ids of the catalogue.
-          items: int[m], the only ids that may be returned.
+          allowed: int[m], the only ids that may be returned; all of the catalogue when None. A
+            removed one is never returned.
+          exclude: B lists of ids that may not be returned to a history, such as int[B, E] padded
+            by -1.
 
         Returns:
           An `Answer`: ids int32[B, k], the best first, and their cosines float32[B, k]. Where
@@ -236,32 +217,34 @@ class Recommender:
 
         Raises:
           ValueError: k is out of range, a history is empty or has an unknown id or times out of
-            order, `filter` or `items` fit no catalogue, or the model was trained with times,
+            order, `allowed` or `exclude` has an unknown id, or the model was trained with times,
             actions, surfaces or static features and gets none.
+          FloatingPointError: the best score is NaN.
         """
+        reader = self._reader()
         return requests.recommend(
-            self._reader(), histories, k=k, exclude_seen=exclude_seen, filter=filter, items=items
+            reader, histories, k=k, exclude_seen=exclude_seen, allowed=allowed, exclude=exclude
         )
 
     def search(
         self,
-        vectors,
+        vectors: ArrayLike,
         k: int,
         *,
-        seen: Histories | None = None,
-        filter=None,
-        items=None,
+        allowed: ArrayLike | None = None,
+        exclude: Histories | ArrayLike | None = None,
     ) -> Answer:
         """Find the k best items for stored user vectors; else as `recommend`.
 
         Args:
           vectors: f32[B, D] of `embed_users` or `update`, under the same parameters.
-          seen: B histories whose items are not returned; none when None.
+          k, allowed, exclude: see `recommend`; the histories are `exclude` where seen items are
+            not to be returned.
         """
         reader = self._reader()
-        return requests.search(reader, vectors, k=k, seen=seen, filter=filter, items=items)
+        return requests.search(reader, vectors, k=k, allowed=allowed, exclude=exclude)
 
-    def similar_items(self, ids, k: int) -> Answer:
+    def similar(self, ids, k: int) -> Answer:
         """Find the k items nearest to each item, itself left out.
 
         Returns:
@@ -299,27 +282,37 @@ class Recommender:
         """
         self._reader()  # refuses an unfitted recommender before anything else
         event = event if isinstance(event, Event) else Event(event)
-        if history is not None:
-            history = as_sequences("history", history)
         return self._live.add(user, event, take=self._reader, history=history)
 
     def recommend_user(
-        self, user: Hashable, k: int, *, exclude_seen: bool = True, filter=None, items=None
+        self,
+        user: Hashable,
+        k: int,
+        *,
+        exclude_seen: bool = True,
+        allowed: ArrayLike | None = None,
+        exclude: Histories | ArrayLike | None = None,
     ) -> Answer:
         """Find the k best items for a user of `update`: an `Answer` of one row.
+
+        Args:
+          user: a name that `update` was called with.
+          k, exclude_seen, allowed, exclude: see `recommend`; `exclude` is one list in a list.
 
         Raises:
           ValueError: the user is unknown, or as in `recommend`.
         """
         vector, events, reader = self._live.current(user, take=self._reader)
         seen = events if exclude_seen else None
-        return requests.search(reader, vector[None], k=k, seen=seen, filter=filter, items=items)
+        return requests.search(
+            reader, vector[None], k=k, seen=seen, allowed=allowed, exclude=exclude
+        )
 
     def forget_user(self, user: Hashable) -> None:
         """Drop the events and the cache that `update` keeps of a user."""
         self._live.forget(user)
 
-    def add_items(self, content=None, ids=None) -> np.ndarray:
+    def add(self, content=None, ids=None) -> np.ndarray:
         """Make items findable at once, without training.
 
         An item that training did not know has no id vector: it is its content. Nothing is
@@ -337,41 +330,41 @@ class Recommender:
           ValueError: content has another shape, NaN, or an item without any; an id is in the
             catalogue, there twice or no id; nothing has changed then.
         """
-        with self._writing:
-            reader = self._reader()
-            rows, ids = self._new_items(reader.catalogue, content, ids)
-            if not len(ids):
-                return ids
-            if self._fitting and content is not None:
-                raise ValueError(
-                    "recommender: expected no fit under way, which would not know the new items, "
-                    "found one"
-                )
-            padded = np.resize(np.arange(len(ids)), reading.power_of_two(len(ids)))
-            rows = jax.tree.map(lambda part: part[padded], rows)
-            vectors = np.asarray(_encode(self.model, reader.params, rows, ids[padded]))
-            self._replace(reader.params, reader.catalogue.add(vectors[: len(ids)], ids))
+        with self._served.writing():
+            now = self._reader()
+            known = self.content
+            rows, ids = entering.checked(now.catalogue, known, content=content, ids=ids)
+            if content is not None:
+                self._served.check_can_grow()
+            if len(ids):
+                vectors = entering.encoded(self.model, now.params, rows, ids)
+                self._served.replace(now.params, now.catalogue.add(vectors, ids))
         return ids
 
-    def remove_items(self, ids) -> None:
+    def remove(self, ids) -> None:
         """Take items out: they are never recommended, and no history holds them any more.
 
         Before `fit` it keeps them out of training, too. For items that histories should keep,
-        such as expired ones, use the `filter` of `recommend` instead.
+        such as expired ones, use `allowed` of `recommend` instead.
 
         Raises:
           ValueError: an id is unknown or there twice; nothing has changed then.
         """
-        with self._writing:
-            self._replace(self.params, self.catalogue.remove(ids))
+        with self._served.writing() as now:
+            self._served.replace(now.params, now.catalogue.remove(ids))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write config, parameters, content and catalogue to a folder (see `saving`).
+        """Write config, parameters, content and catalogue to a folder, whole or not at all.
 
         Users of `update` are not part of it; give their `history` again.
+
+        Raises:
+          ValueError: the path is a file, or a folder with other files.
+          OSError: it cannot be written; a recommender that was there still is.
         """
         now, config = self._reader(), self.model.config
-        saving.save(path, config, self.num_items, now.params, self.content, now.catalogue)
+        saved = saving.Saved(config, self.num_items, now.params, self.content, now.catalogue)
+        saving.save(path, saved)
 
     @classmethod
     def load(
@@ -396,84 +389,12 @@ class Recommender:
             event_filter=event_filter,
             backfill=backfill,
         )
-        recommender._replace(jax.tree.map(jnp.asarray, saved.params), saved.catalogue)
+        recommender._served.replace(jax.tree.map(jnp.asarray, saved.params), saved.catalogue)
         return recommender
 
     def _reader(self, *, fitted: bool = True) -> Reader:
         """Take what a request reads, as of now."""
-        now = self._state
+        now = self._served.now
         if fitted and now.params is None:
             raise ValueError("recommender: expected a fitted one; call fit or load first")
-        return Reader(
-            model=self.model,
-            params=now.params,
-            catalogue=now.catalogue,
-            event_filter=self.event_filter,
-            backfill=self.backfill,
-            num_fits=now.num_fits,
-        )
-
-    def _replace(self, params, catalogue: Catalogue) -> None:
-        now = self._state
-        self._state = _State(params, catalogue, now.num_fits + (params is not now.params))
-
-    def _begin_fit(self) -> Reader:
-        """Give a reader of the items at the start, less those removed, in slots of their own."""
-        with self._writing:
-            added = self.catalogue.sorted_ids[self.catalogue.sorted_ids >= self.num_items]
-            if len(added):
-                raise ValueError(
-                    f"recommender: expected no added items at fit, found {added[0]}; build a new "
-                    "one with their content"
-                )
-            if self._fitting:
-                raise ValueError("recommender: expected no fit under way, found one")
-            self._fitting = True
-            reader = self._reader(fitted=False)
-        width = self.model.config.d_model
-        catalogue = Catalogue.of(jnp.zeros((self.num_items, width)), capacity=self.num_items)
-        removed = reader.catalogue.removed
-        return dataclasses.replace(reader, catalogue=_without(catalogue, removed))
-
-    def _encoded(self, params):
-        """Encode the items of the start: f32[N, D], all finite."""
-        vectors_NxD = encode_catalogue(self.model, params, self.content)
-        check_arrays("items", vectors_NxD)
-        return vectors_NxD
-
-    def _figures(self, reader: Reader, validation: Queries, params) -> dict[str, float]:
-        """Validate parameters by the items that the fit began with."""
-        catalogue = dataclasses.replace(reader.catalogue, vectors=self._encoded(params))
-        reader = dataclasses.replace(reader, params=params, catalogue=catalogue)
-        return requests.rank_queries(reader, validation, bootstrap=0).values
-
-    def _new_items(self, catalogue: Catalogue, content, ids):
-        """Check items to add before anything changes: their content and ids."""
-        if content is None:
-            ids = item_ids("ids", [] if ids is None else ids)
-            unknown = ids[~catalogue.was_removed(ids) | (ids >= self.num_items)]
-            if len(unknown) or not len(ids):
-                found = unknown[0] if len(unknown) else "none"
-                raise ValueError(
-                    f"ids: expected removed items of the start without content, found {found}"
-                )
-            catalogue.checked_new_ids(ids, len(ids))
-            return jax.tree.map(np.asarray, contents.take(self.content, ids)), ids
-        if self.content is None:
-            raise ValueError("content: expected None where items are known by id only, found some")
-        content = contents.check(contents.load(content))
-        expected, found = contents.describe(self.content), contents.describe(content)
-        if found != expected:
-            raise ValueError(f"content: expected one item's as {expected}, found {found}")
-        return content, catalogue.checked_new_ids(ids, contents.num_rows(content))
-
-
-def _without(catalogue: Catalogue, removed) -> Catalogue:
-    """Take removed items out, and remember those that the catalogue never had as removed too."""
-    catalogue = catalogue.remove(removed[catalogue.find(removed) != PAD])
-    return dataclasses.replace(catalogue, removed=removed)
-
-
-@partial(jax.jit, static_argnums=0)
-def _encode(model, params, content, ids):
-    return model.apply({"params": params}, content, ids, method="encode_items")
+        return Reader(self.model, now, event_filter=self.event_filter, backfill=self.backfill)

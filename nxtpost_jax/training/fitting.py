@@ -53,8 +53,15 @@ def fit(
       record per epoch.
 
     Raises:
+      ValueError: an option is out of range.
       FloatingPointError: a loss, a parameter or what they give is NaN or infinite.
     """
+    if epochs < 1:
+        raise ValueError(f"epochs: expected at least 1, found {epochs}")
+    if pretrain_epochs < 0:
+        raise ValueError(f"pretrain_epochs: expected at least 0, found {pretrain_epochs}")
+    if validate_every < 1:
+        raise ValueError(f"validate_every: expected at least 1, found {validate_every}")
     candidates = jnp.asarray(np.unique(sequences.items))
     num_items = model.num_items if content is None else num_rows(content)
     known = {

@@ -20,8 +20,8 @@ def recommender():
     "ask",
     [
         lambda r, histories: r.recommend(histories, 3),
-        lambda r, histories: r.search(r.embed_users(histories), 3, seen=histories),
-        lambda r, histories: r.similar_items([history[0] for history in histories], 3),
+        lambda r, histories: r.search(r.embed_users(histories), 3, exclude=histories),
+        lambda r, histories: r.similar([history[0] for history in histories], 3),
     ],
 )
 @pytest.mark.parametrize("histories", [[[1]], [[1], [2]]])

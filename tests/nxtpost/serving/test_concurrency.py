@@ -30,13 +30,13 @@ def recommender():
 
 def change(recommender, number):
     """Take an item of the histories out and bring it back as another; reuse slots."""
-    recommender.remove_items([2])
+    recommender.remove([2])
     yield
-    ids = recommender.add_items(content(1, seed=number))
+    ids = recommender.add(content(1, seed=number))
     yield
-    recommender.add_items(content(1, seed=100 + number), [2])
+    recommender.add(content(1, seed=100 + number), [2])
     yield
-    recommender.remove_items(ids)
+    recommender.remove(ids)
     yield
 
 
@@ -86,7 +86,7 @@ def check_each_is_of_one_state(answers, expected, *, atol=0.0):
 def test_requests_see_one_state_of_the_catalogue(recommender):
     history = [[1, 2, 3]]
     states, answers = while_changing(recommender, lambda: recommender.recommend(history, K))
-    options = {"k": K, "exclude_seen": True, "filter": None, "items": None}
+    options = {"k": K}
     expected = [requests.recommend(state, history, **options) for state in states]
     assert len({answer.ids.tobytes() for answer in expected}) > 2  # the changes do show
     check_each_is_of_one_state(answers, expected)
@@ -96,13 +96,11 @@ def test_stored_vectors_and_similar_items_see_one_state(recommender):
     vectors = recommender.embed_users([[1, 3]])
 
     def ask():
-        both = recommender.search(vectors, K), recommender.similar_items([7], K)
+        both = recommender.search(vectors, K), recommender.similar([7], K)
         return tuple(np.concatenate(part) for part in zip(*both))
 
     states, answers = while_changing(recommender, ask)
-    found = [
-        requests.search(state, vectors, k=K, seen=None, filter=None, items=None) for state in states
-    ]
+    found = [requests.search(state, vectors, k=K) for state in states]
     like = [requests.similar(state, [7], k=K) for state in states]
     for row, expected in enumerate((found, like)):
         own = [(ids[row : row + 1], scores[row : row + 1]) for ids, scores in answers]
@@ -113,7 +111,7 @@ def test_live_users_see_one_state(recommender):
     for item in (1, 2, 3):
         recommender.update("a", Event(item))
     states, answers = while_changing(recommender, lambda: recommender.recommend_user("a", K))
-    options = {"k": K, "exclude_seen": True, "filter": None, "items": None}
+    options = {"k": K}
     expected = [requests.recommend(state, [[1, 2, 3]], **options) for state in states]
     check_each_is_of_one_state(answers, expected, atol=1e-5)
 
@@ -139,8 +137,8 @@ def test_a_user_read_by_an_older_catalogue_is_read_anew(recommender):
     recommender.update("a", 1)
     recommender.update("a", 2)
     old = recommender._reader()
-    recommender.remove_items([2])
-    recommender.add_items(content(1, seed=5), [2])
+    recommender.remove([2])
+    recommender.add(content(1, seed=5), [2])
     for reader in (recommender._reader(), old, recommender._reader()):
         vector, _, _ = recommender._live.current("a", take=lambda reader=reader: reader)
         expected = requests.embed_users(reader, [[1, 2]])[0]
@@ -152,7 +150,7 @@ def test_writers_take_turns(recommender):
 
     def write(ids):
         for seed in range(12):
-            ids += recommender.add_items(content(1, seed)).tolist()
+            ids += recommender.add(content(1, seed)).tolist()
 
     threads = [threading.Thread(target=write, args=[ids]) for ids in added]
     for thread in threads:
@@ -182,8 +180,8 @@ def test_requests_go_on_during_fit():
         with pytest.raises(ValueError, match="recommender: expected no fit under way, found one"):
             recommender.fit(walks, **options)
         with pytest.raises(ValueError, match="which would not know the new items"):
-            recommender.add_items(content(1))
-        recommender.remove_items([9])
+            recommender.add(content(1))
+        recommender.remove([9])
 
     recommender.fit(walks, **options | {"seed": 1}, log=meanwhile)
     changed = jax.tree.map(
@@ -195,7 +193,7 @@ def test_requests_go_on_during_fit():
     vector = recommender.update("a", 5)
     expected = recommender.embed_users([[3, 4, 5]])[0]
     np.testing.assert_allclose(vector, expected, atol=1e-5)
-    recommender.add_items(content(1))  # the fit is over
+    recommender.add(content(1))  # the fit is over
 
 
 def test_a_failed_fit_leaves_the_model_before():
@@ -207,7 +205,7 @@ def test_a_failed_fit_leaves_the_model_before():
         recommender.fit(Sequences([1, 2], [0, 2]), epochs=1, batch_size=1, log=_stop)
     for one, other in zip(before, recommender.recommend([[1, 2]], K)):
         np.testing.assert_array_equal(one, other)
-    recommender.add_items(content(1))
+    recommender.add(content(1))
 
 
 def _stop(record):

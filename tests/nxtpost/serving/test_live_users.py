@@ -60,6 +60,9 @@ def check(recommender, user, history, vector):
     expected = recommender.recommend(history, 3)
     np.testing.assert_array_equal(ids, expected.ids)
     np.testing.assert_allclose(cosines, expected.scores, atol=1e-5)
+    kept = recommender.recommend_user(user, 3, exclude=[[int(ids[0, 0]), -1]], exclude_seen=False)
+    assert ids[0, 0] not in kept.ids
+    assert len(kept.pairs(0)) == 3
 
 
 @pytest.mark.parametrize("start", [0, 2])
@@ -83,7 +86,7 @@ def test_items_that_come_and_go_change_what_is_read(recommender):
     history = first_events(2, 3)
     recommender.update("a", event(history), history=first_events(2, 2))
     gone = int(history.items[1])
-    recommender.remove_items([gone])
+    recommender.remove([gone])
     ids, cosines = recommender.recommend_user("a", 3)
     expected = recommender.recommend(history, 3)
     np.testing.assert_array_equal(ids, expected.ids)
@@ -94,7 +97,7 @@ def test_items_that_come_and_go_change_what_is_read(recommender):
     with pytest.raises(ValueError, match="event: expected item ids of the catalogue"):
         recommender.update("a", dataclasses.replace(event(longer), item=gone))
     # It comes back with other content, in the slot that it had.
-    recommender.add_items(np.ones((1, 4)), [gone])
+    recommender.add(np.ones((1, 4)), [gone])
     longer = first_events(2, 5)
     check(recommender, "a", longer, recommender.update("a", event(longer)))
 

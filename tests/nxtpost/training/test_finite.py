@@ -80,7 +80,7 @@ def test_no_request_is_answered_by_nan():
     recommender.recommend([[1]], 1)
     tower = recommender.params["user_tower"]
     broken = recommender.params | {"user_tower": tower | {"positions": tower["positions"] * np.nan}}
-    recommender._replace(broken, recommender.catalogue)
+    recommender._served.replace(broken, recommender.catalogue)
     with pytest.raises(FloatingPointError, match="scores: expected finite numbers, found NaN"):
         recommender.recommend([[1], [2]], 2)
 
