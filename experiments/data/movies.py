@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.data.files import SourceFiles, decode_utf8, git_blob_id, read_bytes
 from experiments.data.interactions import Events
-from experiments.data.table import csv_rows, read_columns
+from experiments.data.table import csv_rows, is_whole, read_columns
 from experiments.harness.errors import bad_input, shown
 
 ML_1M_RATINGS_BLOB = "77a7c4b150f588c23bb9e1f068aa996c0b413695"
@@ -95,7 +95,7 @@ def _movies_dat(data: bytes, path: Path, is_imdb: bool) -> dict[int | str, str]:
     for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
         movie, _, rest = line.rstrip("\r").partition("::")
         title, separator, genres = rest.rpartition("::")
-        if not separator or not movie.isdecimal():
+        if not separator or not is_whole(movie):
             raise bad_input(path, line=number, expected="id::title::genres", found=shown(line))
         texts[movie if is_imdb else int(movie)] = _title_and_genres(title, genres)
     return texts
@@ -111,7 +111,7 @@ def _u_item(data: bytes, path: Path, genre_names: list[str]) -> dict[int | str, 
     texts: dict[int | str, str] = {}
     for number, line in enumerate(data.decode("latin-1").rstrip("\n").split("\n"), 1):
         movie, *fields = line.rstrip("\r").split("|")
-        if not movie.isdecimal() or len(fields) < 4:
+        if not is_whole(movie) or len(fields) < 4:
             raise bad_input(path, line=number, expected="id|title|...|flags", found=shown(line))
         genres = [name for name, flag in zip(genre_names, fields[4:]) if flag == "1"]
         texts[int(movie)] = _title_and_genres(fields[0], "|".join(genres))
@@ -126,7 +126,7 @@ def _movies_csv(data: bytes, path: Path) -> dict[int | str, str]:
         )
     texts: dict[int | str, str] = {}
     for movie, title, genres in rows[1:]:
-        if not movie.isdecimal():
+        if not is_whole(movie):
             raise bad_input(path, expected="whole numbers as movieId", found=shown(movie))
         texts[int(movie)] = _title_and_genres(title, genres.replace("(no genres listed)", ""))
     return texts

@@ -122,7 +122,14 @@ def csv_rows(data: bytes, path: Path) -> list[list[str]]:
             rows.append(row)
     except csv.Error as error:
         raise bad_input(path, line=reader.line_num, expected="csv", found=str(error)) from error
+    if not rows:
+        raise bad_input(path, expected="a header", found="an empty file")
     return rows
+
+
+def is_whole(text: str) -> bool:
+    """Say whether a text is a whole number of at most 18 digits."""
+    return text.isascii() and text.isdecimal() and len(text) <= 18
 
 
 def unquote_csv(data: bytes, path: Path) -> tuple[bytes, bytes]:

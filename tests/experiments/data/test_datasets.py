@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,8 @@ def test_mnist_round_trip(tmp_path):
         (lambda data: data[:7], "bytes after a header"),
         (lambda data: b"\1" + data[1:], "expected idx data"),
         (lambda data: b"", "expected idx data"),
+        # The product of these sizes is 0 in 64 bits.
+        (lambda data: b"\0\0\x08\4" + b"\0\1\0\0" * 4, "expected 18,446,744,073,709,551,616 by"),
     ],
 )
 def test_bad_idx(tmp_path, damage, message):
@@ -278,6 +281,12 @@ def test_text_is_utf8_or_names_the_line(tmp_path):
 
 
 GENERAL = "user,item,timestamp\n"
+LONG_ID = "movieId,title,genres\n" + "1" * 5000 + ",A,B\n"
+
+
+def npy(header):
+    """The start of an .npy file."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
 
 
 @pytest.mark.parametrize(
@@ -347,6 +356,36 @@ GENERAL = "user,item,timestamp\n"
             r"items\.csv: expected one row an item, found '2' twice",
         ),
         ({"interactions_csv": GENERAL + "1,2,3\n", "items_npy": b"junk"}, r"items\.npy: .*damage"),
+        (
+            {"interactions_csv": GENERAL + "1,2,3\n", "items_npy": b"PK\x03\x04abc"},
+            r"items\.npy: expected a \.npy array, found damage",
+        ),
+        (
+            {"interactions_csv": GENERAL + "1,2,3\n", "items_npy": npy("{'descr': ('<f4'")},
+            r"items\.npy: expected a \.npy array, found damage",
+        ),
+        (
+            {
+                "interactions_csv": GENERAL + "1,2,3\n",
+                "items_npy": npy(
+                    "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 9)}"
+                ),
+            },
+            r"items\.npy: expected a \.npy array, found damage",
+        ),
+        (
+            {"interactions_csv": GENERAL + "1,2,3\n", "items_csv": b"\xef\xbb\xbf"},
+            r"items\.csv: expected a header, found an empty file",
+        ),
+        (
+            {"ratings_csv": "userId,movieId,rating,timestamp\n1,2,3,4\n", "movies_csv": LONG_ID},
+            r"movies\.csv: expected whole numbers as movieId, found '1111",
+        ),
+        (
+            {"ratings_dat": "1::1::1::1\n", "movies_dat": "1" * 5000 + "::A::B\n"},
+            "dat, line 1: exp",
+        ),
+        ({"x_txt_gz": gzip.compress(b"1 2\n" * (5 << 20))}, "at most 200 times its .* found more"),
         ({"notes_md": "hello"}, r"expected MovieLens \(ratings\.dat.*found notes\.md"),
         ({}, r"expected MovieLens .* found an empty folder"),
         ({"a_txt": "1 2\n1 3\n", "b_txt": "1 2\n1 3\n"}, r"expected one data file .*a\.txt, b\.t"),
@@ -392,6 +431,20 @@ def test_bad_retail(tmp_path, row, message):
     folder = write(tmp_path / "shop", sales_csv=header + row)
     with pytest.raises(InputError, match=message):
         read(folder)
+
+
+def test_a_general_item_id_of_5000_digits_is_text(tmp_path):
+    described = f"id,text\n{'1' * 5000},x\n2,y\n"
+    folder = write(tmp_path / "v", interactions_csv=GENERAL + "1,2,3\n", items_csv=described)
+    assert read(folder).item_texts == ["y"]
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "interactions.csv")
+    for reader in (read, read_text):
+        with pytest.raises(InputError, match=r"regular file, found a .*pipe or device"):
+            reader(tmp_path / "interactions.csv")
 
 
 def test_missing_and_unknown_paths(tmp_path):
