@@ -203,7 +203,7 @@ def paper_metrics(problem: Problem, model: NxtPost, params, labels_Qxm, *, seed:
 
     wanted = {f"knn_hits@{K}": labels_Qxm[:, :1], f"knn_hits@{K} of m": labels_Qxm}
     found = {
-        name: np.asarray(knn_hits(users_QxD, towers.item_vectors, labels, k=K))
+        name: np.asarray(knn_hits(users_QxD, towers.item_vectors, labels_Bxm=labels, k=K))
         for name, labels in wanted.items()
     }
     means = {name: float(hits[hits >= 0].mean()) for name, hits in found.items()}
@@ -237,7 +237,9 @@ def train_wide_deep(run: Run, problem: Problem, labels_Qxm, options: Ablation, *
 
     def scores(rows, labels):
         items_BxL = histories["items"][rows]
-        return wide_deep.score_matrix(model, result.params, items_BxL, labels, content)
+        return wide_deep.score_matrix(
+            model, result.params, items_BxL=items_BxL, labels_B=labels, content=content
+        )
 
     return batch_recalls(scores, labels_Qxm, seed=options.seed)
 
@@ -346,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     problem = pose(interactions, held_out=options.held_out, **posed)
     variants = variants_of(problem, options)
     test = problem.split.test
-    labels = nxtpost_jax.following(sequences_of(interactions), test, options.held_out)
+    labels = nxtpost_jax.following(sequences_of(interactions), test, m=options.held_out)
     data = data_name(interactions)
     with open_run("nxtpost_ablation", options, arguments=arguments, data=data) as run:
         trained = {

@@ -173,7 +173,13 @@ def batches_of(setting: Setting):
 def _gradient(model, params, batch, content, key, candidates):
     def value(params):
         return nxtpost_jax.loss(
-            model, params, batch, content, key, objective=OBJECTIVE, candidates=candidates
+            model,
+            params,
+            batch=batch,
+            content=content,
+            key=key,
+            objective=OBJECTIVE,
+            candidates=candidates,
         )
 
     return jax.grad(value, has_aux=True)(params)[0]

@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import ScoresFn
 from nxtpost_jax.events.columns import seconds
@@ -31,7 +32,9 @@ class ItemWeights:
     weights: np.ndarray
 
     @classmethod
-    def from_pairs(cls, rows, columns, weights, num_items: int) -> ItemWeights:
+    def from_pairs(
+        cls, rows: ArrayLike, columns: ArrayLike, weights: ArrayLike, num_items: int
+    ) -> ItemWeights:
         """Add up weights of equal (row, column) pairs."""
         keys, slots = np.unique(rows * np.int64(num_items) + columns, return_inverse=True)
         rows, columns = keys // num_items, (keys % num_items).astype(np.int32)
@@ -43,7 +46,7 @@ class ItemWeights:
         """Name the row of every entry: int64[nnz]."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
-    def scores(self, items_BxA, coefficients_BxA) -> np.ndarray:
+    def scores(self, items_BxA: ArrayLike, coefficients_BxA: ArrayLike) -> np.ndarray:
         """Add up rows: out[b] = sum over a of coefficients[b, a] * row items[b, a].
 
         Args:
@@ -163,7 +166,7 @@ def item_knn(
     return scores_fn
 
 
-def content_knn(content, *, last: int = 10, decay: float = 0.7) -> ScoresFn:
+def content_knn(content: ArrayLike, *, last: int = 10, decay: float = 0.7) -> ScoresFn:
     """Score items by the cosine of their content to a history's decayed mean content.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from nxtpost_jax.events.columns import as_array, whole_numbers
 from nxtpost_jax.events.sequences import Sequences
@@ -47,7 +48,7 @@ def as_rows(name: str, lists: Sequence) -> list[np.ndarray]:
     return arrays
 
 
-def item_ids(name: str, ids) -> np.ndarray:
+def item_ids(name: str, ids: ArrayLike) -> np.ndarray:
     """Read ids as int32[m].
 
     Raises:
@@ -81,7 +82,7 @@ def check_times(name: str, sequences: Sequences) -> None:
         )
 
 
-def checked_mask(name: str, mask, length: int | None = None) -> np.ndarray:
+def checked_mask(name: str, mask: ArrayLike, length: int | None = None) -> np.ndarray:
     """Refuse what is no bool[length]."""
     mask = np.asarray(mask)
     if mask.dtype != bool or mask.ndim != 1 or (length is not None and len(mask) != length):

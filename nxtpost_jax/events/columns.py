@@ -10,7 +10,9 @@ import datetime
 import numbers
 
 import numpy as np
+from jax.typing import ArrayLike
 
+Moment = float | datetime.datetime | datetime.date | np.datetime64
 HIGHEST = 2**31 - 1  # ids are int32
 _EPOCH = np.datetime64(0, "s")
 # The year 5138. A moment since 1973 in a finer unit is later than that, read as seconds.
@@ -19,7 +21,13 @@ _UNITS = ((1e17, "nanoseconds"), (1e14, "microseconds"), (_LATEST, "milliseconds
 
 
 def whole_numbers(
-    name: str, values, *, lowest: int = 0, highest: int = HIGHEST, dtype=np.int32, ndim: int = 1
+    name: str,
+    values: ArrayLike,
+    *,
+    lowest: int = 0,
+    highest: int = HIGHEST,
+    dtype: type = np.int32,
+    ndim: int = 1,
 ) -> np.ndarray:
     """Read integers, or floats that are whole, as `dtype`.
 
@@ -50,7 +58,7 @@ def whole_numbers(
     return np.ascontiguousarray(values, dtype)
 
 
-def seconds(name: str, values) -> np.ndarray:
+def seconds(name: str, values: ArrayLike) -> np.ndarray:
     """Read moments as float64 seconds.
 
     Args:
@@ -87,7 +95,7 @@ def seconds(name: str, values) -> np.ndarray:
     return values
 
 
-def as_array(name: str, values) -> np.ndarray:
+def as_array(name: str, values: ArrayLike) -> np.ndarray:
     """Make an array.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from nxtpost_jax.events.columns import as_array, seconds, whole_numbers
 
@@ -80,14 +81,14 @@ class Sequences:
     @classmethod
     def from_events(
         cls,
-        users,
-        items,
+        users: ArrayLike,
+        items: ArrayLike,
         *,
-        times=None,
-        order=None,
-        actions=None,
-        surfaces=None,
-        static=None,
+        times: ArrayLike | None = None,
+        order: ArrayLike | None = None,
+        actions: ArrayLike | None = None,
+        surfaces: ArrayLike | None = None,
+        static: ArrayLike | None = None,
         num_users: int | None = None,
     ) -> Sequences:
         """Group a flat log by user and sort each user's events; ties keep their input order.
@@ -129,7 +130,9 @@ class Sequences:
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=num_users))])
         return cls(items[by], offsets, static=static, **_gathered(columns, by))
 
-    def ranges(self, starts: np.ndarray, stops: np.ndarray, users=None) -> Sequences:
+    def ranges(
+        self, starts: np.ndarray, stops: np.ndarray, users: ArrayLike | None = None
+    ) -> Sequences:
         """Cut out the event ranges `starts[i]:stops[i]`, each one sequence of the result.
 
         Args:
@@ -183,7 +186,9 @@ def pad_histories(sequences: Sequences, max_len: int) -> dict[str, np.ndarray]:
     return rows if sequences.static is None else rows | {"static": sequences.static}
 
 
-def window_index(starts: np.ndarray, lengths: np.ndarray, width: int):
+def window_index(
+    starts: np.ndarray, lengths: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Index windows of consecutive events as left-aligned rows.
 
     Returns:
@@ -195,7 +200,9 @@ def window_index(starts: np.ndarray, lengths: np.ndarray, width: int):
     return np.where(valid_BxL, starts[:, None] + columns[None, :], 0), valid_BxL
 
 
-def gather_rows(sequences: Sequences, index_BxL, valid_BxL) -> dict[str, np.ndarray]:
+def gather_rows(
+    sequences: Sequences, index_BxL: ArrayLike, valid_BxL: ArrayLike
+) -> dict[str, np.ndarray]:
     """Gather the rows of `pad_histories` at the events that `window_index` gave.
 
     The static features of a row without events are unknown here, -1.
@@ -251,8 +258,10 @@ def _sort_key(order) -> np.ndarray:
 def _check_offsets(offsets: np.ndarray, num_events: int) -> None:
     if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != num_events:
         raise ValueError(f"offsets: expected to run from 0 to {num_events}, found {offsets}")
-    if (np.diff(offsets) < 0).any():
-        raise ValueError("offsets: expected never to decrease")
+    back = np.flatnonzero(np.diff(offsets) < 0)
+    if len(back):
+        found = f"{offsets[back[0] + 1]} after {offsets[back[0]]}"
+        raise ValueError(f"offsets: expected never to decrease, found {found}")
 
 
 def _user_count(users: np.ndarray, num_users: int | None) -> int:

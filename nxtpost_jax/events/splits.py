@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from nxtpost_jax.events.checks import check_times, item_ids
-from nxtpost_jax.events.columns import seconds, whole_numbers
+from nxtpost_jax.events.columns import Moment, seconds, whole_numbers
 from nxtpost_jax.events.filters import keep_events
 from nxtpost_jax.events.sequences import PAD, Sequences, window_index
 
@@ -47,7 +48,7 @@ class Queries:
     def __repr__(self) -> str:
         return f"Queries({len(self):,} targets, histories of {len(self.histories.items):,} events)"
 
-    def select(self, rows) -> Queries:
+    def select(self, rows: ArrayLike) -> Queries:
         """Take some queries: an index array, or bool[q]."""
         rows = np.arange(len(self))[rows]
         return Queries(self.histories.select(rows), self.targets[rows], self.users[rows])
@@ -93,7 +94,7 @@ def leave_last(sequences: Sequences, m: int) -> Split:
     )
 
 
-def following(sequences: Sequences, queries: Queries, m: int) -> np.ndarray:
+def following(sequences: Sequences, queries: Queries, *, m: int) -> np.ndarray:
     """List the items of the m events that followed each query's history: int32[q, m].
 
     Args:
@@ -107,7 +108,9 @@ def following(sequences: Sequences, queries: Queries, m: int) -> np.ndarray:
     return np.where(valid, sequences.items[index], np.int32(PAD))
 
 
-def by_user(sequences: Sequences, validation_users, test_users, *, m: int = 1) -> Split:
+def by_user(
+    sequences: Sequences, *, validation_users: ArrayLike, test_users: ArrayLike, m: int = 1
+) -> Split:
     """Hold out whole users: the first of their last m events is the target, what precedes it the
     history.
 
@@ -126,7 +129,7 @@ def by_user(sequences: Sequences, validation_users, test_users, *, m: int = 1) -
     test_users = _user_ids("test_users", test_users, len(sequences))
     both = np.intersect1d(validation_users, test_users)
     if len(both):
-        raise ValueError(f"test_users: user {both[0]} is among the validation users too")
+        raise ValueError(f"test_users: expected no validation users, found {both[0]}")
     starts, stops = sequences.offsets[:-1], sequences.offsets[1:].copy()
     lengths = sequences.lengths
     parts = []
@@ -139,9 +142,9 @@ def by_user(sequences: Sequences, validation_users, test_users, *, m: int = 1) -
 
 def global_time(
     sequences: Sequences,
-    validation_from: float,
-    test_from: float,
     *,
+    validation_from: Moment,
+    test_from: Moment,
     targets: Literal["next", "each"] = "next",
     min_history: int = 1,
 ) -> Split:
@@ -188,7 +191,7 @@ def global_time(
 
 
 def hold_out_items(
-    sequences: Sequences, items, *, split: Callable[[Sequences], Split] = leave_one_out
+    sequences: Sequences, items: ArrayLike, *, split: Callable[[Sequences], Split] = leave_one_out
 ) -> Split:
     """Split, then take some items away from training, so that they are cold.
 
@@ -217,7 +220,7 @@ def hold_out_items(
     return Split(_without_items(parts.train, items), *queries)
 
 
-def with_targets(queries: Queries, items) -> tuple[Queries, Queries]:
+def with_targets(queries: Queries, items: ArrayLike) -> tuple[Queries, Queries]:
     """Part queries into those whose target is among `items`, and the others."""
     among = np.isin(queries.targets, item_ids("items", items))
     return queries.select(among), queries.select(~among)

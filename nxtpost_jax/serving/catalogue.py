@@ -18,6 +18,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from nxtpost_jax.events.checks import item_ids
 from nxtpost_jax.events.sequences import PAD
@@ -52,7 +53,9 @@ class Catalogue:
             getattr(self, name).flags.writeable = False
 
     @classmethod
-    def of(cls, vectors, ids=None, *, capacity: int | None = None) -> Catalogue:
+    def of(
+        cls, vectors: ArrayLike, ids: ArrayLike | None = None, *, capacity: int | None = None
+    ) -> Catalogue:
         """Start with items in the first slots.
 
         Args:
@@ -75,7 +78,7 @@ class Catalogue:
         return cls.restore(jnp.pad(vectors, [(0, capacity - count), (0, 0)]), ids, removed=())
 
     @classmethod
-    def restore(cls, vectors, ids, *, removed) -> Catalogue:
+    def restore(cls, vectors: ArrayLike, ids: ArrayLike, *, removed: ArrayLike) -> Catalogue:
         """Rebuild a catalogue of its `vectors`, `ids` and `removed`, slot by slot."""
         ids = np.array(ids, np.int32)
         slots = np.flatnonzero(ids != PAD).astype(np.int32)
@@ -101,7 +104,7 @@ class Catalogue:
         """Give the lowest id above all that ever were."""
         return int(max(ids.max(initial=-1) for ids in (self.sorted_ids, self.removed))) + 1
 
-    def slots(self, name: str, ids) -> np.ndarray:
+    def slots(self, name: str, ids: ArrayLike) -> np.ndarray:
         """Find the slots of items: int32[m].
 
         Raises:
@@ -114,7 +117,7 @@ class Catalogue:
             raise ValueError(f"{name}: expected item ids of the catalogue, found {found}")
         return slots
 
-    def find(self, ids) -> np.ndarray:
+    def find(self, ids: ArrayLike) -> np.ndarray:
         """Find the slots of items: int32[m], PAD where the catalogue has no such id."""
         ids = np.asarray(ids)
         if not len(self):
@@ -123,28 +126,28 @@ class Catalogue:
         places = np.minimum(places, len(self) - 1)
         return np.where(self.sorted_ids[places] == ids, self.sorted_slots[places], PAD)
 
-    def was_removed(self, ids) -> np.ndarray:
+    def was_removed(self, ids: ArrayLike) -> np.ndarray:
         """Tell which ids were removed and are not back: bool[m]."""
         return np.isin(ids, self.removed)
 
-    def ids_of(self, slots) -> np.ndarray:
+    def ids_of(self, slots: ArrayLike) -> np.ndarray:
         """Name the items in slots, PAD at PAD: int32 of the same shape."""
         slots = np.asarray(slots)
         return np.where(slots == PAD, np.int32(PAD), self.ids[np.maximum(slots, 0)])
 
-    def mask(self, slots) -> np.ndarray:
+    def mask(self, slots: ArrayLike) -> np.ndarray:
         """Mark slots, PAD among them ignored: bool[S]."""
         chosen_S = np.zeros(len(self.ids), bool)
         chosen_S[slots[slots != PAD]] = True
         return chosen_S
 
-    def by_slot(self, values) -> np.ndarray:
+    def by_slot(self, values: ArrayLike) -> np.ndarray:
         """Sort values by id into their slots; 0 where there is none."""
         values = np.asarray(values)
         known = (self.ids != PAD) & (self.ids < len(values))
         return np.where(known, values[np.where(known, self.ids, 0)], values.dtype.type(0))
 
-    def checked_new_ids(self, ids, count: int) -> np.ndarray:
+    def checked_new_ids(self, ids: ArrayLike, count: int) -> np.ndarray:
         """Read the ids of items to add, or name them from `next_id` on: int32[count].
 
         Raises:
@@ -161,7 +164,7 @@ class Catalogue:
             raise ValueError(f"ids: expected new ones, found {ids[known[0]]} in the catalogue")
         return ids
 
-    def add(self, vectors_mxD, ids=None) -> Catalogue:
+    def add(self, vectors_mxD: ArrayLike, ids: ArrayLike | None = None) -> Catalogue:
         """Give a catalogue with more items in free slots, of twice the capacity if there are few.
 
         Args:
@@ -197,7 +200,7 @@ class Catalogue:
             revision=self.revision + int(self.was_removed(new).any()),
         )
 
-    def remove(self, ids) -> Catalogue:
+    def remove(self, ids: ArrayLike) -> Catalogue:
         """Give a catalogue without some items; their slots are free there.
 
         Raises:

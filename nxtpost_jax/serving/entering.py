@@ -6,16 +6,20 @@ from functools import partial
 
 import jax
 import numpy as np
+import optax
 from jax.typing import ArrayLike
 
 from nxtpost_jax.events import content as contents
 from nxtpost_jax.events.checks import item_ids
+from nxtpost_jax.events.content import Content
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.reading import power_of_two
 from nxtpost_jax.towers.model import NxtPost
 
 
-def checked(catalogue: Catalogue, known, *, content, ids: ArrayLike | None) -> tuple:
+def checked(
+    catalogue: Catalogue, known: Content, *, content: Content, ids: ArrayLike | None
+) -> tuple:
     """Read what `Recommender.add` is given.
 
     Args:
@@ -52,7 +56,7 @@ def checked(catalogue: Catalogue, known, *, content, ids: ArrayLike | None) -> t
     return content, catalogue.checked_new_ids(ids, contents.num_rows(content))
 
 
-def encoded(model: NxtPost, params, content, ids: np.ndarray) -> np.ndarray:
+def encoded(model: NxtPost, params: optax.Params, content: Content, ids: np.ndarray) -> np.ndarray:
     """Encode m items, m at least 1, filled up to a power of two: f32[m, D]."""
     padded = np.resize(np.arange(len(ids)), power_of_two(len(ids)))
     rows = jax.tree.map(lambda part: part[padded], content)

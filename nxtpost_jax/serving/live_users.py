@@ -13,14 +13,13 @@ d_model bytes a user; `forget` frees both. Calls from several threads take turns
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import threading
 from collections.abc import Callable, Hashable
 
 import numpy as np
 
 from nxtpost_jax.events.checks import as_sequences, check_times
-from nxtpost_jax.events.columns import seconds, whole_numbers
+from nxtpost_jax.events.columns import Moment, seconds, whole_numbers
 from nxtpost_jax.events.sequences import Sequences, pad_histories
 from nxtpost_jax.serving.reading import Histories, Reader
 from nxtpost_jax.serving.streaming import Cache, extend, prefill
@@ -40,7 +39,7 @@ class Event:
     """
 
     item: int
-    time: float | datetime.datetime | np.datetime64 | None = None
+    time: Moment | None = None
     action: int | None = None
     surface: int | None = None
 
@@ -137,7 +136,11 @@ class LiveUsers:
 def _extended(cache: Cache, read: Sequences, reader: Reader) -> tuple[np.ndarray, Cache]:
     row = reader.catalogue.find(read.items[-1:])
     cache, users_1xD = extend(
-        reader.model, reader.params, cache, reader.catalogue.vectors[row], _features(read)
+        reader.model,
+        reader.params,
+        cache=cache,
+        item_vectors_BxD=reader.catalogue.vectors[row],
+        features=_features(read),
     )
     return np.asarray(users_1xD)[0], cache
 
@@ -146,7 +149,9 @@ def _prefilled(read: Sequences, reader: Reader) -> tuple[np.ndarray, Cache]:
     rows = pad_histories(reader.in_slots(read), reader.model.config.max_len)
     taken = np.maximum(rows["items"], 0)
     vectors_1xLxD = reader.catalogue.vectors[taken]
-    cache, users_1xD = prefill(reader.model, reader.params, rows, vectors_1xLxD)
+    cache, users_1xD = prefill(
+        reader.model, reader.params, histories=rows, item_vectors_BxLxD=vectors_1xLxD
+    )
     return np.asarray(users_1xD)[0], cache
 
 

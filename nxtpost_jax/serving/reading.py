@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import unique_items
 from nxtpost_jax.events.checks import as_sequences, check_times, checked_mask
@@ -88,7 +89,7 @@ class Reader:
                 )
         return histories
 
-    def check_known(self, name: str, items) -> None:
+    def check_known(self, name: str, items: ArrayLike) -> None:
         """Refuse items that are neither in the catalogue nor removed from it."""
         items = np.unique(items)
         self.catalogue.slots(name, items[~self.catalogue.was_removed(items)])
@@ -124,7 +125,7 @@ class Reader:
         empty = np.flatnonzero(read.lengths == 0)
         if len(empty) and not self.model.config.static_sizes:
             raise ValueError(
-                f"{name}: number {empty[0]} is empty, expected at least one item, or a backfill"
+                f"{name}: expected at least one item or a backfill, found none in number {empty[0]}"
             )
         return read
 
@@ -158,7 +159,7 @@ def chunks(count: int) -> Iterator[np.ndarray]:
         yield np.resize(rows, power_of_two(len(rows)))
 
 
-def left_out(seen: Sequences | None, rows) -> np.ndarray:
+def left_out(seen: Sequences | None, rows: ArrayLike) -> np.ndarray:
     """List the distinct items of some histories: int32[B, S], a power of two wide."""
     if seen is None:
         return np.full((len(rows), 1), PAD, np.int32)

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from nxtpost_jax.evaluation.ranking import Metrics
 from nxtpost_jax.events import content as contents
 from nxtpost_jax.events.checks import as_sequences, check_below, check_times
+from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.splits import Queries
 from nxtpost_jax.serving import entering, requests, saving
 from nxtpost_jax.serving.answer import Answer
@@ -57,7 +58,7 @@ class Recommender:
           config: see `model.NxtPostConfig`.
           content: float[n, C], row i the embedding of item i, or channels of such arrays and
             sets as `content` describes, or None to know items by id only. An array may be the
-            path of an .npy file.
+            path of an .npy file; a row of NaN is an item without content.
           num_items: size of the catalogue, needed without content.
           tx: optimizer; AdamW at 1e-3 when None.
           event_filter: tells which events count, bool[n_events]; applied to training events and
@@ -68,14 +69,15 @@ class Recommender:
           ValueError: content has another shape, NaN, or an item without any while there is no
             id embedding; or the catalogue's size is unknown.
         """
-        content = contents.of_catalogue(content, config, num_items=num_items)
+        by_id = config.id_embedding
+        content = contents.of_catalogue(content, id_embedding=by_id, num_items=num_items)
         if tx is not None and not isinstance(tx, optax.GradientTransformation):
             raise ValueError(
                 f"tx: expected an optax transformation such as optax.adam(1e-3), found {tx!r:.60}"
             )
         self.content = content
         self.num_items = num_items if content is None else contents.num_rows(content)
-        self.model = NxtPost(config, self.num_items if config.id_embedding else None)
+        self.model = NxtPost(config, self.num_items if by_id else None)
         self.tx = _ADAMW if tx is None else tx
         self.event_filter = event_filter
         self.backfill = backfill
@@ -89,7 +91,7 @@ class Recommender:
         return f"Recommender({len(self.catalogue):,} items by {' and '.join(known)}, {state})"
 
     @property
-    def params(self):
+    def params(self) -> optax.Params | None:
         """Give the model's parameters; None before `fit`."""
         return self._served.now.params
 
@@ -113,7 +115,7 @@ class Recommender:
         validate_every: int = 1,
         log: Callable[[dict[str, float]], None] | None = None,
     ) -> list[dict[str, float]]:
-        """Train from newly drawn parameters; until it ends, requests are answered as before.
+        """Train anew; until it ends, and if it raises, requests are answered as before.
 
         Negatives come from the items that occur in `sequences`, so that an item held out of
         training is not taught to be wrong. Items removed before are in no history, label or
@@ -142,8 +144,6 @@ class Recommender:
           ValueError: an option is out of range, the events have an unknown item or times out of
             order, the catalogue has items that were added, or another fit is under way.
           FloatingPointError: training diverged: a loss, a parameter or a vector is NaN or infinite.
-
-        A fit that raises changes nothing: the model before it, if any, goes on.
         """
         sequences = as_sequences("sequences", sequences)
         check_below("sequences", sequences.items, self.num_items)
@@ -244,7 +244,7 @@ class Recommender:
         reader = self._reader()
         return requests.search(reader, vectors, k=k, allowed=allowed, exclude=exclude)
 
-    def similar(self, ids, k: int) -> Answer:
+    def similar(self, ids: ArrayLike, k: int) -> Answer:
         """Find the k items nearest to each item, itself left out.
 
         Returns:
@@ -312,7 +312,7 @@ class Recommender:
         """Drop the events and the cache that `update` keeps of a user."""
         self._live.forget(user)
 
-    def add(self, content=None, ids=None) -> np.ndarray:
+    def add(self, content: Content = None, ids: ArrayLike | None = None) -> np.ndarray:
         """Make items findable at once, without training.
 
         An item that training did not know has no id vector: it is its content. Nothing is
@@ -341,7 +341,7 @@ class Recommender:
                 self._served.replace(now.params, now.catalogue.add(vectors, ids))
         return ids
 
-    def remove(self, ids) -> None:
+    def remove(self, ids: ArrayLike) -> None:
         """Take items out: they are never recommended, and no history holds them any more.
 
         Before `fit` it keeps them out of training, too. For items that histories should keep,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
+import jax
 import numpy as np
+import optax
 from jax.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import Metrics, evaluate
@@ -18,10 +20,11 @@ from nxtpost_jax.evaluation.scoring import (
 )
 from nxtpost_jax.events.checks import as_rows, as_sequences, item_ids
 from nxtpost_jax.events.columns import as_array, whole_numbers
+from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.sequences import PAD, Sequences
 from nxtpost_jax.events.splits import Queries
 from nxtpost_jax.serving.answer import Answer
-from nxtpost_jax.serving.reading import Histories, Reader, chunks, left_out
+from nxtpost_jax.serving.reading import Backfill, Histories, Reader, chunks, left_out
 from nxtpost_jax.towers.model import NxtPost
 from nxtpost_jax.training.finite import check_arrays
 
@@ -45,10 +48,10 @@ def recommend(
         top_items(
             reader.model,
             reader.params,
-            reader.catalogue.vectors,
-            batch,
-            left_out(out, rows),
-            allowed_S,
+            item_vectors_NxD=reader.catalogue.vectors,
+            histories=batch,
+            left_out_BxS=left_out(out, rows),
+            allowed_N=allowed_S,
             k=k,
         )
         for rows, batch in reader.batches("histories", histories)
@@ -77,13 +80,19 @@ def search(
     seen = None if seen is None else reader.seen(seen)
     out = _joined(seen, _excluded(reader, exclude, len(vectors)))
     parts = [
-        nearest_items(vectors[rows], reader.catalogue.vectors, left_out(out, rows), allowed_S, k=k)
+        nearest_items(
+            vectors[rows],
+            reader.catalogue.vectors,
+            left_out_BxS=left_out(out, rows),
+            allowed_N=allowed_S,
+            k=k,
+        )
         for rows in chunks(len(vectors))
     ]
     return _named(reader, parts, len(vectors))
 
 
-def similar(reader: Reader, ids, *, k: int) -> Answer:
+def similar(reader: Reader, ids: ArrayLike, *, k: int) -> Answer:
     """Find the k items nearest to each item, see `Recommender.similar`."""
     catalogue = reader.catalogue
     slots = catalogue.slots("ids", item_ids("ids", ids))
@@ -92,8 +101,8 @@ def similar(reader: Reader, ids, *, k: int) -> Answer:
         nearest_items(
             catalogue.vectors[slots[rows]],
             catalogue.vectors,
-            slots[rows][:, None],
-            catalogue.present,
+            left_out_BxS=slots[rows][:, None],
+            allowed_N=catalogue.present,
             k=k,
         )
         for rows in chunks(len(slots))
@@ -105,14 +114,22 @@ def embed_users(reader: Reader, histories: Histories) -> np.ndarray:
     """Compute users' vectors, f32[B, D], see `Recommender.embed_users`."""
     histories = reader.checked("histories", histories)
     parts = [
-        user_vectors(reader.model, reader.params, reader.catalogue.vectors, batch)
+        user_vectors(
+            reader.model, reader.params, item_vectors_NxD=reader.catalogue.vectors, histories=batch
+        )
         for _, batch in reader.batches("histories", histories)
     ]
     return np.concatenate([np.asarray(part) for part in parts])[: len(histories)]
 
 
 def rank_queries(
-    reader: Reader, queries: Queries, *, candidates=None, popularity=None, backfill=None, **options
+    reader: Reader,
+    queries: Queries,
+    *,
+    candidates: ArrayLike | None = None,
+    popularity: ArrayLike | None = None,
+    backfill: Backfill | None = None,
+    **options,
 ) -> Metrics:
     """Rank the queries' targets among the catalogue, see `Recommender.evaluate`."""
     catalogue = reader.catalogue
@@ -134,18 +151,20 @@ def rank_queries(
     )
 
 
-def encoded_items(model: NxtPost, params, content):
+def encoded_items(model: NxtPost, params: optax.Params, content: Content) -> jax.Array:
     """Encode the items of the start: f32[N, D].
 
     Raises:
       FloatingPointError: a vector has NaN or infinity.
     """
-    vectors_NxD = encode_catalogue(model, params, content)
+    vectors_NxD = encode_catalogue(model, params, content=content)
     check_arrays("items", vectors_NxD)
     return vectors_NxD
 
 
-def validated(reader: Reader, content, queries: Queries, params) -> dict[str, float]:
+def validated(
+    reader: Reader, content: Content, queries: Queries, params: optax.Params
+) -> dict[str, float]:
     """Rank queries by parameters of a fit under way, among the items that it began with."""
     vectors = encoded_items(reader.model, params, content)
     catalogue = dataclasses.replace(reader.catalogue, vectors=vectors)

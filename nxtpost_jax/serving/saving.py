@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nxtpost_jax.events.content import ContentSet
+from nxtpost_jax.events.content import ContentSet, with_nan_rows
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.towers.model import NxtPostConfig
 
@@ -184,7 +184,7 @@ def _content_arrays(content) -> dict[str, np.ndarray]:
 def _content(arrays: dict):
     nested = _nested(arrays)
     channels = {
-        name: ContentSet(**parts) if "mask" in parts else parts["array"]
+        name: ContentSet(**parts) if "mask" in parts else with_nan_rows(parts["array"])
         for name, parts in nested.items()
     }
     return channels.get("", channels)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.typing import ArrayLike
 
 
-def check_losses(losses) -> None:
+def check_losses(losses: ArrayLike) -> None:
     """Refuse a loss that is NaN or infinite.
 
     Args:
@@ -23,7 +25,7 @@ def check_losses(losses) -> None:
         )
 
 
-def check_arrays(name: str, tree) -> None:
+def check_arrays(name: str, tree: optax.Params) -> None:
     """Refuse arrays that have NaN or infinity.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from nxtpost_jax.events.batches import train_batches
-from nxtpost_jax.events.content import num_rows
+from nxtpost_jax.events.content import Content, num_rows
 from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.towers.model import NxtPost
 from nxtpost_jax.training import steps
@@ -29,7 +29,7 @@ def fit(
     model: NxtPost,
     sequences: Sequences,
     *,
-    content,
+    content: Content,
     tx: optax.GradientTransformation,
     epochs: int,
     batch_size: int,
@@ -80,7 +80,9 @@ def fit(
     params, state = steps.init(model, tx, first, content, key)
     if pretrain_epochs:
         with _saying("of pretraining"):
-            towers, _ = pretrain(model, sequences, content, epochs=pretrain_epochs, seed=seed)
+            towers, _ = pretrain(
+                model, sequences, content=content, epochs=pretrain_epochs, seed=seed
+            )
         params = params | {"post_tower": towers}
     records, best = [], (-np.inf, params)
     for epoch in range(epochs):

@@ -26,7 +26,7 @@ def drawn(config, content, *, num_items=None, histories=None):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype), shapes)
     recommender._served.replace(
-        params, Catalogue.of(encode_catalogue(model, params, recommender.content))
+        params, Catalogue.of(encode_catalogue(model, params, content=recommender.content))
     )
     return recommender
 

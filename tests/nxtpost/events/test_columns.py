@@ -67,7 +67,10 @@ def queries(**changes):
         ("static", lambda: Sequences([0], [0, 1], static=[[BIG]])),
         ("targets", lambda: queries(targets=[BIG])),
         ("users", lambda: queries(users=[BIG])),
-        ("validation_users", lambda: by_user(Sequences([0, 1], [0, 2]), [BIG], [])),
+        (
+            "validation_users",
+            lambda: by_user(Sequences([0, 1], [0, 2]), validation_users=[BIG], test_users=[]),
+        ),
         ("items", lambda: hold_out_items(Sequences([0, 1], [0, 2]), [BIG])),
         ("items", lambda: with_targets(queries(), [BIG])),
         (
@@ -153,11 +156,15 @@ def test_events_are_sorted_by_datetimes_and_lie_seconds_apart():
 def test_moments_are_cut_and_asked_for_by_datetimes():
     days = np.array(["2023-01-01", "2023-01-02", "2023-01-03", "2023-01-04"], "M8[D]")
     sequences = Sequences.from_events([0, 0, 0, 0], [4, 5, 6, 7], times=days)
-    split = global_time(sequences, datetime.datetime(2023, 1, 2), np.datetime64("2023-01-03T12"))
+    split = global_time(
+        sequences,
+        validation_from=datetime.datetime(2023, 1, 2),
+        test_from=np.datetime64("2023-01-03T12"),
+    )
     assert split.train.items.tolist() == [4]
     assert split.validation.targets.tolist() == [5] and split.test.targets.tolist() == [7]
     with pytest.raises(ValueError, match=r"test_from: expected .* looks like milliseconds"):
-        global_time(sequences, 0, 1662984066080)
+        global_time(sequences, validation_from=0, test_from=1662984066080)
     scores = recent_popularity(sequences, 9, window=datetime.timedelta(days=2))
     asked = {"max_len": 4, "bootstrap": 0, "seen_filter": False}
     ranks = evaluate(scores, split.test, query_times=[np.datetime64("2023-01-04")], **asked).ranks

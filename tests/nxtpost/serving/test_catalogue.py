@@ -20,7 +20,11 @@ def found(catalogue, k=None):
     left_out = np.full((1, 1), PAD)
     k = len(catalogue.ids) if k is None else k
     slots, _ = nearest_items(
-        drawn(1, 9), catalogue.vectors, left_out, catalogue.present, k=min(k, len(catalogue.ids))
+        drawn(1, 9),
+        catalogue.vectors,
+        left_out_BxS=left_out,
+        allowed_N=catalogue.present,
+        k=min(k, len(catalogue.ids)),
     )
     ids = catalogue.ids_of(slots)[0]
     return ids[ids != PAD].tolist()

@@ -43,7 +43,7 @@ def test_an_added_item_is_its_content(by_content):
     (new,) = by_content.add(circle([5]))
     params = jax.tree.map(np.asarray, by_content.params)
     params["post_tower"]["id_embedding"] = np.zeros_like(params["post_tower"]["id_embedding"])
-    vectors = scoring.encode_catalogue(by_content.model, params, by_content.content)
+    vectors = scoring.encode_catalogue(by_content.model, params, content=by_content.content)
     slots = by_content.catalogue.slots("ids", [new, 5])
     added, trained = np.asarray(by_content.catalogue.vectors)[slots]
     np.testing.assert_allclose(added, vectors[5], atol=1e-6)
@@ -92,7 +92,10 @@ def test_a_removed_item_is_left_out_of_histories(by_content):
     by_content.remove([4])
     with_it, without = by_content.embed_users([[2, 4, 3], [2, 3]])
     np.testing.assert_allclose(with_it, without, atol=1e-6)
-    with pytest.raises(ValueError, match="histories: number 0 is empty"):
+    with pytest.raises(
+        ValueError,
+        match="histories: expected at least one item or a backfill, found none in number 0",
+    ):
         by_content.recommend([[4]], 2)
     by_content.add(ids=[4])
     with_it, _ = by_content.embed_users([[2, 4, 3], [2, 3]])
@@ -169,8 +172,14 @@ def test_a_path_is_content_of_a_channel_too(tmp_path):
     ("call", "message"),
     [
         (lambda r: r.add(np.ones((2, 5))), r"content: expected one item's as content \[\[6"),
-        (lambda r: r.add(np.full((1, 6), np.nan)), "content: row 0 has NaN or infinity"),
-        (lambda r: r.add(np.zeros((1, 6))), "content: item 0 has none"),
+        (
+            lambda r: r.add(np.full((1, 6), np.nan)),
+            "content: expected finite numbers, found NaN or infinity in row 0",
+        ),
+        (
+            lambda r: r.add(np.zeros((1, 6))),
+            "content: expected some of every item .* found none of item 0",
+        ),
         (lambda r: r.add({"text": np.ones((1, 6))}), "content: expected one item's as"),
         (lambda r: r.add(np.ones((1, 6)), [3]), "ids: expected new ones, found 3"),
         (lambda r: r.add(np.ones((2, 6)), [50, 50]), "ids: expected each once, found 50"),
@@ -246,7 +255,9 @@ def test_an_item_of_which_nothing_is_known_is_never_found():
 def test_an_empty_validation_history_is_refused_before_training():
     queries = Queries(Sequences(np.zeros(0), [0, 0]), [7], [0])
     records = []
-    with pytest.raises(ValueError, match="validation: number 0 is empty"):
+    with pytest.raises(
+        ValueError, match="validation: expected at least one item or a backfill, found none"
+    ):
         Recommender(TINY, num_items=N).fit(
             cycles(), epochs=1, validation=queries, log=records.append
         )

@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import numpy as np
@@ -141,11 +143,14 @@ def test_two_fits_of_one_seed_are_equal():
     [
         (np.ones(5), r"content: expected real numbers of shape \[n, d\], found .* \(5,\)"),
         (np.array([["a"]]), "content: expected real numbers"),
-        (np.ones((N + 1, 3)), f"content: expected {N} rows, one an item, found {N + 1}"),
-        (np.where(np.eye(N) > 0, np.nan, 1), "content: row 0 has NaN or infinity"),
+        (np.ones((N + 1, 3)), f"content: expected {N} rows, one per item, found {N + 1}"),
+        (
+            np.where(np.eye(N) > 0, np.nan, 1),
+            "content: expected finite numbers, found NaN or infinity in row 0",
+        ),
         (
             np.ones((N, 2)) * (np.arange(N) != 7)[:, None],
-            r"content: item 7 has none \(row 7 is all zeros",
+            "content: expected some of every item .* found none of item 7",
         ),
         (None, "content: expected a matrix when id_embedding is off"),
     ],
@@ -153,6 +158,27 @@ def test_two_fits_of_one_seed_are_equal():
 def test_bad_content_is_refused(content, message):
     with pytest.raises(ValueError, match=message):
         Recommender(NxtPostConfig(), content, num_items=N)
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_a_row_of_nan_is_an_item_without_content(by_id, tmp_path):
+    """It is known, so histories may hold it; without an id nothing finds it."""
+    content = circle(np.arange(N))
+    content[[5, 6]] = np.nan
+    config = dataclasses.replace(TINY, id_embedding=by_id)
+    recommender = Recommender(config, content, tx=FAST)
+    recommender.fit(cycles(16), epochs=1, batch_size=16, num_negatives=16)
+    answer = recommender.recommend([[4, 5]], N, exclude_seen=False)
+    found = sorted(item for item, _ in answer.pairs(0))
+    assert found == [item for item in range(N) if by_id or item not in (5, 6)]
+    recommender.save(tmp_path / "saved")
+    loaded = Recommender.load(tmp_path / "saved").recommend([[4, 5]], N, exclude_seen=False)
+    np.testing.assert_array_equal(loaded.ids, answer.ids)
+    content[7, 0] = np.nan
+    with pytest.raises(ValueError, match=r"content: expected finite numbers, found NaN .* row 7"):
+        Recommender(config, content)
+    blank = Recommender(config, {"text": circle(np.arange(N)), "video": np.full((N, 2), np.nan)})
+    assert blank.num_items == N  # one channel is enough
 
 
 def test_content_is_read_from_a_file(tmp_path):
@@ -171,7 +197,11 @@ def test_content_is_read_from_a_file(tmp_path):
         ([[1, 2]], "3", f"k: expected 1 to {N}, the catalogue's size, found '3'"),
         ([[1, 2]], 2.0, f"k: expected 1 to {N}"),
         ([[1, N]], 2, f"histories: expected item ids of the catalogue, found {N}"),
-        ([[1], []], 2, "histories: number 1 is empty"),
+        (
+            [[1], []],
+            2,
+            "histories: expected at least one item or a backfill, found none in number 1",
+        ),
         ([1, 2], 2, "histories: expected a list of item ids per user, found 1 as number 0"),
         (7, 2, "histories: expected a list of item ids per user, found int"),
         ([["i5"]], 2, "histories: expected whole numbers .* found 'i5'"),

@@ -72,7 +72,7 @@ def test_a_diverging_pretraining_stops():
     with pytest.raises(
         FloatingPointError, match="loss: expected a finite number, found nan at step"
     ):
-        pretrain(NxtPost(TINY), walks(), CONTENT, epochs=3, batch_size=16, tx=DIVERGING)
+        pretrain(NxtPost(TINY), walks(), content=CONTENT, epochs=3, batch_size=16, tx=DIVERGING)
 
 
 def test_no_request_is_answered_by_nan():
