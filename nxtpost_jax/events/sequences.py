@@ -131,7 +131,7 @@ class Sequences:
         return cls(items[by], offsets, static=static, **_gathered(columns, by))
 
     def ranges(
-        self, starts: np.ndarray, stops: np.ndarray, users: ArrayLike | None = None
+        self, starts: np.ndarray, stops: np.ndarray, *, users: ArrayLike | None = None
     ) -> Sequences:
         """Cut out the event ranges `starts[i]:stops[i]`, each one sequence of the result.
 
@@ -160,7 +160,7 @@ class Sequences:
     def select(self, rows: np.ndarray) -> Sequences:
         """Take the sequences of some users, in the order given."""
         rows = np.arange(len(self))[rows]
-        return self.ranges(self.offsets[:-1][rows], self.offsets[1:][rows], rows)
+        return self.ranges(self.offsets[:-1][rows], self.offsets[1:][rows], users=rows)
 
 
 def pad_histories(sequences: Sequences, max_len: int) -> dict[str, np.ndarray]:

@@ -236,7 +236,7 @@ def truncate_histories(queries: Queries, n: int) -> Queries:
     histories = queries.histories
     stops = histories.offsets[1:]
     starts = stops - np.minimum(histories.lengths, n)
-    kept = histories.ranges(starts, stops, np.arange(len(histories)))
+    kept = histories.ranges(starts, stops, users=np.arange(len(histories)))
     return dataclasses.replace(queries, histories=kept)
 
 
@@ -263,13 +263,13 @@ def _without_items(sequences: Sequences, items) -> Sequences:
 
 
 def _training_part(sequences: Sequences, stops) -> Sequences:
-    return sequences.ranges(sequences.offsets[:-1], stops, np.arange(len(sequences)))
+    return sequences.ranges(sequences.offsets[:-1], stops, users=np.arange(len(sequences)))
 
 
 def _queries(sequences: Sequences, users, targets_at, stops=None) -> Queries:
     """Ask for the events at `targets_at`, with histories up to `stops`, or up to the target."""
     stops = targets_at if stops is None else stops
-    histories = sequences.ranges(sequences.offsets[users], stops, users)
+    histories = sequences.ranges(sequences.offsets[users], stops, users=users)
     return Queries(histories, sequences.items[targets_at], users)
 
 

@@ -185,7 +185,8 @@ def _begins_with(longer: Sequences, shorter: Sequences) -> bool:
 def _features(read: Sequences) -> dict[str, np.ndarray]:
     """Lay out the last event as `streaming.extend` reads it."""
     row = pad_histories(
-        read.ranges([max(len(read.items) - 2, 0)], read.offsets[1:], [0]), min(len(read.items), 2)
+        read.ranges([max(len(read.items) - 2, 0)], read.offsets[1:], users=[0]),
+        min(len(read.items), 2),
     )
     return {
         name: value if name == "static" else value[:, -1]

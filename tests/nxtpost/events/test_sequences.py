@@ -79,7 +79,7 @@ def test_surfaces_and_static_features_follow_their_events_and_users():
     chosen = sequences.select([2, 1, 2])
     assert chosen.static.tolist() == [static[2], static[1], static[2]]
     assert sequences.ranges([1, 0], [3, 1]).static.tolist() == [static[2], static[0]]
-    assert sequences.ranges([1, 1], [1, 2], [1, 2]).static.tolist() == static[1:]
+    assert sequences.ranges([1, 1], [1, 2], users=[1, 2]).static.tolist() == static[1:]
     with pytest.raises(ValueError, match="users: expected the users of empty ranges"):
         sequences.ranges([1], [1])
 

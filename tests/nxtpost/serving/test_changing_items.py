@@ -8,7 +8,7 @@ from nxtpost_jax.evaluation import scoring
 from nxtpost_jax.events.sequences import PAD, Sequences
 from nxtpost_jax.events.splits import Queries, leave_one_out
 from nxtpost_jax.serving.recommender import Recommender
-from tests.nxtpost.small_recommender import FAST, TINY, N, circle, cycles, drawn_content
+from tests.nxtpost.small_recommender import FAST, TINY, N, circle, cycles, drawn, drawn_content
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,8 @@ def test_a_refused_call_changes_nothing(by_content, call, message):
         np.testing.assert_array_equal(a, b)
 
 
-def test_items_known_by_id_cannot_be_added(fitted):
+def test_items_known_by_id_cannot_be_added():
+    fitted = drawn(TINY, None, num_items=N)
     with pytest.raises(ValueError, match="content: expected None where items are known by id"):
         fitted.add(np.ones((1, 3)))
 

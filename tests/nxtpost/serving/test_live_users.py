@@ -44,7 +44,7 @@ def recommender():
 def first_events(user, count, seed=5):
     events = log(seed=seed)
     start = events.offsets[user]
-    return events.ranges([start], [start + count], [user])
+    return events.ranges([start], [start + count], users=[user])
 
 
 def event(history):
@@ -71,7 +71,8 @@ def test_every_event_gives_the_vector_of_the_full_forward(recommender, start, mo
     calls = []
     whole = streaming.prefill
     monkeypatch.setattr(
-        "nxtpost_jax.serving.live_users.prefill", lambda *a: (calls.append(count), whole(*a))[1]
+        "nxtpost_jax.serving.live_users.prefill",
+        lambda *towers, **given: (calls.append(count), whole(*towers, **given))[1],
     )
     user = ("reader", start)
     for count in range(start + 1, 10):
@@ -127,7 +128,7 @@ def test_a_backfill_shrinks_as_events_come(recommender):
 
 
 def test_a_user_without_events_is_read_by_static_features(recommender):
-    vectors = recommender.embed_users(log().ranges([0, 0], [0, 0], [1, 2]))
+    vectors = recommender.embed_users(log().ranges([0, 0], [0, 0], users=[1, 2]))
     assert np.isfinite(vectors).all()
 
 
