@@ -164,8 +164,8 @@ def _cut_in_time(interactions: Interactions, sequences: Sequences, seed: int):
     del seed
     if interactions.timestamps is None:
         raise bad_input(interactions.name, expected="timestamps for --split time", found="none")
-    moments = np.quantile(interactions.timestamps, (0.8, 0.9))
-    split = nxtpost_jax.global_time(sequences, *moments)
+    first, second = np.quantile(interactions.timestamps, (0.8, 0.9))
+    split = nxtpost_jax.global_time(sequences, validation_from=first, test_from=second)
     cold = np.ones(interactions.n_items, bool)
     cold[split.train.items] = False
     rule = "global time: training ends after 80 % of the events, validation after 90 %; a user's "

@@ -259,7 +259,7 @@ def pose_ablation(options: Ablation) -> Posed:
     posed = {"content_dim": options.content_dim, "seed": options.seed}
     problem = pose(interactions, held_out=options.held_out, **posed)
     sequences = sequences_of(interactions)
-    labels = nxtpost_jax.following(sequences, problem.split.test, options.held_out)
+    labels = nxtpost_jax.following(sequences, problem.split.test, m=options.held_out)
     return Posed((problem, labels), data_name(interactions))
 
 

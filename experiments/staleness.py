@@ -82,7 +82,7 @@ PRESETS = {
 def without_last(histories: Sequences, n: int) -> Sequences:
     """Leave out each history's last n events."""
     stops = np.maximum(histories.offsets[1:] - n, histories.offsets[:-1])
-    return histories.ranges(histories.offsets[:-1], stops, np.arange(len(histories)))
+    return histories.ranges(histories.offsets[:-1], stops, users=np.arange(len(histories)))
 
 
 def old_enough(queries: Queries, age: int, *, name: str) -> Queries:
