@@ -24,6 +24,7 @@ from experiments.harness.figures import figures_of, means_by_label, seed_figures
 from experiments.harness.names import NAMES
 from experiments.harness.report import COLORS, Table, finish_axes
 from experiments.harness.study import Outcome, Posed, Setting, Study
+from experiments.loop.training import TrainResult
 from experiments.tasks.next_item import (
     Problem,
     baseline_scorers,
@@ -35,7 +36,7 @@ from experiments.tasks.next_item import (
     score,
 )
 from experiments.tasks.nxtpost_training import SMOKE, TRAINED, NxtPostOptions, train_seeds
-from nxtpost_jax import Metrics, Sequences, Split
+from nxtpost_jax import Metrics, NxtPost, Sequences, Split
 from nxtpost_jax.serving import backfill
 
 Fill = Callable[[Sequences], Sequences] | None
@@ -96,7 +97,13 @@ def fills_of(problem: Problem, *, fill_to: int) -> dict[str, Fill]:
     return fills
 
 
-def curves_of(problem: Problem, trained, fills, lengths) -> dict[str, list[list[Metrics]]]:
+def curves_of(
+    problem: Problem,
+    trained: Sequence[tuple[NxtPost, TrainResult]],
+    *,
+    fills: Mapping[str, Fill],
+    lengths: Sequence[int],
+) -> dict[str, list[list[Metrics]]]:
     """Rank the test targets with histories cut to each length, filled in each way.
 
     Returns:
@@ -115,7 +122,9 @@ def curves_of(problem: Problem, trained, fills, lengths) -> dict[str, list[list[
     }
 
 
-def baseline_curves(problem: Problem, lengths, *, max_len: int) -> dict[str, list[Metrics]]:
+def baseline_curves(
+    problem: Problem, lengths: Sequence[int], *, max_len: int
+) -> dict[str, list[Metrics]]:
     """Rank by the baselines with the same cut histories."""
     test = problem.split.test
     # A history that is cut to nothing has no last event: requests come when they came uncut.
@@ -150,7 +159,9 @@ def table_of(
     )
 
 
-def draw(axes: Axes, *, lengths, curves: Mapping[str, Sequence[Sequence[Metrics]]]) -> None:
+def draw(
+    axes: Axes, *, lengths: Sequence[int], curves: Mapping[str, Sequence[Sequence[Metrics]]]
+) -> None:
     """Draw NDCG@10 against the number of events known."""
     for i, (name, seeds) in enumerate(curves.items()):
         label = ROWS.get(name) or NAMES[name]
@@ -186,9 +197,14 @@ def measure(setting: Setting[ColdUsers]) -> Outcome:
         static = told, train(told, config=config, stage="static")
     setting.look_at_test(TRAINED)
     lengths = options.lengths
-    models = curves_of(problem, plain, fills_of(problem, fill_to=options.fill_to), lengths)
+    models = curves_of(
+        problem,
+        plain,
+        fills=fills_of(problem, fill_to=options.fill_to),
+        lengths=lengths,
+    )
     if static:
-        models |= curves_of(*static, {"static": None}, lengths)
+        models |= curves_of(*static, fills={"static": None}, lengths=lengths)
     baselines = baseline_curves(problem, lengths, max_len=options.model.max_len)
     curves = models | {name: [runs] for name, runs in baselines.items()}
     return Outcome(
@@ -204,7 +220,11 @@ def measure(setting: Setting[ColdUsers]) -> Outcome:
     )
 
 
-def found(lengths: Sequence[int], baselines, models) -> str:
+def found(
+    lengths: Sequence[int],
+    baselines: Mapping[str, Sequence[Metrics]],
+    models: Mapping[str, Sequence[Sequence[Metrics]]],
+) -> str:
     """Say what the model has beside the best baseline where least is known."""
     ndcg = means_by_label(models["none"], "ndcg@10")[0]
     best = max(baselines, key=lambda name: baselines[name][0]["ndcg@10"])

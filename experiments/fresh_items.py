@@ -14,8 +14,8 @@ NDCG@10.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -185,7 +185,7 @@ class Scores(NamedTuple):
         return nxtpost_jax.harmonic_mean(self.warm["ndcg@10"], self.cold["ndcg@10"])
 
 
-def score_parts(evaluate, parts: Parts, cold: np.ndarray) -> Scores:
+def score_parts(evaluate: Callable[..., Metrics], parts: Parts, *, cold: np.ndarray) -> Scores:
     """Rank the targets of each part by `evaluate(queries, **options)`."""
     return Scores(
         warm=evaluate(parts.warm),
@@ -194,7 +194,9 @@ def score_parts(evaluate, parts: Parts, cold: np.ndarray) -> Scores:
     )
 
 
-def train_model(run: Run, fresh: Fresh, kind: str, options: FreshItems, *, mesh: Mesh, seed: int):
+def train_model(
+    run: Run, fresh: Fresh, *, kind: str, options: FreshItems, mesh: Mesh, seed: int
+) -> tuple[Problem, NxtPost, Any]:
     """Train one kind of model; return it with its parameters and the problem it reads."""
     content = None if kind == "id" else fresh.problem.content
     problem = dataclasses.replace(fresh.problem, content=content)
@@ -231,19 +233,19 @@ def score_baselines(fresh: Fresh, *, max_len: int) -> dict[str, Scores]:
             options |= {"max_len": max_len, "query_times": query_times(queries)}
             return rank(fresh.problem, scores_fn, queries=queries, **options)
 
-        return score_parts(evaluate, fresh.test, fresh.cold)
+        return score_parts(evaluate, fresh.test, cold=fresh.cold)
 
     scorers = baseline_scorers(fresh.problem, fresh.test.warm)
     return {name: of(scores_fn) for name, scores_fn in scorers.items()}
 
 
-def score_model(fresh: Fresh, problem: Problem, model: NxtPost, params) -> Scores:
+def score_model(fresh: Fresh, problem: Problem, model: NxtPost, params: Any) -> Scores:
     """Rank by a trained model."""
 
     def evaluate(queries, **options) -> Metrics:
         return score(problem, model, params=params, queries=queries, **options)
 
-    return score_parts(evaluate, fresh.test, fresh.cold)
+    return score_parts(evaluate, fresh.test, cold=fresh.cold)
 
 
 def table_of(
@@ -303,7 +305,9 @@ def measure(setting: Setting[FreshItems]) -> Outcome:
     options, fresh = setting.options, setting.inputs
     trained = {
         kind: [
-            train_model(setting.run, fresh, kind, options, mesh=setting.mesh, seed=seed)
+            train_model(
+                setting.run, fresh, kind=kind, options=options, mesh=setting.mesh, seed=seed
+            )
             for seed in options.all_seeds
         ]
         for kind in options.models

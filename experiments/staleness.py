@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -97,7 +97,7 @@ def old_enough(queries: Queries, age: int, *, name: str) -> Queries:
     return kept
 
 
-def ageing(evaluate, ages: Sequence[int]) -> list[Metrics]:
+def ageing(evaluate: Callable[..., Metrics], ages: Sequence[int]) -> list[Metrics]:
     """Rank with vectors of each age; `evaluate` takes what `ranking.evaluate` calls backfill."""
     return [evaluate(backfill=functools.partial(without_last, n=age)) for age in ages]
 
@@ -128,7 +128,9 @@ def table_of(
     )
 
 
-def draw(axes: Axes, *, ages, curves: Mapping[str, Sequence[Sequence[Metrics]]]) -> None:
+def draw(
+    axes: Axes, *, ages: Sequence[int], curves: Mapping[str, Sequence[Sequence[Metrics]]]
+) -> None:
     """Draw the share of NDCG@10 that is kept against the age."""
     for i, (name, seeds) in enumerate(curves.items()):
         ndcgs = means_by_label(seeds, "ndcg@10")

@@ -28,6 +28,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 import shampoo_jax
 from experiments.bench import nxtpost_time
@@ -161,7 +162,9 @@ def _draw(shapes: Shapes, seed: int) -> dict[str, np.ndarray]:
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def make_contestant(tx: optax.GradientTransformation, shapes: Shapes, *, mesh, seed: int):
+def make_contestant(
+    tx: optax.GradientTransformation, shapes: Shapes, *, mesh: Mesh, seed: int
+) -> Contestant:
     """Compile an optimizer's step on the mesh of the context."""
     grads = jax.device_put(_draw(shapes, seed), replicated(mesh))
     params = jax.device_put(_draw(shapes, seed + 1), replicated(mesh))
@@ -186,7 +189,9 @@ def make_contestant(tx: optax.GradientTransformation, shapes: Shapes, *, mesh, s
     return Contestant(call, program)
 
 
-def make_step_contestant(tx: optax.GradientTransformation, name: str, *, mesh, seed: int):
+def make_step_contestant(
+    tx: optax.GradientTransformation, name: str, *, mesh: Mesh, seed: int
+) -> Contestant:
     """Compile a whole training step on the mesh of the context."""
     problem = WHOLE_STEPS[name]()
     layout = state_layout(
@@ -206,7 +211,7 @@ def make_step_contestant(tx: optax.GradientTransformation, name: str, *, mesh, s
     return Contestant(call, program)
 
 
-def time_step(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
+def time_step(name: str, options: StepTime, *, mesh: Mesh) -> list[dict[str, Any]]:
     """Time a whole training step by every optimizer; return rows of `ROW`."""
     with jax.set_mesh(mesh):
         contestants = {
@@ -220,7 +225,7 @@ def time_step(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
     return _rows(name, {o: c.summary(skip=warmup) for o, c in contestants.items()})
 
 
-def time_set(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
+def time_set(name: str, options: StepTime, *, mesh: Mesh) -> list[dict[str, Any]]:
     """Time every optimizer on one parameter set; return rows of `ROW`."""
     shapes = PARAMETER_SETS[name]()
     with jax.set_mesh(mesh):

@@ -84,7 +84,7 @@ def _read_file(path: Path) -> Interactions:
 
 
 def _read_published_split(files: SourceFiles) -> Interactions:
-    train, test = files.find("train.txt"), files.find("test.txt")
+    train, test = (path for name in ("train", "test") if (path := files.find(f"{name}.txt")))
     return _finish(files, train, lambda files, path: read_train_test(files, path, test))
 
 

@@ -22,7 +22,9 @@ def drawn_ratings(*, users: int = 120, films: int = 80, seed: int = 0) -> Intera
             rating = 4.2 if genre[film] == user % len(GENRES) else 2.8
             rows.append((user, film, float(np.clip(round(rating + rng.normal()), 1, 5)), time))
     table = np.array(rows)
-    texts = {f: f"Film {f} ({1960 + f % 40}) {GENRES[genre[f]]}" for f in range(films)}
+    texts: dict[int | str, str] = {
+        f: f"Film {f} ({1960 + f % 40}) {GENRES[genre[f]]}" for f in range(films)
+    }
     events = Events(
         users=table[:, 0].astype(np.int64),
         items=table[:, 1].astype(np.int64),

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.data.files import SourceFiles, decode_utf8, git_blob_id, read_bytes
 from experiments.data.interactions import Events
-from experiments.data.table import csv_rows, is_whole, read_columns
+from experiments.data.table import Kind, csv_rows, is_whole, read_columns
 from experiments.harness.errors import bad_input, shown
 
 ML_1M_RATINGS_BLOB = "77a7c4b150f588c23bb9e1f068aa996c0b413695"
@@ -22,7 +22,7 @@ def read_ratings_dat(files: SourceFiles, ratings: Path) -> Events:
     """
     data = files.read(ratings)
     is_imdb = _IMDB_ITEM.search(data[: 1 << 16]) is not None
-    columns = {
+    columns: dict[str, Kind] = {
         "user": "int",
         "item": "digits" if is_imdb else "int",
         "rating": "number",
@@ -42,7 +42,8 @@ def read_ratings_dat(files: SourceFiles, ratings: Path) -> Events:
 
 def read_u_data(files: SourceFiles, ratings: Path) -> Events:
     """Read MovieLens 100K: `user item rating timestamp`, tab separated, with u.item."""
-    columns = {"user": "int", "item": "int", "rating": "number", "timestamp": "whole_seconds"}
+    columns: dict[str, Kind] = {"user": "int", "item": "int", "rating": "number"}
+    columns |= {"timestamp": "whole_seconds"}
     table = read_columns(files.read(ratings), ratings, separator=b"\t", columns=columns)
     movies, genres = files.find("u.item"), files.find("u.genre")
     texts = None
@@ -66,7 +67,8 @@ def read_ratings_csv(files: SourceFiles, ratings: Path) -> Events:
         raise bad_input(
             ratings, line=1, expected="userId,movieId,rating,timestamp", found=shown(names)
         )
-    columns = {"user": "int", "item": "int", "rating": "number", "timestamp": "whole_seconds"}
+    columns: dict[str, Kind] = {"user": "int", "item": "int", "rating": "number"}
+    columns |= {"timestamp": "whole_seconds"}
     table = read_columns(body, ratings, separator=b",", columns=columns, first_line=2)
     movies = files.find("movies.csv")
     return Events(

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.data.files import SourceFiles, decode_utf8
 from experiments.data.interactions import Events
-from experiments.data.table import csv_rows, is_whole, read_columns, unquote_csv
+from experiments.data.table import Kind, csv_rows, is_whole, read_columns, unquote_csv
 from experiments.harness.errors import bad_input, shown
 
 RETAIL_HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
@@ -18,7 +18,13 @@ _NPY_MAGIC = b"\x93NUMPY"
 # What numpy raises on a header that is no literal, is cut, or names more than memory holds.
 _BAD_NPY = (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)
 _REQUIRED = ("user", "item", "timestamp")
-_KINDS = {"user": "id", "item": "id", "timestamp": "seconds", "action": "text", "weight": "number"}
+_KINDS: dict[str, Kind] = {
+    "user": "id",
+    "item": "id",
+    "timestamp": "seconds",
+    "action": "text",
+    "weight": "number",
+}
 
 
 def read_online_retail(files: SourceFiles, path: Path) -> Events:
@@ -67,7 +73,7 @@ def _unix_seconds(path: Path, line: int, text: str) -> float:
 
 
 def _retail_numbers(path: Path, body: list[list[str]], keep: list[int], name: str) -> np.ndarray:
-    column = RETAIL_HEADER.split(",").index(name)
+    column = [*RETAIL_HEADER.split(",")].index(name)
     values = np.empty(len(keep))
     for position, number in enumerate(keep):
         text = body[number][column]
