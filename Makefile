@@ -1,6 +1,7 @@
-# make run | test | lint | bench | results: each makes the environment first, once.
+# make run | test | test-long | lint | docs | bench | results: each makes the environment first, once.
 #   make run DATA=path ARGS="..."    DATA becomes --data, ARGS goes to the experiment
 #   make test ARGS="..."             ARGS replaces pytest's default arguments
+#   make test-long                   drawn tests with ten times their draws, about ten minutes
 #   PYTHON=python3.12                the interpreter that makes the environment in .venv/
 #   VENV=none PYTHON=...             use that interpreter's own packages, install nothing
 
@@ -18,20 +19,24 @@ PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_
 ifeq ($(VENV),none)
 PY = $(PYTHON)
 READY =
+DOCS_READY =
 BENCH_READY =
 else
 PY = $(VENV)/bin/python
 READY = $(VENV)/.installed-$(PYTHON_VERSION)
+DOCS_READY = $(VENV)/.installed-docs-$(PYTHON_VERSION)
 BENCH_READY = $(VENV)/.installed-bench-$(PYTHON_VERSION)
 endif
 
 DATA_ARGS = $(if $(DATA),--data $(DATA))
 PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help run test lint bench results
+.PHONY: help ready run test test-long lint docs bench results
 
 help:
 	@sed -n '/^# /s/^# //p' Makefile
+
+ready: $(READY) $(DOCS_READY)
 
 run: $(READY)
 	$(PY) -m experiments.end_to_end $(DATA_ARGS) $(ARGS)
@@ -41,9 +46,19 @@ test: export NPROC = 32
 test: $(READY)
 	$(PY) -m pytest $(or $(ARGS),-q -n 2 --dist loadfile --durations 10)
 
+test-long: export OPENBLAS_NUM_THREADS = 1
+test-long: export NPROC = 32
+test-long: export DRAWS = 200
+test-long: $(READY)
+	$(PY) -m pytest -q tests/shampoo/test_checkpoint_property.py $(ARGS)
+
 lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m basedpyright --pythonpath "$$($(PY) -c 'import sys; print(sys.executable)')"
+
+docs: $(DOCS_READY)
+	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
 
 bench: export OPENBLAS_NUM_THREADS = 1
 bench: export NPROC = 32
@@ -63,6 +78,10 @@ $(READY): setup.cfg constraints.txt
 	@echo "Setting up $(VENV) (Python $(PYTHON_VERSION)): a few minutes, once"
 	test -x $(VENV)/bin/python$(PYTHON_VERSION) || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP_INSTALL) -e '.[$(EXTRAS)]'
+	touch $@
+
+$(DOCS_READY): $(READY)
+	$(PIP_INSTALL) -e '.[docs]'
 	touch $@
 
 $(BENCH_READY): $(READY)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -105,7 +105,10 @@ def curves_of(problem: Problem, trained, fills, lengths) -> dict[str, list[list[
     cut = [nxtpost_jax.truncate_histories(problem.split.test, n) for n in lengths]
     return {
         name: [
-            [score(problem, model, result.params, queries, backfill=fill) for queries in cut]
+            [
+                score(problem, model, params=result.params, queries=queries, backfill=fill)
+                for queries in cut
+            ]
             for model, result in trained
         ]
         for name, fill in fills.items()
@@ -119,7 +122,7 @@ def baseline_curves(problem: Problem, lengths, *, max_len: int) -> dict[str, lis
     options = {"max_len": max_len, "query_times": query_times(test)}
     cut = [nxtpost_jax.truncate_histories(test, n) for n in lengths]
     return {
-        name: [rank(problem, scores, queries, **options) for queries in cut]
+        name: [rank(problem, scores, queries=queries, **options) for queries in cut]
         for name, scores in baseline_scorers(problem, test).items()
     }
 
@@ -151,7 +154,10 @@ def draw(axes: Axes, *, lengths, curves: Mapping[str, Sequence[Sequence[Metrics]
     """Draw NDCG@10 against the number of events known."""
     for i, (name, seeds) in enumerate(curves.items()):
         label = ROWS.get(name) or NAMES[name]
-        style = {"linestyle": "-" if name in ROWS else ":", "color": COLORS[i % len(COLORS)]}
+        style: dict[str, Any] = {
+            "linestyle": "-" if name in ROWS else ":",
+            "color": COLORS[i % len(COLORS)],
+        }
         axes.plot(lengths, means_by_label(seeds, "ndcg@10"), marker="o", label=label, **style)
     axes.set_xlabel("events known of a user")
     axes.set_ylabel("NDCG@10")
@@ -172,12 +178,12 @@ def measure(setting: Setting[ColdUsers]) -> Outcome:
     options, (problem, features) = setting.options, setting.inputs
     how = {"options": options, "optimizer": options.optimizer, "mesh": setting.mesh}
     train = functools.partial(train_seeds, setting.run, **how)
-    plain = train(problem, options.model, stage="plain")
+    plain = train(problem, config=options.model, stage="plain")
     static = None
     if features:
         told = with_static(problem, features)
         config = dataclasses.replace(options.model, static_sizes=features.sizes)
-        static = told, train(told, config, stage="static")
+        static = told, train(told, config=config, stage="static")
     setting.look_at_test(TRAINED)
     lengths = options.lengths
     models = curves_of(problem, plain, fills_of(problem, fill_to=options.fill_to), lengths)

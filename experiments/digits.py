@@ -17,6 +17,7 @@ import functools
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,8 @@ def load_splits() -> tuple[Split, Split, Split]:
     images, labels = (images / 16.0).astype(np.float32), labels.astype(np.int32)
     order = np.random.default_rng(0).permutation(len(labels))
     parts = np.split(order, [1077, 1077 + 360])
-    return tuple(Split(images[part], labels[part]) for part in parts)
+    training, validation, test = (Split(images[part], labels[part]) for part in parts)
+    return training, validation, test
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,18 +166,22 @@ def _batches(split: Split, *, epoch: int, seed: int) -> Iterator[dict[str, np.nd
         yield {"images": split.images[rows], "labels": split.labels[rows]}
 
 
+def _logits(params: dict, images: jax.Array) -> jax.Array:
+    return cast(jax.Array, MODEL.apply(params, images))
+
+
 def cross_entropy(
     params: dict, batch: Mapping[str, jax.Array], key: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Return the mean cross entropy of a batch."""
     del key
-    logits = MODEL.apply(params, batch["images"])
+    logits = _logits(params, batch["images"])
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean(), {}
 
 
 @jax.jit
 def _correct(params: dict, images: jax.Array, labels: jax.Array) -> jax.Array:
-    return jnp.mean(MODEL.apply(params, images).argmax(-1) == labels)
+    return jnp.mean(_logits(params, images).argmax(-1) == labels)
 
 
 def accuracy(params: dict, split: Split) -> jax.Array:
@@ -191,8 +197,8 @@ def _summarize(
     test_accuracies = [float(accuracy(r.params, test)) for r in results if score_test]
     return DigitsRow(
         optimizer=name,
-        steps=_median([record and record["step"] for record in reached]),
-        seconds=_median([record and record["seconds"] for record in reached]),
+        steps=_median([record["step"] if record else None for record in reached]),
+        seconds=_median([record["seconds"] if record else None for record in reached]),
         validation_accuracy=statistics.median(r.history[-1]["accuracy"] for r in results),
         test_accuracy=statistics.median(test_accuracies) if score_test else None,
     )

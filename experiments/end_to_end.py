@@ -132,41 +132,55 @@ PRESETS = {
     ),
 }
 
-# What depends on the data, by its users' length. Learning rates: the best on validation of a grid
-# for each optimizer, docs/nxtpost.md has the figures.
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What depends on the data, by its users' length; `EndToEnd` documents the fields."""
+
+    epochs: int
+    evaluate_every: int
+    max_len: int
+    batch_size: int
+    dropout: float
+    adamw_rate: float
+    shampoo_rate: float
+    monn_steps: int
+
+
+# Learning rates: the best on validation of a grid for each optimizer, docs/nxtpost.md has the
+# figures.
 RECIPES = {
-    "short": {
-        "epochs": 10,
-        "evaluate_every": 1,
-        "max_len": 16,
-        "batch_size": 128,
-        "dropout": 0.2,
-        "adamw_rate": 8e-3,
-        "shampoo_rate": 8e-3,
-        "monn_steps": 400,
-    },
-    "long": {
-        "epochs": 16,
-        "evaluate_every": 2,
-        "max_len": 200,
-        "batch_size": 32,
-        "dropout": 0.2,
-        "adamw_rate": 1.2e-2,
-        "shampoo_rate": 1.6e-2,
-        "monn_steps": 800,
-    },
+    "short": Recipe(
+        epochs=10,
+        evaluate_every=1,
+        max_len=16,
+        batch_size=128,
+        dropout=0.2,
+        adamw_rate=8e-3,
+        shampoo_rate=8e-3,
+        monn_steps=400,
+    ),
+    "long": Recipe(
+        epochs=16,
+        evaluate_every=2,
+        max_len=200,
+        batch_size=32,
+        dropout=0.2,
+        adamw_rate=1.2e-2,
+        shampoo_rate=1.6e-2,
+        monn_steps=800,
+    ),
 }
 PAIRS = 200_000  # training positions that nodes and MoNN learn from
 LONG_USERS = 20  # mean training events of a user from which "long" applies
 
 
-def with_recipe(options: EndToEnd, problem: Problem) -> EndToEnd:
-    """Fill in what the command line left to the data."""
+def choose_recipe(options: EndToEnd, problem: Problem) -> Recipe:
+    """Take the recipe for the data's users, with what the command line says otherwise."""
     mean = float(np.mean(problem.split.train.lengths))
     recipe = RECIPES["long" if mean >= LONG_USERS else "short"]
-    return dataclasses.replace(
-        options, **{k: v for k, v in recipe.items() if getattr(options, k) is None}
-    )
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)}
+    return dataclasses.replace(recipe, **{k: v for k, v in given.items() if v is not None})
 
 
 def load(options: EndToEnd) -> Interactions:
@@ -176,30 +190,29 @@ def load(options: EndToEnd) -> Interactions:
     return read_interactions(options.data)
 
 
-def model_config(options: EndToEnd, *, ids: bool) -> NxtPostConfig:
+def model_config(options: EndToEnd, recipe: Recipe, *, ids: bool) -> NxtPostConfig:
     """Configure the towers; `ids` joins learned vectors to the content."""
     return NxtPostConfig(
         d_model=options.d_model,
         d_ff=options.d_ff,
         block=options.block,
-        max_len=options.max_len,
-        dropout=options.dropout,
+        max_len=recipe.max_len,
+        dropout=recipe.dropout,
         id_embedding=ids,
     )
 
 
-def optimizers(options: EndToEnd, *, steps: int) -> dict[str, optax.GradientTransformation]:
+def optimizers(recipe: Recipe, *, steps: int) -> dict[str, optax.GradientTransformation]:
     """Build both optimizers with the same schedule, averages and decay."""
 
-    def schedule(peak: float):
+    def schedule(peak: float) -> optax.Schedule:
         warmup = max(1, min(100, steps // 10))
         return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, 2), 0.05 * peak)
 
-    both = {"b1": 0.9, "weight_decay": 0.01}
     return {
-        "adamw": optax.adamw(schedule(options.adamw_rate), b2=0.98, **both),
+        "adamw": optax.adamw(schedule(recipe.adamw_rate), b1=0.9, b2=0.98, weight_decay=0.01),
         "shampoo": shampoo_jax.shampoo(
-            schedule(options.shampoo_rate), b2=0.95, block_size=256, **both
+            schedule(recipe.shampoo_rate), b1=0.9, b2=0.95, weight_decay=0.01, block_size=256
         ),
     }
 
@@ -212,11 +225,13 @@ class Trained:
     result: TrainResult
 
 
-def train_all(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> dict[str, Trained]:
+def train_all(
+    run: Run, problem: Problem, recipe: Recipe, options: EndToEnd, *, mesh: Mesh
+) -> dict[str, Trained]:
     """Train by AdamW, by Shampoo, and by Shampoo without ids."""
-    rows = {"max_len": options.max_len, "batch_size": options.batch_size}
-    steps = options.epochs * nxtpost_jax.steps_per_epoch(problem.split.train, **rows)
-    make = optimizers(options, steps=steps)
+    rows = {"max_len": recipe.max_len, "batch_size": recipe.batch_size}
+    steps = recipe.epochs * nxtpost_jax.steps_per_epoch(problem.split.train, **rows)
+    make = optimizers(recipe, steps=steps)
     stages = {"adamw": ("adamw", True), "shampoo": ("shampoo", True)}
     if problem.content is not None:
         stages["content_only"] = ("shampoo", False)
@@ -225,13 +240,13 @@ def train_all(run: Run, problem: Problem, options: EndToEnd, *, mesh: Mesh) -> d
             *train_nxtpost(
                 run,
                 problem,
-                model_config(options, ids=ids),
+                config=model_config(options, recipe, ids=ids),
                 stage=stage,
                 tx=make[optimizer],
-                epochs=options.epochs,
-                batch_size=options.batch_size,
+                epochs=recipe.epochs,
+                batch_size=recipe.batch_size,
                 objective=Objective(num_negatives=options.num_negatives),
-                evaluate_every=options.evaluate_every,
+                evaluate_every=recipe.evaluate_every,
                 seed=options.seed,
                 mesh=mesh,
             )
@@ -245,6 +260,7 @@ def search_by_both(
     problem: Problem,
     towers: Towers,
     validation: Asked,
+    recipe: Recipe,
     options: EndToEnd,
     *,
     mesh: Mesh,
@@ -256,18 +272,18 @@ def search_by_both(
     seeded = {"seed": options.seed, "mesh": mesh}
     index_tx = shampoo_jax.shampoo(options.index_rate, block_size=256)
     nodes = retrieval.learn_nodes(
-        run, pairs, towers.item_vectors, config=config, tx=index_tx, **seeded
+        run, pairs, item_vectors=towers.item_vectors, config=config, tx=index_tx, **seeded
     )
     monn = retrieval.train_monn(
         run,
         problem,
-        pairs,
-        towers,
-        validation,
-        MoNNTraining(
+        pairs=pairs,
+        towers=towers,
+        asked=validation,
+        config=MoNNTraining(
             sizes=(options.monn,),
-            steps=options.monn_steps,
-            evaluate_every=max(1, options.monn_steps // 10),
+            steps=recipe.monn_steps,
+            evaluate_every=max(1, recipe.monn_steps // 10),
             rate=options.monn_rate,
         ),
         tx=shampoo_jax.shampoo(options.monn_rate),
@@ -275,7 +291,7 @@ def search_by_both(
     )
     dot = dot_model(towers.item_vectors)
     return {
-        name: retrieval.make_searches(model, towers.item_vectors, nodes, router=dot)
+        name: retrieval.make_searches(model, towers.item_vectors, nodes=nodes, router=dot)
         for name, model in (("dot", dot), ("monn", monn))
     }
 
@@ -293,9 +309,10 @@ def evaluate_test(
     queries = problem.split.test
     baselines = score_baselines(problem, queries, max_len=max_len)
     models = {
-        stage: score(problem, t.model, t.result.params, queries) for stage, t in trained.items()
+        stage: score(problem, t.model, params=t.result.params, queries=queries)
+        for stage, t in trained.items()
     }
-    asked = retrieval.make_asked(problem, towers, queries)
+    asked = retrieval.make_asked(problem, towers, queries=queries)
     found = {
         name: search_test(problem, towers, both, queries, asked, budget=budgets[name])
         for name, both in searches.items()
@@ -314,30 +331,30 @@ def search_test(
     problem: Problem, towers: Towers, both: Searches, queries, asked: Asked, *, budget: int
 ) -> Searched:
     """Search the test queries by one scorer, exactly and through the index."""
-    exact = both.exact.search(asked.requests, retrieval.K, 0)
+    exact = both.exact.search(asked.requests, retrieval.K, budget=0)
     measure = functools.partial(
         retrieval.measure, problem, towers, queries=queries, asked=asked, exact=exact, budget=budget
     )
     return Searched(
         name=both.exact.model.name,
-        exact=measure(both.exact),
-        indexed=measure(both.indexed),
+        exact=measure(searcher=both.exact),
+        indexed=measure(searcher=both.indexed),
         budget=budget,
         curve=both.recall_curve(asked, exact),
     )
 
 
-def run_path(setting: Setting[EndToEnd]) -> Tested:
+def run_path(setting: Setting[EndToEnd], problem: Problem, recipe: Recipe) -> Tested:
     """Train, index and evaluate."""
-    run, options, problem, mesh = setting.run, setting.options, setting.inputs, setting.mesh
-    trained = train_all(run, problem, options, mesh=mesh)
+    run, options, mesh = setting.run, setting.options, setting.mesh
+    trained = train_all(run, problem, recipe, options, mesh=mesh)
     best = trained["shampoo"]
-    towers = retrieval.encode_towers(problem, best.model, jax.device_get(best.result.params))
-    validation = retrieval.make_asked(problem, towers, problem.split.validation)
-    searches = search_by_both(run, problem, towers, validation, options, mesh=mesh)
+    towers = retrieval.encode_towers(problem, best.model, params=jax.device_get(best.result.params))
+    validation = retrieval.make_asked(problem, towers, queries=problem.split.validation)
+    searches = search_by_both(run, problem, towers, validation, recipe, options, mesh=mesh)
     budgets = {name: both.choose_budget(validation) for name, both in searches.items()}
     setting.look_at_test("everything trained and chosen")
-    return evaluate_test(problem, trained, towers, searches, budgets, max_len=options.max_len)
+    return evaluate_test(problem, trained, towers, searches, budgets, max_len=recipe.max_len)
 
 
 def run_digits(setting: Setting[EndToEnd]) -> Outcome:
@@ -348,7 +365,7 @@ def run_digits(setting: Setting[EndToEnd]) -> Outcome:
         epochs=setting.options.digits_epochs,
         keep=setting.options.keep,
     )
-    return digits.measure(dataclasses.replace(setting, options=options))
+    return digits.measure(Setting(setting.run, options, setting.mesh, None))
 
 
 def pose_path(options: EndToEnd) -> Posed[EndToEnd]:
@@ -357,13 +374,18 @@ def pose_path(options: EndToEnd) -> Posed[EndToEnd]:
     print(interactions.summary())
     problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
     print(f"protocol: {problem.protocol.describe()}")
-    return Posed(problem, data_name(interactions), with_recipe(options, problem))
+    recipe = choose_recipe(options, problem)
+    completed = dataclasses.replace(options, **dataclasses.asdict(recipe))
+    return Posed((problem, recipe), data_name(interactions), completed)
 
 
 def measure(setting: Setting[EndToEnd]) -> Outcome:
     """Run the whole path."""
+    problem, recipe = setting.inputs
     digit_part = run_digits(setting)
-    return report_of(setting.run, setting.inputs, run_path(setting), digit_part)
+    return report_of(
+        setting.run, problem, tested=run_path(setting, problem, recipe), digits=digit_part
+    )
 
 
 STUDY = Study(

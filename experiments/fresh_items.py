@@ -14,7 +14,6 @@ NDCG@10.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -165,8 +164,8 @@ def _cut_in_time(interactions: Interactions, sequences: Sequences, seed: int):
     del seed
     if interactions.timestamps is None:
         raise bad_input(interactions.name, expected="timestamps for --split time", found="none")
-    moments = np.quantile(interactions.timestamps, (0.8, 0.9))
-    split = nxtpost_jax.global_time(sequences, *moments)
+    first, second = np.quantile(interactions.timestamps, (0.8, 0.9))
+    split = nxtpost_jax.global_time(sequences, validation_from=first, test_from=second)
     cold = np.ones(interactions.n_items, bool)
     cold[split.train.items] = False
     rule = "global time: training ends after 80 % of the events, validation after 90 %; a user's "
@@ -203,7 +202,7 @@ def train_model(run: Run, fresh: Fresh, kind: str, options: FreshItems, *, mesh:
 
     def evaluate(model, params) -> Mapping[str, float]:
         def ndcg(queries):
-            return score(problem, model, params, queries, bootstrap=0)["ndcg@10"]
+            return score(problem, model, params=params, queries=queries, bootstrap=0)["ndcg@10"]
 
         warm, cold = ndcg(fresh.validation.warm), ndcg(fresh.validation.cold)
         # An id says nothing of a cold item: such a model is selected on the warm ones.
@@ -213,8 +212,8 @@ def train_model(run: Run, fresh: Fresh, kind: str, options: FreshItems, *, mesh:
     model, result = train_one(
         run,
         problem,
-        config,
-        options,
+        config=config,
+        options=options,
         optimizer=options.optimizer,
         stage=f"{kind}-{seed}",
         seed=seed,
@@ -230,7 +229,7 @@ def score_baselines(fresh: Fresh, *, max_len: int) -> dict[str, Scores]:
     def of(scores_fn):
         def evaluate(queries, **options):
             options |= {"max_len": max_len, "query_times": query_times(queries)}
-            return rank(fresh.problem, scores_fn, queries, **options)
+            return rank(fresh.problem, scores_fn, queries=queries, **options)
 
         return score_parts(evaluate, fresh.test, fresh.cold)
 
@@ -240,7 +239,10 @@ def score_baselines(fresh: Fresh, *, max_len: int) -> dict[str, Scores]:
 
 def score_model(fresh: Fresh, problem: Problem, model: NxtPost, params) -> Scores:
     """Rank by a trained model."""
-    evaluate = functools.partial(score, problem, model, params)
+
+    def evaluate(queries, **options) -> Metrics:
+        return score(problem, model, params=params, queries=queries, **options)
+
     return score_parts(evaluate, fresh.test, fresh.cold)
 
 

@@ -27,6 +27,7 @@ from experiments.data.user_features import read_user_features
 from experiments.harness.errors import bad_input, exit_on_input_error
 from experiments.harness.options import Options, read_config
 from experiments.harness.study import Outcome, Posed, Setting, Study, over_seeds
+from experiments.retrieval.graph_training import train_towers
 from experiments.studies.collapse import run_planted
 from experiments.studies.drift import run_drift
 from experiments.studies.frontier import frontier_outcome, run_frontier
@@ -45,7 +46,6 @@ from experiments.studies.options import (
 )
 from experiments.studies.scale import run_scale
 from experiments.studies.scorers import run_scorers
-from experiments.tasks.graph_towers import train_towers
 from experiments.tasks.next_item import data_name, read_interactions
 from experiments.tasks.pairs import pose_pairs
 from experiments.tasks.rated_events import make_examples
@@ -64,8 +64,8 @@ def measure_frontier(setting: Setting[Frontier]) -> Outcome:
             lambda: run_frontier(
                 run,
                 problem,
-                options.monn,
-                options.frontier,
+                monn=options.monn,
+                config=options.frontier,
                 seed=seed,
                 faiss=options.faiss,
                 mesh=setting.mesh,
@@ -94,8 +94,8 @@ def measure_scorers(setting: Setting[Scorers]) -> Outcome:
     return run_scorers(
         setting.run,
         make_examples(interactions, demographics),
-        options.scorers,
-        options.routes,
+        config=options.scorers,
+        routes=options.routes,
         protocol=protocol,
         seeds=options.all_seeds,
         mesh=setting.mesh,
@@ -113,14 +113,24 @@ def measure_learning(setting: Setting[Learning]) -> Outcome:
         problem = pose_pairs(setting.inputs, seed=options.seed)
         protocol = problem.protocol
         towers = train_towers(
-            run, problem, options.graph, stage="towers", seed=options.seed, mesh=setting.mesh
+            run,
+            problem,
+            config=options.graph,
+            stage="towers",
+            seed=options.seed,
+            mesh=setting.mesh,
         )
         make_task = functools.partial(
             towers_task, problem=problem, towers=towers, config=options.learning
         )
         setting.look_at_test("index learning over trained towers")
-    seeds = options.all_seeds
-    return run_learning(run, make_task, options.learning, protocol=protocol, seeds=seeds)
+    return run_learning(
+        run,
+        make_task,
+        config=options.learning,
+        protocol=protocol,
+        seeds=options.all_seeds,
+    )
 
 
 def measure_planted(setting: Setting[Planted]) -> Outcome:
@@ -134,7 +144,7 @@ def measure_drift(setting: Setting[Drift]) -> Outcome:
     return run_drift(
         setting.run,
         setting.inputs,
-        setting.options.drift,
+        config=setting.options.drift,
         seeds=setting.options.all_seeds,
         before_test=lambda: setting.look_at_test("days of serving"),
     )
@@ -151,7 +161,11 @@ def measure_interests(setting: Setting[Interests]) -> Outcome:
     """Search for users of several interests; all seeds together."""
     options = setting.options
     return run_interests(
-        setting.run, options.interests, options.routes, seeds=options.all_seeds, mesh=setting.mesh
+        setting.run,
+        options.interests,
+        routes=options.routes,
+        seeds=options.all_seeds,
+        mesh=setting.mesh,
     )
 
 
@@ -274,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the study of a task; without one, --help lists them."""
     argv = sys.argv[1:] if argv is None else argv
     if list(argv) in (["--help"], ["-h"]):
-        print(__doc__.strip())
+        print((__doc__ or "").strip())
         for task, study in STUDIES.items():
             print(f"\n{task}: {study.about}")
         return

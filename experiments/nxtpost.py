@@ -114,16 +114,16 @@ def pose_problem(options: NxtPostOptions) -> Posed:
 def measure(setting: Setting[NxtPostOptions]) -> Outcome:
     """Train every optimizer from every seed, select, test."""
     run, options, problem = setting.run, setting.options, setting.inputs
-    how = {"mesh": setting.mesh}
+    how = {"config": options.model, "options": options, "mesh": setting.mesh}
     trained = {
-        name: train_seeds(run, problem, options.model, options, optimizer=name, stage=name, **how)
+        name: train_seeds(run, problem, optimizer=name, stage=name, **how)
         for name in options.optimizers
     }
     setting.look_at_test(TRAINED)
     test = problem.split.test
     baselines = score_baselines(problem, test, max_len=options.model.max_len)
     models = {
-        name: [score(problem, model, result.params, test) for model, result in own]
+        name: [score(problem, model, params=result.params, queries=test) for model, result in own]
         for name, own in trained.items()
     }
     results = {name: [result for _, result in own] for name, own in trained.items()}

@@ -152,7 +152,8 @@ def apply(change: Change, problem: Problem, options: Ablation):
     """Return the problem, the model's config and the options of a variant."""
     model = dict(change.model)
     if model.get("num_actions") == "all":
-        model["num_actions"] = int(problem.split.train.actions.max()) + 1
+        actions = problem.split.train.actions
+        model["num_actions"] = 0 if actions is None else int(actions.max()) + 1
     if change.without_content:
         problem = dataclasses.replace(problem, content=None)
     objective = dataclasses.replace(options.objective, **change.objective)
@@ -172,7 +173,7 @@ def train_variant(run: Run, name: str, change: Change, problem: Problem, options
     problem, config, changed = apply(change, problem, options)
     stage = name.replace(" ", "_").replace(",", "")
     how = {"optimizer": options.optimizer, "stage": stage, "mesh": mesh}
-    trained = train_seeds(run, problem, config, changed, **how)
+    trained = train_seeds(run, problem, config=config, options=changed, **how)
     return problem, trained
 
 
@@ -180,8 +181,12 @@ def rank_variant(problem: Problem, trained, labels_Qxm, *, seed: int) -> Ranked:
     """Rank the test queries by what `train_variant` returned."""
     outcome = Ranked([], [])
     for model, result in trained:
-        outcome.metrics.append(score(problem, model, result.params, problem.split.test))
-        others = paper_metrics(problem, model, result.params, labels_Qxm, seed=seed)
+        outcome.metrics.append(
+            score(problem, model, params=result.params, queries=problem.split.test)
+        )
+        others = paper_metrics(
+            problem, model, params=result.params, labels_Qxm=labels_Qxm, seed=seed
+        )
         outcome.others.append(others | {"best epoch": float(result.best_epoch)})
     return outcome
 
@@ -208,9 +213,9 @@ def table_of(outcomes: Mapping[str, Ranked], axes: Mapping[str, str], baselines,
 
     def difference(outcome: Ranked) -> str:
         pairs = [ndcg_difference(a, b) for a, b in zip(outcome.metrics, default.metrics)]
-        mean = np.mean([d for d, _ in pairs])
+        mean = float(np.mean([d for d, _ in pairs]))
         # The same users in every seed: their error does not shrink with the number of seeds.
-        return signed(mean, np.mean([e for _, e in pairs]))
+        return signed(mean, float(np.mean([e for _, e in pairs])))
 
     def row(name: str, outcome: Ranked) -> list:
         ranked = [float(np.mean([m[f] for m in outcome.metrics])) for f in ("hr@10", "ndcg@10")]
@@ -254,7 +259,7 @@ def pose_ablation(options: Ablation) -> Posed:
     posed = {"content_dim": options.content_dim, "seed": options.seed}
     problem = pose(interactions, held_out=options.held_out, **posed)
     sequences = sequences_of(interactions)
-    labels = nxtpost_jax.following(sequences, problem.split.test, options.held_out)
+    labels = nxtpost_jax.following(sequences, problem.split.test, m=options.held_out)
     return Posed((problem, labels), data_name(interactions))
 
 
@@ -272,7 +277,9 @@ def measure(setting: Setting[Ablation]) -> Outcome:
     }
     baselines = score_baselines(problem, problem.split.test, max_len=options.model.max_len)
     others = {
-        "wide_deep": train_wide_deep(run, problem, labels, options, mesh=setting.mesh),
+        "wide_deep": train_wide_deep(
+            run, problem, labels_Qxm=labels, options=options, mesh=setting.mesh
+        ),
     }
     figures = {
         f"{name}/{seed}/{figure}": value

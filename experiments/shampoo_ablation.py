@@ -19,7 +19,7 @@ import itertools
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ from experiments.loop.training import TrainResult, train
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 BATCH_SIZE, LENGTH = 32, 64
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "shampoo": {"precondition_frequency": 10},
     "thrifty": {"precondition_frequency": 40, "statistics_frequency": 4},
 }
@@ -119,7 +119,7 @@ def make_optimizer(name: str, rate: float, *, steps: int) -> optax.GradientTrans
     """Build an optimizer with clipping, warm-up, cosine and decay."""
     warmup = min(50, max(1, steps // 2))
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps)
-    common = {"b1": 0.9, "b2": 0.95, "weight_decay": 0.1}
+    common: dict[str, Any] = {"b1": 0.9, "b2": 0.95, "weight_decay": 0.1}
     if name == "adamw":
         tx = optax.adamw(schedule, **common)
     else:
@@ -147,7 +147,7 @@ def train_one(
 
     def loss(params, batch, key) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         del key
-        logits = model.apply(params, batch["inputs"])
+        logits = cast(jax.Array, model.apply(params, batch["inputs"]))
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
         return jnp.mean(entropy), {}
 

@@ -79,10 +79,10 @@ def measure(name: str, count: int, *, block_size: int) -> dict[str, Any]:
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, layout
         )
         compiled = jax.jit(tx.update, donate_argnums=1).lower(params, state, params).compile()
-    text = compiled.as_text()
+    text, cost = compiled.as_text() or "", compiled.cost_analysis() or {}
     return {
         "state_bytes": shampoo_jax.memory(params, devices=count, block_size=block_size)["total"],
-        "operations": compiled.cost_analysis()["flops"],
+        "operations": cost["flops"],
         "bytes_received": gathered_bytes(text) * (count - 1) // count,
         "collectives": count_collectives(text),
     }

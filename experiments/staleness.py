@@ -82,7 +82,7 @@ PRESETS = {
 def without_last(histories: Sequences, n: int) -> Sequences:
     """Leave out each history's last n events."""
     stops = np.maximum(histories.offsets[1:] - n, histories.offsets[:-1])
-    return histories.ranges(histories.offsets[:-1], stops, np.arange(len(histories)))
+    return histories.ranges(histories.offsets[:-1], stops, users=np.arange(len(histories)))
 
 
 def old_enough(queries: Queries, age: int, *, name: str) -> Queries:
@@ -158,8 +158,8 @@ def measure(setting: Setting[Staleness]) -> Outcome:
         trained[name] = train_seeds(
             setting.run,
             problem,
-            options.model,
-            dataclasses.replace(options, objective=objective),
+            config=options.model,
+            options=dataclasses.replace(options, objective=objective),
             optimizer=options.optimizer,
             stage=name,
             mesh=setting.mesh,
@@ -167,7 +167,10 @@ def measure(setting: Setting[Staleness]) -> Outcome:
     setting.look_at_test(TRAINED)
     models = {
         name: [
-            ageing(functools.partial(score, problem, model, result.params, test), options.ages)
+            ageing(
+                functools.partial(score, problem, model, params=result.params, queries=test),
+                options.ages,
+            )
             for model, result in seeds
         ]
         for name, seeds in trained.items()

@@ -95,7 +95,7 @@ PRESETS = {
 
 def optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
     """Build the contestants; roots are due from the second cycle on."""
-    common = {
+    common: dict[str, Any] = {
         "block_size": options.block_size,
         "precondition_frequency": options.frequency,
         "start_preconditioning_step": options.frequency * (options.cycles + 1),
@@ -109,9 +109,12 @@ def optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
 
 def step_optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
     """Build the contestants of whole steps: default blocks, roots due from the first step on."""
-    common = {"start_preconditioning_step": 1}
-    often = {"precondition_frequency": options.frequency}
-    seldom = {"precondition_frequency": 4 * options.frequency, "statistics_frequency": 4}
+    common: dict[str, Any] = {"start_preconditioning_step": 1}
+    often: dict[str, Any] = {"precondition_frequency": options.frequency}
+    seldom: dict[str, Any] = {
+        "precondition_frequency": 4 * options.frequency,
+        "statistics_frequency": 4,
+    }
     return {
         "adamw": optax.adamw(1e-3),
         "shampoo": shampoo_jax.shampoo(1e-3, **often, **common),
@@ -187,12 +190,12 @@ def make_step_contestant(tx: optax.GradientTransformation, name: str, *, mesh, s
     """Compile a whole training step on the mesh of the context."""
     problem = WHOLE_STEPS[name]()
     layout = state_layout(
-        problem.init_params, tx, mesh, opt_state_sharding=shampoo_jax.state_sharding
+        problem.init_params, tx, mesh=mesh, opt_state_sharding=shampoo_jax.state_sharding
     )
-    state = init_state(problem.init_params, tx, layout, seed=seed)
+    state = init_state(problem.init_params, tx, layout=layout, seed=seed)
     batch = shard_batch(problem.batch, mesh)
     start = time.perf_counter()
-    compiled = compile_step(make_step(problem.loss, tx, seed=seed), state, batch, mesh=mesh)
+    compiled = compile_step(make_step(problem.loss, tx, seed=seed), state, batch=batch, mesh=mesh)
     program = _program(compiled, state.opt_state, seconds=time.perf_counter() - start)
     carry = [state]
 

@@ -1,5 +1,8 @@
 """Run a batched function on few rows at a time, so that its working set stays bounded."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +12,7 @@ _MAX_VALUES = 2**21
 _MIN_ROWS = 32
 
 
-def by_chunks(function, width: int, *arguments):
+def by_chunks(function: Callable, width: int, *arguments: Any) -> Any:
     """Apply a function of [rows, ...] pytrees to all rows, in equal chunks.
 
     Args:
@@ -32,6 +35,6 @@ def by_chunks(function, width: int, *arguments):
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], results)
 
 
-def num_rows(tree) -> int:
+def num_rows(tree: Any) -> int:
     """Return the size of the leading axis that all leaves share."""
     return jax.tree.leaves(tree)[0].shape[0]

@@ -5,13 +5,16 @@ the recall of every user, so that searchers compare at equal cost, paired by use
 `paired_difference`).
 """
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
+from hsnn_jax.descent.descend import SearchResult
 from hsnn_jax.descent.search import brute_force, search
 from hsnn_jax.lists.index import Index
 
@@ -50,7 +53,7 @@ class Searcher(Protocol):
         """Make ready what a search needs."""
         ...
 
-    def search(self, requests, k: int, budget: int) -> Found:
+    def search(self, requests: Any, k: int, *, budget: int) -> Found:
         """Find k items for each request while scoring about `budget` items."""
         ...
 
@@ -66,7 +69,7 @@ class Measured(NamedTuple):
     truth: np.ndarray | None  # float64 [B]: share of the held-out items; NaN for a user without
 
 
-def recall_by_user(ids, wanted) -> np.ndarray:
+def recall_by_user(ids: ArrayLike, wanted: ArrayLike) -> np.ndarray:
     """Return the share of each row's wanted ids that were found, float64 [B].
 
     Args:
@@ -82,7 +85,7 @@ def recall_by_user(ids, wanted) -> np.ndarray:
     return shares
 
 
-def recall(ids, wanted) -> float:
+def recall(ids: ArrayLike, wanted: ArrayLike) -> float:
     """Return the mean share of each row's wanted ids that were found.
 
     Args:
@@ -94,33 +97,67 @@ def recall(ids, wanted) -> float:
     """
     shares = recall_by_user(ids, wanted)
     if np.isnan(shares).all():
-        raise ValueError("wanted must hold at least one id that is not -1")
+        raise ValueError("wanted: expected at least one id, found -1 alone")
     return float(np.nanmean(shares))
 
 
 def frontier(
-    scorer, params, index: Index, items, users, k: int, *, budgets, **options
+    scorer: Callable,
+    params: Any,
+    *,
+    index: Index,
+    items: Any,
+    users: Any,
+    k: int,
+    budgets: Sequence,
+    **options: Any,
 ) -> list[FrontierPoint]:
     """Measure recall of the exact top k at equal items scored and equal FLOPs.
 
     Args:
       scorer, params, index, users, k: see `search`.
       items: [n, ...] features (not tiles: the exact search reads them too).
-      budgets: numbers of items, each at least one list's capacity.
+      budgets: numbers of items.
       **options: keyword arguments of `search`; exclude and allowed go to both searches.
     """
     both = {name: options[name] for name in ("exclude", "allowed") if name in options}
-    exact = brute_force(scorer, params, items, users, k, **both)
+    exact = brute_force(scorer, params, items=items, users=users, k=k, **both)
+    find = functools.partial(
+        search, scorer, params, index=index, items=items, users=users, k=k, **options
+    )
+    return curve(
+        lambda budget: find(budget=budget),
+        exact,
+        budgets=budgets,
+        num_items=index.positions.shape[0],
+    )
+
+
+def curve(
+    find: Callable[[Any], SearchResult],
+    exact: SearchResult,
+    *,
+    budgets: Sequence,
+    num_items: int,
+) -> list[FrontierPoint]:
+    """Hold answers at several budgets against the exact one.
+
+    Args:
+      find: find(budget) is the answer.
+      exact: of the same users and k.
+      budgets: each a number, or a tuple, one an index, whose last one is that of the items.
+      num_items: that could be scored.
+    """
     points = []
     for budget in budgets:
-        found = search(scorer, params, index, items, users, k, budget=budget, **options)
+        found = find(budget)
         scored = float(found.items_scored.mean())
         points.append(
             FrontierPoint(
-                budget=int(budget),
+                budget=int(budget[-1] if isinstance(budget, tuple) else budget),
                 recall=recall(found.ids, exact.ids),
                 items_scored=scored,
-                share_scored=scored / index.positions.shape[0],
+                share_scored=scored / max(num_items, 1),
                 flops=float(found.flops.mean()),
                 exact_flops=float(exact.flops.mean()),
             )
@@ -130,12 +167,12 @@ def frontier(
 
 def measure(
     searcher: Searcher,
-    requests,
-    k: int,
+    requests: Any,
     *,
+    k: int,
     budgets: Sequence[int],
-    exact,
-    truth=None,
+    exact: ArrayLike,
+    truth: ArrayLike | None = None,
     warm: bool = False,
 ) -> list[Measured]:
     """Search all requests at every budget; the calls that are timed are warm.
@@ -152,10 +189,10 @@ def measure(
     points = []
     for budget in budgets:
         if not warm:
-            searcher.search(requests, k, budget)
+            searcher.search(requests, k, budget=budget)
         warm = getattr(searcher, "traced_budget", False)
         start = time.perf_counter()
-        found = searcher.search(requests, k, budget)
+        found = searcher.search(requests, k, budget=budget)
         ids = np.asarray(jax.block_until_ready(found.ids))
         seconds = time.perf_counter() - start
         points.append(
@@ -198,7 +235,9 @@ def at_equal(
     return (1 - weight) * low + weight * high
 
 
-def paired_difference(one, other, *, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
+def paired_difference(
+    one: ArrayLike, other: ArrayLike, *, seed: int = 0, resamples: int = 1000
+) -> tuple[float, float]:
     """Return the mean of one - other over users and its bootstrap standard error.
 
     Args:

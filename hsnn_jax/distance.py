@@ -5,6 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 Distance = Literal["l2", "squared_l2", "cosine"]
 
@@ -13,7 +14,9 @@ _MAX_BLOCK = 2**22
 _TINY = 1e-12
 
 
-def pairwise_distance(vectors, nodes, *, distance: Distance = "l2"):
+def pairwise_distance(
+    vectors: ArrayLike, nodes: ArrayLike, *, distance: Distance = "l2"
+) -> jax.Array:
     """Return d(j, k) between every vector and every node.
 
     Args:
@@ -30,7 +33,7 @@ def pairwise_distance(vectors, nodes, *, distance: Distance = "l2"):
     Source: LTI step 1, arXiv 2408.06653v3 (Algorithm 1).
     """
     if distance not in ("l2", "squared_l2", "cosine"):
-        raise ValueError(f"distance must be 'l2', 'squared_l2' or 'cosine', got {distance=}")
+        raise ValueError(f"distance: expected 'l2', 'squared_l2' or 'cosine', found {distance!r}")
     if distance == "cosine":
         return jnp.maximum(1.0 - _inner(unit(vectors), unit(nodes)), 0.0)
     squared_vectors = jnp.sum(vectors**2, axis=1)[:, None]
@@ -44,13 +47,19 @@ def _inner(vectors, nodes):
     return jnp.einsum("nd,kd->nk", vectors, nodes, precision=jax.lax.Precision.HIGHEST)
 
 
-def unit(vectors):
+def unit(vectors: ArrayLike) -> jax.Array:
     """Scale vectors to length 1 along the last axis; zero stays zero, with a finite gradient."""
     return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + _TINY)
 
 
 @functools.partial(jax.jit, static_argnames="distance")
-def nearest(vectors, nodes, *, distance: Distance = "l2", blocked=None):
+def nearest(
+    vectors: ArrayLike,
+    nodes: ArrayLike,
+    *,
+    distance: Distance = "l2",
+    blocked: ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array]:
     """Return the nearest node of every vector, in blocks of rows that bound the memory.
 
     Args:
@@ -72,7 +81,7 @@ def nearest(vectors, nodes, *, distance: Distance = "l2", blocked=None):
     return jax.lax.map(of_row, vectors, batch_size=block)
 
 
-def first_least(row):
+def first_least(row: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Return (int32 [], its value []) of the least of a row [K]; ties go to the lower index.
 
     Two plain reductions: XLA:CPU does not vectorise argmin, which takes four times as long as the

@@ -1,5 +1,12 @@
 """A sequential recommender over external content embeddings, after NxtPost."""
 
+from importlib.util import find_spec
+
+if find_spec("flax") is None:
+    raise ModuleNotFoundError(
+        "nxtpost_jax needs flax: pip install 'shampoo-nxtpost-hsnn[models]'", name="flax"
+    )
+
 from nxtpost_jax.evaluation.metrics import (
     Difference,
     Metrics,
@@ -26,6 +33,7 @@ from nxtpost_jax.events.splits import (
     truncate_histories,
     with_targets,
 )
+from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.backfill import fill_from_similar_users, fill_with_popular
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.live_users import Event
@@ -36,8 +44,10 @@ from nxtpost_jax.training.negatives import log_popularity
 from nxtpost_jax.training.objective import Objective
 from nxtpost_jax.training.post_to_post import pretrain
 
+__version__ = "0.1.0"
 __all__ = [
     "PAD",
+    "Answer",
     "Catalogue",
     "ContentSet",
     "Difference",

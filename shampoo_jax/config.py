@@ -2,19 +2,22 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.typing import ArrayLike, DTypeLike
 
 from shampoo_jax import grafting as grafting_lib
 from shampoo_jax import roots
+from shampoo_jax.injection import HYPERPARAMETERS
 from shampoo_jax.plan import PlanConfig
 
-# Those that may change from step to step.
-HYPERPARAMETERS = ("b1", "b2", "b3", "eps", "momentum", "dampening", "weight_decay")
+Preconditioner = Literal["root_inverse", "eigenvalue_corrected", "soap"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,27 +27,27 @@ class ShampooConfig:
     Numbers may be traced (optax.inject_hyperparams); what decides shapes or programs is static.
     """
 
-    b1: Any
-    b2: Any
-    b3: Any
-    eps: Any
+    b1: ArrayLike
+    b2: ArrayLike
+    b3: ArrayLike | None
+    eps: ArrayLike
     relative_eps: bool
-    preconditioner: Literal["root_inverse", "eigenvalue_corrected"]
+    preconditioner: Preconditioner
     eigenvalue_exponent: float | Mapping[int, float]
     root: Callable[..., roots.Refreshed]
     max_residual: float
-    grafting: optax.GradientTransformation | Literal["auto"] | None
+    grafting: grafting_lib.Grafting | Literal["auto"] | None
     precondition_frequency: int
     start_preconditioning_step: int | None
     statistics_frequency: int
     stagger: bool
     bias_correction: bool
-    momentum: Any
-    dampening: Any
+    momentum: ArrayLike
+    dampening: ArrayLike
     nesterov: bool
-    weight_decay: Any
-    factor_dtype: Any
-    precision: Any
+    weight_decay: optax.ScalarOrSchedule
+    factor_dtype: DTypeLike | None
+    precision: jax.lax.PrecisionLike
     plan: PlanConfig
 
     def __post_init__(self):
@@ -53,7 +56,12 @@ class ShampooConfig:
     @property
     def eigenvalue_corrected(self) -> bool:
         """Whether a second moment is kept in the eigenbasis (EShampoo, SOAP)."""
-        return self.preconditioner == "eigenvalue_corrected"
+        return self.preconditioner != "root_inverse"
+
+    @property
+    def refreshes_last(self) -> bool:
+        """Whether a step uses the bases of the step before (SOAP)."""
+        return self.preconditioner == "soap"
 
     @property
     def uses_filter(self) -> bool:
@@ -92,14 +100,12 @@ class ShampooConfig:
     @property
     def graft(self) -> grafting_lib.Grafting:
         """The grafting method; without one, a stateless stand-in whose result is not used."""
-        if not self.grafts:
+        if self.grafting is None or not self.grafts:
             return grafting_lib.sgd()
         if isinstance(self.grafting, str):
             is_sum = isinstance(self.b2, int | float) and self.b2 == 1
             return grafting_lib.adagrad() if is_sum else grafting_lib.adam(b2=self.b2)
-        if isinstance(self.grafting, grafting_lib.Grafting):
-            return self.grafting
-        return grafting_lib.elementwise(self.grafting)
+        return self.grafting
 
     @property
     def traced(self) -> dict[str, Any]:
@@ -127,42 +133,61 @@ def _is_zero(x) -> bool:
     return isinstance(x, (int, float)) and x == 0
 
 
+def integer(name: str, value: Any, *, expected: str = "an integer >= 1") -> int:
+    """Return an argument that counts something as a Python int.
+
+    Raises:
+      ValueError: it is no integer of any kind, or below 1.
+    """
+    try:
+        number = 0 if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = 0
+    _check(number >= 1, name, value, expected)
+    return number
+
+
+def optional_integer(name: str, value: Any) -> int | None:
+    """Return `integer`, or None."""
+    return None if value is None else integer(name, value, expected="an integer >= 1 or None")
+
+
 def _check(ok: bool, name: str, value, expected: str) -> None:
     if not ok:
-        raise ValueError(f"shampoo: {name} must be {expected}, got {name}={value!r}")
+        raise ValueError(f"{name}: expected {expected}, found {value!r}")
 
 
-def _check_number(name: str, value, low: float, high: float, *, open_high: bool = False) -> None:
+def check_number(
+    name: str, value: Any, low: float, high: float, *, open_high: bool = False
+) -> None:
     """Check a plain number; traced hyperparameters cannot be checked."""
     if not isinstance(value, (int, float)):
         return
     ok = low <= value and (value < high if open_high else value <= high)
     bracket = ")" if open_high else "]"
-    _check(ok and not math.isnan(value), name, value, f"in [{low:g}, {high:g}{bracket}")
+    _check(ok and not math.isnan(value), name, value, f"a number in [{low:g}, {high:g}{bracket}")
+
+
+def check_weight_decay(value: optax.ScalarOrSchedule) -> None:
+    """Refuse a negative number."""
+    check_number("weight_decay", value, 0, math.inf, open_high=True)
 
 
 def _validate(c: ShampooConfig) -> None:
-    _check_number("b1", c.b1, 0, 1, open_high=True)
-    _check_number("b2", c.b2, 0, 1)
-    _check_number("b3", c.b3, 0, 1, open_high=True)
-    _check_number("eps", c.eps, 0, math.inf, open_high=True)
-    _check_number("momentum", c.momentum, 0, 1, open_high=True)
-    _check_number("dampening", c.dampening, 0, 1, open_high=True)
-    _check_number("weight_decay", c.weight_decay, 0, math.inf, open_high=True)
-    method = not isinstance(c.grafting, str) or c.grafting == "auto"
-    _check(method, "grafting", c.grafting, "'auto', None or a method")
-    kinds = ("root_inverse", "eigenvalue_corrected")
+    check_number("b1", c.b1, 0, 1, open_high=True)
+    check_number("b2", c.b2, 0, 1)
+    check_number("b3", c.b3, 0, 1, open_high=True)
+    check_number("eps", c.eps, 0, math.inf, open_high=True)
+    check_number("momentum", c.momentum, 0, 1, open_high=True)
+    check_number("dampening", c.dampening, 0, 1, open_high=True)
+    check_weight_decay(c.weight_decay)
+    method = c.grafting is None or isinstance(c.grafting, grafting_lib.Grafting)
+    method = method or (isinstance(c.grafting, str) and c.grafting == "auto")
+    _check(method, "grafting", c.grafting, "'auto', None or a method such as grafting.adam()")
+    kinds = get_args(Preconditioner)
     _check(c.preconditioner in kinds, "preconditioner", c.preconditioner, f"one of {kinds}")
-    for name in ("precondition_frequency", "statistics_frequency"):
-        value = getattr(c, name)
-        _check(isinstance(value, int) and value >= 1, name, value, "an integer >= 1")
-    _check_plan(c.plan)
-    start = c.start_preconditioning_step
-    _check(start is None or start >= 1, "start_preconditioning_step", start, "None or >= 1")
-    if not c.stagger and start is not None:
-        expected = f"at least precondition_frequency={c.precondition_frequency} unless stagger"
-        _check(start >= c.precondition_frequency, "start_preconditioning_step", start, expected)
-    _check(c.max_residual > 0, "max_residual", c.max_residual, "positive")
+    _validate_start(c)
+    _check(c.max_residual > 0, "max_residual", c.max_residual, "a positive number")
     _check(not _is_zero(c.momentum) or not c.nesterov, "nesterov", True, "False without momentum")
     _check(not _is_zero(c.b1) or c.b3 is None, "b3", c.b3, "None when b1 is 0")
     if c.factor_dtype is not None:
@@ -170,13 +195,8 @@ def _validate(c: ShampooConfig) -> None:
         _check(floating, "factor_dtype", c.factor_dtype, "a floating dtype or None")
 
 
-def _check_plan(plan: PlanConfig) -> None:
-    size = plan.block_size
-    ok = size is None or (isinstance(size, int) and size >= 1)
-    _check(ok, "block_size", size, "'auto', None (no split) or >= 1")
-    target = plan.target_dimensionality
-    _check(
-        target is None or target >= 1, "target_dimensionality", target, "None (no merging) or >= 1"
-    )
-    _check(plan.max_pools >= 1, "max_pools", plan.max_pools, ">= 1")
-    _check(plan.round_to >= 1, "round_to", plan.round_to, ">= 1")
+def _validate_start(c: ShampooConfig) -> None:
+    start, frequency = c.start_preconditioning_step, c.precondition_frequency
+    if not c.stagger and start is not None:
+        expected = f"at least precondition_frequency={frequency} unless stagger"
+        _check(start >= frequency, "start_preconditioning_step", start, expected)

@@ -4,21 +4,24 @@ The same body runs without a mesh, under Auto and Explicit axes, and inside a ca
 shard_map. A mesh comes from the argument, else from the context (`jax.set_mesh`).
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from shampoo_jax.state import PoolState, ShampooState
 
+AnyMesh = Mesh | AbstractMesh
 
-class Devices(NamedTuple):
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
     """The devices that share the blocks.
 
     Attributes:
@@ -27,7 +30,7 @@ class Devices(NamedTuple):
       count: their number of devices.
     """
 
-    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None
+    mesh: AnyMesh | None
     axes: tuple[str, ...]
     count: int
 
@@ -44,7 +47,7 @@ def _size(mesh, axes: Sequence[str]) -> int:
     return math.prod(mesh.shape[a] for a in axes)
 
 
-def resolve(mesh, axes: Sequence[str] | None) -> Devices:
+def resolve(mesh: AnyMesh | None, axes: Sequence[str] | None) -> Devices:
     """Return the devices of the argument `mesh`, of a caller's shard_map, or of the context.
 
     Raises:
@@ -63,8 +66,7 @@ def resolve(mesh, axes: Sequence[str] | None) -> Devices:
     unknown = [a for a in axes or () if a not in mesh.axis_names]
     if unknown:
         raise ValueError(
-            f"shampoo: mesh_axes={tuple(axes)} must name axes of the mesh "
-            f"{tuple(mesh.axis_names)}, got {unknown[0]!r}"
+            f"mesh_axes: expected axes of the mesh {tuple(mesh.axis_names)}, found {unknown[0]!r}"
         )
     if manual:
         own = tuple(a for a in axes or manual if a in manual)
@@ -78,7 +80,7 @@ def _is_rowwise(leaf, pool: PoolState) -> bool:
     return len(leaf.shape) > 0 and leaf.shape[0] == rows
 
 
-def pool_specs(pools, axes: Sequence[str]):
+def pool_specs(pools: Any, axes: Sequence[str]) -> Any:
     """Return a PartitionSpec for every leaf of the pools: rows over `axes`, the rest replicated."""
     if not isinstance(pools, tuple):
         return P()
@@ -88,7 +90,7 @@ def pool_specs(pools, axes: Sequence[str]):
     )
 
 
-def state_sharding(state, mesh, *, axes: Sequence[str] | None = None):
+def state_sharding(state: Any, mesh: AnyMesh, *, axes: Sequence[str] | None = None) -> Any:
     """Return a NamedSharding for every leaf of an optimizer state.
 
     Rows of Shampoo's pools are sharded over `axes`, every other leaf is replicated. Use it as
@@ -106,7 +108,8 @@ def state_sharding(state, mesh, *, axes: Sequence[str] | None = None):
 
     def shardings(node):
         if isinstance(node, ShampooState):
-            specs = ShampooState(P(), pool_specs(node.pools, own))
+            count: Any = P()
+            specs = ShampooState(count, pool_specs(node.pools, own))
             return jax.tree.map(
                 lambda s: NamedSharding(mesh, s), specs, is_leaf=lambda x: isinstance(x, P)
             )
@@ -125,7 +128,7 @@ def _is_explicit(mesh) -> bool:
     return any(kind == AxisType.Explicit for kind in mesh.axis_types)
 
 
-def leaf_specs(leaves: Sequence[jax.Array], mesh, given: Sequence[P] | None) -> list[P]:
+def leaf_specs(leaves: Sequence[jax.Array], mesh: AnyMesh, given: Sequence[P] | None) -> list[P]:
     """Return how each leaf is sharded: as given, as its type says (Explicit), else replicated."""
     if given is not None:
         return list(given)
@@ -139,7 +142,7 @@ def is_sharded(spec: P) -> bool:
     return any(_axes_of(entry) for entry in spec)
 
 
-def _global_from_shards(shards: np.ndarray | jax.Array, spec: P, mesh) -> jax.Array:
+def _global_from_shards(shards: jax.Array, spec: P, mesh: AnyMesh) -> jax.Array:
     """Rebuild a leaf from `[*mesh axes, *local shape]`."""
     names = list(mesh.axis_names)
     used = [a for entry in spec for a in _axes_of(entry)]
@@ -155,8 +158,10 @@ def _global_from_shards(shards: np.ndarray | jax.Array, spec: P, mesh) -> jax.Ar
     return shards.transpose(order).reshape(shape)
 
 
-def gather_leaves(leaves: Sequence[jax.Array], specs: Sequence[P], mesh) -> list[jax.Array]:
-    """Gather sharded leaves whole, in one fused collective a dtype, inside the body."""
+def gather_leaves(
+    leaves: Sequence[jax.Array], specs: Sequence[P], mesh: AnyMesh
+) -> list[jax.Array]:
+    """Gather sharded leaves whole, in one fused collective per dtype, inside the body."""
     whole = list(leaves)
     groups: dict = {}
     for i, spec in enumerate(specs):
@@ -175,7 +180,7 @@ def gather_leaves(leaves: Sequence[jax.Array], specs: Sequence[P], mesh) -> list
     return whole
 
 
-def own_shard(leaf: jax.Array, spec: P, mesh) -> jax.Array:
+def own_shard(leaf: jax.Array, spec: P, mesh: AnyMesh) -> jax.Array:
     """Cut this device's shard out of a whole leaf, inside the body."""
     for dim, entry in enumerate(spec):
         axes = _axes_of(entry)
@@ -185,7 +190,7 @@ def own_shard(leaf: jax.Array, spec: P, mesh) -> jax.Array:
     return leaf
 
 
-def reshard_explicit(x: jax.Array, spec: P, mesh) -> jax.Array:
+def reshard_explicit(x: jax.Array, spec: P, mesh: AnyMesh) -> jax.Array:
     """Give `x` the type that shard_map expects under Explicit axes; elsewhere do nothing."""
     if not _is_explicit(mesh) or jax.typeof(x).sharding.spec == spec:
         return x

@@ -1,11 +1,13 @@
 """How much memory the state will take, before anything is allocated."""
 
 import math
+from typing import Any
 
 import jax
+import optax
 from jax.sharding import AbstractMesh, AxisType
 
-from shampoo_jax.state import PoolState
+from shampoo_jax.state import ARRAYS
 from shampoo_jax.transform import scale_by_shampoo
 
 
@@ -13,8 +15,8 @@ def _bytes(tree) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def memory(params, *, devices: int = 1, **options) -> dict[str, int]:
-    """Return the bytes of the optimizer's state on one device.
+def memory(params: optax.Params, *, devices: int = 1, **options: Any) -> dict[str, int]:
+    """Return the bytes of the optimizer's state per device.
 
     Args:
       params: tree of arrays or ShapeDtypeStructs.
@@ -28,13 +30,12 @@ def memory(params, *, devices: int = 1, **options) -> dict[str, int]:
       ValueError: as `scale_by_shampoo`, or `devices` < 1.
     """
     if devices < 1:
-        raise ValueError(f"shampoo: devices must be >= 1, got {devices=}")
+        raise ValueError(f"devices: expected at least 1, found {devices}")
     mesh = AbstractMesh((devices,), ("blocks",), axis_types=(AxisType.Auto,))
     tx = scale_by_shampoo(**options | {"mesh": mesh, "mesh_axes": None})
     pools = jax.eval_shape(tx.init, params).pools
     pools = pools if isinstance(pools, tuple) else ()
     by_field = {
-        name: sum(_bytes(getattr(pool, name)) for pool in pools) // devices
-        for name in PoolState._fields
+        name: sum(_bytes(getattr(pool, name)) for pool in pools) // devices for name in ARRAYS
     }
     return by_field | {"total": sum(by_field.values())}

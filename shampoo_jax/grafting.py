@@ -4,15 +4,17 @@ A grafting method is an optax transformation over blocks `[rows, *dims]`. Its `u
 filtered gradient F as updates and, as extra arguments, the raw gradient `gradient`, the step
 `count` (int32, from 1) and `active` (bool `[rows]`: False for a block whose gradient is missing or
 not finite, which must not change the state; its F and G are then zero or stale). It returns the
-direction whose norm, a block, scales Shampoo's. Any elementwise optax transformation serves, see
+direction whose norm, per block, scales Shampoo's. Any elementwise optax transformation serves, see
 `elementwise`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 
 class Grafting(optax.GradientTransformationExtraArgs):
@@ -30,14 +32,26 @@ def per_row(x: jax.Array, like: jax.Array) -> jax.Array:
     return x.reshape(x.shape + (1,) * (like.ndim - 1))
 
 
+def as_grafting(method: Any) -> Any:
+    """Make a `Grafting` of any optax transformation; leave all else, checked later, as it is."""
+    if isinstance(method, optax.GradientTransformation) and not isinstance(method, Grafting):
+        return elementwise(method)
+    return method
+
+
 def elementwise(tx: optax.GradientTransformation) -> Grafting:
     """Make a grafting method of an elementwise optax transformation, which sees F only.
 
     Example: `elementwise(optax.scale_by_adam())`.
+
+    Raises:
+      ValueError: its direction points against F, as that of `optax.adam(learning_rate)`.
     """
     tx = optax.with_extra_args_support(tx)
+    _check_along(tx)
 
-    def update(updates, state, params=None, *, active, **extra_args):
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        active = extra_args.pop("active")
         direction, new = tx.update(updates, state, params, **extra_args)
 
         def keep(a, b):  # leaves without rows, such as counters, always advance
@@ -49,41 +63,65 @@ def elementwise(tx: optax.GradientTransformation) -> Grafting:
     return Grafting(tx.init, update)
 
 
+def _check_along(tx: optax.GradientTransformationExtraArgs) -> None:
+    """Refuse a descent: what grafts is a direction before -learning_rate, which turns it round.
+
+    Two steps are tried, since a schedule may start at zero.
+    """
+    with jax.ensure_compile_time_eval():
+        block, active = jnp.ones((1, 1)), jnp.ones((1,), bool)
+        state = tx.init(block)
+        for count in (jnp.int32(1), jnp.int32(2)):
+            extra = {"gradient": block, "count": count, "active": active}
+            direction: Any
+            direction, state = tx.update(block, state, jnp.zeros_like(block), **extra)
+            total = jnp.sum(direction)
+            if not isinstance(total, Tracer) and total < 0:
+                raise ValueError(
+                    "grafting: expected a direction along the gradient, as optax.scale_by_adam(), "
+                    "found one against it, as optax.adam(learning_rate)"
+                )
+
+
 def _divide(f: jax.Array, denominator: jax.Array) -> jax.Array:
     """f / denominator, and 0 where both vanish (padding when eps is 0)."""
     return jnp.where(denominator > 0, f / jnp.where(denominator > 0, denominator, 1), 0)
 
 
 def _second_moment(decay, weight, eps, correction=lambda count, dtype: 1) -> Grafting:
-    def update(updates, state, params=None, *, gradient, count, active, **extra_args):
-        del params, extra_args
+    def init(params: Any) -> Any:
+        return SecondMomentState(jnp.zeros_like(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        del params
+        gradient, count, active = (extra_args[k] for k in ("gradient", "count", "active"))
         # The direction reads the moment that is stored: then XLA updates it in place.
         nu = decay * state.nu + weight * gradient * gradient
         nu = jnp.where(per_row(active, nu), nu, state.nu)
         denominator = jnp.sqrt(nu / correction(count, nu.dtype)) + eps
         return _divide(updates, denominator), SecondMomentState(nu)
 
-    return Grafting(lambda blocks: SecondMomentState(jnp.zeros_like(blocks)), update)
+    return Grafting(init, update)
 
 
-def _check_decay(b2) -> None:
+def _check_decay(b2: ArrayLike) -> None:
     if isinstance(b2, int | float) and not 0 <= b2 < 1:
-        raise ValueError(f"shampoo: grafting b2 must be in [0, 1), got b2={b2!r}")
+        raise ValueError(f"b2: expected a number in [0, 1) for grafting, found {b2!r}")
 
 
-def adam(b2=0.999, eps=1e-8) -> Grafting:
+def adam(b2: ArrayLike = 0.999, eps: ArrayLike = 1e-8) -> Grafting:
     """Graft Adam: F / (sqrt(v / (1 - b2^t)) + eps), v an average of G^2 with decay `b2`."""
     _check_decay(b2)
     return _second_moment(b2, 1 - b2, eps, lambda count, dtype: 1 - jnp.asarray(b2, dtype) ** count)
 
 
-def rmsprop(b2=0.99, eps=1e-8) -> Grafting:
+def rmsprop(b2: ArrayLike = 0.99, eps: ArrayLike = 1e-8) -> Grafting:
     """Graft RMSProp: F / (sqrt(v) + eps), v an average of G^2 with decay `b2`."""
     _check_decay(b2)
     return _second_moment(b2, 1 - b2, eps)
 
 
-def adagrad(eps=1e-10) -> Grafting:
+def adagrad(eps: ArrayLike = 1e-10) -> Grafting:
     """Graft AdaGrad: F / (sqrt(v) + eps), v the sum of G^2."""
     return _second_moment(1.0, 1.0, eps)
 
@@ -91,8 +129,12 @@ def adagrad(eps=1e-10) -> Grafting:
 def sgd() -> Grafting:
     """Graft SGD: the filtered gradient itself."""
 
-    def update(updates, state, params=None, **extra_args):
+    def init(params: Any) -> Any:
+        del params
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         del params, extra_args
         return updates, state
 
-    return Grafting(lambda blocks: optax.EmptyState(), update)
+    return Grafting(init, update)

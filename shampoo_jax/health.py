@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from shampoo_jax.state import PoolState, ShampooState
 
 
 class Diagnostics(NamedTuple):
-    """One value a block, all pools concatenated; rows that pad a pool are included and healthy."""
+    """One value per block, all pools concatenated; padding rows are included and healthy."""
 
     condition: jax.Array  # float32 [blocks]: of the worst factor at the last attempted refresh
     residual: jax.Array  # float32 [blocks]: of the roots at that refresh
@@ -40,7 +41,7 @@ def _of_pool(pool: PoolState, count) -> Diagnostics:
     return Diagnostics(pool.condition, pool.residual, stale, pool.failures, pool.skipped)
 
 
-def diagnostics(state) -> Diagnostics:
+def diagnostics(state: optax.OptState) -> Diagnostics:
     """Collect the health of every block.
 
     Args:
@@ -51,7 +52,7 @@ def diagnostics(state) -> Diagnostics:
     """
     states = list(_shampoo_states(state))
     if not states:
-        raise ValueError(f"shampoo: expected a state that holds ShampooState, got {type(state)}")
+        raise ValueError(f"state: expected one that holds a ShampooState, found {type(state)}")
     pools = [
         _of_pool(pool, s.count) for s in states if isinstance(s.pools, tuple) for pool in s.pools
     ]

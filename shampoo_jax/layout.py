@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from shampoo_jax.plan import Family, Piece, Plan, Pool
 
@@ -39,13 +40,15 @@ def _join(rows: jax.Array, piece: Piece, leaves: int) -> jax.Array:
     return x.transpose(axes).reshape(leaves, *(c * b for c, b in zip(piece.counts, piece.block)))
 
 
-def stack_family(leaves: Sequence[jax.Array], family: Family, dtype) -> jax.Array:
+def stack_family(leaves: Sequence[jax.Array], family: Family, dtype: DTypeLike) -> jax.Array:
     """Stack the leaves of a family as `[leaves, *merged]`."""
     own = [leaves[i].reshape(family.merged) for i in family.leaves]
     return jnp.stack(own).astype(dtype)
 
 
-def to_pools(leaves: Sequence[jax.Array], plan: Plan, *, devices: int, dtype) -> list[jax.Array]:
+def to_pools(
+    leaves: Sequence[jax.Array], plan: Plan, *, devices: int, dtype: DTypeLike
+) -> list[jax.Array]:
     """Return every pool `[rows, *dims]`, padded with zeros to a multiple of `devices` rows."""
     families = [stack_family(leaves, family, dtype) for family in plan.families]
     pools = []

@@ -1,7 +1,8 @@
 """The static plan: how parameters become blocks, and blocks become a few stacked pools.
 
 Everything here is plain Python on shapes; nothing depends on values or on the number of devices.
-`init` and `update` compute the same plan anew (it is cached), so it never has to be stored.
+`init` and `update` compute the same plan anew (it is cached); what its rows are stands in the state
+(record.py), so that checkpoints need no option repeated.
 
     leaf --merge--> merged shape --split--> blocks --orient, round--> class --merge--> pool
 
@@ -12,10 +13,10 @@ Everything here is plain Python on shapes; nothing depends on values or on the n
 * A *pool* holds blocks `[N, *dims]` of one order and one tuple of inverse exponents, each padded
   with zeros from its true size to `dims`.
 
-Rows of a pool are ordered by class, then family, piece, leaf and grid position. This order does
-not depend on how classes are merged into pools, and a refresh phase is a position in it modulo the
-frequency: equal blocks are dealt evenly over phases and, since a device owns a contiguous range of
-rows, over devices.
+Rows of a pool are ordered by class, then true size, family, piece, leaf and grid position. A
+refresh phase is a block's position among all, ordered by true size, modulo the frequency. It
+depends neither on rounding nor on how classes are merged into pools; equal blocks are dealt evenly
+over phases and, since a device owns a contiguous range of rows, over devices.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ def default_exponents(shape: Shape) -> tuple[float, ...]:
 class PlanConfig:
     """What decides the plan; see `shampoo_jax.scale_by_shampoo` for the meaning of each field."""
 
-    block_size: int | None = 256
+    block_size: int | None = 128
     target_dimensionality: int | None = 1
     exponents: Callable[[Shape], Sequence[float]] = default_exponents
     max_pools: int = 12
@@ -172,8 +173,8 @@ def _classes(families: Sequence[Family], config: PlanConfig) -> dict[tuple, list
         exponents = tuple(float(e) for e in config.exponents(family.merged))
         if len(exponents) != len(family.merged) or min(exponents, default=0.0) < 0:
             raise ValueError(
-                f"exponents({family.merged}) must give one non-negative number a dim, "
-                f"got {exponents}"
+                f"exponents: expected one non-negative number per dim of {family.merged}, "
+                f"found {exponents}"
             )
         for runs in itertools.product(*(_chunks(size, limit) for size in family.merged)):
             start, counts, block = zip(*runs) if runs else ((), (), ())
@@ -182,7 +183,14 @@ def _classes(families: Sequence[Family], config: PlanConfig) -> dict[tuple, list
             key = (tuple(exponents[k] for k in perm), dims)
             piece = Piece(index, tuple(start), tuple(counts), tuple(block), perm)
             classes.setdefault(key, []).append(piece)
+    for pieces in classes.values():
+        pieces.sort(key=_sizes, reverse=True)
     return classes
+
+
+def _sizes(piece: Piece) -> Shape:
+    """Return the true size of a block along each dim of its pool."""
+    return tuple(piece.block[k] for k in piece.perm)
 
 
 def _row_cost(dims: np.ndarray, exponents: tuple[float, ...]) -> np.ndarray:
@@ -229,7 +237,7 @@ def _make_pool(keys, classes, families, position) -> Pool:
             n = len(leaves) * piece.blocks_per_leaf
             pieces.append(dataclasses.replace(piece, row=row))
             leaf.append(np.repeat(leaves, piece.blocks_per_leaf))
-            sizes.append(np.tile([piece.block[k] for k in piece.perm], (n, 1)))
+            sizes.append(np.tile(_sizes(piece), (n, 1)))
             places.append(position[key, piece] + np.arange(n))
             row += n
     return Pool(
@@ -269,10 +277,11 @@ def make_plan(shapes: tuple[Shape, ...], config: PlanConfig) -> Plan:
     classes = _classes(families, config)
 
     position, place = {}, 0
-    for key in sorted(classes, reverse=True):
-        for piece in classes[key]:
-            position[key, piece] = place
-            place += len(families[piece.family].leaves) * piece.blocks_per_leaf
+    pieces = [(key, piece) for key in sorted(classes, reverse=True) for piece in classes[key]]
+    # Not by padded size: a block must keep its phase when round_to changes.
+    for key, piece in sorted(pieces, key=lambda x: (x[0][0], _sizes(x[1])), reverse=True):
+        position[key, piece] = place
+        place += len(families[piece.family].leaves) * piece.blocks_per_leaf
 
     groups: dict[tuple, list[tuple]] = {}
     for key in sorted(classes, reverse=True):

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 _HIGHEST = lax.Precision.HIGHEST
 
@@ -82,7 +83,15 @@ def _probe_residual(a, q, lam, real) -> jax.Array:
     return error / jnp.maximum(scale, jnp.finfo(a.dtype).tiny)
 
 
-def eigh_root(a, size, previous, *, exponent, eps, relative_eps) -> Refreshed:
+def eigh_root(
+    a: jax.Array,
+    size: jax.Array,
+    previous: jax.Array,
+    *,
+    exponent: float,
+    eps: ArrayLike,
+    relative_eps: bool,
+) -> Refreshed:
     """Compute A^-exponent by eigendecomposition.
 
     A negative smallest eigenvalue is shifted to zero with the whole spectrum, then eps is added
@@ -109,13 +118,13 @@ def _matrix_power(x: jax.Array, n: int) -> jax.Array:
 
 
 def newton_root(
-    a,
-    size,
-    previous,
+    a: jax.Array,
+    size: jax.Array,
+    previous: jax.Array,
     *,
-    exponent,
-    eps,
-    relative_eps,
+    exponent: float,
+    eps: ArrayLike,
+    relative_eps: bool,
     tolerance: float = 1e-6,
     max_iterations: int = 100,
 ) -> Refreshed:
@@ -130,7 +139,7 @@ def newton_root(
     del previous
     r = round(1 / exponent)
     if abs(r * exponent - 1) > 1e-6:
-        raise ValueError(f"newton_root needs exponent = 1 / integer, got {exponent=}")
+        raise ValueError(f"exponent: expected 1 / integer for newton_root, found {exponent}")
     real = _real(a, size)
     ridge = eps * jnp.linalg.norm(a) if relative_eps else eps
     shifted = a + jnp.diag(jnp.where(real, ridge, 0).astype(a.dtype))
@@ -158,7 +167,15 @@ def newton_root(
     return Refreshed(x, error(m), condition)
 
 
-def eigh_basis(a, size, previous, *, exponent, eps, relative_eps) -> Refreshed:
+def eigh_basis(
+    a: jax.Array,
+    size: jax.Array,
+    previous: jax.Array,
+    *,
+    exponent: float,
+    eps: ArrayLike,
+    relative_eps: bool,
+) -> Refreshed:
     """Compute the eigenvectors of A, columns in ascending order of eigenvalue, padding last."""
     del previous, exponent, eps, relative_eps
     real = _real(a, size)
@@ -167,7 +184,14 @@ def eigh_basis(a, size, previous, *, exponent, eps, relative_eps) -> Refreshed:
 
 
 def qr_basis(
-    a, size, previous, *, exponent, eps, relative_eps, max_iterations: int = 1
+    a: jax.Array,
+    size: jax.Array,
+    previous: jax.Array,
+    *,
+    exponent: float,
+    eps: ArrayLike,
+    relative_eps: bool,
+    max_iterations: int = 1,
 ) -> Refreshed:
     """Refine the previous eigenbasis by QR iterations on Q^T A Q (SOAP).
 

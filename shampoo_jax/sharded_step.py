@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from shampoo_jax import distribution, layout
 from shampoo_jax.config import ShampooConfig
@@ -84,7 +86,17 @@ def _step(grads, weights, state, plan, present, config, devices, gather_dtype):
     return layout.from_pools(directions, plan, [dtype] * len(grads), count), tuple(pools)
 
 
-def sharded_step(grads, weights, state, plan, present, config, devices, specs, gather_dtype):
+def sharded_step(
+    grads: Sequence[jax.Array],
+    weights: Sequence[jax.Array] | None,
+    state: ShampooState,
+    plan: Plan,
+    present: Sequence[bool],
+    config: ShampooConfig,
+    devices: distribution.Devices,
+    specs: Sequence[P] | None,
+    gather_dtype: DTypeLike | None,
+) -> tuple[list[jax.Array], Any]:
     """Step all blocks: on one device, or inside one shard_map over the mesh.
 
     Args:
@@ -92,10 +104,10 @@ def sharded_step(grads, weights, state, plan, present, config, devices, specs, g
       weights: parameter leaves times the decay mask, or None where the body does not need them.
       state: `ShampooState`.
       plan: of these leaves.
-      present: bool a leaf, whether it has a gradient.
+      present: bool per leaf, whether it has a gradient.
       config: hyperparameters at this step.
       devices: who shares the blocks.
-      specs: PartitionSpec a leaf, or None to take them from the types.
+      specs: PartitionSpec per leaf, or None to take them from the types.
       gather_dtype: dtype of the gathered directions, or None.
 
     Returns:
@@ -110,7 +122,8 @@ def sharded_step(grads, weights, state, plan, present, config, devices, specs, g
     grads = [distribution.reshard_explicit(g, s, mesh) for g, s in zip(grads, specs)]
     if weights is not None:
         weights = [distribution.reshard_explicit(w, s, mesh) for w, s in zip(weights, specs)]
-    state_specs = ShampooState(P(), distribution.pool_specs(state.pools, devices.axes))
+    replicated: Any = P()
+    state_specs = ShampooState(replicated, distribution.pool_specs(state.pools, devices.axes))
 
     def body(grads, weights, state, traced):
         sharded = [*grads, *(weights or [])]

@@ -1,18 +1,22 @@
 """The optimizer state: everything that belongs to a block, stacked in its pool."""
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
+from shampoo_jax import record
+from shampoo_jax.config import ShampooConfig
 from shampoo_jax.plan import Plan, Pool
 
 
 class PoolState(NamedTuple):
     """State of one pool of blocks; `rows` is sharded over devices, `dims` never is.
 
-    Fields that a configuration does not use are None. One factor a preconditioned dim, in order.
+    Fields that a configuration does not use are None. One factor per preconditioned dim, in order.
     """
 
     factors: tuple[jax.Array, ...]  # [rows, d_k, d_k] factor_dtype: averaged Gram matrices L_k
@@ -26,46 +30,76 @@ class PoolState(NamedTuple):
     condition: jax.Array  # float32 [rows]: worst condition number of a factor at that time
     failures: jax.Array  # int32 [rows]: refreshes that were refused, the previous root kept
     skipped: jax.Array  # int32 [rows]: steps whose gradient was not finite
+    record: str  # static: which blocks the rows are (record.py)
+
+
+ARRAYS = PoolState._fields[:-1]
+
+
+# As the NamedTuple that it is, `record` would count among its children.
+jax.tree_util.register_dataclass(PoolState, data_fields=ARRAYS, meta_fields=("record",))
 
 
 class ShampooState(NamedTuple):
     """State of `scale_by_shampoo`."""
 
-    count: jax.Array  # int32 [], steps taken
-    # One PoolState a pool; a float32 [0] where no parameter has an element.
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  # int32 [], steps taken
+    # One PoolState per pool; a float32 [0] where no parameter has an element.
     pools: tuple[PoolState, ...] | jax.Array
 
 
-def init_pool(pool: Pool, config, *, rows: int, dtype) -> PoolState:
-    """Return the zero state of `rows` blocks; roots start as the identity."""
-    blocks = jnp.zeros((rows, *pool.dims), dtype)
+def init_pool(
+    pool: Pool, config: ShampooConfig, *, rows: int, dtype: DTypeLike, text: str
+) -> PoolState:
+    """Return the zero state of `rows` blocks; roots start as the identity.
+
+    Every field is an array of its own: a state whose fields share one cannot be donated.
+    """
     sides = [pool.dims[k] for k in pool.preconditioned]
-    eye = [jnp.broadcast_to(jnp.eye(d, dtype=dtype)[None], (rows, d, d)) for d in sides]
-    counters = jnp.zeros((rows,), jnp.int32)
+
+    def blocks():
+        return jnp.zeros((rows, *pool.dims), dtype)
+
+    def counter():
+        return jnp.zeros((rows,), jnp.int32)
+
+    def identity(side):
+        return jnp.broadcast_to(jnp.eye(side, dtype=dtype)[None], (rows, side, side))
+
     return PoolState(
         factors=tuple(jnp.zeros((rows, d, d), config.factor_dtype or dtype) for d in sides),
-        roots=tuple(eye),
-        eigenvalues=blocks if config.eigenvalue_corrected else None,
-        filtered=blocks if config.uses_filter else None,
-        momentum=blocks if config.uses_momentum else None,
-        graft=config.graft.init(blocks),
-        last_refresh=counters,
+        roots=tuple(identity(d) for d in sides),
+        eigenvalues=blocks() if config.eigenvalue_corrected else None,
+        filtered=blocks() if config.uses_filter else None,
+        momentum=blocks() if config.uses_momentum else None,
+        graft=config.graft.init(blocks()),
+        last_refresh=counter(),
         residual=jnp.zeros((rows,), jnp.float32),
         condition=jnp.ones((rows,), jnp.float32),
-        failures=counters,
-        skipped=counters,
+        failures=counter(),
+        skipped=counter(),
+        record=text,
     )
 
 
-def block_dtype(dtypes) -> jnp.dtype:
+def block_dtype(dtypes: Iterable[DTypeLike]) -> jnp.dtype:
     """Return the dtype of all statistics: float32, or float64 where a parameter is."""
     return jnp.result_type(jnp.float32, *dtypes)
 
 
-def init_pools(plan: Plan, config, *, devices: int, dtype):
+def init_pools(
+    plan: Plan, config: ShampooConfig, *, devices: int, dtype: DTypeLike, paths: Sequence[str]
+) -> tuple[PoolState, ...] | jax.Array:
     """Return the state of all pools for a mesh of `devices`."""
     if not plan.pools:
         return jnp.zeros((0,), jnp.float32)
+    texts = records(plan, config, paths)
     return tuple(
-        init_pool(pool, config, rows=pool.rows(devices), dtype=dtype) for pool in plan.pools
+        init_pool(pool, config, rows=pool.rows(devices), dtype=dtype, text=text)
+        for pool, text in zip(plan.pools, texts)
     )
+
+
+def records(plan: Plan, config: ShampooConfig, paths: Sequence[str]) -> list[str]:
+    """Return the record of every pool."""
+    return [record.write(pool, plan, paths, config.plan) for pool in plan.pools]

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.lax import PrecisionLike
 
+from shampoo_jax.config import ShampooConfig
 from shampoo_jax.grafting import per_row
 from shampoo_jax.plan import Pool
 from shampoo_jax.state import PoolState
@@ -49,14 +51,21 @@ def phase_table(pool: Pool, *, devices: int, phases: int) -> tuple[np.ndarray, n
     return table, counts
 
 
-def gram(g: jax.Array, axis: int, *, precision=None) -> jax.Array:
+def gram(g: jax.Array, axis: int, *, precision: PrecisionLike = None) -> jax.Array:
     """Contract `[n, *dims]` with itself over all dims but one: `[n, d, d]`."""
     dims = _LETTERS[: g.ndim - 1]
     other = dims.replace(dims[axis], "z")
     return jnp.einsum(f"Z{dims},Z{other}->Z{dims[axis]}z", g, g, precision=precision)
 
 
-def multiply(x: jax.Array, matrix: jax.Array, axis: int, *, transpose=False, precision=None):
+def multiply(
+    x: jax.Array,
+    matrix: jax.Array,
+    axis: int,
+    *,
+    transpose: bool = False,
+    precision: PrecisionLike = None,
+) -> jax.Array:
     """Multiply `[n, *dims]` by `[n, d, d]` along one dim (by its transpose if asked)."""
     dims = _LETTERS[: x.ndim - 1]
     letters = dims[axis] + "z" if transpose else "z" + dims[axis]
@@ -89,7 +98,14 @@ def _correction(beta, steps, dtype, *, on: bool):
     return jnp.where(beta == 1, 1, 1 - jnp.where(beta == 1, 0, beta) ** steps)
 
 
-def accumulate(state: PoolState, pool: Pool, g, active, count, config):
+def accumulate(
+    state: PoolState,
+    pool: Pool,
+    g: jax.Array,
+    active: jax.Array,
+    count: jax.Array,
+    config: ShampooConfig,
+) -> tuple[jax.Array, ...]:
     """Return the factors after this step's gradient, on steps that gather statistics."""
 
     def add(factors):
@@ -180,7 +196,15 @@ def _refresh_batch(local: Local, sizes, carry, factors, active, refresh):
     return lax.cond(local.due > 0, compute, lambda carry: carry, carry)
 
 
-def refresh_roots(state: PoolState, pool: Pool, local: Local, factors, active, count, config):
+def refresh_roots(
+    state: PoolState,
+    pool: Pool,
+    local: Local,
+    factors: tuple[jax.Array, ...],
+    active: jax.Array,
+    count: jax.Array,
+    config: ShampooConfig,
+) -> tuple[tuple[jax.Array, ...], "_Health"]:
     """Refresh the roots of the blocks that are due; return all roots and their health."""
     gathered = (count - 1) // config.statistics_frequency + 1
     correction = _correction(config.b2, gathered, factors[0].dtype, on=config.bias_correction)
@@ -201,7 +225,9 @@ def _health(state: PoolState) -> _Health:
     return _Health(state.last_refresh, state.residual, state.condition, state.failures)
 
 
-def filter_gradient(state: PoolState, g, active, count, config):
+def filter_gradient(
+    state: PoolState, g: jax.Array, active: jax.Array, count: jax.Array, config: ShampooConfig
+) -> tuple[jax.Array, jax.Array | None]:
     """Return the filtered gradient F and its average M (F mixes the old M with b3)."""
     if state.filtered is None:
         return g, None
@@ -218,6 +244,7 @@ def filter_gradient(state: PoolState, g, active, count, config):
 
 def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, count, config):
     """EShampoo / SOAP: divide by the root of the second moment in the eigenbasis."""
+    assert state.eigenvalues is not None
     rotated = _along_all(g, roots, pool, transpose=True, precision=config.precision)
     b2 = jnp.asarray(config.b2, g.dtype)
     weight = jnp.asarray(_average_weight(config.b2), g.dtype)
@@ -233,8 +260,8 @@ def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, coun
 
 
 def _graft(p, p_graft, last_refresh, count, config):
-    """Give P the norm of the grafting direction a block; before the first root, take that one."""
-    # Norms read finished arrays: fused into the reduction, a division or root an element would run
+    """Give P the norm of the grafting direction per block; before the first root, take that one."""
+    # Norms read finished arrays: fused into the reduction, a division or root per element would run
     # unvectorized on CPU, four times slower than the whole rest.
     p, p_graft = lax.optimization_barrier((p, p_graft))
     scale = _norms(p_graft) / (_norms(p) + jnp.asarray(1e-16, p.dtype))
@@ -248,6 +275,7 @@ def _graft(p, p_graft, last_refresh, count, config):
 
 def _momentum(state: PoolState, p, w, active, config):
     """Decay enters the buffer of classic momentum, so it is added here, by the block's owner."""
+    assert state.momentum is not None
     if w is not None:
         p = p + jnp.asarray(config.weight_decay, p.dtype) * w
     mu, damping = (jnp.asarray(x, p.dtype) for x in (config.momentum, config.dampening))
@@ -256,7 +284,15 @@ def _momentum(state: PoolState, p, w, active, config):
     return ((1 - damping) * p + mu * buffer if config.nesterov else buffer), buffer
 
 
-def step_pool(state: PoolState, pool: Pool, local: Local, g, w, count, config):
+def step_pool(
+    state: PoolState,
+    pool: Pool,
+    local: Local,
+    g: jax.Array,
+    w: jax.Array | None,
+    count: jax.Array,
+    config: ShampooConfig,
+) -> tuple[PoolState, jax.Array]:
     """Take one step over the rows of one pool.
 
     Args:
@@ -284,7 +320,10 @@ def step_pool(state: PoolState, pool: Pool, local: Local, g, w, count, config):
     )
     eigenvalues = state.eigenvalues
     if config.eigenvalue_corrected:
-        p, eigenvalues = _corrected_direction(state, pool, g, f, roots, active, count, config)
+        # A new basis meets a second moment that was gathered in the old one; with the gradient of
+        # this step in it already, F is large just where that moment is still zero.
+        bases = state.roots if config.refreshes_last else roots
+        p, eigenvalues = _corrected_direction(state, pool, g, f, bases, active, count, config)
     else:
         p = _along_all(f, roots, pool, precision=config.precision)
     if config.grafts:
@@ -302,5 +341,6 @@ def step_pool(state: PoolState, pool: Pool, local: Local, g, w, count, config):
         graft=graft,
         **health._asdict(),
         skipped=state.skipped + (local.present & ~finite),
+        record=state.record,
     )
     return new, p

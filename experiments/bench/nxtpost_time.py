@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +34,7 @@ from experiments.harness.timing import median_seconds, percentiles_ms, seconds_o
 from nxtpost_jax import NxtPost, NxtPostConfig, Objective, Recommender, Sequences
 from nxtpost_jax.training import steps as training
 
+Batch = dict[str, Any]  # as of `train_batches`, on the host or on the device
 OBJECTIVE = Objective(num_negatives=128)
 OPTIMIZERS = {"adamw": optax.adamw, "shampoo": shampoo_jax.shampoo}
 
@@ -128,7 +129,7 @@ class Trainer:
         self.update_jitted = jax.jit(tx.update)
         self.grads = self.gradient()
 
-    def bare(self, batch=None) -> None:
+    def bare(self, batch: Batch | None = None) -> None:
         """Step on a resident batch."""
         self.params, self.state, value = training.step(
             self.setting.model,
@@ -147,16 +148,16 @@ class Trainer:
         start = (self.setting.model, self.tx, self.params, self.state, batches)
         self.params, self.state, _ = training.train_epoch(*start, *self.rest, objective=OBJECTIVE)
 
-    def gradient(self):
+    def gradient(self) -> Any:
         """Compute a gradient, as a step does."""
         return _gradient(self.setting.model, self.params, self.resident, *self.rest)
 
-    def update(self):
+    def update(self) -> tuple[Any, optax.OptState]:
         """Compute an update from a gradient at hand."""
         return self.update_jitted(self.grads, self.state, self.params)
 
 
-def batches_of(setting: Setting):
+def batches_of(setting: Setting) -> Iterator[Batch]:
     """Yield batches of epoch after epoch."""
     size = setting.size
     for epoch in itertools.count():
@@ -173,7 +174,13 @@ def batches_of(setting: Setting):
 def _gradient(model, params, batch, content, key, candidates):
     def value(params):
         return nxtpost_jax.loss(
-            model, params, batch, content, key, objective=OBJECTIVE, candidates=candidates
+            model,
+            params,
+            batch=batch,
+            content=content,
+            key=key,
+            objective=OBJECTIVE,
+            candidates=candidates,
         )
 
     return jax.grad(value, has_aux=True)(params)[0]
@@ -254,7 +261,7 @@ def time_serving(setting: Setting) -> dict[str, float]:
     timed = {
         "request": lambda row: recommender.recommend([history[row]], 10),
         "event": lambda row: recommender.update(row, int(history[row][0])),
-        "insert": lambda row: recommender.add_items(setting.content[row : row + 1]),
+        "insert": lambda row: recommender.add(setting.content[row : row + 1]),
     }
     for name, call in timed.items():
         for row in range(len(history)):  # compiles every width that occurs

@@ -8,8 +8,9 @@ and 256 shared negatives. Data are drawn: only the time matters.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -36,7 +37,7 @@ def transformer(*, width: int = 256, layers: int = 4, rows: int = 64) -> Problem
 
     def loss(params, batch, key):
         del key
-        logits = model.apply(params, batch["inputs"])
+        logits = cast(jax.Array, model.apply(params, batch["inputs"]))
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
         return jnp.mean(entropy), {}
 
@@ -51,7 +52,9 @@ def sequences(*, items: int = 3706, length: int = 200, rows: int = 128) -> Probl
     batch = {"items": events[:, :-1], "labels": events[:, 1:]}
 
     def loss(params, batch, key):
-        return nxtpost_jax.loss(model, params, batch, None, key, num_negatives=256)
+        return nxtpost_jax.loss(
+            model, params, batch=batch, content=None, key=key, num_negatives=256
+        )
 
     return Problem(lambda key: model.init(key, batch)["params"], loss, batch)
 

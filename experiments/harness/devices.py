@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh
 from experiments.harness.errors import bad_input
 
 
-def select_devices(count: int | None) -> list[jax.Device]:
+def select_devices(count: int | None) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]  # jaxlib has no types
     """Return the first `count` devices, all by default; on CPU make that many fake ones.
 
     Must run before anything else touches a device, because the number of CPU devices is fixed
@@ -21,7 +21,8 @@ def select_devices(count: int | None) -> list[jax.Device]:
     Raises:
         InputError: there are fewer than `count` devices.
     """
-    if count is not None and count > jax.config.jax_num_cpu_devices:
+    made = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]  # run time
+    if count is not None and count > made:
         with contextlib.suppress(RuntimeError):  # backends run already: what they have must do
             jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices()
@@ -32,7 +33,10 @@ def select_devices(count: int | None) -> list[jax.Device]:
 
 
 def make_mesh(
-    devices: Sequence[jax.Device], *, shape: Sequence[int] = (-1,), axes: Sequence[str] = ("data",)
+    devices: Sequence[jax.Device],  # pyright: ignore[reportInvalidTypeForm]  # as above
+    *,
+    shape: Sequence[int] = (-1,),
+    axes: Sequence[str] = ("data",),
 ) -> Mesh:
     """Arrange devices in a mesh with Auto axes; one size of `shape` may be -1.
 

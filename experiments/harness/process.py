@@ -25,7 +25,8 @@ def use_compilation_cache(on: bool) -> None:
     jax.config.update("jax_enable_compilation_cache", on)
     if not on:
         return
-    if jax.config.jax_compilation_cache_dir is None:
+    named = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]  # run time
+    if named is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_compilation_cache_max_size", CACHE_LIMIT)
     # Small programs too: a smoke run compiles hundreds.

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import shampoo_jax
 
 # Where to read and write, not what to compute.
@@ -82,8 +80,8 @@ def _name_data_argument(arguments: Sequence[str], data: DataName | None) -> list
     return words
 
 
-def describe_devices(devices: Sequence[jax.Device]) -> dict[str, Any]:
-    """Name the hardware of a run without naming the machine."""
+def describe_devices(devices: Sequence[Any]) -> dict[str, Any]:
+    """Name the hardware of a run, its jax devices, without naming the machine."""
     first = devices[0]
     kind = {"platform": first.platform, "kind": first.device_kind, "count": len(devices)}
     return kind | {"cpu_cores": os.cpu_count(), "architecture": platform.machine()}

@@ -193,7 +193,8 @@ def draw_curves(
         if not points:
             continue
         x, y = np.array(points, dtype=float).T
-        style = {"color": COLORS[i % len(COLORS)], "linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
+        style: dict[str, Any] = {"color": COLORS[i % len(COLORS)]}
+        style |= {"linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
         if smooth > 1:
             axes.plot(x, y, color=style["color"], alpha=0.2, linewidth=1)
         axes.plot(x, _running_mean(y, smooth), label=stage, linewidth=1.8, **style)
@@ -223,7 +224,8 @@ def draw_recall(
     """Draw recall against items scored a query; a dotted line marks all items."""
     for i, (name, points) in enumerate(curves.items()):
         x, y = np.array(sorted(points), dtype=float).T
-        style = {"color": COLORS[i % len(COLORS)], "linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
+        style: dict[str, Any] = {"color": COLORS[i % len(COLORS)]}
+        style |= {"linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
         axes.plot(x, y, label=name, marker="o", markersize=4, linewidth=1.8, **style)
     axes.axvline(n_items, color="0.4", linestyle=":", label=f"all {n_items:,} items")
     axes.set_xscale("log")
@@ -277,7 +279,8 @@ def _share_legend(figure: Figure) -> int:
     if any(axes.get_legend_handles_labels()[1] != labels for axes in figure.axes):
         return 0
     for axes in figure.axes:
-        axes.get_legend().remove()
+        if legend := axes.get_legend():
+            legend.remove()
     columns = len(figure.axes)
     figure.legend(
         handles, labels, ncols=columns, frameon=False, fontsize=8, loc="outside lower center"

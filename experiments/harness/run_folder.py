@@ -108,10 +108,10 @@ class Run:
         self,
         *,
         protocol: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        baselines: Mapping[str, float],
+        metrics: Mapping[str, float | None],
+        baselines: Mapping[str, float | None],
         seeds: Sequence[int],
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[Any] | None = None,
     ) -> dict[str, Any]:
         """Write summary.json with exactly `SUMMARY_KEYS` and return it."""
         values = (
@@ -126,7 +126,7 @@ class Run:
             describe_devices(jax.devices() if devices is None else devices),
             versions(),
         )
-        summary = dict(zip(SUMMARY_KEYS, values, strict=True))
+        summary: dict[str, Any] = dict(zip(SUMMARY_KEYS, values, strict=True))
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         return summary
 

@@ -64,7 +64,9 @@ def _fit(
     path: str, shape: tuple[int, ...], *, spec: PartitionSpec, axis_sizes: Mapping[str, int]
 ) -> PartitionSpec:
     if len(spec) > len(shape):
-        raise ValueError(f"{path}: {spec} has more entries than the shape {shape}")
+        raise ValueError(
+            f"{path}: expected at most {len(shape)} entries, one a dimension, found {spec}"
+        )
     return PartitionSpec(
         *(
             entry if size % _divisor(path, entry, axis_sizes=axis_sizes) == 0 else None
@@ -77,7 +79,7 @@ def _divisor(path: str, entry: Any, *, axis_sizes: Mapping[str, int]) -> int:
     names = () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
     for name in names:
         if name not in axis_sizes:
-            raise ValueError(f"{path}: axis {name!r} is not one of {sorted(axis_sizes)}")
+            raise ValueError(f"{path}: expected axes of {sorted(axis_sizes)}, found {name!r}")
     return math.prod(axis_sizes[name] for name in names)
 
 
@@ -90,7 +92,9 @@ def partition_specs(tree: Any, *, rules: Sequence[Rule], axis_sizes: Mapping[str
     paths = [key_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     for pattern, _ in rules:
         if not any(re.search(pattern, path) for path in paths):
-            raise ValueError(f"sharding rule {pattern!r} matches none of: {', '.join(paths)}")
+            raise ValueError(
+                f"rules: expected a pattern found in one of {', '.join(paths)}, found {pattern!r}"
+            )
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: partition_spec(
             key_path(path), leaf.shape, rules=rules, axis_sizes=axis_sizes

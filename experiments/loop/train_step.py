@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -39,8 +40,8 @@ class TrainState(NamedTuple):
 def state_layout(
     init_params: InitParams,
     tx: optax.GradientTransformation,
-    mesh: Mesh,
     *,
+    mesh: Mesh,
     rules: Sequence[Rule] = (),
     opt_state_sharding: OptStateSharding | None = None,
 ) -> TrainState:
@@ -52,8 +53,7 @@ def state_layout(
         placed_state = _place_like_params(tx, opt_state, params=params, mesh=mesh)
     else:
         placed_state = _place(opt_state, opt_state_sharding(opt_state, mesh))
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
-    return TrainState(params, placed_state, step)
+    return TrainState(params, placed_state, _place(np.int32(0), replicated(mesh)))
 
 
 def _place(shapes: Any, shardings: Any) -> Any:
@@ -91,7 +91,7 @@ def shardings_of(layout: Any) -> Any:
 
 
 def init_state(
-    init_params: InitParams, tx: optax.GradientTransformation, layout: TrainState, *, seed: int
+    init_params: InitParams, tx: optax.GradientTransformation, *, layout: TrainState, seed: int
 ) -> TrainState:
     """Compute the initial state, every array at its place in the layout."""
     key = jax.random.split(jax.random.key(seed))[0]
@@ -121,7 +121,7 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, *, seed: int) -> Ste
 
 
 def compile_step(
-    step: Step, state: TrainState, batch: Mapping[str, jax.Array], *, mesh: Mesh
+    step: Step, state: TrainState, *, batch: Mapping[str, jax.Array], mesh: Mesh
 ) -> Step:
     """Compile the step for these shapes; it donates its state and keeps the state's layout."""
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings_of(state), replicated(mesh)))
@@ -155,7 +155,9 @@ class CompiledStep:
                 f"{ {name: array.shape for name, array in batch.items()} }"
             )
         start = time.monotonic()
-        self._programs[_shapes(batch)] = compile_step(self._step, state, batch, mesh=self._mesh)
+        self._programs[_shapes(batch)] = compile_step(
+            self._step, state, batch=batch, mesh=self._mesh
+        )
         self.compile_seconds += time.monotonic() - start
 
     def __call__(

@@ -97,7 +97,7 @@ class Schedule:
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """Turn the selecting metric into a score of which more is better."""
-        if self.select not in metrics:
+        if self.select is None or self.select not in metrics:
             raise ValueError(f"select: expected one of {sorted(metrics)}, found {self.select!r}")
         return metrics[self.select] * (1 if self.select_mode == "max" else -1)
 
@@ -184,12 +184,13 @@ def train(
         progress = Progress(**(checkpoints.read_progress() or {}))
         run.truncate_metrics(stage, after_step=progress.step)
         layout = state_layout(
-            init_params, tx, mesh, rules=rules, opt_state_sharding=opt_state_sharding
+            init_params, tx, mesh=mesh, rules=rules, opt_state_sharding=opt_state_sharding
         )
-        if checkpoints.latest_step is None:
-            state = init_state(init_params, tx, layout, seed=seed)
+        latest = checkpoints.latest_step
+        if latest is None:
+            state = init_state(init_params, tx, layout=layout, seed=seed)
         else:
-            state = _restore(checkpoints, layout)
+            state = _restore(checkpoints, latest, layout=layout)
         loop = _Loop(run, stage, schedule, mesh, checkpoints, interrupts, progress)
         if not progress.finished:
             step = CompiledStep(make_step(loss, tx, seed=seed), mesh=mesh, most=batch_shapes)
@@ -208,8 +209,7 @@ def train(
     )
 
 
-def _restore(checkpoints: Checkpoints, layout: TrainState) -> TrainState:
-    step = checkpoints.latest_step
+def _restore(checkpoints: Checkpoints, step: int, *, layout: TrainState) -> TrainState:
     return TrainState(
         params=checkpoints.restore_params(step, like=layout.params),
         opt_state=checkpoints.restore_opt_state(step, like=layout.opt_state),

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from hsnn_jax.monn.scorers import unit
 from hsnn_jax.nodes.lti import (
@@ -40,11 +41,11 @@ class Adapted(NamedTuple):
 
     params: dict
 
-    def users(self, vectors) -> jax.Array:
+    def users(self, vectors: ArrayLike) -> jax.Array:
         """Map user vectors."""
         return _map(self.params["user"], jnp.asarray(vectors))
 
-    def items(self, vectors) -> jax.Array:
+    def items(self, vectors: ArrayLike) -> jax.Array:
         """Map item vectors."""
         return _map(self.params["item"], jnp.asarray(vectors))
 
@@ -60,7 +61,7 @@ def adapt(
     *,
     joint: bool,
     rate: float,
-    key,
+    key: jax.Array,
     batch_size: int = 512,
     steps: int | None = None,
     start: Adapted | None = None,
@@ -86,7 +87,7 @@ def adapt(
         zero = jnp.zeros((width, width))
         params = {"user": zero, "item": zero}
         if joint:
-            params |= init_params(start_key, unit(items), config)
+            params |= init_params(start_key, unit(items), config=config)
     else:
         params = jax.tree.map(jnp.copy, start.params)
     state = (params, optax.adam(rate).init(params), empty_history(config))
@@ -113,15 +114,15 @@ def _step(state, data, key, draw, number, *, rate, config: LTIConfig, joint: boo
             "positive_ids": ids,
         }
         # The negatives are drawn before they are mapped: not the whole catalogue is.
-        drawn = with_negatives(batch | {"catalogue": items}, loss_key, config)
+        drawn = with_negatives(batch | {"catalogue": items}, loss_key, config=config)
         batch["negatives"] = _map(params["item"], drawn["negatives"])
         batch["negative_ids"] = drawn["negative_ids"]
-        own = supervised_loss(batch, batch["positives"], batch["negatives"], config)
+        own = supervised_loss(batch, batch["positives"], shared=batch["negatives"], config=config)
         total = jnp.mean(own)
         if not joint:
             return total, None
         index, metrics = lti_loss(
-            params, batch, loss_key, step=number, config=config, history=history
+            params, batch, key=loss_key, step=number, config=config, history=history
         )
         return total + index, metrics["mean_assignment"]
 

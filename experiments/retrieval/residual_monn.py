@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -19,10 +17,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-import shampoo_jax
 from experiments.harness.run_folder import Run
-from experiments.loop.training import TrainResult, train
+from experiments.loop.training import TrainResult
 from experiments.retrieval.searchers import (
+    Array,
     Exact,
     Model,
     Requests,
@@ -30,14 +28,14 @@ from experiments.retrieval.searchers import (
     rerank,
     user_tower_flops,
 )
+from experiments.retrieval.training import Draw, softmax_of, train_scorer
 from experiments.tasks.neighbours import count_neighbours
 from hsnn_jax.chunks import by_chunks
 from hsnn_jax.cost_curves import recall
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn.config import Features, MoNNConfig, OverArchName, preset
-from hsnn_jax.monn.losses import sampled_softmax
 from hsnn_jax.monn.network import MoNNScorer, encode_items, encode_users, init_monn
-from hsnn_jax.monn.scorers import dot, score_all
+from hsnn_jax.monn.scorers import dot
 
 CROSS = "neighbours"  # how many items that the user met have this one in their list
 CANDIDATES = 200  # of the inner product, that a validation re-ranks
@@ -83,29 +81,33 @@ class Residual:
         """What an artefact records of a scorer."""
         return "dot_plus_monn"
 
-    def __call__(self, params, users, items):
+    def __call__(self, params: Any, users: Any, items: Any) -> jax.Array:
         """Return float [B, m]; users and items hold "vector" and "monn"; see `MoNNScorer`."""
         plain = dot(None, users["vector"], items["vector"])
         deep = MoNNScorer(self.config)(params["monn"], users["monn"], items["monn"])
         return params["scale"] * plain + params["gain"] * deep
 
-    def users(self, params, vectors, counts=None):
+    def users(self, params: Any, vectors: Array, *, counts: i2if.DenseTable | None = None) -> Any:
         """Encode user vectors [B, d], and with a cross the table of `counts`."""
-        counts = {CROSS: counts} if self.config.crosses else None
-        deep = encode_users(self.config, params["monn"], {"vector": vectors}, counts)
+        crosses = {CROSS: counts} if self.config.crosses else None
+        deep = encode_users(
+            self.config, params["monn"], features={"vector": vectors}, counts=crosses
+        )
         return {"vector": vectors, "monn": deep}
 
-    def counts(self, lists, folds, met) -> i2if.DenseTable:
+    def counts(self, lists: Array, folds: Array, *, met: Array) -> i2if.DenseTable:
         """Count the neighbours of the items that users met; arguments as in `neighbours_of`.
 
         With a half-life, what was met is latest first.
         """
-        return count_neighbours(lists, folds, met, half_life=self.half_life)
+        return count_neighbours(lists, folds, items=met, half_life=self.half_life)
 
-    def items(self, params, vectors, ids=None):
+    def items(self, params: Any, vectors: Array, *, ids: Array | None = None) -> Any:
         """Encode item vectors [n, d], and with a cross their ids, -1 for what is no item."""
         attributes = {CROSS: jnp.asarray(ids)[:, None]} if self.config.crosses else None
-        deep = encode_items(self.config, params["monn"], {"vector": vectors}, attributes)
+        deep = encode_items(
+            self.config, params["monn"], features={"vector": vectors}, attributes=attributes
+        )
         return {"vector": vectors, "monn": deep}
 
 
@@ -125,23 +127,30 @@ def residual(
     return Residual(preset(size, crosses=(CROSS,) if cross else (), **options, **sides), half_life)
 
 
-def as_model(name: str, scorer: Residual, params, item_vectors, lists=None) -> Model:
+def as_model(
+    name: str,
+    scorer: Residual,
+    *,
+    params: Any,
+    item_vectors: Array,
+    lists: Array | None = None,
+) -> Model:
     """Encode the items; with lists, requests say what their users met.
 
     A node is no item: its cross is empty.
     """
     params, vectors = jax.device_get(params), jnp.asarray(item_vectors)
     lists = None if lists is None else jnp.asarray(lists)  # once, not in every search
-    items = scorer.items(params, vectors, jnp.arange(vectors.shape[0], dtype=jnp.int32))
+    items = scorer.items(params, vectors, ids=jnp.arange(vectors.shape[0], dtype=jnp.int32))
 
     def encode_nodes(nodes):
-        return scorer.items(params, nodes, jnp.full(nodes.shape[0], -1))
+        return scorer.items(params, nodes, ids=jnp.full(nodes.shape[0], -1))
 
     encode = functools.partial(_encode, scorer, params, lists)
     none = np.full((1, 1), -1, np.int32)
     users = encode(Requests(item_vectors[:1], none, none))
     deep = MoNNScorer(scorer.config)
-    flops = user_tower_flops(deep, params["monn"], users["monn"], items["monn"])
+    flops = user_tower_flops(deep, params["monn"], users=users["monn"], items=items["monn"])
     return Model(name, scorer, params, items, encode, encode_nodes, flops)
 
 
@@ -157,8 +166,8 @@ def _encode_users(params, lists, vectors, met, *, scorer):
         return scorer.users(params, vectors)
 
     def of_chunk(vectors, met):
-        counts = scorer.counts(lists, jnp.full(met.shape[0], -1), met)
-        return scorer.users(params, vectors, counts)
+        counts = scorer.counts(lists, jnp.full(met.shape[0], -1), met=met)
+        return scorer.users(params, vectors, counts=counts)
 
     return by_chunks(of_chunk, lists.shape[1] + met.shape[1] * lists.shape[2], vectors, met)
 
@@ -174,17 +183,18 @@ class Questions(NamedTuple):
 def train_residual(
     run: Run,
     scorer: Residual,
-    item_vectors,
-    batches: Callable[[int, int], Iterable[dict[str, Any]]],
-    config: MoNNTraining,
     *,
+    item_vectors: Array,
+    draw: Draw,
+    config: MoNNTraining,
     tx: optax.GradientTransformation,
     questions: Questions,
     temperature: float,
     stage: str,
     seed: int,
     mesh: Mesh,
-    lists=None,
+    lists: Array | None = None,
+    stream: int = 0,
 ) -> TrainResult:
     """Train on pairs; select by validation recall of re-ranked candidates.
 
@@ -192,19 +202,18 @@ def train_residual(
       run: holds curves and checkpoints.
       scorer: from `residual`.
       item_vectors: float32 [n, d].
-      batches: the epoch and a number of steps to that many batches, of "users" float32 [b, d]
-        and the ids of what they took, "items" int32 [b]; with a cross also what else they met,
-        "met" int32 [b, L], -1 after, and "fold" int32 [b].
+      draw: draws a batch: "users" float32 [b, d] and the ids of what they took, "items" int32
+        [b]; with a cross also what else they met, "met" int32 [b, L], -1 after, and "fold"
+        int32 [b].
       config: sizes of batches and negatives.
       tx: the optimizer.
       questions: of validation.
       temperature: of the inner product, to begin with.
-      stage, seed, mesh: see `training.train`.
+      stage, seed, mesh, stream: see `train_scorer`.
       lists: int [folds + 1, n, N], for a scorer with a cross.
     """
     vectors = jnp.asarray(item_vectors)
     lists = None if lists is None else jnp.asarray(lists)
-    steps = min(config.evaluate_every, config.steps)
 
     def init_params(key):
         scale = jnp.asarray(1 / temperature)
@@ -215,49 +224,33 @@ def train_residual(
         negatives = _negatives(vectors, batch, key, config)
         counts = None
         if lists is not None:
-            counts = scorer.counts(lists, batch["fold"], batch["met"])
-        users = scorer.users(params, batch["users"], counts)
-        own = scorer.items(params, vectors[batch["items"]], batch["items"])
-        others = scorer.items(params, vectors[negatives], negatives)
-        value = softmax_of(scorer, params, users, own, others, batch["items"], negatives)
+            counts = scorer.counts(lists, batch["fold"], met=batch["met"])
+        value = softmax_of(
+            scorer,
+            params,
+            users=scorer.users(params, batch["users"], counts=counts),
+            own=scorer.items(params, vectors[batch["items"]], ids=batch["items"]),
+            others=scorer.items(params, vectors[negatives], ids=negatives),
+            own_ids=batch["items"],
+            other_ids=negatives,
+        )
         return value, {"gain": params["gain"]}
 
-    return train(
+    return train_scorer(
         run,
+        loss,
         stage=stage,
         init_params=init_params,
-        loss=loss,
+        draw=draw,
         tx=tx,
-        batches=lambda epoch: batches(epoch, steps),
-        epochs=max(1, math.ceil(config.steps / steps)),
-        steps_per_epoch=steps,
-        seed=seed,
-        mesh=mesh,
+        steps=config.steps,
+        evaluate_every=config.evaluate_every,
         evaluate=_validation(scorer, item_vectors, questions, lists),
         select=f"recall@{questions.k}",
-        opt_state_sharding=shampoo_jax.state_sharding,
+        seed=seed,
+        mesh=mesh,
+        stream=stream,
     )
-
-
-def softmax_of(scorer, params, users, own, others, own_ids, other_ids, *, log_expected=None):
-    """Return the mean sampled softmax of B users' items among N that all of them share.
-
-    Args:
-      scorer, params: see `hsnn_jax.search`.
-      users, own: encoded, pytrees of [B, ...].
-      others: encoded items, a pytree of [N, ...].
-      own_ids, other_ids: int [B], [N]; a user's item among the others is no negative.
-      log_expected: float [n_items], log of how often each is drawn into the N, up to a constant;
-        None for uniform draws. Subtracted from all logits, it leaves to them the items' own odds,
-        whatever the draws (Jean et al. 2015, "On Using Very Large Target Vocabulary").
-    """
-    positive = scorer(params, users, jax.tree.map(lambda x: x[:, None], own))[:, 0]
-    negative = score_all(scorer, params, users, others)
-    of_others = None
-    if log_expected is not None:
-        positive, of_others = positive - log_expected[own_ids], log_expected[None, other_ids]
-    kept = own_ids[:, None] != other_ids[None, :]
-    return sampled_softmax(positive, negative, kept_BxN=kept, log_expected_BxN=of_others)
 
 
 def _negatives(item_vectors, batch, key, config: MoNNTraining):
@@ -279,15 +272,16 @@ def _validation(scorer: Residual, item_vectors, questions: Questions, lists):
     """Return a function from parameters to the recall at k, the best by inner product re-ranked."""
     requests, wanted, k = questions
     count = min(CANDIDATES, item_vectors.shape[0])
-    candidates = Exact("", dot_model(item_vectors)).search(requests, count, 0).ids
+    candidates = Exact("", dot_model(item_vectors)).search(requests, count, budget=0).ids
 
     vectors, ids = jnp.asarray(item_vectors), jnp.arange(item_vectors.shape[0], dtype=jnp.int32)
     # As an argument: XLA would fold vectors that it holds as constants.
     items_of = jax.jit(scorer.items)
 
-    def evaluate(params):
-        users = _encode(scorer, params, lists, requests)
-        model = Model("", scorer, params, items_of(params, vectors, ids), None, None)
-        return {f"recall@{k}": recall(rerank(model, users, candidates, min(k, count)), wanted)}
+    def evaluate(params: Any) -> dict[str, float]:
+        encode = functools.partial(_encode, scorer, params, lists)
+        model = Model("", scorer, params, items_of(params, vectors, ids=ids), encode, None)
+        found = rerank(model, encode(requests), candidates=candidates, k=min(k, count))
+        return {f"recall@{k}": recall(found, wanted)}
 
     return evaluate

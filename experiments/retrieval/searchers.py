@@ -1,4 +1,4 @@
-"""Searchers under one protocol (`hsnn_jax.frontier.Searcher`): exact, HSNN, faiss, re-ranked.
+"""Searchers under one protocol (`hsnn_jax.cost_curves.Searcher`): exact, HSNN, re-ranked.
 
 All search for `Requests`, leave out what a user has met before, and say what they scored. A dot
 product of width d counts as 2 d operations everywhere; a network by XLA's count, its user tower
@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.errors import InputError
 from hsnn_jax.chunks import by_chunks
-from hsnn_jax.cost_curves import Found, Measured, measure
+from hsnn_jax.cost_curves import Found, Measured, Searcher, measure
 from hsnn_jax.descent.descend import Level
-from hsnn_jax.descent.level_search import search_levels
-from hsnn_jax.descent.search import brute_force
-from hsnn_jax.lists.index import Index, Tiles, build_index, pack
+from hsnn_jax.descent.search import brute_force, search_levels
+from hsnn_jax.lists.index import Index, Tiles, build_index, pack, representative_features
 from hsnn_jax.monn.network import MoNNScorer, module_flops
 from hsnn_jax.monn.scorers import dot, pair_flops
 from hsnn_jax.top_k import top_k
 
-_USERS = 32  # whose excluded items are looked up at once
+Array = jax.Array | np.ndarray
+Encode = Callable[["Requests"], Any]
 
 
 class Requests(NamedTuple):
@@ -41,13 +39,14 @@ class Requests(NamedTuple):
         have an order.
     """
 
-    users: np.ndarray
+    users: Array
     exclude: np.ndarray
     met: np.ndarray | None = None
 
-    def rows(self, index) -> Requests:
+    def rows(self, index: slice | np.ndarray) -> Requests:
         """Return some of the requests, by an index or a slice."""
-        return Requests(*(None if x is None else x[index] for x in self))
+        met = None if self.met is None else self.met[index]
+        return Requests(self.users[index], self.exclude[index], met)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +55,7 @@ class Model:
 
     Attributes:
       name: in tables.
-      scorer, params: see `hsnn_jax.search`.
+      scorer, params: see `hsnn_jax.descent.search.search`.
       items: pytree of [n, ...], what the scorer reads of items.
       encode_users: `Requests` to the pytree that the scorer reads of users.
       encode_nodes: node vectors [K, d] to what the scorer reads of items; None where a node is
@@ -68,7 +67,7 @@ class Model:
     scorer: Any
     params: Any
     items: Any
-    encode_users: Callable[[Requests], Any]
+    encode_users: Encode
     encode_nodes: Callable[[Any], Any] | None
     user_flops: float = 0.0
 
@@ -76,17 +75,18 @@ class Model:
         """Return what the scorer reads of an index's nodes, a pytree of [K, ...]."""
         if self.encode_nodes is not None:
             return self.encode_nodes(index.nodes)
-        rows = jnp.maximum(index.representatives, 0)  # -1: a node without an item
-        return jax.tree.map(lambda x: x[rows], self.items)
+        return representative_features(index, self.items)
 
 
-def dot_model(item_vectors) -> Model:
+def dot_model(item_vectors: Array) -> Model:
     """Return the inner product as a model."""
     items = jnp.asarray(item_vectors)
     return Model("dot", dot, None, items, lambda asked: jnp.asarray(asked.users), jnp.asarray)
 
 
-def monn_model(name: str, scorer: MoNNScorer, params, users, items, encode_users) -> Model:
+def monn_model(
+    name: str, scorer: MoNNScorer, *, params: Any, users: Any, items: Any, encode_users: Encode
+) -> Model:
     """Return a MoNN as a model; see `Model`.
 
     A node is an item of the node's vectors where items are their vectors alone, as in the two
@@ -99,20 +99,21 @@ def monn_model(name: str, scorer: MoNNScorer, params, users, items, encode_users
       users, items: encoded, pytrees of [B, ...] and [n, ...].
       encode_users: requests to the pytree that the scorer reads.
     """
-    flops = user_tower_flops(scorer, params, users, items)
+    flops = user_tower_flops(scorer, params, users=users, items=items)
     return Model(name, scorer, params, items, encode_users, _nodes_as_items(items), flops)
 
 
-def _nodes_as_items(items):
+def _nodes_as_items(items: dict[str, Array]) -> Callable[[Any], Any] | None:
     if set(items) != {"vectors"}:
         return None
     shape = items["vectors"].shape[1:]
     return lambda nodes: {"vectors": jnp.reshape(nodes, (-1, *shape))}
 
 
-def user_tower_flops(scorer: MoNNScorer, params, users, items) -> float:
+def user_tower_flops(scorer: MoNNScorer, params: Any, *, users: Any, items: Any) -> float:
     """Count the user tower alone: a search counts itself what the scorer does once a user."""
-    return module_flops(scorer.config)["user"] - pair_flops(scorer, params, users, items)[0]
+    per_user, _ = pair_flops(scorer, params, users=users, items=items)
+    return module_flops(scorer.config)["user"] - per_user
 
 
 @dataclasses.dataclass
@@ -125,22 +126,71 @@ class Exact:
     def build(self) -> None:
         """Do nothing: there is no index."""
 
-    def search(self, requests: Requests, k: int, budget: int) -> Found:
+    def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`; the budget is not read."""
         del budget
         model = self.model
         users = model.encode_users(requests)
         found = brute_force(
-            model.scorer, model.params, model.items, users, k, exclude=jnp.asarray(requests.exclude)
+            model.scorer,
+            model.params,
+            items=model.items,
+            users=users,
+            k=k,
+            exclude=jnp.asarray(requests.exclude),
         )
         flops = float(found.flops[0]) + model.user_flops
         return Found(np.asarray(found.ids), float(found.items_scored[0]), flops)
 
 
-def measure_exact(exact: Exact, requests: Requests, k: int, *, truth) -> tuple[Any, Measured]:
-    """Return the ids int [B, k] that approximations are measured by, and the search's measure."""
-    found = exact.search(requests, k, 0).ids
-    return found, measure(exact, requests, k, budgets=[0], exact=found, truth=truth, warm=True)[0]
+def measure_all(
+    model: Model,
+    searchers: Iterable[Searcher],
+    *,
+    requests: Requests,
+    k: int,
+    budgets: Sequence[int],
+    truth: np.ndarray,
+) -> tuple[Measured, dict[str, list[Measured]]]:
+    """Measure exact search by a model, and whatever approximates it at every budget.
+
+    Args:
+      model: whose exact answers are looked for.
+      searchers: built here, one after the other.
+      requests, k: what is asked; how many items.
+      budgets: numbers of items.
+      truth: int [B, w], held-out items, -1 after.
+
+    Returns:
+      (of exact search, the points of each searcher by its name).
+    """
+    exact = Exact("exact", model)
+    ids = exact.search(requests, k, budget=0).ids
+    own = measure(exact, requests, k=k, budgets=[0], exact=ids, truth=truth, warm=True)[0]
+    curves = {}
+    for searcher in searchers:
+        searcher.build()
+        curves[searcher.name] = measure(
+            searcher, requests, k=k, budgets=budgets, exact=ids, truth=truth
+        )
+        print(f"{model.name}, {searcher.name}: measured", flush=True)
+    return own, curves
+
+
+def truth_of(point: Measured) -> np.ndarray:
+    """Return the recall of held-out items of every user, float64 [B].
+
+    Raises:
+      ValueError: it was measured without any.
+    """
+    if point.truth is None:
+        raise ValueError("truth: expected a measure of held-out items, found None")
+    return point.truth
+
+
+def recall_curve(points: Sequence[Measured]) -> list[tuple[float, float]]:
+    """Return the cost-recall points: items scored, mean recall of the exact answer."""
+    return [(point.items_scored, float(np.nanmean(point.recall))) for point in points]
 
 
 @dataclasses.dataclass
@@ -163,34 +213,46 @@ class HSNN:
     slack: float = 1.5
     router: Model | None = None
     cost_weight: float = 0.0
-    index: Index | None = None
-    tiles: Tiles | None = None
     traced_budget: ClassVar[bool] = True
+    _built: tuple[Index, Any, Tiles] | None = dataclasses.field(default=None, init=False)
 
     def build(self) -> None:
-        """Fill the lists."""
-        self.index = build_index(self.item_vectors, self.nodes, slack=self.slack)
-        self.tiles = pack(self.index, self.model.items)
-        self._coarse = self.router or self.model
-        self._node_features = self._coarse.features_of_nodes(self.index)
+        """Fill the lists, and encode the nodes."""
+        index = build_index(self.item_vectors, self.nodes, slack=self.slack)
+        self._built = index, self._coarse.features_of_nodes(index), pack(index, self.model.items)
+
+    @property
+    def _coarse(self) -> Model:
+        return self.router or self.model
+
+    @property
+    def index(self) -> Index:
+        """The lists, once they are built."""
+        return self._of_built()[0]
+
+    def _of_built(self) -> tuple[Index, Any, Tiles]:
+        if self._built is None:
+            raise ValueError(f"{self.name}: expected build() before, found none")
+        return self._built
 
     @property
     def least_budget(self) -> int:
         """The capacity of a list."""
         return int(self.index.lists.shape[1])
 
-    def search(self, requests: Requests, k: int, budget: int) -> Found:
+    def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`; at least one list is scored."""
         fine, coarse = self.model, self._coarse
+        index, node_features, tiles = self._of_built()
         users = fine.encode_users(requests)
         of_nodes = users if coarse is fine else coarse.encode_users(requests)
         found = search_levels(
             (
-                Level(coarse.scorer, coarse.params, of_nodes, self._node_features),
-                Level(fine.scorer, fine.params, users, self.tiles),
+                Level(coarse.scorer, coarse.params, of_nodes, node_features),
+                Level(fine.scorer, fine.params, users, tiles),
             ),
-            (self.index,),
-            k,
+            (index,),
+            k=k,
             budgets=(max(budget, self.least_budget),),
             exclude=jnp.asarray(requests.exclude),
             cost_weight=self.cost_weight,
@@ -199,96 +261,6 @@ class HSNN:
         if coarse is not fine:
             flops += coarse.user_flops
         return Found(np.asarray(found.ids), float(jnp.mean(found.items_scored)), flops)
-
-
-def load_faiss():
-    """Import faiss.
-
-    Raises:
-      InputError: it is not installed.
-    """
-    try:
-        with warnings.catch_warnings():  # of its SWIG wrapper, under newer Pythons
-            warnings.simplefilter("ignore", DeprecationWarning)
-            import faiss
-    except ImportError as error:
-        raise InputError(
-            "faiss: expected the package faiss-cpu (extra `bench`), found none; "
-            "pip install faiss-cpu, or --baselines none"
-        ) from error
-    return faiss
-
-
-@dataclasses.dataclass
-class FaissIVF:
-    """faiss IndexIVFFlat under the inner product; the budget gives the number of lists probed."""
-
-    name: str
-    item_vectors: np.ndarray
-    num_lists: int
-    seed: int = 0
-
-    def build(self) -> None:
-        """Cluster the items and fill the lists."""
-        faiss = load_faiss()
-        items = np.ascontiguousarray(self.item_vectors, np.float32)
-        width = items.shape[1]
-        # The index borrows its quantizer: it must live as long.
-        self._quantizer = faiss.IndexFlatIP(width)
-        self.index = faiss.IndexIVFFlat(
-            self._quantizer, width, self.num_lists, faiss.METRIC_INNER_PRODUCT
-        )
-        self.index.cp.min_points_per_centroid = 1  # else it warns on small data
-        self.index.cp.seed = self.seed + 1
-        self.index.train(items)
-        self.index.add(items)
-
-    def search(self, requests: Requests, k: int, budget: int) -> Found:
-        """See `Searcher`."""
-        items = len(self.item_vectors)
-        self.index.nprobe = int(np.clip(round(budget * self.num_lists / items), 1, self.num_lists))
-        count = min(items, k + requests.exclude.shape[1])
-        stats = load_faiss().cvar.indexIVF_stats
-        return _ask(self.index, stats, requests, k, count, centroids=self.num_lists)
-
-
-@dataclasses.dataclass
-class FaissHNSW:
-    """faiss IndexHNSWFlat under the inner product; the budget gives efSearch."""
-
-    name: str
-    item_vectors: np.ndarray
-    neighbours: int = 16
-
-    def build(self) -> None:
-        """Insert the items one by one."""
-        faiss = load_faiss()
-        items = np.ascontiguousarray(self.item_vectors, np.float32)
-        self.index = faiss.IndexHNSWFlat(
-            items.shape[1], self.neighbours, faiss.METRIC_INNER_PRODUCT
-        )
-        self.index.hnsw.efConstruction = 100
-        self.index.add(items)
-
-    def search(self, requests: Requests, k: int, budget: int) -> Found:
-        """See `Searcher`. Each item kept brings about eight more distances."""
-        items = len(self.item_vectors)
-        self.index.hnsw.efSearch = max(k, budget // 8)
-        count = min(items, self.index.hnsw.efSearch, k + requests.exclude.shape[1])
-        return _ask(self.index, load_faiss().cvar.hnsw_stats, requests, k, count)
-
-
-def _ask(index, stats, requests: Requests, k: int, count: int, *, centroids: int = 0) -> Found:
-    """Search a faiss index for `count` candidates and keep the first k that are new.
-
-    `stats` counts the items scored; `centroids` are scored beside them.
-    """
-    users = np.ascontiguousarray(requests.users, np.float32)
-    stats.reset()
-    _, ids = index.search(users, count)
-    scored = stats.ndis / len(ids)
-    flops = 2.0 * users.shape[1] * (scored + centroids)
-    return Found(_first_new(ids, requests.exclude, k, index.ntotal), scored, flops)
 
 
 @dataclasses.dataclass
@@ -301,7 +273,7 @@ class Reranked:
     """
 
     name: str
-    candidates: FaissIVF | HSNN | Exact
+    candidates: Searcher
     model: Model
     scanned_per_ranked: int = 8
     least: int = 4
@@ -310,22 +282,22 @@ class Reranked:
         """Build the other searcher."""
         self.candidates.build()
 
-    def search(self, requests: Requests, k: int, budget: int) -> Found:
+    def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`."""
         items = jax.tree.leaves(self.model.items)[0].shape[0]
         count = min(items, max(self.least * k, budget // self.scanned_per_ranked))
-        found = self.candidates.search(requests, count, budget)
+        found = self.candidates.search(requests, count, budget=budget)
         users = self.model.encode_users(requests)
-        ids = rerank(self.model, users, found.ids, k)
+        ids = rerank(self.model, users, candidates=found.ids, k=k)
         per_user, per_item = pair_flops(
-            self.model.scorer, self.model.params, users, self.model.items
+            self.model.scorer, self.model.params, users=users, items=self.model.items
         )
         flops = found.flops + self.model.user_flops + per_user + per_item * count
         scored = count if isinstance(self.candidates, Exact) else found.items_scored
         return Found(ids, scored, flops)
 
 
-def rerank(model: Model, users, candidates, k: int) -> np.ndarray:
+def rerank(model: Model, users: Any, *, candidates: Array, k: int) -> np.ndarray:
     """Order candidates int [B, M], -1 for none, by a model: the best k, int32 [B, k]."""
     ids = jnp.asarray(candidates, jnp.int32)
     return np.asarray(_rerank(model.params, model.items, users, ids, scorer=model.scorer, k=k))
@@ -338,23 +310,6 @@ def _rerank(params, items, users, ids, *, scorer, k):
     def of_chunk(users, ids):
         features = jax.tree.map(lambda x: x[jnp.maximum(ids, 0)], items)
         scores = scorer(params, users, features)
-        return top_k(jnp.where(ids >= 0, scores, -jnp.inf), ids, k)[0]
+        return top_k(jnp.where(ids >= 0, scores, -jnp.inf), ids, k=k)[0]
 
     return by_chunks(of_chunk, ids.shape[1] * size, users, ids)
-
-
-def _first_new(ids, exclude, k: int, num_items: int) -> np.ndarray:
-    """Keep the first k ids of each row that are not excluded; -1 where they run out."""
-    kept = np.full((len(ids), k), -1, np.int32)
-    # Users are few at a time, so that the table stays in cache: this is timed with the search.
-    for first in range(0, len(ids), _USERS):
-        found, barred_ids = ids[first : first + _USERS], exclude[first : first + _USERS]
-        rows = np.arange(len(found))[:, None]
-        barred = np.zeros((len(found), num_items + 1), bool)
-        barred[rows, barred_ids] = True
-        barred[:, -1] = True  # id -1
-        new = ~barred[rows, found]
-        rank = np.cumsum(new, axis=1) - 1
-        row, column = np.nonzero(new & (rank < k))
-        kept[first + row, rank[row, column]] = found[row, column]
-    return kept

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-import hsnn_jax
 import nxtpost_jax
 from experiments.harness.run_folder import Run
 from experiments.harness.timing import median_seconds, percentiles_ms, seconds_of
+from experiments.retrieval.nodes import log_learning
 from experiments.retrieval.residual_monn import (
     MoNNTraining,
     Questions,
@@ -28,12 +28,20 @@ from experiments.retrieval.residual_monn import (
     residual,
     train_residual,
 )
-from experiments.retrieval.searchers import HSNN, Exact, Model, Requests
+from experiments.retrieval.searchers import (
+    HSNN,
+    Array,
+    Exact,
+    Model,
+    Requests,
+    recall_curve,
+)
 from experiments.tasks.neighbours import fold_of, follower_lists, latest_first
 from experiments.tasks.next_item import Problem
 from hsnn_jax import LTIConfig
-from hsnn_jax.cost_curves import Found, Searcher
+from hsnn_jax.cost_curves import Found, Searcher, recall
 from hsnn_jax.cost_curves import measure as measure_budgets
+from hsnn_jax.nodes.fit import fit_index
 from nxtpost_jax import PAD, Metrics, NxtPost, Queries
 from nxtpost_jax.evaluation.ranking import metrics_of_ranks, unique_items
 from nxtpost_jax.events.batches import training_windows
@@ -67,16 +75,16 @@ class Towers:
                 queries.histories.select(padded), self.model.config.max_len
             )
             vectors = nxtpost_jax.user_vectors(
-                self.model, self.params, self.item_vectors, histories
+                self.model, self.params, item_vectors_NxD=self.item_vectors, histories=histories
             )
             parts.append(vectors[: len(rows)])
         return jnp.concatenate(parts)
 
 
-def encode_towers(problem: Problem, model: NxtPost, params) -> Towers:
+def encode_towers(problem: Problem, model: NxtPost, *, params: Any) -> Towers:
     """Encode the catalogue with trained parameters."""
     content = None if problem.content is None else jnp.asarray(problem.content)
-    return Towers(model, params, nxtpost_jax.encode_catalogue(model, params, content))
+    return Towers(model, params, nxtpost_jax.encode_catalogue(model, params, content=content))
 
 
 class Pairs(NamedTuple):
@@ -86,7 +94,7 @@ class Pairs(NamedTuple):
       users: float32 [n, D], the user's state there.
       items: int32 [n], the item that followed.
       met: int32 [n, MET], the items up to there, latest first, -1 after.
-      fold: int32 [n], see `hsnn_neighbours.fold_of`.
+      fold: int32 [n], see `tasks.neighbours.fold_of`.
     """
 
     users: np.ndarray
@@ -94,12 +102,10 @@ class Pairs(NamedTuple):
     met: np.ndarray
     fold: np.ndarray
 
-    def batches(self, epoch: int, steps: int, *, size: int, seed: int):
-        """Yield `steps` batches of `size` pairs, drawn uniformly with replacement."""
-        rng = np.random.default_rng([seed, epoch])
-        for _ in range(steps):
-            rows = rng.integers(0, len(self.items), size)
-            yield {name: x[rows] for name, x in self._asdict().items()}
+    def draw(self, rng: np.random.Generator, *, size: int) -> dict[str, np.ndarray]:
+        """Draw a batch of `size` pairs uniformly, with replacement."""
+        rows = rng.integers(0, len(self.items), size)
+        return {name: x[rows] for name, x in self._asdict().items()}
 
 
 def training_pairs(problem: Problem, towers: Towers, *, most: int, seed: int) -> Pairs:
@@ -119,7 +125,7 @@ def training_pairs(problem: Problem, towers: Towers, *, most: int, seed: int) ->
     return Pairs(
         users=np.concatenate(states)[:most],
         items=split.train.items[event + 1],
-        met=latest_first(split.train.items, split.train.offsets[owner], event + 1, MET),
+        met=latest_first(split.train.items, split.train.offsets[owner], ends=event + 1, length=MET),
         fold=fold_of(owner, True),
     )
 
@@ -141,8 +147,8 @@ _encode_positions = jax.jit(_positions, static_argnums=0)
 def learn_nodes(
     run: Run,
     pairs: Pairs,
-    item_vectors,
     *,
+    item_vectors: Array,
     config: LTIConfig,
     tx: optax.GradientTransformation,
     seed: int,
@@ -150,23 +156,26 @@ def learn_nodes(
 ) -> np.ndarray:
     """Learn nodes, float32 [K, D], by LTI on pairs, the optimizer sharded over the mesh."""
     with jax.set_mesh(mesh):
-        fitted = hsnn_jax.fit_index(
-            pairs.users, item_vectors, pairs.items, tx, config=config, key=jax.random.key(seed)
+        fitted = fit_index(
+            pairs.users,
+            item_vectors,
+            positives=pairs.items,
+            tx=tx,
+            config=config,
+            key=jax.random.key(seed),
         )
-    run.truncate_metrics("index", after_step=0)
-    for record in fitted.metrics:
-        run.log("index", **record)
+    log_learning(run, fitted.metrics, stage="index")
     return jax.device_get(fitted.params["nodes"])
 
 
 def train_monn(
     run: Run,
     problem: Problem,
+    *,
     pairs: Pairs,
     towers: Towers,
     asked: Asked,
     config: MoNNTraining,
-    *,
     tx: optax.GradientTransformation,
     seed: int,
     mesh: Mesh,
@@ -178,15 +187,15 @@ def train_monn(
     (size,) = config.sizes
     train = problem.split.train
     owners = train.owners(np.arange(len(train.items)))
-    lists = follower_lists(owners, train.items, problem.num_items, window=WINDOW)
+    lists = follower_lists(owners, train.items, num_items=problem.num_items, window=WINDOW)
     width = towers.item_vectors.shape[1]
     scorer = residual(size, width, overarch=config.overarch, cross=True, half_life=HALF_LIFE)
     result = train_residual(
         run,
         scorer,
-        towers.item_vectors,
-        functools.partial(pairs.batches, size=config.batch_size, seed=seed),
-        config,
+        item_vectors=towers.item_vectors,
+        draw=functools.partial(pairs.draw, size=config.batch_size),
+        config=config,
         tx=tx,
         questions=Questions(asked.requests, asked.targets[:, None], K),
         temperature=towers.model.config.temperature,
@@ -195,7 +204,13 @@ def train_monn(
         mesh=mesh,
         lists=lists,
     )
-    return as_model(f"MoNN {size}", scorer, result.params, towers.item_vectors, lists)
+    return as_model(
+        f"MoNN {size}",
+        scorer,
+        params=result.params,
+        item_vectors=towers.item_vectors,
+        lists=lists,
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -206,7 +221,7 @@ class Asked:
     targets: np.ndarray
 
 
-def make_asked(problem: Problem, towers: Towers, queries: Queries) -> Asked:
+def make_asked(problem: Problem, towers: Towers, *, queries: Queries) -> Asked:
     """Encode the users of queries, list what they met and what not to recommend to them."""
     seen = _seen(problem, queries, width=int(queries.histories.lengths.max()))
     requests = Requests(towers.encode(queries), seen, _met(queries))
@@ -215,7 +230,9 @@ def make_asked(problem: Problem, towers: Towers, queries: Queries) -> Asked:
 
 def _met(queries: Queries) -> np.ndarray:
     histories = queries.histories
-    return latest_first(histories.items, histories.offsets[:-1], histories.offsets[1:], MET)
+    return latest_first(
+        histories.items, histories.offsets[:-1], ends=histories.offsets[1:], length=MET
+    )
 
 
 def _seen(problem: Problem, queries: Queries, *, width: int) -> np.ndarray:
@@ -246,7 +263,7 @@ class Searches:
         """Return the least budget that keeps `KEPT_SHARE` of exact HR@10 on validation queries."""
 
         def hit_rate(searcher: Searcher, budget: int) -> float:
-            found = searcher.search(asked.requests, K, budget)
+            found = searcher.search(asked.requests, K, budget=budget)
             return _metrics(asked, found.ids, self.num_items, bootstrap=0)[f"hr@{K}"]
 
         wanted = KEPT_SHARE * hit_rate(self.exact, 0)
@@ -256,12 +273,12 @@ class Searches:
     def recall_curve(self, asked: Asked, exact: Found) -> list[tuple[float, float]]:
         """Return (items scored, recall of the exact answer) at several budgets."""
         points = measure_budgets(
-            self.indexed, asked.requests, K, budgets=self.budgets, exact=exact.ids
+            self.indexed, asked.requests, k=K, budgets=self.budgets, exact=exact.ids
         )
-        return [(point.items_scored, float(np.nanmean(point.recall))) for point in points]
+        return recall_curve(points)
 
 
-def make_searches(model: Model, item_vectors, nodes, *, router: Model) -> Searches:
+def make_searches(model: Model, item_vectors: Array, *, nodes: Array, router: Model) -> Searches:
     """List the items at the nodes; `router` scores nodes, as if they were items."""
     name = f"{model.name}, HSNN"
     indexed = HSNN(name, model, item_vectors, nodes, slack=2.0, router=router)
@@ -301,24 +318,24 @@ class Retrieved:
 def measure(
     problem: Problem,
     towers: Towers,
+    *,
     searcher: Searcher,
     queries: Queries,
     asked: Asked,
-    *,
     exact: Found,
     budget: int,
 ) -> Retrieved:
     """Search the queries, made ready as `asked`; `exact` is the same scorer's exact answer."""
 
     def search(requests: Requests) -> Found:
-        return searcher.search(requests, K, budget)
+        return searcher.search(requests, K, budget=budget)
 
     found = search(asked.requests)
     seconds = median_seconds(lambda: search(asked.requests).ids, repeats=5)
     p50_ms, p99_ms = percentiles_ms(_request_latencies(problem, towers, search, queries))
     return Retrieved(
         metrics=_metrics(asked, found.ids, problem.num_items),
-        recall=hsnn_jax.recall(found.ids, exact.ids),
+        recall=recall(found.ids, exact.ids),
         items_scored=found.items_scored,
         flops=found.flops,
         queries_per_second=len(queries) / seconds,
@@ -334,7 +351,9 @@ def _request_latencies(problem, towers, search, queries: Queries, *, count=200) 
     def answer(row: int):
         query = queries.select(np.array([row]))
         padded = nxtpost_jax.pad_histories(query.histories, towers.model.config.max_len)
-        user = nxtpost_jax.user_vectors(towers.model, towers.params, towers.item_vectors, padded)
+        user = nxtpost_jax.user_vectors(
+            towers.model, towers.params, item_vectors_NxD=towers.item_vectors, histories=padded
+        )
         return search(Requests(user, _seen(problem, query, width=width), _met(query))).ids
 
     rows = (0, *range(min(count, len(queries))))

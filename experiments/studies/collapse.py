@@ -9,21 +9,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from experiments.data.drawn import Planted, planted_tree
 from experiments.harness.errors import bad_input
 from experiments.harness.report import Table, finish_axes, line_style
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
-from experiments.retrieval.nodes import lti_config
+from experiments.retrieval.nodes import log_learning, lti_config
 from hsnn_jax.distance import nearest
-from hsnn_jax.nodes.fit import fit_index
+from hsnn_jax.nodes.fit import FitResult, fit_index
 from hsnn_jax.nodes.kmeans import kmeans
 from hsnn_jax.nodes.telemetry import CollapseWarning, telemetry
 
@@ -74,18 +76,20 @@ class PlantedConfig:
             raise bad_input("--planted.remedies", expected=expected, found=str(self.remedies))
 
 
-def measure_nodes(drawn: Planted, nodes) -> dict[str, float]:
+def measure_nodes(drawn: Planted, nodes: ArrayLike) -> dict[str, float]:
     """Return purity and the use of the nodes, by the nearest node of each item."""
-    items, nodes = jnp.asarray(drawn.items), jnp.asarray(nodes)
-    node = np.asarray(nearest(items, nodes)[0])
-    table = np.zeros((nodes.shape[0], drawn.leaf.max() + 1), np.int64)
+    items, vectors = jnp.asarray(drawn.items), jnp.asarray(nodes)
+    node = np.asarray(nearest(items, vectors)[0])
+    table = np.zeros((vectors.shape[0], drawn.leaf.max() + 1), np.int64)
     np.add.at(table, (node, drawn.leaf), 1)
-    found = telemetry(items, nodes, None)[0]
+    found = telemetry(items, vectors, alpha=None)[0]
     names = ("used_nodes", "used_share", "perplexity", "imbalance")
     return {"purity": table.max(axis=1).sum() / len(node)} | {n: found[n] for n in names}
 
 
-def learn(drawn: Planted, config: PlantedConfig, *, optimizer: str, seed: int, **changes):
+def learn(
+    drawn: Planted, config: PlantedConfig, *, optimizer: str, seed: int, **changes: Any
+) -> FitResult:
     """Learn the nodes from a random start."""
     changes = {"start": "random", "dead_after": config.dead_after} | changes
     rate = config.adam_rate if optimizer == "Adam" else config.sgd_rate
@@ -95,8 +99,8 @@ def learn(drawn: Planted, config: PlantedConfig, *, optimizer: str, seed: int, *
         return fit_index(
             drawn.users,
             drawn.items,
-            drawn.liked,
-            make(rate),
+            positives=drawn.liked,
+            tx=make(rate),
             config=lti_config(nodes=config.leaves, steps=config.steps, **changes),
             key=jax.random.key(seed),
             batch_size=config.batch_size,
@@ -104,7 +108,7 @@ def learn(drawn: Planted, config: PlantedConfig, *, optimizer: str, seed: int, *
         )
 
 
-def run_planted(run: Run, config: PlantedConfig, *, seeds) -> Outcome:
+def run_planted(run: Run, config: PlantedConfig, *, seeds: Sequence[int]) -> Outcome:
     """Learn with the remedies on and off, from every seed."""
     found: dict[str, list[dict[str, float]]] = {}
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -127,9 +131,7 @@ def run_planted(run: Run, config: PlantedConfig, *, seeds) -> Outcome:
                 found.setdefault(name, []).append(measure_nodes(drawn, fitted.params["nodes"]))
                 points = [(r["step"], r["index_used_share"]) for r in fitted.metrics]
                 curves.setdefault(name, points)
-                run.truncate_metrics(f"{name}-{seed}", after_step=0)  # of a resumed run
-                for record in fitted.metrics:
-                    run.log(f"{name}-{seed}", **record)
+                log_learning(run, fitted.metrics, stage=f"{name}-{seed}")
                 print(f"seed {seed}, {name}: done", flush=True)
     return _outcome(found, curves, config, seeds)
 

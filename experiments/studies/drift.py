@@ -9,28 +9,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data.content import content_vectors
 from experiments.data.interactions import Interactions
 from experiments.harness.errors import InputError
 from experiments.harness.report import COLORS, LINE_STYLES, Table, finish_axes, signed
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
-from experiments.retrieval.linear_towers import Adapted, Vectors, adapt
+from experiments.retrieval.linear_towers import Adapted, adapt
 from experiments.retrieval.nodes import lti_config
+from experiments.studies.timeline import Timeline, make_timeline
 from hsnn_jax.cost_curves import recall_by_user
 from hsnn_jax.descent.search import brute_force, search
 from hsnn_jax.lists import living
 from hsnn_jax.lists.index import build_index, stats
-from hsnn_jax.monn.scorers import dot, unit
+from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.kmeans import kmeans
 
-K, HISTORY = 20, 20  # items asked for, items of a history
-DAY = 86_400.0
+K = 20  # items asked for
 VARIANTS = ("stale", "refreshed", "joint, stale", "joint, trained on")
 
 
@@ -64,104 +64,6 @@ class DriftConfig:
     """users asked a day at most"""
 
 
-class Timeline:
-    """Interactions as histories: what each user met on days before a given one."""
-
-    def __init__(self, users, items, days, content: np.ndarray):
-        """Take the events, by user and then day: int [n] each, and content [n_items, d]."""
-        self.users, self.items, self.days = users, items, days
-        self.content, self.num_items = content, len(content)
-        keys = self._key(self.users, self.days)
-        self._starts = np.searchsorted(self.users, self.users)
-        self._ends = np.searchsorted(keys, keys)  # the first event of that user and day
-        pairs = np.stack([self.users, self.items])
-        self.repeats = np.unique(pairs, axis=1).shape[1] < len(self.users)
-
-    @staticmethod
-    def _key(users, days):
-        return users.astype(np.int64) * 10**6 + days
-
-    def user_vectors(self, events) -> np.ndarray:
-        """Return the mean content of up to `HISTORY` items before the day of each event."""
-        parts = []
-        for rows in np.array_split(events, max(1, len(events) // 4096)):
-            index = self._ends[rows][:, None] - 1 - np.arange(HISTORY)[None, :]
-            inside = index >= self._starts[rows][:, None]
-            vectors = self.content[self.items[np.where(inside, index, 0)]]
-            parts.append((vectors * inside[:, :, None]).sum(axis=1))
-        return np.asarray(unit(jnp.asarray(np.concatenate(parts))))
-
-    def pairs_before(self, day: int, most: int) -> Vectors:
-        """Return the latest pairs of a history and an item before a day."""
-        known = np.flatnonzero((self.days < day) & (self._ends > self._starts))
-        known = known[np.argsort(self.days[known], kind="stable")][-most:]
-        return Vectors(self.user_vectors(known), self.items[known], self.content)
-
-    def live_on(self, day: int, expire_days: float) -> np.ndarray:
-        """Return bool [n_items]: an event on that day or within the days before it."""
-        recent = (self.days <= day) & (self.days >= day - expire_days)
-        return np.bincount(self.items[recent], minlength=self.num_items) > 0
-
-    def queries(self, day: int, most: int, width: int, seed: int):
-        """Draw users with a history who meet something on a day.
-
-        Returns:
-          (vectors [most, d], seen int [most, width], truth int [most, w], number that is real).
-        """
-        events = np.flatnonzero((self.days == day) & (self._ends > self._starts))
-        users, first = np.unique(self.users[events], return_index=True)
-        rng = np.random.default_rng([seed, int(day)])
-        chosen = np.sort(rng.permutation(len(users))[:most])
-        events, users = events[first[chosen]], users[chosen]
-        seen = np.full((most, width), -1, np.int32)
-        truth = np.full((most, 200), -1, np.int32)
-        for row, (event, user) in enumerate(zip(events, users)):
-            before = np.unique(self.items[self._starts[event] : self._ends[event]])
-            seen[row, : len(before[:width])] = before[:width]
-            own = np.unique(self.items[(self.users == user) & (self.days == day)])
-            own = own if self.repeats else np.setdiff1d(own, before)
-            truth[row, : len(own[:200])] = own[:200]
-        vectors = np.zeros((most, self.content.shape[1]), np.float32)
-        vectors[: len(events)] = self.user_vectors(events) if len(events) else 0
-        return vectors, seen, truth, len(events)
-
-
-def _is_met(interactions: Interactions) -> np.ndarray:
-    """Return bool [n]: False for cancellations of a shop."""
-    names = interactions.action_names
-    if interactions.actions is None or "cancellation" not in names:
-        return np.ones(interactions.n_events, bool)
-    return interactions.actions != names.index("cancellation")
-
-
-def make_timeline(interactions: Interactions, config: DriftConfig, *, seed: int):
-    """Embed the items' content, fitted before the first day asked about.
-
-    Returns:
-      (`Timeline`, the days int [config.days]).
-
-    Raises:
-      InputError: no times, no content, or too few days.
-    """
-    if interactions.timestamps is None:
-        raise InputError(f"{interactions.name}: expected events with times, found none")
-    kept = _is_met(interactions)
-    day_of = np.floor(interactions.timestamps / DAY).astype(np.int64)
-    days = np.unique(day_of[kept])
-    if len(days) < 2 * config.days:
-        expected = f"at least {2 * config.days} days with events"
-        raise InputError(f"{interactions.name}: expected {expected}, found {len(days)}")
-    asked = days[-config.days :]
-    before = day_of < asked[0]
-    known = np.bincount(interactions.items[before], minlength=interactions.n_items) > 0
-    content, has = content_vectors(interactions, known, dim=config.content_dim, seed=seed)
-    if not has.any():
-        raise InputError(f"{interactions.name}: expected items with content, found none")
-    content = np.where(has[:, None], content, 0).astype(np.float32)
-    events = (x[kept] for x in (interactions.users, interactions.items, day_of))
-    return Timeline(*events, content), asked
-
-
 @dataclasses.dataclass
 class Server:
     """One variant: towers, and a living index over the live items."""
@@ -172,16 +74,24 @@ class Server:
     alive: living.Living
 
     @classmethod
-    def start(cls, towers: Adapted, nodes, timeline: Timeline, live, slack: float) -> Server:
+    def start(
+        cls,
+        towers: Adapted,
+        nodes: jax.Array,
+        *,
+        timeline: Timeline,
+        live: np.ndarray,
+        slack: float,
+    ) -> Server:
         """Build the index over the live items, with a free row for each other item."""
         vectors = towers.items(timeline.content)
         ids, rest = np.flatnonzero(live), int((~live).sum())
         items = np.asarray(vectors)[ids]
         index = build_index(items, nodes, slack=slack, reserve=rest)
         padded = np.concatenate([ids, np.full(rest, -1)])
-        return cls(towers, timeline.content, vectors, living.start(index, items, padded))
+        return cls(towers, timeline.content, vectors, living.start(index, items, ids=padded))
 
-    def set_live(self, live) -> int:
+    def set_live(self, live: np.ndarray) -> int:
         """Remove what has expired and insert what is new; the number of inserts."""
         present = np.zeros(len(live), bool)
         present[self.alive.rows[0]] = True
@@ -189,41 +99,49 @@ class Server:
         if gone.size:
             self.alive = living.remove(self.alive, gone)
         if new.size:
-            self.alive = living.add(self.alive, np.asarray(self.vectors)[new], new)
+            self.alive = living.add(self.alive, np.asarray(self.vectors)[new], ids=new)
         return len(new)
 
-    def relist(self, nodes, towers: Adapted | None = None) -> None:
+    def relist(self, nodes: jax.Array, towers: Adapted | None = None) -> None:
         """Move to other nodes, and to other towers where given."""
         self.alive = self.alive._replace(index=self.alive.index._replace(nodes=jnp.asarray(nodes)))
         ids = self.alive.rows[0]
         if towers is not None:
             self.towers, self.vectors = towers, towers.items(self.content)
-        self.alive = living.reassign(self.alive, np.asarray(self.vectors)[ids], ids)
+        self.alive = living.reassign(self.alive, np.asarray(self.vectors)[ids], ids=ids)
 
-    def ask(self, users, seen, live, budget: int):
+    def ask(
+        self, users: np.ndarray, seen: np.ndarray, *, live: np.ndarray, budget: int
+    ) -> tuple[np.ndarray, np.ndarray, float]:
         """Return ids found and exact ids, int [B, K] each, and the mean of items scored."""
-        users = self.towers.users(users)
+        vectors = self.towers.users(users)
         excluded = living.rows_of(self.alive, seen)
         found = search(
             dot,
             None,
-            self.alive.index,
-            self.alive.tiles,
-            users,
-            K,
+            index=self.alive.index,
+            items=self.alive.tiles,
+            users=vectors,
+            k=K,
             budget=max(budget, self.alive.index.lists.shape[1]),
             exclude=jnp.asarray(excluded),
         )
         rows = np.asarray(found.ids)
         ids = np.where(rows < 0, -1, self.alive.ids[rows])
         exact = brute_force(
-            dot, None, self.vectors, users, K, exclude=jnp.asarray(seen), allowed=jnp.asarray(live)
+            dot,
+            None,
+            items=self.vectors,
+            users=vectors,
+            k=K,
+            exclude=jnp.asarray(seen),
+            allowed=jnp.asarray(live),
         )
         return ids, np.asarray(exact.ids), float(jnp.mean(found.items_scored))
 
 
 def serve(
-    run: Run, timeline: Timeline, days, config: DriftConfig, *, seed: int
+    run: Run, timeline: Timeline, *, days: np.ndarray, config: DriftConfig, seed: int
 ) -> dict[str, list[dict[str, float]]]:
     """Serve every variant through the days; a record a day."""
     key = jax.random.key(seed)
@@ -240,7 +158,9 @@ def serve(
     for name in VARIANTS:
         towers = joint if name.startswith("joint") else alone
         nodes = joint.params["nodes"] if name.startswith("joint") else means
-        servers[name] = Server.start(towers, nodes, timeline, live, config.slack)
+        servers[name] = Server.start(
+            towers, nodes, timeline=timeline, live=live, slack=config.slack
+        )
     first_seen = np.full(timeline.num_items, days[-1] + 1)
     np.minimum.at(first_seen, timeline.items, timeline.days)
     counts = np.bincount(timeline.users)
@@ -250,7 +170,7 @@ def serve(
         run.truncate_metrics(f"{name}-{seed}", after_step=-1)  # of a resumed run
     for number, day in enumerate(days):
         live = timeline.live_on(day, config.expire_days)
-        users, seen, truth, real = timeline.queries(day, config.users, width, seed)
+        users, seen, truth, real = timeline.queries(day, most=config.users, width=width, seed=seed)
         if timeline.repeats:
             seen = np.full((config.users, 1), -1, np.int32)
         fresh = np.where((truth >= 0) & (first_seen[truth] >= days[0]), truth, -1)
@@ -269,7 +189,7 @@ def serve(
                     start=server.towers,
                 )
                 server.relist(more.params["nodes"], more)
-            found, exact, scored = server.ask(users, seen, live, budget)
+            found, exact, scored = server.ask(users, seen, live=live, budget=budget)
             usage = stats(server.alive.index)
             record = {
                 "recall": _mean(recall_by_user(found, exact)[:real]),
@@ -301,12 +221,19 @@ def _mean(values) -> float:
 
 
 def run_drift(
-    run: Run, interactions: Interactions, config: DriftConfig, *, seeds, before_test
+    run: Run,
+    interactions: Interactions,
+    *,
+    config: DriftConfig,
+    seeds: Sequence[int],
+    before_test: Callable[[], None],
 ) -> Outcome:
     """Serve from every seed; the days are looked at once each."""
-    timeline, days = make_timeline(interactions, config, seed=seeds[0])
+    timeline, days = make_timeline(
+        interactions, days=config.days, content_dim=config.content_dim, seed=seeds[0]
+    )
     before_test()
-    found = {seed: serve(run, timeline, days, config, seed=seed) for seed in seeds}
+    found = {seed: serve(run, timeline, days=days, config=config, seed=seed) for seed in seeds}
     return _outcome(found, interactions, config, timeline, seeds)
 
 

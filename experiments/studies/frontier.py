@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
-from experiments.harness.report import Table, finish_axes, line_style, signed
+from experiments.harness.report import Table, finish_axes, line_style
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
-from experiments.retrieval.kept_gain import CLEAR
+from experiments.retrieval.faiss_peers import FaissHNSW, FaissIVF, load_faiss
 from experiments.retrieval.nodes import learned_nodes
 from experiments.retrieval.residual_monn import (
     MoNNTraining,
@@ -31,24 +33,21 @@ from experiments.retrieval.residual_monn import (
 )
 from experiments.retrieval.searchers import (
     HSNN,
-    Exact,
-    FaissHNSW,
-    FaissIVF,
     Model,
     Requests,
     Reranked,
     dot_model,
-    load_faiss,
-    measure_exact,
+    measure_all,
+    truth_of,
 )
+from experiments.studies.equal_cost import equal_table, gain_over
 from experiments.studies.frontier_points import Curve, Frontier
 from experiments.tasks.graph_towers import K, SpectralTowers, spectral_towers, validation
 from experiments.tasks.neighbours import companion_lists, fold_of
 from experiments.tasks.pairs import PairProblem
-from hsnn_jax.cost_curves import Measured, at_equal, measure, paired_difference
+from hsnn_jax.cost_curves import Measured, Searcher, paired_difference
 
 SHARES = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2)  # of the items, what searches may score
-EQUAL = (0.03, 0.05, 0.1)  # of the items, or of exact search's FLOPs, where searchers are compared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class FrontierConfig:
     slack: float = 3.0
     """slots of a list over the mean number of items of a node"""
     cost_weight: float = 0.0
-    """how much large nodes are held back, see hsnn_jax.search"""
+    """how much large nodes are held back, see hsnn_jax.descent.search"""
     index_steps: int = 1000
     """steps of LTI"""
     index_rate: float = 5e-4
@@ -77,7 +76,9 @@ class FrontierConfig:
     """training pairs that LTI draws from"""
 
 
-def requests_of(problem: PairProblem, user_vectors, rows) -> tuple[Requests, np.ndarray]:
+def requests_of(
+    problem: PairProblem, user_vectors: np.ndarray, *, rows: np.ndarray
+) -> tuple[Requests, np.ndarray]:
     """Return the requests of test users, what they know left out, and their test items."""
     known = problem.known.padded(rows)
     return Requests(user_vectors[rows], known, known), problem.test.padded(rows)
@@ -92,20 +93,20 @@ class Lists(NamedTuple):
 
 def lists_of(problem: PairProblem) -> Lists:
     """List the companions."""
-    sizes = problem.num_users, problem.num_items
-    train = companion_lists(*problem.train, *sizes)
-    return Lists(train, companion_lists(*problem.known, *sizes, folds=0))
+    sizes = {"num_users": problem.num_users, "num_items": problem.num_items}
+    train = companion_lists(*problem.train, **sizes)
+    return Lists(train, companion_lists(*problem.known, **sizes, folds=0))
 
 
 def train_monn(
     run: Run,
     problem: PairProblem,
+    *,
     towers: SpectralTowers,
     lists: Lists,
     config: MoNNTraining,
     size: str,
     temperature: float,
-    *,
     seed: int,
     mesh: Mesh,
 ) -> Model:
@@ -119,15 +120,15 @@ def train_monn(
     scorer = residual(size, items.shape[1], overarch=config.overarch, cross=True)
     longest = int(np.bincount(problem.train.users).max())
 
-    def batches(epoch, steps):
-        for batch in problem.train.batches(steps, config.batch_size, seed=[seed, epoch, 1]):
-            met = problem.train.padded(batch["users"], longest)
-            yield {
-                "users": towers.users_without(**batch),
-                "items": batch["items"],
-                "met": np.where(met == batch["items"][:, None], -1, met),
-                "fold": fold_of(batch["users"], True),
-            }
+    def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
+        batch = problem.train.draw(rng, size=config.batch_size)
+        met = problem.train.padded(batch["users"], longest)
+        return {
+            "users": towers.users_without(**batch),
+            "items": batch["items"],
+            "met": np.where(met == batch["items"][:, None], -1, met),
+            "fold": fold_of(batch["users"], True),
+        }
 
     rows = problem.users_with(problem.validation, most=1000, seed=seed)
     known = problem.train.padded(rows)
@@ -135,9 +136,9 @@ def train_monn(
     result = train_residual(
         run,
         scorer,
-        items,
-        batches,
-        config,
+        item_vectors=items,
+        draw=draw,
+        config=config,
         tx=optax.adam(config.rate),
         questions=Questions(requests, problem.validation.padded(rows), K),
         temperature=temperature,
@@ -145,39 +146,48 @@ def train_monn(
         seed=seed,
         mesh=mesh,
         lists=lists.train,
+        stream=1,
     )
-    items = towers.items(towers.known)
-    return as_model(f"MoNN {size}", scorer, result.params, items, lists.known)
+    return as_model(
+        f"MoNN {size}",
+        scorer,
+        params=result.params,
+        item_vectors=towers.items(towers.known),
+        lists=lists.known,
+    )
 
 
 def measure_model(
-    model: Model, searchers, requests: Requests, truth, budgets
+    model: Model,
+    searchers: Iterable[Searcher],
+    *,
+    requests: Requests,
+    truth: np.ndarray,
+    budgets: Sequence[int],
 ) -> tuple[Measured, list[Curve]]:
     """Measure exact search by a model and every searcher that approximates it."""
     k = min(K, jax.tree.leaves(model.items)[0].shape[0])
-    exact = Exact(f"{model.name}, exact", model)
-    found, measured = measure_exact(exact, requests, k, truth=truth)
-    curves = []
-    for searcher in searchers:
-        searcher.build()
-        points = measure(searcher, requests, k, budgets=budgets, exact=found, truth=truth)
-        # Budgets that afford the same lists are one point.
-        distinct = {(point.items_scored, point.flops): point for point in points}
-        curves.append(Curve(searcher.name, model.name, list(distinct.values())))
-        print(f"{searcher.name}: done", flush=True)
-    return measured, curves
+    exact, points = measure_all(
+        model, searchers, requests=requests, k=k, budgets=budgets, truth=truth
+    )
+    # Budgets that afford the same lists are one point.
+    curves = [
+        Curve(name, model.name, list({(p.items_scored, p.flops): p for p in own}.values()))
+        for name, own in points.items()
+    ]
+    return exact, curves
 
 
 def run_frontier(
     run: Run,
     problem: PairProblem,
+    *,
     monn: MoNNTraining,
     config: FrontierConfig,
-    *,
     seed: int,
     faiss: bool,
     mesh: Mesh,
-    before_test,
+    before_test: Callable[[], None],
 ) -> Frontier:
     """Train, learn the indexes, and only then look at the test users."""
     if faiss:
@@ -189,7 +199,15 @@ def run_frontier(
     lists, models = lists_of(problem), [dot_model(items)]
     models += [
         train_monn(
-            run, problem, towers, lists, monn, size, config.temperature, seed=seed, mesh=mesh
+            run,
+            problem,
+            towers=towers,
+            lists=lists,
+            config=monn,
+            size=size,
+            temperature=config.temperature,
+            seed=seed,
+            mesh=mesh,
         )
         for size in monn.sizes
     ]
@@ -197,7 +215,7 @@ def run_frontier(
     nodes = learned_nodes(
         users[problem.train.users[pairs]],
         items,
-        problem.train.items[pairs],
+        positives=problem.train.items[pairs],
         nodes=config.nodes,
         steps=config.index_steps,
         rate=config.index_rate,
@@ -205,7 +223,7 @@ def run_frontier(
     )
     before_test()
     rows = problem.users_with(problem.test, most=config.users, seed=seed)
-    requests, truth = requests_of(problem, users, rows)
+    requests, truth = requests_of(problem, users, rows=rows)
     budgets = sorted({max(1, round(share * problem.num_items)) for share in SHARES})
     exacts, curves = {}, []
     # A random order, so that the first users are as good a sample as all.
@@ -216,33 +234,51 @@ def run_frontier(
         count = len(rows) if number < 2 else min(config.large_users, len(rows))
         exact, found = measure_model(
             model,
-            searchers_for(model, models[0], items, nodes, config, seed=seed, faiss=faiss),
-            requests.rows(slice(count)),
-            truth[:count],
-            budgets,
+            searchers_for(
+                model, models[0], items=items, nodes=nodes, config=config, seed=seed, faiss=faiss
+            ),
+            requests=requests.rows(slice(count)),
+            truth=truth[:count],
+            budgets=budgets,
         )
         exacts[model.name] = exact
         curves += found
     return Frontier(exacts, curves, {f"validation recall@{K}": plain})
 
 
-def searchers_for(model, plain, items, nodes, config: FrontierConfig, *, seed: int, faiss):
+def searchers_for(
+    model: Model,
+    plain: Model,
+    *,
+    items: np.ndarray,
+    nodes: Mapping[str, np.ndarray],
+    config: FrontierConfig,
+    seed: int,
+    faiss: bool,
+) -> list[Searcher]:
     """List what searches with a model: HSNN by both kinds of nodes, and the baselines.
 
     HSNN's nodes are scored by the model, and by `plain`, the inner product; with both as well
     what IVF and HSNN find by the inner product is re-ranked by the model.
     """
-    options = {"slack": config.slack, "cost_weight": config.cost_weight}
 
     def hsnn(of: Model, name: str, router: Model | None = None) -> HSNN:
         title = f"{of.name}, HSNN {name}" + (", dot routes" if router else "")
-        return HSNN(title, of, items, nodes[name], router=router, **options)
+        return HSNN(
+            title,
+            of,
+            items,
+            nodes[name],
+            slack=config.slack,
+            router=router,
+            cost_weight=config.cost_weight,
+        )
 
     ivf = FaissIVF("dot, IVF", items, len(next(iter(nodes.values()))), seed=seed)
     if model is plain:
         peers = [ivf, FaissHNSW("dot, HNSW", items)] if faiss else []
         return [*peers, *(hsnn(plain, name) for name in nodes)]
-    candidates = {"IVF": ivf} if faiss else {}
+    candidates: dict[str, FaissIVF | HSNN] = {"IVF": ivf} if faiss else {}
     candidates |= {f"HSNN {name}": hsnn(plain, name) for name in nodes}
     return [
         *(Reranked(f"{model.name}, {name} re-ranked", c, model) for name, c in candidates.items()),
@@ -257,19 +293,27 @@ def frontier_outcome(problem: PairProblem, measured: Frontier, *, seed: int) -> 
     metrics, rows = dict(measured.figures), []
 
     def truth_cells(point: Measured) -> list:
-        value, error = paired_difference(point.truth, 0.0, seed=seed)
+        value, error = paired_difference(truth_of(point), 0.0, seed=seed)
         return [value, error]
 
     for name, exact in exacts.items():
         value, error = truth_cells(exact)
-        gain, gain_error = _gain(exact, plain, seed=seed)
+        gain, gain_error = gain_over(exact, plain, seed=seed)
         metrics |= {f"{name}/recall@{K}": value, f"{name}/se": error}
         metrics |= {
             f"{name}/gain": gain,
             f"{name}/gain_se": gain_error,
             f"{name}/flops": exact.flops,
         }
-        cells = [1.0, exact.flops, 1.0, value, error, exact.queries_per_second, len(exact.truth)]
+        cells = [
+            1.0,
+            exact.flops,
+            1.0,
+            value,
+            error,
+            exact.queries_per_second,
+            len(truth_of(exact)),
+        ]
         rows.append([f"{name}, exact", *cells])
     lines = []
     for curve in curves:
@@ -285,7 +329,7 @@ def frontier_outcome(problem: PairProblem, measured: Frontier, *, seed: int) -> 
             lines.append([curve.name, share, point.flops, recall, value, error, *speed])
     columns = ("", "share scored", "FLOPs", "recall of exact 20", f"recall@{K}", "±")
     columns += ("queries/s", "users")
-    equal, at = equal_table(problem, curves, exacts, seed=seed)
+    equal, at = equal_table(problem, curves, exacts=exacts, seed=seed)
     tables = [
         equal,
         Table(title="Every point", columns=columns, baselines=rows, rows=lines),
@@ -297,7 +341,9 @@ def frontier_outcome(problem: PairProblem, measured: Frontier, *, seed: int) -> 
         "recall of the exact top 20 is that of the same scorer.",
         protocol=problem.protocol | {"cut": K},
         metrics=metrics | at,
-        baselines={f"{name}/recall@{K}": float(np.nanmean(e.truth)) for name, e in exacts.items()},
+        baselines={
+            f"{name}/recall@{K}": float(np.nanmean(truth_of(e))) for name, e in exacts.items()
+        },
         tables=tables,
         panels=[
             functools.partial(draw, curves=curves, cost=cost, of=of)
@@ -306,66 +352,13 @@ def frontier_outcome(problem: PairProblem, measured: Frontier, *, seed: int) -> 
     )
 
 
-def _gain(one: Measured, other: Measured, *, seed: int) -> tuple[float, float]:
-    count = min(len(one.truth), len(other.truth))
-    return paired_difference(one.truth[:count], other.truth[:count], seed=seed)
-
-
-def equal_table(problem: PairProblem, curves, exacts, *, seed: int) -> tuple[Table, dict]:
-    """Compare searchers at equal shares of items and of FLOPs, interpolated, paired with IVF."""
-    rows, metrics = [], {}
-    plain, ivf = exacts["dot"], next((c for c in curves if c.name == "dot, IVF"), None)
-    for curve in curves:
-        gain, gain_error = _gain(exacts[curve.model], plain, seed=seed)
-        for cost in ("items_scored", "flops"):
-            for share in EQUAL:
-                whole = problem.num_items if cost == "items_scored" else exacts[curve.model].flops
-                given = {"cost": cost, "value": share * whole}
-                own = at_equal(curve.points, of="recall", **given)
-                truth = at_equal(curve.points, of="truth", **given)
-                if own is None:
-                    continue
-                other = None if ivf is None else at_equal(ivf.points, of="truth", **given)
-                over_ivf = over_dot = (None, None)
-                if other is not None and curve is not ivf:
-                    over_ivf = paired_difference(truth, other[: len(truth)], seed=seed)
-                over_dot = paired_difference(truth, plain.truth[: len(truth)], seed=seed)
-                key = f"{curve.name}/{cost}={share:.0%}"
-                value = float(np.nanmean(own))
-                metrics |= {f"{key}/recall": value, f"{key}/recall@{K}": float(np.nanmean(truth))}
-                metrics |= {f"{key}/over_dot": over_dot[0], f"{key}/over_dot_se": over_dot[1]}
-                if over_ivf[0] is not None:
-                    metrics |= {f"{key}/over_ivf": over_ivf[0], f"{key}/over_ivf_se": over_ivf[1]}
-                of = "items" if cost == "items_scored" else "own exact FLOPs"
-                kept = over_dot[0] / gain if gain > CLEAR * gain_error else None
-                if kept is not None:
-                    metrics |= {f"{key}/kept": kept}
-                cells = [f"{share:.0%} of {of}", value, float(np.nanmean(truth))]
-                rows.append([curve.name, *cells, _signed(over_ivf), _signed(over_dot), kept])
-    value, error = paired_difference(plain.truth, 0.0, seed=seed)
-    first = ["dot, exact", "100%", 1.0, value, None, f"± {error:.4f}", None]
-    columns = ("", "cost", "recall of exact 20", f"recall@{K}", "above IVF", "above exact dot")
-    columns += ("share of the gain",)
-    note = (
-        f"Interpolated between budgets; recall@{K} of held-out items. Differences in it are paired "
-        "by user, with bootstrap standard errors. IVF is compared at the same number of items or "
-        "FLOPs, where its curve reaches that far. The share of a MoNN's own exact gain over dot is "
-        f"given where that exceeds {CLEAR:.0f} standard errors."
-    )
-    title = "At equal cost"
-    return Table(title=title, columns=columns, baselines=[first], rows=rows, note=note), metrics
-
-
-def _signed(pair) -> str | None:
-    return None if pair[0] is None else signed(*pair)
-
-
-def draw(axes, *, curves, cost: str, of: str) -> None:
+def draw(axes: Axes, *, curves: Sequence[Curve], cost: str, of: str) -> None:
     """Draw recall against a cost."""
     for i, curve in enumerate(curves):
         x = [getattr(point, cost) for point in curve.points]
         y = [np.nanmean(getattr(point, of)) for point in curve.points]
-        axes.plot(x, y, label=curve.name, marker="o", markersize=3, linewidth=1.4, **line_style(i))
+        style: dict[str, Any] = line_style(i)
+        axes.plot(x, y, label=curve.name, marker="o", markersize=3, linewidth=1.4, **style)
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # labels of all nine would overlap
     axes.set_xlabel({"items_scored": "items scored a query", "flops": "FLOPs a query"}[cost])

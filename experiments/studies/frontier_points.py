@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Frontier:
 
     def save(self, path: Path) -> None:
         """Write a .npz, whole or not at all."""
-        arrays = {
+        arrays: dict[str, Any] = {
             "models": np.array(list(self.exacts)),
             "curves": np.array([[curve.name, curve.model] for curve in self.curves]),
             "figures": np.array(list(self.figures)),

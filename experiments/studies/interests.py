@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +19,23 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.data.drawn import planted_tree
-from experiments.harness.errors import bad_input
 from experiments.harness.report import draw_curves, read_curves
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
-from experiments.loop.training import train
-from experiments.retrieval.kept_gain import RoutesTraining, Served, kept_table, rows_of, serve
+from experiments.loop.training import TrainResult
+from experiments.retrieval.kept_gain import (
+    NAMES,
+    TWO_TOWER,
+    RoutesTraining,
+    Served,
+    check_models,
+    kept_table,
+    measure_kept,
+    serve_monn,
+)
 from experiments.retrieval.nodes import learned_nodes
-from experiments.retrieval.residual_monn import softmax_of
-from experiments.retrieval.searchers import Requests, monn_model
+from experiments.retrieval.searchers import truth_of
+from experiments.retrieval.training import softmax_of, train_scorer
 from hsnn_jax.cost_curves import recall
 from hsnn_jax.descent.search import brute_force
 from hsnn_jax.monn.config import SIZES, Features, MoNNConfig, preset
@@ -81,10 +90,7 @@ class InterestsConfig:
     """learning rate of LTI"""
 
     def __post_init__(self) -> None:
-        if set(self.models) - set(SIZES) or self.models[:1] != ("XS",):
-            expected = f"XS, then some of {', '.join(SIZES)}"
-            found = ", ".join(self.models) or "none"
-            raise bad_input("--interests.models", expected=expected, found=found)
+        check_models(self.models, SIZES, flag="--interests.models")
 
 
 class Group(NamedTuple):
@@ -93,12 +99,14 @@ class Group(NamedTuple):
     interests: np.ndarray
     liked: np.ndarray
 
-    def features(self, rows=slice(None)) -> dict[str, np.ndarray]:
+    def features(self, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         """Return the fields of a MoNN's user side: each interest is one."""
         return {f"interest_{k}": self.interests[rows, k] for k in range(self.interests.shape[1])}
 
 
-def draw_users(item_vectors_nxd, count: int, config: InterestsConfig, *, seed: list[int]) -> Group:
+def draw_users(
+    item_vectors_nxd: np.ndarray, count: int, *, config: InterestsConfig, seed: list[int]
+) -> Group:
     """Draw users whose interests are near items of their own choice."""
     rng = np.random.default_rng(seed)
     chosen = rng.integers(0, len(item_vectors_nxd), (count, config.interests))
@@ -107,9 +115,9 @@ def draw_users(item_vectors_nxd, count: int, config: InterestsConfig, *, seed: l
     near = brute_force(
         dot,
         None,
-        jnp.asarray(item_vectors_nxd),
-        jnp.asarray(interests.reshape(-1, config.width)),
-        config.likes,
+        items=jnp.asarray(item_vectors_nxd),
+        users=jnp.asarray(interests.reshape(-1, config.width)),
+        k=config.likes,
     ).ids
     return Group(interests, np.asarray(near).reshape(count, -1))
 
@@ -127,156 +135,143 @@ def model_config(size: str, config: InterestsConfig) -> MoNNConfig:
     return preset(size, user=user, item=Features(dense={"vector": config.width}))
 
 
+class Drawn(NamedTuple):
+    """One seed's items, float32 [n, d], and the users who train, select and ask."""
+
+    items: np.ndarray
+    training: Group
+    validation: Group
+    asking: Group
+
+
+def draw_data(config: InterestsConfig, seed: int) -> Drawn:
+    """Draw the tree and its users."""
+    items = planted_tree(
+        items=config.items, users=1, width=config.width, leaves=config.leaves, seed=seed
+    ).items
+    sizes = (config.users, max(1, config.asking // 2), config.asking)
+    groups = (
+        draw_users(items, n, config=config, seed=[seed, part]) for part, n in enumerate(sizes)
+    )
+    return Drawn(items, *groups)
+
+
 def train_model(
     run: Run,
     monn: MoNNConfig,
-    items: np.ndarray,
-    users: Group,
-    asking: Group,
-    config: InterestsConfig,
     *,
+    drawn: Drawn,
+    config: InterestsConfig,
     stage: str,
     seed: int,
     mesh: Mesh,
-):
+) -> TrainResult:
     """Train one model; the parameters with the best recall of the validation users."""
-    vectors, scorer = jnp.asarray(items), MoNNScorer(monn)
-    steps = min(config.evaluate_every, config.steps)
+    vectors, scorer = jnp.asarray(drawn.items), MoNNScorer(monn)
+    num_items, liked = len(drawn.items), drawn.training.liked
+    wanted = distinct(drawn.validation.liked)
 
-    def batches(epoch):
-        rng = np.random.default_rng([seed, epoch])
-        for _ in range(steps):
-            rows = rng.integers(0, len(users.liked), config.batch_size)
-            columns = rng.integers(0, users.liked.shape[1], config.batch_size)
-            yield users.features(rows) | {"liked": users.liked[rows, columns]}
+    def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
+        rows = rng.integers(0, len(liked), config.batch_size)
+        columns = rng.integers(0, liked.shape[1], config.batch_size)
+        return drawn.training.features(rows) | {"liked": liked[rows, columns]}
 
     def loss(params, batch, key):
         liked, features = batch["liked"], {k: v for k, v in batch.items() if k != "liked"}
-        negatives = jax.random.randint(key, (config.negatives,), 0, len(items))
-        encoded = encode_users(monn, params, features)
-        own = encode_items(monn, params, {"vector": vectors[liked]})
-        others = encode_items(monn, params, {"vector": vectors[negatives]})
-        return softmax_of(scorer, params, encoded, own, others, liked, negatives), {}
-
-    wanted = distinct(asking.liked)
+        negatives = jax.random.randint(key, (config.negatives,), 0, num_items)
+        value = softmax_of(
+            scorer,
+            params,
+            users=encode_users(monn, params, features=features),
+            own=encode_items(monn, params, features={"vector": vectors[liked]}),
+            others=encode_items(monn, params, features={"vector": vectors[negatives]}),
+            own_ids=liked,
+            other_ids=negatives,
+        )
+        return value, {}
 
     def evaluate(params):
-        encoded = encode_users(monn, params, asking.features())
-        catalogue = encode_items(monn, params, {"vector": vectors})
-        found = brute_force(scorer, params, catalogue, encoded, min(K, len(items)))
+        encoded = encode_users(monn, params, features=drawn.validation.features())
+        catalogue = encode_items(monn, params, features={"vector": vectors})
+        found = brute_force(scorer, params, items=catalogue, users=encoded, k=min(K, num_items))
         return {f"recall@{K}": recall(found.ids, wanted)}
 
-    return train(
+    return train_scorer(
         run,
+        loss,
         stage=stage,
         init_params=lambda key: init_monn(key, monn),
-        loss=loss,
+        draw=draw,
         tx=optax.adam(optax.cosine_decay_schedule(config.rate, config.steps, 0.05)),
-        batches=batches,
-        epochs=max(1, config.steps // steps),
-        steps_per_epoch=steps,
-        seed=seed,
-        mesh=mesh,
+        steps=config.steps,
+        evaluate_every=config.evaluate_every,
         evaluate=evaluate,
         select=f"recall@{K}",
+        seed=seed,
+        mesh=mesh,
     )
 
 
-def served(
+def serve_model(
     name: str,
     monn: MoNNConfig,
-    params,
-    items: np.ndarray,
-    users: Group,
-    asking: Group,
-    config: InterestsConfig,
     *,
+    params: Any,
+    drawn: Drawn,
+    config: InterestsConfig,
     learners: int,
     seed: int,
 ) -> Served:
     """Encode the users who ask, and learn nodes and routes on the users who trained."""
-    deep, side = MoNNScorer(monn), {"vector": jnp.asarray(items)}
-    features = users.features(slice(learners))
-    features = {name: np.concatenate([x, features[name]]) for name, x in asking.features().items()}
-    encoded = encode_users(monn, params, features)
-    place = np.arange(jax.tree.leaves(encoded)[0].shape[0])[:, None]
-    requests = Requests(place, np.full((len(place), 1), -1, np.int32))
-    asked = len(asking.liked)
-    catalogue = encode_items(monn, params, side)
-    vectors = np.asarray(item_vectors(monn, params, side))
-    return Served(
-        model=monn_model(name, deep, params, encoded, catalogue, rows_of(encoded)),
-        requests=requests.rows(slice(asked)),
+    users, asking, side = drawn.training, drawn.asking, {"vector": jnp.asarray(drawn.items)}
+    learning = users.features(slice(learners))
+    features = {f: np.concatenate([x, learning[f]]) for f, x in asking.features().items()}
+    vectors = np.asarray(item_vectors(monn, params, features=side))
+    return serve_monn(
+        name,
+        MoNNScorer(monn),
+        params=params,
+        users=encode_users(monn, params, features=features),
+        items=encode_items(monn, params, features=side),
+        asking=np.full((len(asking.liked), 1), -1, np.int32),
+        learning=np.full((len(users.liked[:learners]), 1), -1, np.int32),
         truth=distinct(asking.liked),
         vectors=vectors,
         nodes=learned_nodes(
-            np.asarray(user_vectors(monn, params, users.features())),
+            np.asarray(user_vectors(monn, params, features=users.features())),
             vectors,
-            users.liked[:, 0],
+            positives=users.liked[:, 0],
             nodes=config.nodes,
             steps=config.index_steps,
             rate=config.index_rate,
             seed=seed,
         ),
-        learners=requests.rows(slice(asked, None)),
     )
 
 
 def run_interests(
-    run: Run, config: InterestsConfig, routes: RoutesTraining, *, seeds, mesh: Mesh
+    run: Run, config: InterestsConfig, *, routes: RoutesTraining, seeds: Sequence[int], mesh: Mesh
 ) -> Outcome:
     """Train every model on the users of every seed, then search by all."""
-    curves: dict[str, list] = {size: [] for size in config.models}
-    for seed in seeds:
-        drawn = planted_tree(
-            items=config.items, users=1, width=config.width, leaves=config.leaves, seed=seed
-        ).items
-        sizes = (config.users, max(1, config.asking // 2), config.asking)
-        draw = functools.partial(draw_users, drawn, config=config)
-        train_part, validation, test = (
-            draw(count, seed=[seed, part]) for part, count in enumerate(sizes)
-        )
-        two_tower = None
-        for size in config.models:
-            monn = model_config(size, config)
-            result = train_model(
-                run,
-                monn,
-                drawn,
-                train_part,
-                validation,
-                config,
-                stage=f"{size}-{seed}",
-                seed=seed,
-                mesh=mesh,
-            )
-            params = jax.device_get(result.params)
-            own = served(
-                size,
-                monn,
-                params,
-                drawn,
-                train_part,
-                test,
-                config,
-                learners=routes.users,
-                seed=seed,
-            )
-            two_tower = two_tower or own
-            k = min(K, config.items)
-            curves[size].append(serve(own, two_tower, k, routes, seed=seed))
-            print(f"seed {seed}, {size}: done", flush=True)
-    return _outcome(run, curves, config, seeds)
+    drawn_by = functools.lru_cache(maxsize=1)(functools.partial(draw_data, config))
+
+    def served(size: str, seed: int) -> Served:
+        drawn, monn = drawn_by(seed), model_config(size, config)
+        both = {"drawn": drawn, "config": config, "seed": seed}
+        result = train_model(run, monn, stage=f"{size}-{seed}", mesh=mesh, **both)
+        params = jax.device_get(result.params)
+        return serve_model(NAMES[size], monn, params=params, learners=routes.users, **both)
+
+    k = min(K, config.items)
+    curves = measure_kept(served, config.models, routes=routes, k=k, seeds=seeds)
+    return _outcome(run, curves, config, seeds, k=k)
 
 
-def _outcome(run: Run, curves, config: InterestsConfig, seeds) -> Outcome:
-    names = {"XS": "two tower"} | {size: f"MoNN {size}" for size in config.models[1:]}
-    plain = [own["exact"][0] for own in curves["XS"]]
-    table, figures = kept_table(
-        {names[size]: own for size, own in curves.items()}, plain, num_items=config.items, k=K
-    )
+def _outcome(run: Run, curves, config: InterestsConfig, seeds: Sequence[int], *, k: int) -> Outcome:
+    plain = [own["exact"][0] for own in curves[NAMES[TWO_TOWER]]]
+    table, figures = kept_table(curves, plain, num_items=config.items, k=k)
     lines = read_curves(run.folder)
-    shown = {names[size]: lines[f"{size}-{seeds[0]}"] for size in config.models}
+    shown = {NAMES[size]: lines[f"{size}-{seeds[0]}"] for size in config.models}
     return Outcome(
         title="Users of several interests, simulated",
         intro=f"Simulated: {config.items:,} unit vectors around {config.leaves} leaves of a "
@@ -284,7 +279,7 @@ def _outcome(run: Run, curves, config: InterestsConfig, seeds) -> Outcome:
         "nearest to each.",
         protocol={"data": "simulated planted tree", "selection": f"validation recall@{K}"},
         metrics=figures,
-        baselines={f"two tower/recall@{K}": float(np.mean([p.truth.mean() for p in plain]))},
+        baselines={f"two tower/recall@{K}": float(np.mean([truth_of(p).mean() for p in plain]))},
         tables=[table],
         panels=[
             functools.partial(

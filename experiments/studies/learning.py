@@ -9,27 +9,37 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from experiments.data.drawn import planted_tree
 from experiments.harness.errors import bad_input
 from experiments.harness.report import Table, draw_recall, signed
+from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
 from experiments.retrieval.linear_towers import Adapted, Vectors, adapt
 from experiments.retrieval.nodes import lti_config
-from experiments.retrieval.searchers import HSNN, Exact, Requests, dot_model, measure_exact
+from experiments.retrieval.searchers import (
+    HSNN,
+    Requests,
+    dot_model,
+    measure_all,
+    recall_curve,
+    truth_of,
+)
 from experiments.tasks.pairs import PairProblem
-from hsnn_jax.cost_curves import Measured, at_equal, measure
-from hsnn_jax.nodes.learners import EM, LTI, KMeans
+from hsnn_jax.cost_curves import Measured, at_equal
+from hsnn_jax.nodes.learners import EM, LTI, KMeans, Learner
 from hsnn_jax.nodes.telemetry import telemetry
 
 SHARES = (0.02, 0.04, 0.05, 0.07, 0.1, 0.15)
 K = 20
-
+Of = Literal["recall", "truth"]  # of exact answers, of held-out items
+OF: tuple[Of, ...] = ("recall", "truth")
 
 JOINT = {
     "joint LTI": {},
@@ -100,7 +110,13 @@ def planted_task(seed: int, *, config: LearningConfig) -> Task:
     )
 
 
-def towers_task(seed: int, *, problem: PairProblem, towers, config: LearningConfig) -> Task:
+def towers_task(
+    seed: int,
+    *,
+    problem: PairProblem,
+    towers: tuple[np.ndarray, np.ndarray],
+    config: LearningConfig,
+) -> Task:
     """Take the vectors of trained towers, training pairs and test users drawn by seed."""
     users, items = towers
     rows = np.random.default_rng([seed, 4]).permutation(len(problem.train.users))
@@ -113,7 +129,9 @@ def towers_task(seed: int, *, problem: PairProblem, towers, config: LearningConf
     )
 
 
-def learn_all(task: Task, config: LearningConfig, *, seed: int):
+def learn_all(
+    task: Task, config: LearningConfig, *, seed: int
+) -> Iterator[tuple[str, Adapted, jax.Array]]:
     """Yield (variant, towers, nodes) of one seed."""
     key = jax.random.key(seed)
     train = functools.partial(
@@ -129,13 +147,13 @@ def learn_all(task: Task, config: LearningConfig, *, seed: int):
         EM(config=base, tx=tx, batch_size=config.batch_size, rounds=min(10, config.steps)),
         LTI(config=base, tx=tx, batch_size=config.batch_size),
     )
-    chosen = dict(zip(SEPARATE, learners, strict=True))
+    chosen: dict[str, Learner] = dict(zip(SEPARATE, learners, strict=True))
     for name in config.variants:
         if name in JOINT:
             both = train(lti(**JOINT[name]), joint=True)
             yield name, both, both.params["nodes"]
             continue
-        learned = chosen[name].learn(users, items, task.vectors.positives, key)
+        learned = chosen[name].learn(users, items, positives=task.vectors.positives, key=key)
         yield name, alone, learned.nodes[0]
 
 
@@ -148,28 +166,37 @@ class Learned:
     telemetry: dict[str, float]
 
 
-def measure_variant(task: Task, towers: Adapted, nodes, config: LearningConfig) -> Learned:
+def measure_variant(
+    task: Task, towers: Adapted, *, nodes: jax.Array, config: LearningConfig
+) -> Learned:
     """Index the towers' item vectors by the nodes and measure cost and recall."""
     items = np.asarray(towers.items(task.vectors.items))
     users = np.asarray(towers.users(task.requests.users))
     requests = Requests(users, task.requests.exclude)
     model, count = dot_model(items), len(items)
-    exact = Exact("exact", model)
-    ids, whole = measure_exact(exact, requests, K, truth=task.truth)
+    hsnn = HSNN("HSNN", model, items, nodes, slack=config.slack)
     budgets = sorted({round(share * count) for share in SHARES})
-    hsnn = HSNN("hsnn", model, items, nodes, slack=config.slack)
-    hsnn.build()
-    points = measure(hsnn, requests, K, budgets=budgets, exact=ids, truth=task.truth)
-    return Learned(points, whole, telemetry(jnp.asarray(items), jnp.asarray(nodes), None)[0])
+    exact, curves = measure_all(
+        model, [hsnn], requests=requests, k=K, budgets=budgets, truth=task.truth
+    )
+    return Learned(curves[hsnn.name], exact, telemetry(items, nodes, alpha=None)[0])
 
 
-def run_learning(run, make_task, config: LearningConfig, *, protocol, seeds) -> Outcome:
+def run_learning(
+    run: Run,
+    make_task: Callable[[int], Task],
+    *,
+    config: LearningConfig,
+    protocol: Mapping[str, Any],
+    seeds: Sequence[int],
+) -> Outcome:
     """Measure every variant from every seed; `make_task` maps a seed to a `Task`."""
     found: dict[str, list[Learned]] = {}
+    num_items = 0
     for seed in seeds:
         task = make_task(seed)
         for name, towers, nodes in learn_all(task, config, seed=seed):
-            learned = measure_variant(task, towers, nodes, config)
+            learned = measure_variant(task, towers, nodes=nodes, config=config)
             found.setdefault(name, []).append(learned)
             run.truncate_metrics(f"{name}-{seed}", after_step=0)  # of a resumed run
             run.log(f"{name}-{seed}", config.steps, **learned.telemetry)
@@ -178,7 +205,7 @@ def run_learning(run, make_task, config: LearningConfig, *, protocol, seeds) -> 
     return _outcome(found, config, num_items, protocol=protocol, seeds=seeds)
 
 
-def _at_share(learned: Learned, config: LearningConfig, num_items: int, of: str) -> np.ndarray:
+def _at_share(learned: Learned, config: LearningConfig, num_items: int, of: Of) -> np.ndarray:
     """Return the recall of every user at the share; at the nearest point outside the curve."""
     value = config.share * num_items
     found = at_equal(learned.points, cost="items_scored", value=value, of=of)
@@ -205,8 +232,8 @@ def _outcome(found, config: LearningConfig, num_items: int, *, protocol, seeds) 
             f: float(np.mean([one.telemetry[f] for one in learned]))
             for f in ("used_nodes", "perplexity", "imbalance")
         }
-        recalls = {of: of_seeds(name, of) for of in ("recall", "truth")}
-        exact = float(np.mean([np.nanmean(one.exact.truth) for one in learned]))
+        recalls = {of: of_seeds(name, of) for of in OF}
+        exact = float(np.mean([np.nanmean(truth_of(one.exact)) for one in learned]))
         (change, error), (other, other_error) = (difference(name, of) for of in recalls)
         metrics |= {f"{name}/{seed}/recall": v for seed, v in zip(seeds, recalls["recall"])}
         metrics |= {f"{name}/{seed}/recall@{K}": v for seed, v in zip(seeds, recalls["truth"])}
@@ -229,10 +256,7 @@ def _outcome(found, config: LearningConfig, num_items: int, *, protocol, seeds) 
         "held-out items by brute force over the variant's own towers. Used nodes, perplexity and "
         "max / mean are of the nearest nodes, no capacity applied.",
     )
-    curves = {
-        name: [(p.items_scored, float(np.nanmean(p.recall))) for p in learned[0].points]
-        for name, learned in found.items()
-    }
+    curves = {name: recall_curve(learned[0].points) for name, learned in found.items()}
     panel = functools.partial(
         draw_recall, curves=curves, n_items=num_items, label="recall of the exact top 20"
     )
@@ -240,7 +264,7 @@ def _outcome(found, config: LearningConfig, num_items: int, *, protocol, seeds) 
         title=f"Index learning on {protocol['data']}",
         intro="Linear towers over given vectors; the index is learned jointly with them or "
         "afterwards.",
-        protocol=protocol | {"cut": K},
+        protocol={**protocol, "cut": K},
         metrics=metrics,
         baselines={f"{base}/recall": float(rows[0][1])},
         tables=[table],

@@ -7,6 +7,7 @@ from typing import Literal
 
 from experiments.harness.errors import bad_input
 from experiments.harness.options import ManySeeds, Options, WithData, flag_of
+from experiments.retrieval.graph_training import GraphConfig
 from experiments.retrieval.kept_gain import RoutesTraining
 from experiments.retrieval.residual_monn import MoNNTraining
 from experiments.studies.collapse import PlantedConfig
@@ -16,7 +17,6 @@ from experiments.studies.interests import InterestsConfig
 from experiments.studies.learning import LearningConfig
 from experiments.studies.rated_scorer import ScorersConfig
 from experiments.studies.scale import ScaleConfig
-from experiments.tasks.graph_towers import GraphConfig
 
 MAY_BE_ZERO = ("cost_weight", "hard_negatives", "like_weight", "popular")
 

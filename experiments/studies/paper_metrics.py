@@ -7,7 +7,9 @@ users; Wide & Deep is the paper's baseline.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -15,6 +17,7 @@ from jax.sharding import Mesh
 
 import nxtpost_jax
 from experiments.harness.run_folder import Run
+from experiments.loop.train_step import Params
 from experiments.loop.training import train
 from experiments.retrieval.towers import encode_towers
 from experiments.tasks.next_item import Problem
@@ -28,7 +31,12 @@ BATCH = 128  # users that batch recall ranks against each other
 WIDE_DEEP_EPOCHS = 20
 
 
-def batch_recalls(scores_of_batch, labels_Qxm, *, seed: int) -> dict[str, float]:
+def batch_recalls(
+    scores_of_batch: Callable[[np.ndarray, np.ndarray], jax.Array],
+    labels_Qxm: np.ndarray,
+    *,
+    seed: int,
+) -> dict[str, float]:
     """Rank the labels of drawn batches of users against each other.
 
     Args:
@@ -53,9 +61,11 @@ def batch_recalls(scores_of_batch, labels_Qxm, *, seed: int) -> dict[str, float]
     return {f"batch_recall@{K}": recalls_m[0], f"batch_recall@{K} of m": recalls_m.mean()}
 
 
-def paper_metrics(problem: Problem, model: NxtPost, params, labels_Qxm, *, seed: int):
+def paper_metrics(
+    problem: Problem, model: NxtPost, *, params: Params, labels_Qxm: np.ndarray, seed: int
+) -> dict[str, float]:
     """Compute batch recall and KNN hits of the test queries: floats by name."""
-    towers = encode_towers(problem, model, params)
+    towers = encode_towers(problem, model, params=params)
     users_QxD = towers.encode(problem.split.test)
 
     def scores(rows, labels):
@@ -64,7 +74,7 @@ def paper_metrics(problem: Problem, model: NxtPost, params, labels_Qxm, *, seed:
 
     wanted = {f"knn_hits@{K}": labels_Qxm[:, :1], f"knn_hits@{K} of m": labels_Qxm}
     found = {
-        name: np.asarray(knn_hits(users_QxD, towers.item_vectors, labels, k=K))
+        name: np.asarray(knn_hits(users_QxD, towers.item_vectors, labels_Bxm=labels, k=K))
         for name, labels in wanted.items()
     }
     means = {name: float(hits[hits >= 0].mean()) for name, hits in found.items()}
@@ -72,7 +82,7 @@ def paper_metrics(problem: Problem, model: NxtPost, params, labels_Qxm, *, seed:
 
 
 def train_wide_deep(
-    run: Run, problem: Problem, labels_Qxm, options: NxtPostOptions, *, mesh: Mesh
+    run: Run, problem: Problem, *, labels_Qxm: np.ndarray, options: NxtPostOptions, mesh: Mesh
 ) -> dict[str, float]:
     """Train the paper's baseline and rank the test users' batches by it."""
     content = None if problem.content is None else jnp.asarray(problem.content)
@@ -100,6 +110,8 @@ def train_wide_deep(
 
     def scores(rows, labels):
         items_BxL = histories["items"][rows]
-        return wide_deep.score_matrix(model, result.params, items_BxL, labels, content)
+        return wide_deep.score_matrix(
+            model, result.params, items_BxL=items_BxL, labels_B=labels, content=content
+        )
 
     return batch_recalls(scores, labels_Qxm, seed=options.seed)

@@ -181,7 +181,7 @@ def found(tested: Tested) -> str:
     )
 
 
-def report_of(run: Run, problem: Problem, tested: Tested, digits: Outcome) -> Outcome:
+def report_of(run: Run, problem: Problem, *, tested: Tested, digits: Outcome) -> Outcome:
     """Join the whole path's figures, tables and plots; `digits` is the optimizers' part."""
     metrics, baselines = figures_of(problem, tested)
     stages = {s: lines for s, lines in read_curves(run.folder).items() if s in tested.models}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +19,10 @@ from jax.sharding import Mesh
 
 from experiments.harness.errors import bad_input
 from experiments.harness.run_folder import Run
-from experiments.loop.training import train
-from experiments.retrieval.kept_gain import Served, rows_of
+from experiments.loop.training import TrainResult
+from experiments.retrieval.kept_gain import NAMES, TWO_TOWER, Served, check_models, serve_monn
 from experiments.retrieval.nodes import learned_nodes
-from experiments.retrieval.residual_monn import softmax_of
-from experiments.retrieval.searchers import Requests, monn_model
+from experiments.retrieval.training import softmax_of, train_scorer
 from experiments.tasks.rated_events import Examples, user_side
 from hsnn_jax.cost_curves import recall_by_user
 from hsnn_jax.descent.search import brute_force
@@ -40,15 +41,6 @@ from hsnn_jax.monn.network import (
 
 K = 50
 TASKS = ("like", "next")
-NAMES = {
-    "XS": "two tower",
-    "S": "MoNN S",
-    "M": "MoNN M",
-    "L": "MoNN L",
-    "XL": "MoNN XL",
-    "MoL": "MoL 8x4",
-}
-
 PART = 1000  # events whose users are encoded at once
 
 
@@ -92,11 +84,7 @@ class ScorersConfig:
     """liked training events that LTI draws from"""
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.models) - set(NAMES))
-        if unknown or self.models[:1] != ("XS",):
-            known = ", ".join(NAMES)
-            found = ", ".join(self.models) or "none"
-            raise bad_input("--scorers.models", expected=f"XS, then some of {known}", found=found)
+        check_models(self.models, NAMES, flag="--scorers.models")
         if not 0 <= self.popular < 1:
             found = str(self.popular)
             raise bad_input("--scorers.popular", expected="a share in [0, 1)", found=found)
@@ -110,7 +98,7 @@ def model_config(name: str, examples: Examples) -> MoNNConfig:
     sides = {"user": examples.user_fields, "item": examples.item_fields, "tasks": TASKS}
     if name == "MoL":
         return MoNNConfig(num_user=8, num_item=4, width=40, overarch="dot_mol", **sides)
-    if name == "XS":
+    if name == TWO_TOWER:
         return preset(name, **sides)
     return preset(name, crosses=("genre", "follows"), recency=True, overarch="dot_mol", **sides)
 
@@ -137,36 +125,39 @@ class Scorer:
     examples: Examples
 
     @functools.cached_property
-    def encode(self):
+    def encode(self) -> Callable[..., Any]:
         """Compile `users` once for all evaluations."""
         return jax.jit(self.users)
 
     @functools.cached_property
-    def encode_all(self):
+    def encode_all(self) -> Callable[..., Any]:
         """Compile `items` of the whole catalogue."""
         return jax.jit(self.items)
 
-    def users(self, params, batch):
+    def users(self, params: Any, batch: Mapping[str, Any]) -> Any:
         """Encode the users of a batch from `Examples.histories`."""
         features, counts = self._user_side(batch)
         counts = counts if self.config.crosses else None
-        return encode_users(self.config, params, features, counts)
+        return encode_users(self.config, params, features=features, counts=counts)
 
     def _user_side(self, batch):
         examples = self.examples
         genres, followers = jnp.asarray(examples.genres), jnp.asarray(examples.followers)
-        return user_side(batch, genres, len(examples.genre_names), followers)
+        names = examples.genre_names
+        return user_side(batch, genres, num_genres=len(names), followers=followers)
 
-    def items(self, params, ids=None):
+    def items(self, params: Any, ids: jax.Array | None = None) -> Any:
         """Encode items, all by default."""
         features, attributes = self.examples.item_side()
         if ids is not None:
             features, attributes = jax.tree.map(lambda x: x[ids], (features, attributes))
         attributes = attributes if self.config.crosses else None
-        return encode_items(self.config, params, features, attributes)
+        return encode_items(self.config, params, features=features, attributes=attributes)
 
-    def loss(self, params, batch, key, *, config: ScorersConfig):
-        """Return the sum of both tasks' losses, of events from `batches`."""
+    def loss(
+        self, params: Any, batch: Mapping[str, jax.Array], *, key: jax.Array, config: ScorersConfig
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the sum of both tasks' losses of a batch that `train_model` draws."""
         users, own = self.users(params, batch), self.items(params, batch["items"])
         both = users, own, batch["items"], batch["labels"]
         rated, liked = (_every_other(both, first) for first in (0, 1))
@@ -176,14 +167,20 @@ class Scorer:
         cross_entropy = jnp.mean(binary_cross_entropy(like(params, users, own)[:, 0], labels))
         ids, log_expected = self.negatives(key, config)
         users, own, own_ids, _ = liked
-        others = self.items(params, ids)
         softmax = softmax_of(
-            following, params, users, own, others, own_ids, ids, log_expected=log_expected
+            following,
+            params,
+            users=users,
+            own=own,
+            others=self.items(params, ids),
+            own_ids=own_ids,
+            other_ids=ids,
+            log_expected=log_expected,
         )
         loss = config.like_weight * cross_entropy + softmax
         return loss, {"cross_entropy": cross_entropy, "softmax": softmax}
 
-    def negatives(self, key, config: ScorersConfig):
+    def negatives(self, key: jax.Array, config: ScorersConfig) -> tuple[jax.Array, jax.Array]:
         """Draw ids; return them and the log of how often each item is drawn, up to a constant."""
         num_items, likes = self.examples.num_items, self.likes
         popular = int(config.popular * config.negatives)
@@ -200,7 +197,9 @@ class Scorer:
         """Return the items of liked training events, one an event."""
         return self.examples.items[self.examples.liked(0)]
 
-    def draw(self, part: int, config: ScorersConfig, *, seed: int, most: int):
+    def draw(
+        self, part: int, config: ScorersConfig, *, seed: int, most: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draw events of a part, and events before which up to `most` users ask for the next."""
         rng = np.random.default_rng([seed, 11])
         rows, asked = self.examples.rows(part), self.examples.next_liked(part)
@@ -208,7 +207,9 @@ class Scorer:
         asked = np.sort(rng.choice(asked, min(most, len(asked)), replace=False))
         return rows, asked
 
-    def score(self, params, part: int, config: ScorersConfig, *, seed: int, most: int) -> Scored:
+    def score(
+        self, params: Any, part: int, *, config: ScorersConfig, seed: int, most: int
+    ) -> Scored:
         """Score drawn events of a part, and retrieve the next items of up to `most` users."""
         examples = self.examples
         rows, asked = self.draw(part, config, seed=seed, most=most)
@@ -223,9 +224,9 @@ class Scorer:
         found = brute_force(
             MoNNScorer(self.config, "next"),
             params,
-            items,
-            users,
-            min(K, examples.num_items),
+            items=items,
+            users=users,
+            k=min(K, examples.num_items),
             exclude=jnp.asarray(np.pad(seen, ((0, padded - len(seen)), (0, 0)), mode="edge")),
         )
         ids = np.asarray(found.ids)[: len(asked)]
@@ -234,7 +235,7 @@ class Scorer:
         return Scored(logits, examples.labels[rows], hits)
 
     def serve(
-        self, params, config: ScorersConfig, *, name: str, seed: int, most: int, learners: int
+        self, params: Any, config: ScorersConfig, *, name: str, seed: int, most: int, learners: int
     ) -> Served:
         """Encode the test users who ask, and learn nodes on liked training events.
 
@@ -253,36 +254,38 @@ class Scorer:
         learning = np.sort(rng.choice(every, min(learners, len(every)), replace=False))
         rows = np.concatenate([asked, learning])
         users = jax.tree.map(lambda x: x[: len(rows)], self.encoded(params, rows))
-        deep, items = MoNNScorer(self.config, "next"), self.encode_all(params)
-        vectors = np.asarray(item_vectors(self.config, params, examples.item_side()[0]))
-        place = np.arange(len(rows))[:, None]
-        return Served(
-            model=monn_model(name, deep, params, users, items, rows_of(users)),
-            requests=Requests(place[: len(asked)], examples.seen(asked)),
+        vectors = np.asarray(item_vectors(self.config, params, features=examples.item_side()[0]))
+        return serve_monn(
+            name,
+            MoNNScorer(self.config, "next"),
+            params=params,
+            users=users,
+            items=self.encode_all(params),
+            asking=examples.seen(asked),
+            learning=examples.seen(learning),
             truth=examples.items[asked][:, None],
             vectors=vectors,
             nodes=learned_nodes(
                 self._user_vectors(params, liked),
                 vectors,
-                examples.items[liked],
+                positives=examples.items[liked],
                 nodes=config.two_tower_nodes if self.config.overarch == "dot" else config.nodes,
                 steps=config.index_steps,
                 rate=config.index_rate,
                 seed=seed,
             ),
-            learners=Requests(place[len(asked) :], examples.seen(learning)),
             crosses=followers_by_node if "follows" in self.config.crosses else None,
         )
 
     def _user_vectors(self, params, rows) -> np.ndarray:
         @jax.jit
         def vectors(batch):
-            return user_vectors(self.config, params, self._user_side(batch)[0])
+            return user_vectors(self.config, params, features=self._user_side(batch)[0])
 
         parts = [vectors(self.examples.histories(part)) for part in _parts(rows)]
         return np.concatenate(parts)[: len(rows)]
 
-    def encoded(self, params, rows):
+    def encoded(self, params: Any, rows: np.ndarray) -> Any:
         """Encode the users before events; the last one repeats up to a whole number of parts."""
         users = [users for _, users in self._encoded(params, rows)]
         return jax.tree.map(lambda *x: jnp.concatenate(x), *users)
@@ -293,7 +296,7 @@ class Scorer:
             yield part, self.encode(params, self.examples.histories(part))
 
 
-def followers_by_node(index: Index, users):
+def followers_by_node(index: Index, users: Any) -> jax.Array:
     """Return how many followers of what each user liked a node lists, and how recent the latest.
 
     Args:
@@ -339,38 +342,35 @@ def optimizer(config: ScorersConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
 
 
-def train_scorer(
-    run: Run, scorer: Scorer, config: ScorersConfig, *, stage: str, seed: int, mesh: Mesh
-):
+def train_model(
+    run: Run, scorer: Scorer, *, config: ScorersConfig, stage: str, seed: int, mesh: Mesh
+) -> TrainResult:
     """Train one model; the parameters with the best validation recall."""
-    examples, steps = scorer.examples, min(config.evaluate_every, config.steps)
+    examples, half = scorer.examples, config.batch_size // 2
     rated, liked = examples.rows(0), examples.liked(0)
 
-    def batches(epoch):
-        rng = np.random.default_rng([seed, epoch])
-        for _ in range(steps):
-            # In turns, so that a shard of the batch has both kinds.
-            half = config.batch_size // 2
-            chosen = np.stack([rng.choice(rows, half) for rows in (rated, liked)], axis=1).ravel()
-            batch = examples.histories(chosen)
-            yield batch | {"items": examples.items[chosen], "labels": examples.labels[chosen]}
+    def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
+        # In turns, so that a shard of the batch has both kinds.
+        chosen = np.stack([rng.choice(rows, half) for rows in (rated, liked)], axis=1).ravel()
+        batch = examples.histories(chosen)
+        return batch | {"items": examples.items[chosen], "labels": examples.labels[chosen]}
 
     def evaluate(params):
-        scored = scorer.score(params, 1, config, seed=seed, most=1000)
+        scored = scorer.score(params, 1, config=config, seed=seed, most=1000)
         ne = normalised_entropy(scored.logits, scored.labels)
         return {f"recall@{K}": float(scored.hits.mean()), "ne": ne}
 
-    return train(
+    return train_scorer(
         run,
+        lambda params, batch, key: scorer.loss(params, batch, key=key, config=config),
         stage=stage,
         init_params=lambda key: init_monn(key, scorer.config),
-        loss=functools.partial(scorer.loss, config=config),
+        draw=draw,
         tx=optimizer(config),
-        batches=batches,
-        epochs=max(1, config.steps // steps),
-        steps_per_epoch=steps,
-        seed=seed,
-        mesh=mesh,
+        steps=config.steps,
+        evaluate_every=config.evaluate_every,
         evaluate=evaluate,
         select=f"recall@{K}",
+        seed=seed,
+        mesh=mesh,
     )

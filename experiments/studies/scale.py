@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ from experiments.harness.report import Table, finish_axes
 from experiments.harness.run_folder import Run, read_metrics
 from experiments.harness.study import Outcome
 from experiments.harness.timing import median_seconds, percentiles_ms, seconds_of
-from experiments.retrieval.searchers import FaissIVF, Requests
+from experiments.retrieval.faiss_peers import FaissIVF
+from experiments.retrieval.searchers import Requests
 from hsnn_jax.cost_curves import recall
 from hsnn_jax.descent.search import brute_force, search
 from hsnn_jax.lists import living
@@ -55,7 +56,9 @@ class ScaleConfig:
 
     def __post_init__(self) -> None:
         if not self.items or min(self.items) < 2000:
-            raise bad_input("--scale.items", expected="sizes of at least 2000", found=self.items)
+            raise bad_input(
+                "--scale.items", expected="sizes of at least 2000", found=str(self.items)
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Point:
     insert_ms: float | None
 
 
-def run_scale(run: Run, config: ScaleConfig, *, seeds, faiss: bool) -> Outcome:
+def run_scale(run: Run, config: ScaleConfig, *, seeds: Sequence[int], faiss: bool) -> Outcome:
     """Measure every size from every seed; what a stopped run has measured is kept."""
     known = _measured(run.folder)
     points: dict[str, list[Point]] = {}
@@ -85,7 +88,7 @@ def run_scale(run: Run, config: ScaleConfig, *, seeds, faiss: bool) -> Outcome:
             found = known.get((seed, size), {})
             if len(found) < 1 + faiss:
                 drawn = functools.partial(_draw, config, size, seed)
-                found = measure_size(drawn, config, size, seed=seed, faiss=faiss)
+                found = measure_size(drawn, config, size=size, seed=seed, faiss=faiss)
                 for name, point in found.items():
                     run.log(f"{name}-{seed}", size, **dataclasses.asdict(point))
             for name, point in found.items():
@@ -119,7 +122,7 @@ def _draw(config: ScaleConfig, size: int, seed: int) -> Planted:
 
 
 def measure_size(
-    draw: Callable[[], Planted], config: ScaleConfig, size: int, *, seed: int, faiss: bool
+    draw: Callable[[], Planted], config: ScaleConfig, *, size: int, seed: int, faiss: bool
 ) -> dict[str, Point]:
     """Build an index over the first `size` items, find its budget, time it, insert the rest."""
     drawn = draw()
@@ -135,8 +138,10 @@ def measure_size(
 def _measure_exact(items, users) -> tuple[np.ndarray, dict[str, float]]:
     """Return the exact answers, int [B, TOP], and what all points of this size share."""
     vectors = jnp.asarray(items)
-    exact = brute_force(dot, None, vectors, users, TOP)
-    speed = _speed(lambda: brute_force(dot, None, vectors, users, TOP).ids, len(users))
+    exact = brute_force(dot, None, items=vectors, users=users, k=TOP)
+    speed = _speed(
+        lambda: brute_force(dot, None, items=vectors, users=users, k=TOP).ids, len(users)
+    )
     common = {"items": len(items), "exact_flops": float(exact.flops[0])}
     return np.asarray(exact.ids), common | {"exact_queries_per_second": speed}
 
@@ -153,14 +158,16 @@ def _measure_hsnn(
     nodes = kmeans(jnp.asarray(items[sample]), num_nodes, key=jax.random.key(seed), iterations=10)
     index = build_index(items, nodes, slack=config.slack, reserve=INSERTS)
     ids = np.where(np.arange(size + INSERTS) < size, np.arange(size + INSERTS), -1)
-    alive = living.start(index, items, ids)
+    alive = living.start(index, items, ids=ids)
     build_seconds = time.perf_counter() - start
 
     def find(some, budget):
-        return search(dot, None, alive.index, alive.tiles, some, TOP, budget=budget)
+        return search(
+            dot, None, index=alive.index, items=alive.tiles, users=some, k=TOP, budget=budget
+        )
 
     budget = least_budget(
-        lambda b: recall(find(users, b).ids, exact), int(index.lists.shape[1]), size
+        lambda b: recall(find(users, b).ids, exact), least=int(index.lists.shape[1]), most=size
     )
     answer = find(users, budget)
     return Point(
@@ -185,10 +192,11 @@ def _measure_ivf(items, users, exact, num_nodes: int, config: ScaleConfig, commo
     none = np.full((len(users), 1), -1, np.int32)
 
     def find(some, budget):
-        return ivf.search(Requests(some, none[: len(some)]), TOP, budget)
+        return ivf.search(Requests(some, none[: len(some)]), TOP, budget=budget)
 
-    lists = len(items) // num_nodes
-    budget = least_budget(lambda b: recall(find(users, b).ids, exact), lists, len(items))
+    budget = least_budget(
+        lambda b: recall(find(users, b).ids, exact), least=len(items) // num_nodes, most=len(items)
+    )
     answer = find(users, budget)
     return Point(
         recall=recall(answer.ids, exact),
@@ -203,7 +211,9 @@ def _measure_ivf(items, users, exact, num_nodes: int, config: ScaleConfig, commo
     )
 
 
-def least_budget(recall_at, least: int, most: int, *, steps: int = 9) -> int:
+def least_budget(
+    recall_at: Callable[[int], float], *, least: int, most: int, steps: int = 9
+) -> int:
     """Find, by bisection of the logarithm, about the least budget that keeps `KEPT`.
 
     `recall_at` must not fall with the budget. Where even `most` is too little, it is returned.
@@ -237,11 +247,11 @@ def _latency(call, users, count: int) -> dict[str, float]:
 def _insert_ms(alive: living.Living, vectors, first: int) -> float:
     """Time one insert of many items, an item; a first one compiles."""
     ids = first + np.arange(len(vectors))
-    seconds = [seconds_of(lambda: living.add(alive, vectors, ids).tiles) for _ in range(2)]
+    seconds = [seconds_of(lambda: living.add(alive, vectors, ids=ids).tiles) for _ in range(2)]
     return 1e3 * seconds[-1] / len(vectors)
 
 
-def exponent(points) -> float:
+def exponent(points: Sequence[Point]) -> float:
     """Fit the power of the catalogue's size by which the FLOPs of a query grow."""
     sizes = np.log([p.items for p in points])
     if np.ptp(sizes) == 0:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,15 +18,21 @@ from jax.sharding import Mesh
 from experiments.harness.report import Table, draw_curves, read_curves
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
-from experiments.retrieval.kept_gain import RoutesTraining, kept_table, serve
-from experiments.studies.rated_scorer import (
+from experiments.retrieval.kept_gain import (
     NAMES,
+    TWO_TOWER,
+    RoutesTraining,
+    Served,
+    kept_table,
+    measure_kept,
+)
+from experiments.studies.rated_scorer import (
     K,
     Scored,
     Scorer,
     ScorersConfig,
     model_config,
-    train_scorer,
+    train_model,
 )
 from experiments.tasks.rated_events import Examples
 from hsnn_jax.cost_curves import paired_difference
@@ -40,13 +48,13 @@ COLUMNS = (
 def run_scorers(
     run: Run,
     examples: Examples,
+    *,
     config: ScorersConfig,
     routes: RoutesTraining,
-    *,
-    protocol,
-    seeds,
+    protocol: Mapping[str, Any],
+    seeds: Sequence[int],
     mesh: Mesh,
-    before_test,
+    before_test: Callable[[], None],
 ) -> Outcome:
     """Train every model from every seed, then look at the test part."""
     trained = {}
@@ -54,16 +62,16 @@ def run_scorers(
         scorer = Scorer(model_config(name, examples), examples)
         for seed in seeds:
             stage = f"{name}-{seed}"
-            result = train_scorer(run, scorer, config, stage=stage, seed=seed, mesh=mesh)
+            result = train_model(run, scorer, config=config, stage=stage, seed=seed, mesh=mesh)
             trained[name, seed] = (scorer, jax.device_get(result.params), result.seconds)
     before_test()
     tested, platts = {}, {}
     for key, (scorer, params, _) in trained.items():
         # One draw of events and users for all models and seeds: figures are paired.
         draw = {"seed": seeds[0], "most": config.users}
-        validation = scorer.score(params, 1, config, **draw)
+        validation = scorer.score(params, 1, config=config, **draw)
         platts[key] = fit_platt(validation.logits, validation.labels)
-        tested[key] = scorer.score(params, 2, config, **draw)
+        tested[key] = scorer.score(params, 2, config=config, **draw)
     seconds = {key: value[2] for key, value in trained.items()}
     outcome = _outcome(
         run, examples, config, tested, platts, seconds, protocol=protocol, seeds=seeds
@@ -77,21 +85,14 @@ def run_scorers(
 def _kept(examples, config, routes, trained, *, seeds) -> tuple[Table, dict[str, float]]:
     """Search by every model of every seed through an index of its own."""
 
-    def served(name, seed):
+    def served(name: str, seed: int) -> Served:
         scorer, params, _ = trained[name, seed]
         draw = {"seed": seeds[0], "most": config.users, "learners": routes.users}
         return scorer.serve(params, config, name=NAMES[name], **draw)
 
-    def measured(name, seed):
-        own = two_towers[seed] if name == "XS" else served(name, seed)
-        found = serve(own, two_towers[seed], k, routes, seed=seed)
-        print(f"{NAMES[name]}, seed {seed}: searched", flush=True)
-        return found
-
     k = min(K, examples.num_items)
-    two_towers = {seed: served("XS", seed) for seed in seeds}
-    curves = {NAMES[name]: [measured(name, seed) for seed in seeds] for name in config.models}
-    plain = [own["exact"][0] for own in curves[NAMES["XS"]]]
+    curves = measure_kept(served, config.models, routes=routes, k=k, seeds=seeds)
+    plain = [own["exact"][0] for own in curves[NAMES[TWO_TOWER]]]
     return kept_table(curves, plain, num_items=examples.num_items, k=k)
 
 

@@ -1,4 +1,4 @@
-"""User and item vectors from the graph of who took what: in closed form, or trained.
+"""User and item vectors from the graph of who took what, in closed form.
 
 A is the adjacency of users and items, divided by the roots of both degrees.
 
@@ -7,62 +7,33 @@ a user is the sum over the items taken, in the same weights: an ideal low-pass f
 graph. Nothing is trained, popularity is in the items' lengths, and a user's vector without one of
 the items is a subtraction.
 
-`train_towers`: unit vectors, the mean over layers of E, AE, AAE, ...; only E is learned, by a
-sampled softmax of cosines. It starts from the singular vectors, so that few steps suffice. A step
-propagates the whole graph (0.1 s a layer and direction at 810,000 pairs and width 64 on one slow
-core, as fast as scipy's sparse product), hence batches are large. The gradient of a propagation
-is a propagation.
+`propagate` is one layer of A, differentiable: 0.1 s per layer and direction at 810,000 pairs and
+width 64 on one slow core, as fast as scipy's sparse product. The gradient of a propagation is a
+propagation.
 
-Sources: Shen et al. 2021, "How Powerful is Graph Convolution for Recommendation?" (GF-CF); He et
-al. 2020, "LightGCN"; Wu et al. 2022, "On the Effectiveness of Sampled Softmax Loss for Item
-Recommendation".
+Source: Shen et al. 2021, "How Powerful is Graph Convolution for Recommendation?" (GF-CF).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh
 from sklearn.utils.extmath import randomized_svd
 
-from experiments.harness.run_folder import Run
-from experiments.loop.training import train
 from experiments.tasks.pairs import PairProblem, Pairs
 from hsnn_jax.cost_curves import recall
 from hsnn_jax.descent.search import brute_force
-from hsnn_jax.monn.losses import sampled_softmax
 from hsnn_jax.monn.scorers import dot, unit
 
 K = 20  # recall is taken at this cut
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GraphConfig:
-    """Towers of ids that are trained."""
-
-    width: int = 64
-    """of the vectors"""
-    layers: int = 3
-    """propagations; the vectors are the mean over them and the start"""
-    steps: int = 600
-    """training steps at most"""
-    evaluate_every: int = 50
-    """steps between evaluations of the validation split"""
-    batch_size: int = 8192
-    """pairs a step"""
-    negatives: int = 2048
-    """items drawn uniformly that all pairs of a step share"""
-    temperature: float = 0.1
-    """of the cosines"""
-    rate: float = 2e-2
-    """peak learning rate of Adam; it falls to a tenth by a cosine"""
-    patience: int = 4
-    """evaluations in a row without a new best that end the training"""
+Array = jax.Array | np.ndarray
+Both = tuple[jax.Array, jax.Array]  # vectors of users and of items
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,8 +76,8 @@ def graph_of(problem: PairProblem, pairs: Pairs) -> Graph:
     return make_graph(pairs, num_users=problem.num_users, num_items=problem.num_items)
 
 
-def propagate(graph: Graph, users, items):
-    """Return (A items, A^T users): one layer, float [n, d] each."""
+def propagate(graph: Graph, both: Both) -> Both:
+    """Return (A items, A^T users) of users and items float [n, d]: one layer."""
 
     @jax.custom_vjp
     def layer(users, items):
@@ -120,19 +91,12 @@ def propagate(graph: Graph, users, items):
 
     # The operator is symmetric; jax would scatter in the order of the other side, which is slower.
     layer.defvjp(lambda u, i: (layer(u, i), None), lambda _, gradients: layer(*gradients))
-    return layer(users, items)
+    return layer(*both)
 
 
-def smoothed(graph: Graph, params, layers: int):
-    """Return unit vectors of users and items: the mean over layers, scaled to length 1."""
-    current = total = (params["users"], params["items"])
-    for _ in range(layers):
-        current = propagate(graph, *current)
-        total = jax.tree.map(jnp.add, total, current)
-    return unit(total[0]), unit(total[1])
-
-
-def singular_vectors(graph: Graph, width: int, *, seed: int):
+def singular_vectors(
+    graph: Graph, width: int, *, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (u [num_users, r], s [r], v [num_items, r]), A's leading ones, r <= width."""
     import scipy.sparse  # comes with scikit-learn
 
@@ -140,23 +104,13 @@ def singular_vectors(graph: Graph, width: int, *, seed: int):
     weights, users, items = map(np.asarray, (graph.weights, graph.users, graph.items))
     matrix = scipy.sparse.csr_matrix((weights, (users, items)), shape=shape)
     rank = min(width, min(shape) - 1)
-    u, s, vt = randomized_svd(matrix, rank, n_iter=4, random_state=seed)
+    u, s, vt = randomized_svd(
+        matrix,
+        rank,
+        n_iter=4,  # pyright: ignore[reportArgumentType]  # typed as its default, "auto"
+        random_state=seed,
+    )
     return u, s, vt.T
-
-
-def spectral_start(graph: Graph, width: int, *, seed: int) -> dict:
-    """Take the leading singular vectors of A, rows around length 1."""
-    u, s, v = singular_vectors(graph, width, seed=seed)
-    rng = np.random.default_rng([seed, 3])
-    params = {}
-    for name, vectors in (("users", u), ("items", v)):
-        vectors = vectors * np.sqrt(s)[None, :]
-        vectors = vectors / np.sqrt((vectors**2).sum(axis=1).mean())
-        # What has no edge, or width beyond the rank, starts from a little noise.
-        noise = 0.01 / np.sqrt(width) * rng.normal(size=(len(vectors), width))
-        noise[:, : len(s)] += vectors
-        params[name] = noise.astype(np.float32)
-    return params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -182,7 +136,7 @@ class SpectralTowers:
         """Return float32 [num_items, r], longer where the item was taken more often."""
         return np.sqrt(graph.item_degrees)[:, None] * self.basis
 
-    def users_without(self, users, items) -> np.ndarray:
+    def users_without(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Return unit vectors [b, r] of users as if an item had not been taken.
 
         That is how the users of test pairs look; in a training pair's user the item shows.
@@ -196,7 +150,7 @@ class SpectralTowers:
 
     def _sums(self, graph: Graph) -> np.ndarray:
         zero = jnp.zeros((graph.num_users, self.basis.shape[1]))
-        return np.asarray(propagate(graph, zero, jnp.asarray(self.basis))[0])
+        return np.asarray(propagate(graph, (zero, jnp.asarray(self.basis)))[0])
 
     @functools.cached_property
     def _train_sums(self):
@@ -211,70 +165,17 @@ def spectral_towers(problem: PairProblem, width: int, *, seed: int) -> SpectralT
     return SpectralTowers((v / np.sqrt(squares.sum() / len(v))).astype(np.float32), train, known)
 
 
-def validation(problem: PairProblem, *, seed: int):
+def validation(
+    problem: PairProblem, *, seed: int
+) -> tuple[np.ndarray, Callable[[Array, Array], float]]:
     """Draw users; return them and a function from their and the items' vectors to recall."""
     rows = problem.users_with(problem.validation, most=2000, seed=seed)
     seen, wanted = problem.train.padded(rows), problem.validation.padded(rows)
 
-    def measure(users, items) -> float:
-        found = brute_force(dot, None, items, users, min(K, problem.num_items), exclude=seen)
+    def measure(users: Array, items: Array) -> float:
+        found = brute_force(
+            dot, None, items=items, users=users, k=min(K, problem.num_items), exclude=seen
+        )
         return recall(found.ids, wanted)
 
     return rows, measure
-
-
-def train_towers(
-    run: Run,
-    problem: PairProblem,
-    config: GraphConfig,
-    *,
-    stage: str,
-    seed: int,
-    mesh: Mesh,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Train on the training pairs and select on validation.
-
-    Returns:
-      Unit vectors of users and items, float32 [n, width] each, propagated over the pairs of
-      validation too, as they are known when the test is taken.
-    """
-    graph = graph_of(problem, problem.train)
-    start = spectral_start(graph, config.width, seed=seed)
-    steps = min(config.evaluate_every, config.steps)
-    rows, measure = validation(problem, seed=seed)
-
-    @jax.jit
-    def asked(params):
-        users, items = smoothed(graph, params, config.layers)
-        return users[rows], items
-
-    def batches(epoch):
-        return problem.train.batches(steps, config.batch_size, seed=[seed, epoch])
-
-    def loss(params, batch, key):
-        users, items = smoothed(graph, params, config.layers)
-        negatives = jax.random.randint(key, (config.negatives,), 0, problem.num_items)
-        u, v, n = users[batch["users"]], items[batch["items"]], items[negatives]
-        positive = jnp.sum(u * v, axis=1) / config.temperature
-        others = u @ n.T / config.temperature
-        kept = batch["items"][:, None] != negatives[None, :]
-        return sampled_softmax(positive, others, kept_BxN=kept), {}
-
-    result = train(
-        run,
-        stage=stage,
-        init_params=lambda key: jax.tree.map(jnp.asarray, start),
-        loss=loss,
-        tx=optax.adam(optax.cosine_decay_schedule(config.rate, config.steps, 0.1)),
-        batches=batches,
-        epochs=max(1, config.steps // steps),
-        steps_per_epoch=steps,
-        seed=seed,
-        mesh=mesh,
-        evaluate=lambda params: {f"recall@{K}": measure(*asked(params))},
-        select=f"recall@{K}",
-        patience=config.patience,
-    )
-    params = jax.tree.map(jnp.asarray, jax.device_get(result.params))
-    known = graph_of(problem, problem.known)
-    return tuple(map(np.asarray, smoothed(known, params, config.layers)))

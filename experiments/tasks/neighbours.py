@@ -8,10 +8,13 @@ made without its user's fold (cross-fitting); later events read lists of all.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hsnn_jax.monn import i2if
+
+Array = jax.Array | np.ndarray
 
 FOLDS = 5
 WINDOW = 10  # events that an item follows within, unless told otherwise
@@ -19,7 +22,9 @@ NEIGHBOURS = 50  # of an item, that are kept
 SMOOTHING = 10.0  # of how often an item occurs: rare followers need some evidence
 
 
-def follower_lists(users, items, num_items: int, *, window: int = WINDOW) -> np.ndarray:
+def follower_lists(
+    users: np.ndarray, items: np.ndarray, *, num_items: int, window: int = WINDOW
+) -> np.ndarray:
     """List what often comes soon after each item, without each fold of users and without none.
 
     Item j's followers are those i with the largest count(j, then i) / sqrt(count(i) + 10).
@@ -46,7 +51,7 @@ def follower_lists(users, items, num_items: int, *, window: int = WINDOW) -> np.
 
 
 def companion_lists(
-    users, items, num_users: int, num_items: int, *, folds: int = FOLDS
+    users: np.ndarray, items: np.ndarray, *, num_users: int, num_items: int, folds: int = FOLDS
 ) -> np.ndarray:
     """List what is often taken by the same users, without each fold of users and without none.
 
@@ -79,12 +84,12 @@ def companion_lists(
     return np.stack(lists)
 
 
-def fold_of(users, in_training) -> np.ndarray:
+def fold_of(users: np.ndarray, in_training: np.ndarray | bool) -> np.ndarray:
     """Say which of the lists events may read, int32 [n]; -1, the last, after training."""
     return np.where(in_training, users % FOLDS, -1).astype(np.int32)
 
 
-def neighbours_of(lists, folds, items):
+def neighbours_of(lists: Array, folds: Array, *, items: Array) -> jax.Array:
     """Look up the neighbours of B histories; jittable.
 
     Args:
@@ -99,21 +104,27 @@ def neighbours_of(lists, folds, items):
     return jnp.where(items[:, :, None] >= 0, found, -1)
 
 
-def count_neighbours(lists, folds, items, *, half_life: float | None = None) -> i2if.DenseTable:
+def count_neighbours(
+    lists: Array, folds: Array, *, items: Array, half_life: float | None = None
+) -> i2if.DenseTable:
     """Count the neighbours of B histories; arguments as in `neighbours_of`; jittable.
 
     With a half-life, in items, the table has recency, and the histories are latest first.
     """
-    recency = {} if half_life is None else {"ages": ages(items), "half_life": half_life}
-    return i2if.count_dense(neighbours_of(lists, folds, items), lists.shape[1], **recency)
+    neighbours, vocabulary = neighbours_of(lists, folds, items=items), lists.shape[1]
+    if half_life is None:
+        return i2if.count_dense(neighbours, vocabulary)
+    return i2if.count_dense(neighbours, vocabulary, ages=ages(items), half_life=half_life)
 
 
-def ages(items):
+def ages(items: Array) -> jax.Array:
     """Return the age of each item of histories [B, L], latest first: 0, 1, ... float32 [B, L]."""
     return jnp.broadcast_to(jnp.arange(items.shape[1], dtype=jnp.float32)[None, :], items.shape)
 
 
-def latest_first(items, starts, ends, length: int) -> np.ndarray:
+def latest_first(
+    items: np.ndarray, starts: np.ndarray, *, ends: np.ndarray, length: int
+) -> np.ndarray:
     """List the last of the items in [start, end) of each row, int32 [n, length], -1 after.
 
     Args:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -126,7 +127,7 @@ def pose(
     if content_dim:
         content, has_content = content_vectors(interactions, known, dim=content_dim, seed=seed)
         content = content if has_content.any() else None
-    own = {}
+    own: dict[str, Any] = {}
     if grouped:
         # A function may call what it called before: seen items stay candidates there.
         rule = "whole packages are validation or test; a function's last call is its target"
@@ -151,7 +152,7 @@ def pose(
 
 def _split_by_group(interactions: Interactions, sequences: Sequences, held_out: int) -> Split:
     validation, test = (np.flatnonzero(users) for users in package_split(interactions))
-    return nxtpost_jax.by_user(sequences, validation, test, m=held_out)
+    return nxtpost_jax.by_user(sequences, validation_users=validation, test_users=test, m=held_out)
 
 
 def baseline_scorers(problem: Problem, queries: Queries) -> dict[str, ScoresFn]:
@@ -171,7 +172,7 @@ def baseline_scorers(problem: Problem, queries: Queries) -> dict[str, ScoresFn]:
     return scorers
 
 
-def rank(problem: Problem, scores_fn: ScoresFn, queries: Queries, **options) -> Metrics:
+def rank(problem: Problem, scores_fn: ScoresFn, *, queries: Queries, **options: Any) -> Metrics:
     """Rank the targets as the protocol says; options as in `ranking.evaluate`."""
     return nxtpost_jax.evaluate(
         scores_fn, queries, seen_filter=problem.protocol.seen_filter, **options
@@ -188,14 +189,16 @@ def score_baselines(problem: Problem, queries: Queries, *, max_len: int) -> dict
     """Rank the targets by every baseline."""
     options = {"max_len": max_len, "query_times": query_times(queries)}
     scorers = baseline_scorers(problem, queries)
-    return {name: rank(problem, scores, queries, **options) for name, scores in scorers.items()}
+    return {
+        name: rank(problem, scores, queries=queries, **options) for name, scores in scorers.items()
+    }
 
 
 def train_nxtpost(
     run: Run,
     problem: Problem,
-    config: NxtPostConfig,
     *,
+    config: NxtPostConfig,
     stage: str,
     tx: optax.GradientTransformation,
     epochs: int,
@@ -216,10 +219,8 @@ def train_nxtpost(
     model = NxtPost(config, num_items=problem.num_items)
     content = None if problem.content is None else jnp.asarray(problem.content)
     train_part = problem.split.train
-    known = {
-        "candidates": jnp.asarray(problem.candidates),
-        "log_popularity": jnp.asarray(nxtpost_jax.log_popularity(train_part, problem.num_items)),
-    }
+    candidates = jnp.asarray(problem.candidates)
+    log_popularity = jnp.asarray(nxtpost_jax.log_popularity(train_part, problem.num_items))
     rows = {"max_len": config.max_len, "batch_size": batch_size, "buckets": buckets}
     batches = functools.partial(
         nxtpost_jax.train_batches, train_part, seed=seed, num_labels=objective.num_labels, **rows
@@ -229,11 +230,21 @@ def train_nxtpost(
     def init_params(key):
         return model.init(key, first, content)["params"]
 
-    if evaluate is None:
-        evaluate = functools.partial(validation_metrics, problem)
+    def validation_metrics(model: NxtPost, params: Params) -> Mapping[str, float]:
+        queries = problem.split.validation
+        return score(problem, model, params=params, queries=queries, bootstrap=0).values
 
     def loss(params, batch, key):
-        return nxtpost_jax.loss(model, params, batch, content, key, objective=objective, **known)
+        return nxtpost_jax.loss(
+            model,
+            params,
+            batch=batch,
+            content=content,
+            key=key,
+            objective=objective,
+            candidates=candidates,
+            log_popularity=log_popularity,
+        )
 
     result = train(
         run,
@@ -246,7 +257,7 @@ def train_nxtpost(
         steps_per_epoch=nxtpost_jax.steps_per_epoch(train_part, **rows),
         seed=seed,
         mesh=mesh,
-        evaluate=functools.partial(evaluate, model),
+        evaluate=functools.partial(evaluate or validation_metrics, model),
         evaluate_every=evaluate_every,
         select="ndcg@10",
         batch_shapes=buckets,
@@ -256,16 +267,17 @@ def train_nxtpost(
     return model, result
 
 
-def validation_metrics(problem: Problem, model: NxtPost, params) -> Mapping[str, float]:
-    """Rank the validation targets among all items."""
-    return score(problem, model, params, problem.split.validation, bootstrap=0).values
-
-
 def score(
-    problem: Problem, model: NxtPost, params, queries: Queries, *, bootstrap: int = 1000, **options
+    problem: Problem,
+    model: NxtPost,
+    *,
+    params: Params,
+    queries: Queries,
+    bootstrap: int = 1000,
+    **options: Any,
 ) -> Metrics:
     """Rank the targets of queries by a trained model; options as in `ranking.evaluate`."""
     content = None if problem.content is None else jnp.asarray(problem.content)
-    scores = nxtpost_jax.model_scores(model, params, content)
+    scores = nxtpost_jax.model_scores(model, params, content=content)
     options |= {"max_len": model.config.max_len, "bootstrap": bootstrap}
-    return rank(problem, scores, queries, **options)
+    return rank(problem, scores, queries=queries, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import optax
 from jax.sharding import Mesh
@@ -71,7 +71,9 @@ SMOKE = {
 }
 
 
-def make_optimizer(name: str, options: NxtPostOptions, *, steps_per_epoch: int):
+def make_optimizer(
+    name: str, options: NxtPostOptions, *, steps_per_epoch: int
+) -> optax.GradientTransformation:
     """Build an optimizer: one epoch of linear warm-up, then the schedule of the options.
 
     A constant rate leaves the number of epochs open, which validation decides.
@@ -87,11 +89,25 @@ def make_optimizer(name: str, options: NxtPostOptions, *, steps_per_epoch: int):
 
 
 def train_seeds(
-    run: Run, problem: Problem, config: NxtPostConfig, options: NxtPostOptions, *, stage: str, **how
+    run: Run,
+    problem: Problem,
+    *,
+    config: NxtPostConfig,
+    options: NxtPostOptions,
+    stage: str,
+    **how: Any,
 ) -> list[tuple[NxtPost, TrainResult]]:
     """Train one model from every seed of the options; the rest is `train_one`'s."""
     return [
-        train_one(run, problem, config, options, stage=f"{stage}-{seed}", seed=seed, **how)
+        train_one(
+            run,
+            problem,
+            config=config,
+            options=options,
+            stage=f"{stage}-{seed}",
+            seed=seed,
+            **how,
+        )
         for seed in options.all_seeds
     ]
 
@@ -99,9 +115,9 @@ def train_seeds(
 def train_one(
     run: Run,
     problem: Problem,
+    *,
     config: NxtPostConfig,
     options: NxtPostOptions,
-    *,
     optimizer: str,
     stage: str,
     seed: int,
@@ -114,7 +130,7 @@ def train_one(
     return train_nxtpost(
         run,
         problem,
-        config,
+        config=config,
         stage=stage,
         tx=make_optimizer(optimizer, options, steps_per_epoch=steps),
         objective=options.objective,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ class Pairs(NamedTuple):
     users: np.ndarray
     items: np.ndarray
 
-    def padded(self, rows, width: int | None = None) -> np.ndarray:
+    def padded(self, rows: np.ndarray, width: int | None = None) -> np.ndarray:
         """Return the items of each of the users `rows`, int32 [len(rows), width], -1 after.
 
         The width is that of the longest unless it is given.
@@ -33,12 +32,10 @@ class Pairs(NamedTuple):
         index, inside = window_index(starts, lengths, width)
         return np.where(inside, self.items[index], -1).astype(np.int32)
 
-    def batches(self, count: int, size: int, *, seed: list[int]) -> Iterator[dict[str, np.ndarray]]:
-        """Yield `count` batches of `size` pairs, drawn uniformly with replacement."""
-        rng = np.random.default_rng(seed)
-        for _ in range(count):
-            rows = rng.integers(0, len(self.users), size)
-            yield {"users": self.users[rows], "items": self.items[rows]}
+    def draw(self, rng: np.random.Generator, *, size: int) -> dict[str, np.ndarray]:
+        """Draw a batch of `size` pairs uniformly, with replacement."""
+        rows = rng.integers(0, len(self.users), size)
+        return {"users": self.users[rows], "items": self.items[rows]}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +82,7 @@ def pose_pairs(interactions: Interactions, *, seed: int) -> PairProblem:
     users, items = interactions.users, interactions.items
     if test is None:
         users, items = _first_events(users, items)
-        rank, lengths = _ranks(users)
+        rank, lengths = ranks(users)
         test = rank >= lengths - np.floor(TEST_SHARE * lengths).astype(int)
         rule = f"the last {TEST_SHARE:.0%} of each user's items"
     known = _distinct(users[~test], items[~test])
@@ -93,7 +90,7 @@ def pose_pairs(interactions: Interactions, *, seed: int) -> PairProblem:
     draws = np.random.default_rng([seed, 5]).random(len(known.users))
     order = np.lexsort((draws, known.users))
     shuffled = Pairs(known.users[order], known.items[order])
-    rank, lengths = _ranks(shuffled.users)
+    rank, lengths = ranks(shuffled.users)
     take = np.where(lengths > 1, np.maximum(1, np.round(VALIDATION_SHARE * lengths)), 0)
     chosen = rank < take
     problem = PairProblem(
@@ -140,7 +137,7 @@ def _sorted(users, items) -> Pairs:
     return Pairs(users[order], items[order])
 
 
-def _ranks(users) -> tuple[np.ndarray, np.ndarray]:
+def ranks(users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the place of each event among its user's, and how many those are; users ascend."""
     starts = np.searchsorted(users, users)
     return np.arange(len(users)) - starts, np.searchsorted(users, users, side="right") - starts

@@ -9,7 +9,9 @@ with recency in events.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,12 +21,14 @@ from experiments.data.interactions import Interactions
 from experiments.data.user_features import NAMES, UserFeatures
 from experiments.harness.errors import InputError
 from experiments.tasks.neighbours import (
+    Array,
     ages,
     count_neighbours,
     fold_of,
     follower_lists,
     latest_first,
 )
+from experiments.tasks.pairs import ranks
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn.config import Features
 
@@ -96,7 +100,7 @@ class Examples:
         features = {"id": ids, "genres": genres, "facts": jnp.asarray(self.item_dense)}
         return features, {"genre": genres, "follows": ids[:, None]}
 
-    def histories(self, rows) -> dict[str, np.ndarray]:
+    def histories(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Gather what precedes the events `rows`: a batch's arrays, for `user_side`."""
         batch = {
             "liked": self._before("liked", rows),
@@ -105,7 +109,7 @@ class Examples:
         }
         batch["last"] = batch["recent"][:, 0]
         batch["fold"] = fold_of(self.users[rows], self.part[rows] == 0)
-        seen, liked = (self._counts[name][rows] for name in ("all", "liked"))
+        seen, liked = (self._count(name, rows) for name in ("all", "liked"))
         batch["profile"] = np.stack(
             [np.log1p(seen) / 5, (liked + 1.2) / (seen + 2.0)], axis=1
         ).astype(np.float32)
@@ -114,29 +118,35 @@ class Examples:
             batch |= {name: values[:, k] for k, name in enumerate(NAMES)}
         return batch
 
-    def __post_init__(self):
+    @functools.cached_property
+    def _streams(self) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Items of each kind of events, and where each event's history begins and ends there."""
         kinds = {"all": np.ones(len(self.users), bool), "liked": self.labels == 1}
         kinds["disliked"] = ~kinds["liked"]
         first = np.searchsorted(self.users, self.users)
-        streams, counts = {}, {}
+        streams = {}
         for name, chosen in kinds.items():
             before = np.concatenate([[0], np.cumsum(chosen)])
             # An event's history: those of the stream in [start of its user, place of the event).
             streams[name] = (self.items[chosen], before[first], before[:-1])
-            counts[name] = before[:-1] - before[first]
-        object.__setattr__(self, "_streams", streams)
-        object.__setattr__(self, "_counts", counts)
+        return streams
+
+    def _count(self, name: str, rows: np.ndarray) -> np.ndarray:
+        _, starts, ends = self._streams[name]
+        return ends[rows] - starts[rows]
 
     def _before(self, name, rows, length=None):
         items, starts, ends = self._streams[name]
-        return latest_first(items, starts[rows], ends[rows], length or LENGTHS[name])
+        return latest_first(items, starts[rows], ends=ends[rows], length=length or LENGTHS[name])
 
-    def seen(self, rows) -> np.ndarray:
+    def seen(self, rows: np.ndarray) -> np.ndarray:
         """Return all items that precede the events, int32 [len(rows), longest], -1 after."""
-        return self._before("all", rows, max(1, int(self._counts["all"][rows].max())))
+        return self._before("all", rows, max(1, int(self._count("all", rows).max())))
 
 
-def user_side(batch, genres, num_genres: int, followers):
+def user_side(
+    batch: Mapping[str, Any], genres: Array, *, num_genres: int, followers: Array
+) -> tuple[dict[str, Any], dict[str, i2if.DenseTable]]:
     """Return the features and the counts, by cross, of a batch from `Examples.histories`.
 
     Jittable; the item of an event itself never enters.
@@ -150,7 +160,7 @@ def user_side(batch, genres, num_genres: int, followers):
     liked = batch["liked"]
     of_liked = jnp.where(liked[:, :, None] >= 0, genres[jnp.maximum(liked, 0)], -1)
     table = i2if.count_dense(of_liked, num_genres, ages=ages(liked), half_life=HALF_LIFE)
-    follows = count_neighbours(followers, batch["fold"], liked, half_life=HALF_LIFE)
+    follows = count_neighbours(followers, batch["fold"], items=liked, half_life=HALF_LIFE)
     taste = table.counts / jnp.maximum(table.total, 1)[:, None]
     names = (*LENGTHS, "last", "profile", *NAMES)
     features = {name: batch[name] for name in names if name in batch}
@@ -172,9 +182,8 @@ def make_examples(interactions: Interactions, demographics: UserFeatures | None 
             f"{labels.mean():.0%} at or above it"
         )
     users, items = interactions.users, interactions.items
-    starts = np.searchsorted(users, users)
-    lengths = np.searchsorted(users, users, side="right") - starts
-    place = (np.arange(len(users)) - starts) / lengths
+    rank, lengths = ranks(users)
+    place = rank / lengths
     part = ((place >= 0.8).astype(np.int8) + (place >= 0.9)).astype(np.int8)
     years, genres, names = _facts(interactions)
     popularity = np.bincount(items[part == 0], minlength=interactions.n_items)
@@ -188,7 +197,7 @@ def make_examples(interactions: Interactions, demographics: UserFeatures | None 
         genres=genres,
         genre_names=names,
         item_dense=dense,
-        followers=follower_lists(users[liked], items[liked], interactions.n_items),
+        followers=follower_lists(users[liked], items[liked], num_items=interactions.n_items),
         demographics=demographics,
         num_users=interactions.n_users,
         num_items=interactions.n_items,

@@ -1,9 +1,11 @@
 """Choose the nodes that each user visits."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsnn_jax.lists.index import Index
 
@@ -34,8 +36,18 @@ class Slots(NamedTuple):
     column: jax.Array  # int32 [...]
 
 
-def route(found: Candidates, index: Index, left, *, budget, cost_weight, max_beam) -> Beam:
+def route(
+    found: Candidates,
+    index: Index,
+    *,
+    left: ArrayLike,
+    budget: ArrayLike,
+    cost_weight: ArrayLike,
+    max_beam: int,
+) -> Beam:
     """Take each user's best nodes while the cumulative number of what they list fits the budget.
+
+    The best one is taken whatever it lists: a budget below it would buy nothing.
 
     Args:
       found: of the nodes of the index.
@@ -52,7 +64,8 @@ def route(found: Candidates, index: Index, left, *, budget, cost_weight, max_bea
     nodes = slots if found.ids is None else jnp.take_along_axis(found.ids, slots, axis=1)
     outputs = jnp.take_along_axis(found.outputs, slots[:, :, None], axis=1)
     spent = jnp.cumsum(index.counts[nodes], axis=1)
-    visited = (spent <= budget[:, None]) & (priority > -jnp.inf)
+    first = jnp.arange(spent.shape[1])[None, :] == 0
+    visited = ((spent <= budget[:, None]) | first) & (priority > -jnp.inf)
     # `spent` grows and pruned nodes come last: what is visited is a prefix.
     items = jnp.max(jnp.where(visited, spent, 0), axis=1)
     extents = jnp.where(visited, index.extents[nodes], 0)
@@ -93,7 +106,7 @@ def _best(priority, counts, budget, size: int, most: int):
     return jax.lax.cond(jnp.all(enough), padded, longer)
 
 
-def open_counts(indexes, allowed) -> list:
+def open_counts(indexes: Sequence[Index], allowed: ArrayLike | None) -> list:
     """Count the allowed items below each node: int32 [K] an index.
 
     Args:
@@ -111,7 +124,13 @@ def open_counts(indexes, allowed) -> list:
     return counts[::-1]
 
 
-def remaining(indexes, opened, allowed, exclude) -> list:
+def remaining(
+    indexes: Sequence[Index],
+    opened: Sequence,
+    *,
+    allowed: ArrayLike | None,
+    exclude: ArrayLike | None,
+) -> list:
     """Count the items below each node that a user may get: int32 [B, K] an index.
 
     Args:
@@ -135,7 +154,20 @@ def remaining(indexes, opened, allowed, exclude) -> list:
     return left[::-1]
 
 
-def slots_of(index: Index, ids) -> Slots:
+def unseen_items(beam: Beam, left: ArrayLike) -> jax.Array:
+    """Count the items that each user may get and that no visited node lists, int32 [B].
+
+    Args:
+      beam: see `Beam`.
+      left: int32 [B or 1, K] from `remaining`.
+    """
+    left = jnp.broadcast_to(left, (beam.nodes.shape[0], left.shape[1]))
+    nodes = jnp.minimum(beam.nodes, left.shape[1] - 1)
+    listed = jnp.where(beam.extents > 0, jnp.take_along_axis(left, nodes, axis=1), 0)
+    return jnp.sum(left, axis=1, dtype=jnp.int32) - jnp.sum(listed, axis=1, dtype=jnp.int32)
+
+
+def slots_of(index: Index, ids: ArrayLike) -> Slots:
     """Return where items int [...] are listed; ids outside [0, n), as padding, have node K."""
     num_nodes, capacity = index.nodes.shape[0], index.lists.shape[1]
     num_items = index.positions.shape[0]
@@ -144,7 +176,9 @@ def slots_of(index: Index, ids) -> Slots:
     return Slots(jnp.where(known, position // capacity, num_nodes), position % capacity)
 
 
-def owned(beam: Beam, excluded, first_node, index: Index):
+def owned(
+    beam: Beam, excluded: Slots | None, *, first_node: ArrayLike, index: Index
+) -> tuple[Beam, Slots | None]:
     """Keep the visited nodes whose lists are held here, in order, numbered from `first_node`.
 
     Args:

@@ -5,14 +5,25 @@ affords are kept and expanded in turn. Levels are numbered from the coarsest, an
 is the items: N levels stand on N - 1 nested indexes.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from hsnn_jax.chunks import by_chunks, num_rows
-from hsnn_jax.descent.beam import Beam, Candidates, open_counts, owned, remaining, route, slots_of
+from hsnn_jax.descent.beam import (
+    Beam,
+    Candidates,
+    open_counts,
+    owned,
+    remaining,
+    route,
+    slots_of,
+    unseen_items,
+)
 from hsnn_jax.descent.pages import (
     Pages,
     num_pages,
@@ -23,7 +34,8 @@ from hsnn_jax.descent.pages import (
     score_pages,
     whole_rounds,
 )
-from hsnn_jax.lists.index import Tiles
+from hsnn_jax.lists.checks import as_rows
+from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.monn.ensemble import level_logit
 from hsnn_jax.monn.scorers import pair_flops, score_all
 from hsnn_jax.top_k import top_k
@@ -39,6 +51,14 @@ class SearchResult(NamedTuple):
     items_scored: jax.Array  # int32 [B]; items whose score was computed, filtered ones included
     flops: jax.Array  # float32 [B]; scorer operations on nodes and all slots of the pages read
     nodes_scored: jax.Array  # int32 [B]; nodes of all levels whose score was computed
+    unseen: jax.Array  # int32 [B]; items that the user may get and that were not scored
+
+
+def nothing_found(k: int) -> SearchResult:
+    """Return the answer to no users."""
+    none = jnp.zeros(0, jnp.int32)
+    ids, scores = jnp.zeros((0, k), jnp.int32), jnp.zeros((0, k), jnp.float32)
+    return SearchResult(ids, scores, none, jnp.zeros(0, jnp.float32), none, none)
 
 
 class Level(NamedTuple):
@@ -75,16 +95,16 @@ class Static(NamedTuple):
 
 
 def prepare(
-    levels,
-    indexes,
-    k,
+    levels: Sequence,
+    indexes: Sequence[Index],
     *,
-    budgets,
-    max_beams,
-    exclude=None,
-    allowed=None,
-    cost_weight=0.0,
-    ensemble=None,
+    k: int,
+    budgets: Sequence,
+    max_beams: Sequence,
+    exclude: ArrayLike | None = None,
+    allowed: ArrayLike | None = None,
+    cost_weight: ArrayLike = 0.0,
+    ensemble: dict | None = None,
 ) -> tuple[Request, Static]:
     """Validate a request and sort it into traced and static values.
 
@@ -94,23 +114,20 @@ def prepare(
       k, exclude, allowed, cost_weight: see `search`.
       budgets: one an index, most of what it lists to score.
       max_beams: one an index, static maximum of nodes visited; None for all.
-      ensemble: see `level_search.search_levels`.
+      ensemble: see `search.search_levels`.
 
     Returns:
       (Request, Static); the features of the last level are in neither.
     """
     num_users = num_rows(levels[0].users)
-    check_request(indexes[-1].positions.shape[0], num_users, k, exclude, allowed)
+    check_request(indexes[-1].positions.shape[0], num_users, k=k, exclude=exclude, allowed=allowed)
     beams, candidates = [], indexes[0].nodes.shape[0]
     for index, budget, max_beam in zip(indexes, budgets, max_beams):
         num_nodes, capacity = index.nodes.shape[0], index.lists.shape[1]
         if max_beam is not None and max_beam < 1:
-            raise ValueError(f"max_beam must be >= 1, got {max_beam=}")
-        if not isinstance(budget, jax.core.Tracer) and np.min(budget) < capacity:
-            raise ValueError(
-                f"budget must be at least one node's capacity, {capacity} items, "
-                f"got {np.min(budget)}"
-            )
+            raise ValueError(f"max_beam: expected a number >= 1, found {max_beam}")
+        if not isinstance(budget, jax.core.Tracer) and np.min(budget) < 1:
+            raise ValueError(f"budget: expected numbers >= 1, found {np.min(budget)}")
         candidates = min(candidates, num_nodes)
         beams.append(candidates if max_beam is None else min(max_beam, candidates))
         candidates = beams[-1] * capacity
@@ -129,7 +146,14 @@ def prepare(
     return request, Static(tuple(level.scorer for level in levels), k, tuple(beams), block)
 
 
-def local_search(indexes, items, request: Request, static: Static, first_node=0):
+def local_search(
+    indexes: Sequence[Index],
+    items: Any,
+    *,
+    request: Request,
+    static: Static,
+    first_node: ArrayLike = 0,
+) -> tuple:
     """Search the items' lists that are held here, those of nodes from `first_node` on.
 
     Args:
@@ -140,43 +164,55 @@ def local_search(indexes, items, request: Request, static: Static, first_node=0)
 
     Returns:
       (ids [B, k], scores [B, k]) from here; (what was scored below each index int32 [B, N - 1],
-      pages read int32 [B, N - 1]) everywhere.
+      pages read int32 [B, N - 1], unseen int32 [B]) everywhere.
     """
     features = [*(level.features for level in request.levels[:-1]), items]
     params = [level.params for level in request.levels]
     opened = open_counts(indexes, request.allowed)
 
     def of_chunk(users, budgets, exclude):
-        left, beams = remaining(indexes, opened, request.allowed, exclude), []
+        left, beams = remaining(indexes, opened, allowed=request.allowed, exclude=exclude), []
 
         def expand(level, beam, pages: Pages, **masks):
-            models, index = (static.scorers[level], params[level]), indexes[level - 1]
-            ids, scores = score_pages(*models, index, features[level], users[level], pages, **masks)
+            ids, scores = score_pages(
+                static.scorers[level],
+                params[level],
+                index=indexes[level - 1],
+                items=features[level],
+                users=users[level],
+                pages=pages,
+                **masks,
+            )
             outputs = jnp.take_along_axis(beam.outputs, pages.rank[:, :, None], axis=1)
             return _candidates(ids, scores, outputs, request.ensemble)
 
-        scores = score_all(static.scorers[0], params[0], users[0], features[0])
+        scores = score_all(static.scorers[0], params[0], users=users[0], items=features[0])
         found = _candidates(None, scores, None, request.ensemble)
         for level, (index, budget) in enumerate(zip(indexes, budgets), start=1):
             beam = route(
                 found,
                 index,
-                left[level - 1],
+                left=left[level - 1],
                 budget=budget,
                 cost_weight=request.cost_weight,
                 max_beam=static.max_beams[level - 1],
             )
             beams.append(beam)
             if level < len(indexes):
-                found = expand(level, beam, pages_of(beam, index, 0, _most_pages(beam, index)))
+                found = expand(
+                    level, beam, pages_of(beam, index, first=0, count=_most_pages(beam, index))
+                )
+        unseen = unseen_items(beam, left[-1])
         excluded = None if exclude is None else slots_of(index, exclude)
-        beam, excluded = owned(beam, excluded, first_node, index)
+        beam, excluded = owned(beam, excluded, first_node=first_node, index=index)
         masks = {"allowed": request.allowed}
         if excluded is not None:
-            masks["excluded"] = places_of(excluded, beam, index)
+            masks["excluded"] = places_of(excluded, beam, index=index)
 
         def expand_items(first, count):
-            return expand(len(indexes), beam, pages_of(beam, index, first, count), **masks)
+            return expand(
+                len(indexes), beam, pages_of(beam, index, first=first, count=count), **masks
+            )
 
         most = _most_pages(beam, index)
         last = jnp.max(num_pages(beam, index))
@@ -184,7 +220,7 @@ def local_search(indexes, items, request: Request, static: Static, first_node=0)
         ids, scores = _best(expand_items, last, static.k, **size)
         scored = jnp.stack([beam.items for beam in beams], axis=1)
         read = jnp.stack([num_pages(*pair) for pair in zip(beams, indexes)], axis=1)
-        return ids, scores, scored, read
+        return ids, scores, scored, read, unseen
 
     users = tuple(level.users for level in request.levels)
     width = _width(indexes, features, request, static)
@@ -209,35 +245,39 @@ def _best(expand, last, k: int, *, num_users: int, most: int, block: int):
     """
     if most <= block:
         found = expand(0, most)
-        return top_k(found.scores, found.ids, k)
+        return top_k(found.scores, found.ids, k=k)
 
     def join(carry):
         first, ids, scores = carry
         found = expand(first, block)
         ids = jnp.concatenate([ids, found.ids], axis=1)
         scores = jnp.concatenate([scores, found.scores], axis=1)
-        return first + block, *top_k(scores, ids, k)
+        return first + block, *top_k(scores, ids, k=k)
 
     nothing = jnp.full((num_users, k), -1, jnp.int32), jnp.full((num_users, k), -jnp.inf)
     return jax.lax.while_loop(lambda carry: carry[0] < last, join, (0, *nothing))[1:]
 
 
-def result(found, indexes, items, request: Request, static: Static) -> SearchResult:
+def result(
+    found: tuple, indexes: Sequence[Index], *, items: Any, request: Request, static: Static
+) -> SearchResult:
     """Add the cost to what `local_search` found."""
-    ids, scores, scored, read = found
+    ids, scores, scored, read, unseen = found
     features = [*(level.features for level in request.levels[:-1]), items]
     flops, slots = 0.0, float(indexes[0].nodes.shape[0])
     for number, (level, scorer) in enumerate(zip(request.levels, static.scorers)):
         if number:
             pages = read[:, number - 1].astype(jnp.float32)
             slots = page_slots(indexes[number - 1]) * pages
-        per_user, per_row = pair_flops(scorer, level.params, level.users, flat(features[number]))
+        per_user, per_row = pair_flops(
+            scorer, level.params, users=level.users, items=flat(features[number])
+        )
         flops = flops + per_user + per_row * slots
     nodes = indexes[0].nodes.shape[0] + jnp.sum(scored[:, :-1], axis=1, dtype=jnp.int32)
-    return SearchResult(ids, scores, scored[:, -1], flops, nodes)
+    return SearchResult(ids, scores, scored[:, -1], flops, nodes, unseen)
 
 
-def flat(features):
+def flat(features: Any) -> Any:
     """Return the features as [rows, ...] shapes, whichever way they are laid out."""
     if not isinstance(features, Tiles):
         return features
@@ -247,17 +287,23 @@ def flat(features):
     )
 
 
-def check_request(num_items, num_users, k, exclude, allowed) -> None:
+def check_request(
+    num_items: int, num_users: int, *, k: int, exclude: ArrayLike | None, allowed: ArrayLike | None
+) -> None:
     """Raise a ValueError unless k and the masks fit the items and users."""
     if not 1 <= k <= num_items:
-        raise ValueError(f"k must be in [1, {num_items}] (number of items), got {k=}")
+        raise ValueError(f"k: expected 1 to {num_items}, the rows of items, found {k}")
+    if exclude is not None:
+        as_rows("exclude", exclude)
     if exclude is not None and (exclude.ndim != 2 or exclude.shape[0] != num_users):
         raise ValueError(
-            f"exclude must have shape [{num_users}, E], one row a user, got shape {exclude.shape}"
+            f"exclude: expected shape [{num_users}, E], one row per user, found "
+            f"{list(exclude.shape)}"
         )
     if allowed is not None and allowed.shape != (num_items,):
         raise ValueError(
-            f"allowed must have shape [{num_items}], one entry an item, got shape {allowed.shape}"
+            f"allowed: expected shape [{num_items}], one entry per item, found "
+            f"{list(allowed.shape)}"
         )
 
 

@@ -4,10 +4,12 @@ A list has room for the fullest node, and most are far from full. It is read in 
 slots, as far as its extent, the last occupied slot.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsnn_jax.descent.beam import Beam, Slots
 from hsnn_jax.lists.index import Index, Tiles
@@ -34,12 +36,12 @@ def page_slots(index: Index) -> int:
     return min(_SLOTS, index.lists.shape[1])
 
 
-def pages_in(index: Index, slots):
+def pages_in(index: Index, slots: ArrayLike) -> Any:
     """Return how many pages hold the first slots of a list."""
     return -(-slots // page_slots(index))
 
 
-def num_pages(beam: Beam, index: Index):
+def num_pages(beam: Beam, index: Index) -> jax.Array:
     """Return how many pages the nodes of each user's beam list, int32 [B]."""
     return _spans(beam, index)[1][:, -1]
 
@@ -50,7 +52,7 @@ def whole_rounds(index: Index, pages: int) -> int:
     return -(-pages // step) * step
 
 
-def pages_of(beam: Beam, index: Index, first, count: int) -> Pages:
+def pages_of(beam: Beam, index: Index, *, first: ArrayLike, count: int) -> Pages:
     """Lay out pages `first` to `first + count - 1` of all that the beam's nodes list.
 
     Args:
@@ -69,7 +71,7 @@ def pages_of(beam: Beam, index: Index, first, count: int) -> Pages:
     )
 
 
-def places_of(slots: Slots, beam: Beam, index: Index):
+def places_of(slots: Slots, beam: Beam, *, index: Index) -> jax.Array:
     """Return the places of slots [B, E] among all slots of the beam's pages, int32 [B, E].
 
     Slots of nodes that are not visited are beyond all pages.
@@ -86,8 +88,16 @@ def places_of(slots: Slots, beam: Beam, index: Index):
 
 
 def score_pages(
-    scorer, params, index: Index, items, users, pages: Pages, *, allowed=None, excluded=None
-):
+    scorer: Callable,
+    params: Any,
+    *,
+    index: Index,
+    items: Any,
+    users: Any,
+    pages: Pages,
+    allowed: ArrayLike | None = None,
+    excluded: Any = None,
+) -> tuple[jax.Array, jax.Array]:
     """Score what the pages list, a few pages of every user at a time.
 
     Runs as many rounds as the longest beam needs, so that the time follows the traced budget.

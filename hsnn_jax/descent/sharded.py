@@ -1,19 +1,20 @@
 """Search over a mesh: lists and item tiles sharded by node, one all-gather of local answers."""
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hsnn_jax.descent.descend import SearchResult, local_search, result
-from hsnn_jax.descent.level_search import prepare_levels
-from hsnn_jax.descent.search import prepare
+from hsnn_jax.descent.search import prepare, prepare_levels
 from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.top_k import top_k
 
 
-def shard_index(index: Index, tiles: Tiles, mesh, *, axis: str) -> tuple[Index, Tiles]:
+def shard_index(index: Index, tiles: Tiles, *, mesh: Mesh, axis: str) -> tuple[Index, Tiles]:
     """Spread lists and tiles over a mesh axis by node; everything else is replicated.
 
     `tiles` may be a pytree of several `Tiles`.
@@ -21,27 +22,59 @@ def shard_index(index: Index, tiles: Tiles, mesh, *, axis: str) -> tuple[Index, 
     Raises:
       ValueError: see `check_axis`.
     """
-    check_axis(mesh, axis, index.nodes.shape[0])
+    check_axis(mesh, axis, num_nodes=index.nodes.shape[0])
     by_node, everywhere = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((axis,), ()))
     replicated = jax.device_put(index, everywhere)
     lists = jax.device_put(index.lists, by_node)
     return replicated._replace(lists=lists), jax.device_put(tiles, by_node)
 
 
-def check_axis(mesh, axis: str, num_nodes: int) -> None:
+def auto_mesh(
+    mesh: Mesh | None, axis: str | None, *, num_nodes: int | None
+) -> tuple[Mesh, str] | None:
+    """Return the mesh with Auto axes, since updates leave shardings to the compiler, and the axis.
+
+    Args:
+      mesh: None gives None.
+      axis: of the mesh; the first one by default.
+      num_nodes: that list items; None where their number is not known yet.
+
+    Raises:
+      ValueError: an axis without a mesh, or see `check_axis`.
+    """
+    if mesh is None:
+        if axis is not None:
+            raise ValueError(f"axis: expected none without a mesh, found {axis!r}")
+        return None
+    axis = mesh.axis_names[0] if axis is None else axis
+    check_axis(mesh, axis, num_nodes=mesh.size if num_nodes is None else num_nodes)
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types), axis
+
+
+def check_axis(mesh: Mesh, axis: str, *, num_nodes: int) -> None:
     """Raise a ValueError unless the mesh has this axis and its devices divide the nodes."""
     if axis not in mesh.axis_names:
-        raise ValueError(f"axis must be one of {', '.join(mesh.axis_names)}, got {axis!r}")
+        raise ValueError(f"axis: expected one of {', '.join(mesh.axis_names)}, found {axis!r}")
     devices = mesh.shape[axis]
     if num_nodes % devices:
         raise ValueError(
-            f"the {devices} devices of axis {axis!r} must divide the number of nodes, "
-            f"got {num_nodes} nodes"
+            f"num_nodes: expected a multiple of {devices}, the devices of axis {axis!r}, found "
+            f"{num_nodes}"
         )
 
 
 def sharded_search(
-    scorer, params, index: Index, tiles: Tiles, users, k: int, *, mesh, axis: str, **options
+    scorer: Callable,
+    params: Any,
+    *,
+    index: Index,
+    tiles: Tiles,
+    users: Any,
+    k: int,
+    mesh: Mesh,
+    axis: str,
+    **options: Any,
 ) -> SearchResult:
     """Search as `search` does, each device in the nodes it holds.
 
@@ -60,11 +93,13 @@ def sharded_search(
       ValueError: tiles are none, or as `search`.
     """
     _check_tiles("tiles", tiles)
-    request, static = prepare(scorer, params, index, users, k, **options)
+    request, static = prepare(scorer, params, index=index, users=users, k=k, **options)
     return _sharded_search((index,), tiles, request, static=static, mesh=mesh, axis=axis)
 
 
-def sharded_search_levels(levels, indexes, k: int, *, mesh, axis: str, **options) -> SearchResult:
+def sharded_search_levels(
+    levels: Sequence, indexes: Sequence[Index], *, k: int, mesh: Mesh, axis: str, **options: Any
+) -> SearchResult:
     """Search as `search_levels` does, each device in the items' lists that it holds.
 
     As in `sharded_search`, every device routes all users through all levels of nodes, and the
@@ -82,8 +117,8 @@ def sharded_search_levels(levels, indexes, k: int, *, mesh, axis: str, **options
     """
     levels, indexes = tuple(levels), tuple(indexes)
     tiles = levels[-1].features
-    _check_tiles("the last level's features", tiles)
-    request, static = prepare_levels(levels, indexes, k, **options)
+    _check_tiles("levels[-1].features", tiles)
+    request, static = prepare_levels(levels, indexes, k=k, **options)
     return _sharded_search(indexes, tiles, request, static=static, mesh=mesh, axis=axis)
 
 
@@ -91,7 +126,9 @@ def sharded_search_levels(levels, indexes, k: int, *, mesh, axis: str, **options
 def _sharded_search(indexes, tiles, request, *, static, mesh, axis):
     def of_device(indexes, tiles, request):
         first_node = jax.lax.axis_index(axis) * indexes[-1].lists.shape[0]
-        ids, scores, *cost = local_search(indexes, tiles, request, static, first_node)
+        ids, scores, *cost = local_search(
+            indexes, tiles, request=request, static=static, first_node=first_node
+        )
         return *_join(ids, scores, static.k, axis), *cost
 
     everywhere, by_node = PartitionSpec(), PartitionSpec(axis)
@@ -104,17 +141,19 @@ def _sharded_search(indexes, tiles, request, *, static, mesh, axis):
         out_specs=everywhere,
         check_vma=False,
     )(indexes, tiles, request)
-    return result(found, indexes, tiles, request, static)
+    return result(found, indexes, items=tiles, request=request, static=static)
 
 
 def _check_tiles(name, features):
     # Rows of items would be divided in their own order, not in that of the lists.
     if not isinstance(features, Tiles):
-        raise ValueError(f"{name} must be Tiles from shard_index, got {type(features).__name__}")
+        raise ValueError(
+            f"{name}: expected Tiles from shard_index, found {type(features).__name__}"
+        )
 
 
 def _join(ids, scores, k, axis):
     """Gather every device's candidates in one collective and keep the best k."""
     bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
     gathered = jax.lax.all_gather(jnp.stack([ids, bits]), axis, axis=2, tiled=True)
-    return top_k(jax.lax.bitcast_convert_type(gathered[1], scores.dtype), gathered[0], k)
+    return top_k(jax.lax.bitcast_convert_type(gathered[1], scores.dtype), gathered[0], k=k)

@@ -5,13 +5,17 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance, nearest
+from hsnn_jax.lists.checks import as_vectors
 
 _MAX_ROWS = 2**17  # that one call of `nearest` takes
 
 
-def assign(vectors, nodes, capacity: int, *, distance: Distance = "l2"):
+def assign(
+    vectors: ArrayLike, nodes: ArrayLike, *, capacity: int, distance: Distance = "l2"
+) -> np.ndarray:
     """Put every item into the list of its nearest node that has room.
 
     In each round every unplaced item asks its nearest node that is not full; a node takes the
@@ -28,16 +32,20 @@ def assign(vectors, nodes, capacity: int, *, distance: Distance = "l2"):
       int32 [K, C] numpy array of ids, ascending in a list, -1 in free slots.
 
     Raises:
-      ValueError: the widths differ, or the capacity cannot hold all items.
+      ValueError: vectors or nodes are not finite or differ in width, or the capacity cannot hold
+        all items.
     """
-    node_of, _ = place(vectors, nodes, capacity, distance=distance)
-    return list_by(node_of, nodes.shape[0], capacity)
+    node_of, _ = place(vectors, nodes, capacity=capacity, distance=distance)
+    return list_by(node_of, nodes.shape[0], capacity=capacity)
 
 
-def place(vectors, nodes, capacity: int, *, distance: Distance = "l2"):
+def place(
+    vectors: ArrayLike, nodes: ArrayLike, *, capacity: int, distance: Distance = "l2"
+) -> tuple[np.ndarray, np.ndarray]:
     """Return int32 [n] twice: the node of each item by the rule of `assign`, and its nearest."""
-    vectors, nodes = np.asarray(vectors), jnp.asarray(nodes)
-    _check(vectors, nodes, capacity)
+    vectors = np.asarray(as_vectors("vectors", vectors))
+    nodes = jnp.asarray(as_vectors("nodes", nodes, width=vectors.shape[1]))
+    check_capacity(vectors.shape[0], nodes.shape[0], capacity=capacity)
     node_of = np.full(vectors.shape[0], -1, np.int32)
     free = np.full(nodes.shape[0], capacity)
     waiting = np.arange(vectors.shape[0])
@@ -54,7 +62,14 @@ def place(vectors, nodes, capacity: int, *, distance: Distance = "l2"):
 
 
 @functools.partial(jax.jit, static_argnames=("capacity", "distance"))
-def assign_rows(vectors, nodes, waiting, *, capacity: int, distance: Distance = "l2"):
+def assign_rows(
+    vectors: ArrayLike,
+    nodes: ArrayLike,
+    *,
+    waiting: ArrayLike,
+    capacity: int,
+    distance: Distance = "l2",
+) -> tuple[jax.Array, jax.Array]:
     """Follow the rule of `assign` on the device, with shapes that do not depend on the data.
 
     Args:
@@ -89,7 +104,7 @@ def assign_rows(vectors, nodes, waiting, *, capacity: int, distance: Distance = 
     return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), ask, first)[0], wanted
 
 
-def rank_in_group(groups):
+def rank_in_group(groups: ArrayLike) -> jax.Array:
     """Return int32 [n]: how many earlier elements are in the group, int [n], of each element."""
     order = jnp.argsort(groups, stable=True)
     in_order = groups[order]
@@ -98,22 +113,12 @@ def rank_in_group(groups):
     return jnp.zeros_like(rank).at[order].set(rank)
 
 
-def _check(vectors, nodes, capacity):
-    if vectors.ndim != 2 or nodes.ndim != 2 or vectors.shape[1] != nodes.shape[1]:
-        raise ValueError(
-            "vectors [n, d] and nodes [K, d] must share their width, "
-            f"got shapes {vectors.shape} and {nodes.shape}"
-        )
-    check_capacity(vectors.shape[0], nodes.shape[0], capacity)
-
-
-def check_capacity(items: int, num_nodes: int, capacity: int) -> None:
+def check_capacity(items: int, num_nodes: int, *, capacity: int) -> None:
     """Raise a ValueError where the lists cannot hold all items."""
-    slots = num_nodes * capacity
-    if slots < items:
+    if num_nodes * capacity < items:
         raise ValueError(
-            f"capacity {capacity} is too small: {num_nodes} nodes hold {slots} "
-            f"of {items} items; needed >= {-(-items // num_nodes)}"
+            f"capacity: expected at least {-(-items // num_nodes)} for {items} rows in "
+            f"{num_nodes} nodes, found {capacity}"
         )
 
 
@@ -138,7 +143,7 @@ def _rank_in_group(groups):
     return np.arange(groups.size) - np.flatnonzero(starts)[np.cumsum(starts) - 1]
 
 
-def list_by(node_of, num_nodes: int, capacity: int):
+def list_by(node_of: ArrayLike, num_nodes: int, *, capacity: int) -> np.ndarray:
     """Lay out given nodes int [n] as lists int32 [K, C], ids ascending, -1 in free slots."""
     lists = np.full((num_nodes, capacity), -1, np.int32)
     order = np.argsort(node_of, kind="stable")

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance, pairwise_distance
 from hsnn_jax.lists.assignment import check_capacity, list_by, place
+from hsnn_jax.lists.checks import as_integers, as_vectors
 
 
 class Index(NamedTuple):
@@ -35,13 +37,13 @@ class Tiles(NamedTuple):
 
 
 def build_index(
-    item_vectors,
-    nodes,
+    item_vectors: ArrayLike,
+    nodes: ArrayLike,
     *,
     capacity: int | None = None,
-    slack=2.0,
+    slack: float = 2.0,
     reserve: int = 0,
-    node_of=None,
+    node_of: ArrayLike | None = None,
     distance: Distance = "l2",
 ) -> Index:
     """Assign items to nodes and lay out the lists.
@@ -64,23 +66,27 @@ def build_index(
       ValueError: the widths differ, the capacity cannot hold all rows, `reserve` is negative,
         or `node_of` is not a node of every item.
     """
+    item_vectors = as_vectors("item_vectors", item_vectors)
+    nodes = as_vectors("nodes", nodes, width=item_vectors.shape[1])
     items, num_nodes = item_vectors.shape[0], nodes.shape[0]
     if reserve < 0:
-        raise ValueError(f"reserve must be >= 0, got {reserve=}")
+        raise ValueError(f"reserve: expected a number >= 0, found {reserve}")
     rows = items + reserve
     default = math.ceil(slack * rows / num_nodes)
     if node_of is None:
         capacity = default if capacity is None else capacity
-        check_capacity(rows, num_nodes, capacity)
-        node_of, wanted = place(item_vectors, nodes, capacity, distance=distance)
+        check_capacity(rows, num_nodes, capacity=capacity)
+        node_of, wanted = place(item_vectors, nodes, capacity=capacity, distance=distance)
     else:
         node_of = wanted = _check_groups(node_of, items, num_nodes)
         largest = int(np.bincount(wanted).max())
         capacity = max(default, largest) if capacity is None else capacity
-        check_capacity(rows, num_nodes, capacity)
+        check_capacity(rows, num_nodes, capacity=capacity)
         if largest > capacity:
-            raise ValueError(f"capacity must hold the largest group, {largest}, got {capacity}")
-    lists = list_by(node_of, num_nodes, capacity)
+            raise ValueError(
+                f"capacity: expected the size of the largest group, {largest}, found {capacity}"
+            )
+    lists = list_by(node_of, num_nodes, capacity=capacity)
     positions = positions_of(lists, rows)
     overflow = np.sum(wanted != positions[:items] // capacity)
     counts = jnp.asarray((lists >= 0).sum(axis=1), jnp.int32)
@@ -97,7 +103,7 @@ def build_index(
     )
 
 
-def positions_of(lists, rows: int):
+def positions_of(lists: ArrayLike, rows: int) -> np.ndarray:
     """Return the slot of each row, int32 numpy [rows]; K * C where it is in no list."""
     slots = np.flatnonzero(lists.ravel() >= 0)
     positions = np.full(rows, lists.size, np.int32)
@@ -105,31 +111,31 @@ def positions_of(lists, rows: int):
     return positions
 
 
-def extents_of(lists):
+def extents_of(lists: ArrayLike) -> jax.Array:
     """Return int32 [...]: the slots of lists [..., C] up to the last occupied one."""
     slots = jnp.arange(1, lists.shape[-1] + 1, dtype=jnp.int32)
     return jnp.max(jnp.where(lists >= 0, slots, 0), axis=-1)
 
 
-def live(index: Index):
+def live(index: Index) -> jax.Array:
     """Return bool [n]: which rows hold an item; `allowed` of a brute force over all rows."""
     return index.positions < index.lists.size
 
 
 def _check_groups(node_of, items, num_nodes):
-    node_of = np.asarray(node_of)
+    node_of = as_integers("node_of", node_of)
     if node_of.shape != (items,):
-        raise ValueError(f"node_of must have shape ({items},), got shape {node_of.shape}")
+        raise ValueError(f"node_of: expected shape [{items}], found {list(node_of.shape)}")
     if not 0 <= node_of.min() <= node_of.max() < num_nodes:
         raise ValueError(
-            f"node_of must be in [0, {num_nodes}) (number of nodes), "
-            f"got values in [{node_of.min()}, {node_of.max()}]"
+            f"node_of: expected nodes 0 to {num_nodes - 1}, found values from {node_of.min()} to "
+            f"{node_of.max()}"
         )
     return node_of.astype(np.int32)
 
 
 @jax.jit
-def pack(index: Index, items) -> Tiles:
+def pack(index: Index, items: Any) -> Tiles:
     """Copy item features into the order of the lists, so that a search reads contiguous tiles.
 
     Args:
@@ -140,12 +146,12 @@ def pack(index: Index, items) -> Tiles:
     return Tiles(jax.tree.map(lambda feature: jnp.asarray(feature)[slots], items))
 
 
-def representative_features(index: Index, items):
+def representative_features(index: Index, items: Any) -> Any:
     """Return the features [K, ...] of each node's representative (item 0 for an empty node)."""
     return take_rows(items, index.representatives)
 
 
-def take_rows(features, rows):
+def take_rows(features: Any, rows: ArrayLike) -> Any:
     """Gather rows int [m] of an array or pytree of [n, ...]; -1 gets row 0."""
     rows = jnp.maximum(rows, 0)
     return jax.tree.map(lambda feature: jnp.asarray(feature)[rows], features)

@@ -1,17 +1,26 @@
 """Several levels of nodes: nested indexes, their nodes' items, and nodes of residual codes."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance, pairwise_distance
 from hsnn_jax.lists.index import Index, build_index
 
 
 def build_levels(
-    item_vectors, nodes, *, parents=None, slack=2.0, reserve: int = 0, distance: Distance = "l2"
+    item_vectors: ArrayLike,
+    nodes: Sequence,
+    *,
+    parents: Sequence | None = None,
+    slack: float = 2.0,
+    reserve: int = 0,
+    distance: Distance = "l2",
 ) -> tuple[Index, ...]:
     """Nest indexes: a level lists the nodes of the next finer one, the finest lists the items.
 
@@ -34,7 +43,7 @@ def build_levels(
     parents = (None,) * len(nodes) if parents is None else parents
     if not nodes or len(parents) != len(nodes):
         raise ValueError(
-            f"nodes and parents must have one entry a level, got {len(nodes)} and {len(parents)}"
+            f"nodes, parents: expected one each per level, found {len(nodes)} and {len(parents)}"
         )
     listed = (*nodes[1:], item_vectors)
     indexes = []
@@ -54,7 +63,7 @@ def build_levels(
 
 
 @jax.jit
-def nodes_of_items(indexes) -> tuple:
+def nodes_of_items(indexes: Sequence[Index]) -> tuple:
     """Return the node of each level that each item is below: int32 [n] an index.
 
     Args:
@@ -73,7 +82,9 @@ def nodes_of_items(indexes) -> tuple:
 
 
 @functools.partial(jax.jit, static_argnames="distance")
-def representative_items(indexes, item_vectors, *, distance: Distance = "l2") -> tuple:
+def representative_items(
+    indexes: Sequence[Index], item_vectors: ArrayLike, *, distance: Distance = "l2"
+) -> tuple:
     """Return the item nearest to each node among those below it: int32 [K_l] an index.
 
     Args:
@@ -101,7 +112,9 @@ def representative_items(indexes, item_vectors, *, distance: Distance = "l2") ->
     return tuple(found)
 
 
-def representatives_of_items(indexes, item_vectors, *, distance: Distance = "l2") -> tuple:
+def representatives_of_items(
+    indexes: Sequence[Index], item_vectors: ArrayLike, *, distance: Distance = "l2"
+) -> tuple:
     """Return the representative of the node that each item is below: int32 [n] an index.
 
     See `representative_items`; a free row has any.
@@ -112,7 +125,7 @@ def representatives_of_items(indexes, item_vectors, *, distance: Distance = "l2"
     )
 
 
-def residual_nodes(codebooks):
+def residual_nodes(codebooks: Any) -> tuple[tuple, tuple]:
     """Return the nodes and parents, for `build_levels`, of residual codebooks.
 
     A node of level l is a sum of one code of each level up to l, so that there are

@@ -5,14 +5,17 @@ goes on reading it, whole.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance, nearest, pairwise_distance
 from hsnn_jax.lists.assignment import assign_rows, rank_in_group
+from hsnn_jax.lists.checks import as_ids, as_vectors, check_features
 from hsnn_jax.lists.index import Index, Tiles, extents_of, live, pack, stats
 
 # Items a compiled update takes; it is padded to one of these, so there are two programs in all.
@@ -31,7 +34,13 @@ class Living(NamedTuple):
 
 
 def start(
-    index: Index, item_vectors, ids, *, distance: Distance = "l2", baseline=None, features=None
+    index: Index,
+    item_vectors: ArrayLike,
+    *,
+    ids: ArrayLike,
+    distance: Distance = "l2",
+    baseline: dict[str, float] | None = None,
+    features: Any = None,
 ) -> Living:
     """Make a built index living.
 
@@ -53,7 +62,14 @@ def start(
     return Living(index, tiles, ids, rows, baseline, features)
 
 
-def add(living: Living, vectors, ids, *, distance: Distance = "l2", features=None) -> Living:
+def add(
+    living: Living,
+    vectors: ArrayLike,
+    *,
+    ids: ArrayLike,
+    distance: Distance = "l2",
+    features: Any = None,
+) -> Living:
     """List new items, one after the other, each at its nearest node that has a free slot.
 
     Args:
@@ -68,17 +84,17 @@ def add(living: Living, vectors, ids, *, distance: Distance = "l2", features=Non
         or present already; there are fewer than b free rows; features are missing or differ in
         shape or type from those of the others.
     """
-    vectors, ids = np.asarray(vectors), np.asarray(ids)
-    check_vectors("vectors", vectors, width=living.index.nodes.shape[1], empty=True)
-    check_ids("ids", ids, vectors.shape[0])
-    features = _check_features(living, features, ids.size)
+    width = living.index.nodes.shape[1]
+    vectors = np.asarray(as_vectors("vectors", vectors, width=width, empty=True))
+    ids = as_ids("ids", ids, size=vectors.shape[0])
+    features = check_features(features, _held(living), size=ids.size)
     known = ids[rows_of(living, ids) >= 0]
     if known.size:
-        raise ValueError(f"ids must be new, got {known[0]}, which the index holds already")
+        raise ValueError(f"ids: expected new ones, found {known[0]}, which the index holds")
     free = np.flatnonzero(living.ids < 0)
     if free.size < ids.size:
         raise ValueError(
-            f"the index is full: {free.size} free rows for {ids.size} items; "
+            f"ids: expected at most {free.size}, the free rows of the index, found {ids.size}; "
             "build it with a larger reserve"
         )
     rows = free[: ids.size].astype(np.int32)
@@ -88,9 +104,9 @@ def add(living: Living, vectors, ids, *, distance: Distance = "l2", features=Non
             index,
             tiles,
             carried,
-            padded(vectors[part].astype(np.float32), size, 0),
-            jax.tree.map(lambda x, part=part, size=size: padded(x[part], size, 0), features),
-            padded(rows[part], size, living.ids.size),
+            padded(vectors[part].astype(np.float32), size, value=0),
+            jax.tree.map(lambda x, part=part, size=size: padded(x[part], size, value=0), features),
+            padded(rows[part], size, value=living.ids.size),
             part.stop - part.start,
             distance=distance,
         )
@@ -103,7 +119,7 @@ def add(living: Living, vectors, ids, *, distance: Distance = "l2", features=Non
     return living._replace(index=index, tiles=tiles, features=carried, ids=new_ids, rows=table)
 
 
-def remove(living: Living, ids, *, distance: Distance = "l2") -> Living:
+def remove(living: Living, ids: ArrayLike, *, distance: Distance = "l2") -> Living:
     """Free the slots and rows of items; a node that loses its representative gets another.
 
     Args:
@@ -114,11 +130,10 @@ def remove(living: Living, ids, *, distance: Distance = "l2") -> Living:
     Raises:
       ValueError: ids are repeated or not present.
     """
-    ids = np.asarray(ids)
-    rows = _known_rows(living, ids)
+    ids, rows = _known_rows(living, ids)
     index = living.index
     for part, size in batches(ids.size):
-        some = padded(rows[part], size, living.ids.size)
+        some = padded(rows[part], size, value=living.ids.size)
         index = _discard(index, living.tiles, some, distance=distance)
     new_ids = living.ids.copy()
     new_ids[rows] = -1
@@ -128,7 +143,12 @@ def remove(living: Living, ids, *, distance: Distance = "l2") -> Living:
 
 
 def reassign(
-    living: Living, vectors=None, ids=None, *, distance: Distance = "l2", features=None
+    living: Living,
+    vectors: ArrayLike | None = None,
+    *,
+    ids: ArrayLike | None = None,
+    distance: Distance = "l2",
+    features: Any = None,
 ) -> Living:
     """List all items anew by the rule of `assign`, at nodes that stay where they are.
 
@@ -147,35 +167,37 @@ def reassign(
         wide as the nodes; ids are repeated or not present; features as in `add`.
     """
     if (vectors is None) != (ids is None):
-        raise ValueError("reassign needs vectors and ids together, or neither")
+        given, missing = ("ids", "vectors") if vectors is None else ("vectors", "ids")
+        raise ValueError(f"{missing}: expected them together with {given}, found none")
     held = item_vectors(living), item_features(living)
     if ids is not None:
-        vectors, ids = np.asarray(vectors), np.asarray(ids)
-        check_vectors("vectors", vectors, width=living.index.nodes.shape[1], empty=True)
-        check_ids("ids", ids, vectors.shape[0])
-        features = _check_features(living, features, ids.size)
-        rows = _known_rows(living, ids)
+        width = living.index.nodes.shape[1]
+        vectors = np.asarray(as_vectors("vectors", vectors, width=width, empty=True))
+        ids, rows = _known_rows(living, ids, size=vectors.shape[0])
+        features = check_features(features, _held(living), size=ids.size)
         held = jax.tree.map(lambda old, new: _with_rows(old, rows, new), held, (vectors, features))
     index, tiles, carried = _relist(living.index, *held, distance=distance)
     return living._replace(index=index, tiles=tiles, features=carried)
 
 
-def item_vectors(living: Living):
+def item_vectors(living: Living) -> jax.Array:
     """Return the vectors by row, float32 [n, d]; zeros in free rows."""
     return by_row(living.index, living.tiles.features)
 
 
-def item_features(living: Living):
+def item_features(living: Living) -> Any:
     """Return the features by row, a pytree of [n, ...], zeros in free rows; None without any."""
-    if living.features is None:
-        return None
-    return jax.tree.map(functools.partial(by_row, living.index), living.features.features)
+    return jax.tree.map(functools.partial(by_row, living.index), _held(living))
 
 
-def by_row(index: Index, tiles):
+def by_row(index: Index, tiles: ArrayLike) -> jax.Array:
     """Return what tiles [K, C, ...] hold of each item, [n, ...]; zeros in free rows."""
     flat = tiles.reshape(-1, *tiles.shape[2:])
     return flat.at[index.positions].get(mode="fill", fill_value=0)
+
+
+def _held(living):
+    return None if living.features is None else living.features.features
 
 
 def _with_rows(held, rows, values):
@@ -184,26 +206,7 @@ def _with_rows(held, rows, values):
     return jnp.asarray(held)
 
 
-def _check_features(living, features, size):
-    """Return the features of `size` items as numpy; raise unless they are like the others'."""
-    features = jax.tree.map(np.asarray, features)
-    held = None if living.features is None else living.features.features
-    expected = _described(held, lambda x: (size, *x.shape[2:]))
-    found = _described(features, np.shape)
-    for path in sorted(expected | found):
-        if expected.get(path) != found.get(path):
-            wanted, got = (side.get(path, "none") for side in (expected, found))
-            raise ValueError(f"features{path} must be {wanted}, got {got}")
-    return features
-
-
-def _described(tree, shape_of):
-    """Return {path: what the array there is}."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): f"{x.dtype} {shape_of(x)}" for path, x in leaves}
-
-
-def rows_of(living: Living, ids):
+def rows_of(living: Living, ids: ArrayLike) -> np.ndarray:
     """Return the rows of the caller's ids int [...], int32; -1 where unknown."""
     sorted_ids, rows = living.rows
     if not sorted_ids.size:
@@ -235,7 +238,11 @@ def drift(living: Living, *, distance: Distance = "l2") -> dict[str, float]:
 
 
 def needs_rebuild(
-    drift: dict[str, float], *, more_overflow=0.1, distance_ratio=1.2, imbalance_ratio=2.0
+    drift: dict[str, float],
+    *,
+    more_overflow: float = 0.1,
+    distance_ratio: float = 1.2,
+    imbalance_ratio: float = 2.0,
 ) -> bool:
     """Tell whether new nodes are due.
 
@@ -312,7 +319,7 @@ def _discard(index, tiles, rows, *, distance):
 def _relist(index, vectors, features, *, distance):
     num_nodes, capacity = index.lists.shape
     node_of, wanted = assign_rows(
-        vectors, index.nodes, live(index), capacity=capacity, distance=distance
+        vectors, index.nodes, waiting=live(index), capacity=capacity, distance=distance
     )
     slots = node_of * capacity + rank_in_group(node_of)
     # Free rows have node K: their slots are out of range.
@@ -361,7 +368,7 @@ def _listed(index, tiles, node, distance):
     return ids, pairwise_distance(vectors, centre[None, :], distance=distance)[:, 0]
 
 
-def batches(size: int):
+def batches(size: int) -> Iterator[tuple[slice, int]]:
     """Cut `size` items into (slice, padded size), of few sizes, so that few are compiled."""
     first = 0
     while first < size:
@@ -371,42 +378,18 @@ def batches(size: int):
         first = last
 
 
-def padded(rows, size: int, value):
+def padded(rows: np.ndarray, size: int, *, value: Any) -> np.ndarray:
     """Return `size` rows, the further ones filled with a value."""
     out = np.full((size, *rows.shape[1:]), value, rows.dtype)
     out[: rows.shape[0]] = rows
     return out
 
 
-def _known_rows(living, ids):
-    check_ids("ids", ids, ids.size)
+def _known_rows(living, ids, size=None):
+    """Return (ids, their rows)."""
+    ids = as_ids("ids", ids, size=size)
     rows = rows_of(living, ids)
     if (rows < 0).any():
-        raise ValueError(f"ids must be in the index, got {ids[np.argmin(rows)]}, which is not")
-    return rows
-
-
-def check_vectors(name, vectors, *, width=None, empty=False) -> None:
-    """Raise a ValueError unless vectors are finite [rows, width], with rows unless `empty`."""
-    if vectors.ndim != 2 or (vectors.shape[0] == 0 and not empty):
-        raise ValueError(f"{name} must have shape [rows >= 1, d], got shape {vectors.shape}")
-    if width is not None and vectors.shape[1] != width:
-        raise ValueError(f"{name} must have width {width}, got shape {vectors.shape}")
-    finite = np.isfinite(np.asarray(vectors)).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"{name} must be finite, got NaN or inf in row {np.argmin(finite)}")
-
-
-def check_ids(name, ids, size) -> None:
-    """Raise a ValueError unless ids are `size` distinct integers >= 0."""
-    if ids.shape != (size,):
-        raise ValueError(f"{name} must have shape ({size},), got shape {ids.shape}")
-    if not size:
-        return
-    if ids.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be integers, got dtype {ids.dtype}")
-    if ids.min() < 0:
-        raise ValueError(f"{name} must be >= 0, got {ids.min()}")
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise ValueError(f"{name} must be distinct, got {values[np.argmax(counts)]} twice or more")
+        unknown = ids[np.argmin(rows)]
+        raise ValueError(f"ids: expected ids that the index holds, found {unknown}")
+    return ids, rows

@@ -4,9 +4,10 @@ Measures are in numpy and float64, over whole evaluation sets; corrections of lo
 jax arrays too. Corrections keep the order of the items of a user as long as the scale is > 0.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax.typing import ArrayLike
 
 _ITERATIONS = 100
 
@@ -18,7 +19,7 @@ class Platt(NamedTuple):
     bias: float
 
 
-def normalised_entropy(logits, labels) -> float:
+def normalised_entropy(logits: ArrayLike, labels: ArrayLike) -> float:
     """Return mean log loss / entropy of the mean label: 1 for a model that knows only the rate.
 
     Args:
@@ -36,7 +37,7 @@ def normalised_entropy(logits, labels) -> float:
     return float(np.mean(np.logaddexp(0, logits) - labels * logits) / entropy)
 
 
-def calibration(logits, labels) -> float:
+def calibration(logits: ArrayLike, labels: ArrayLike) -> float:
     """Return mean prediction / mean label: above 1 the model promises too much.
 
     See `normalised_entropy` for arguments and errors.
@@ -45,7 +46,7 @@ def calibration(logits, labels) -> float:
     return float(_sigmoid(logits).mean() / labels.mean())
 
 
-def fit_platt(logits, labels) -> Platt:
+def fit_platt(logits: ArrayLike, labels: ArrayLike) -> Platt:
     """Fit scale and bias of the logits on held-out pairs by maximum likelihood.
 
     At the optimum the mean prediction equals the mean label: `calibration` of the corrected
@@ -71,12 +72,12 @@ def fit_platt(logits, labels) -> Platt:
     return Platt(float(w[0] / spread), float(w[1] - w[0] * mean / spread))
 
 
-def correct(platt: Platt, logits):
+def correct(platt: Platt, logits: ArrayLike) -> Any:
     """Return scale * logits + bias."""
     return platt.scale * logits + platt.bias
 
 
-def undo_downsampling(logits, kept: float):
+def undo_downsampling(logits: ArrayLike, kept: float) -> Any:
     """Shift logits of a model that saw only a share of the negatives: logits + log(kept).
 
     Dropping negatives multiplies the odds by 1 / kept. In probabilities this is
@@ -92,7 +93,7 @@ def undo_downsampling(logits, kept: float):
     Source: He et al. 2014, section 6.3.
     """
     if not 0 < kept <= 1:
-        raise ValueError(f"kept must be in (0, 1], got {kept}")
+        raise ValueError(f"kept: expected a share in (0, 1], found {kept}")
     return logits + float(np.log(kept))
 
 
@@ -100,10 +101,11 @@ def _checked(logits, labels):
     logits, labels = (np.asarray(x, np.float64) for x in (logits, labels))
     if logits.ndim != 1 or logits.shape != labels.shape:
         raise ValueError(
-            f"logits and labels must have one shape [N], got {logits.shape} and {labels.shape}"
+            f"labels: expected shape [N] as the logits', found {list(labels.shape)} and "
+            f"{list(logits.shape)}"
         )
     if not 0 < labels.mean() < 1:
-        raise ValueError(f"labels must not be all equal, got a mean of {labels.mean()}")
+        raise ValueError(f"labels: expected some that differ, found a mean of {labels.mean()}")
     return logits, labels
 
 

@@ -1,7 +1,7 @@
 """What a MoNN reads, how large it is, and the paper's sizes."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 OverArchName = Literal["mol", "dot_mol", "mlp", "dot", "dhen"]
@@ -13,7 +13,7 @@ Sizes = Mapping[str, int] | Iterable[tuple[str, int]]
 def _check_positive(config, *names):
     for name in names:
         if getattr(config, name) <= 0:
-            raise ValueError(f"{name} must be > 0, got {getattr(config, name)}")
+            raise ValueError(f"{name}: expected a number > 0, found {getattr(config, name)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,12 @@ class Features:
             object.__setattr__(self, kind, sizes)
             for name, size in sizes:
                 if size <= 0:
-                    raise ValueError(f"{kind} feature {name!r} must have a size > 0, got {size}")
+                    raise ValueError(f"{kind}[{name!r}]: expected a size > 0, found {size}")
         names = [name for name, _ in self.dense + self.sparse]
         if not names:
-            raise ValueError("features must name at least one dense or sparse feature, got none")
+            raise ValueError("dense, sparse: expected at least one feature, found none")
         if len(set(names)) < len(names):
-            raise ValueError(f"features must have distinct names, got {names}")
+            raise ValueError(f"dense, sparse: expected distinct names, found {names}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class TowerConfig:
     def __post_init__(self):
         _check_positive(self, "field_width", "dense_fields", "hidden", "attention_width")
         if self.num_layers < 0:
-            raise ValueError(f"num_layers must be >= 0, got {self.num_layers}")
+            raise ValueError(f"num_layers: expected a number >= 0, found {self.num_layers}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,14 +113,14 @@ class MoNNConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.overarch not in get_args(OverArchName):
             known = " or ".join(map(repr, get_args(OverArchName)))
-            raise ValueError(f"overarch must be {known}, got {self.overarch!r}")
+            raise ValueError(f"overarch: expected {known}, found {self.overarch!r}")
         sizes = ("num_user", "num_item", "width")
         _check_positive(self, *sizes, "overarch_hidden", "overarch_tokens", "overarch_layers")
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"tasks must be distinct names, at least one, got {self.tasks}")
+            raise ValueError(f"tasks: expected distinct names, at least one, found {self.tasks}")
         if self.num_interaction < 0 or bool(self.crosses) != bool(self.num_interaction):
             raise ValueError(
-                "num_interaction must be > 0 with crosses and 0 without, got "
+                "num_interaction: expected > 0 with crosses and 0 without, found "
                 f"{self.num_interaction} with crosses={self.crosses}"
             )
 
@@ -151,7 +151,9 @@ SIZES = {
 }
 
 
-def preset(size: str, *, user: Features, item: Features, crosses=(), **options) -> MoNNConfig:
+def preset(
+    size: str, *, user: Features, item: Features, crosses: Sequence[str] = (), **options: Any
+) -> MoNNConfig:
     """Return the configuration of one of the paper's sizes.
 
     XS is the two tower: a dot product, and no interaction tower whatever `crosses` says. The
@@ -168,7 +170,7 @@ def preset(size: str, *, user: Features, item: Features, crosses=(), **options) 
     Source: arXiv 2408.06653v3, the table of model sizes.
     """
     if size not in SIZES:
-        raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+        raise ValueError(f"size: expected one of {', '.join(SIZES)}, found {size!r}")
     fields = SIZES[size]._asdict()
     if size == "XS" or not crosses:
         crosses, fields["num_interaction"] = (), 0

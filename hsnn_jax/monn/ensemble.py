@@ -6,8 +6,11 @@ the MoNN's logit for the user and the representative of the node that holds the 
 Source: arXiv 2408.06653v3, joint optimisation of the index and MoNN.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsnn_jax.monn.losses import binary_cross_entropy
 
@@ -24,13 +27,13 @@ def init_ensemble(num_levels: int) -> dict:
       ValueError: there is no level.
     """
     if num_levels < 1:
-        raise ValueError(f"num_levels must be >= 1, got {num_levels}")
+        raise ValueError(f"num_levels: expected a number >= 1, found {num_levels}")
     weights = jnp.tril(jnp.ones((num_levels, num_levels)))
     weights /= jnp.sum(weights, axis=1, keepdims=True)
     return {"weights": weights, "bias": jnp.zeros(num_levels)}
 
 
-def ensemble_logits(params, outputs):
+def ensemble_logits(params: Any, outputs: ArrayLike) -> jax.Array:
     """Compute every level's logit: sum_{l <= n} w_nl output_l + b_n.
 
     Args:
@@ -45,12 +48,14 @@ def ensemble_logits(params, outputs):
     """
     levels = params["bias"].shape[0]
     if outputs.shape[-1] != levels:
-        raise ValueError(f"outputs must have {levels} levels last, got shape {outputs.shape}")
+        raise ValueError(
+            f"outputs: expected {levels} levels last, found shape {list(outputs.shape)}"
+        )
     logits = outputs @ jnp.tril(params["weights"]).T
     return logits + params["bias"].reshape((1,) * (outputs.ndim - 1) + (-1,))
 
 
-def level_logit(params, outputs):
+def level_logit(params: Any, outputs: ArrayLike) -> jax.Array:
     """Compute the logit of level n = outputs.shape[-1] alone, as the search at that level does.
 
     Args:
@@ -64,7 +69,13 @@ def level_logit(params, outputs):
     return outputs @ params["weights"][last, : last + 1] + params["bias"][last]
 
 
-def level_losses(logits, labels, *, weights=None, mask=None):
+def level_losses(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array]:
     """Compute one supervised loss a level, all with the pair's own label.
 
     Args:
@@ -86,7 +97,7 @@ def level_losses(logits, labels, *, weights=None, mask=None):
     return weights @ per_level, per_level
 
 
-def interaction_mse(level_vectors, item_vectors):
+def interaction_mse(level_vectors: ArrayLike, item_vectors: ArrayLike) -> jax.Array:
     """Compute the auxiliary loss of a level's interaction tower: the MSE to the items' tower.
 
     The items' tower is the target and gets no gradient.
@@ -100,7 +111,7 @@ def interaction_mse(level_vectors, item_vectors):
     """
     if level_vectors.shape != item_vectors.shape:
         raise ValueError(
-            "level_vectors and item_vectors must have one shape, got "
-            f"{level_vectors.shape} and {item_vectors.shape}"
+            f"level_vectors: expected the shape of item_vectors, {list(item_vectors.shape)}, "
+            f"found {list(level_vectors.shape)}"
         )
     return jnp.mean((level_vectors - jax.lax.stop_gradient(item_vectors)) ** 2)

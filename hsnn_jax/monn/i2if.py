@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
-_NO_KEY = jnp.iinfo(jnp.int32).max
+_NO_KEY = np.iinfo(np.int32).max
 STATISTICS = ("count", "share", "log_count", "recency")
 
 
@@ -34,7 +36,9 @@ class SparseTable(NamedTuple):
     recency: jax.Array | None  # float32 [B, K]
 
 
-def count_dense(values, vocabulary: int, *, ages=None, half_life: float = 1.0) -> DenseTable:
+def count_dense(
+    values: ArrayLike, vocabulary: int, *, ages: ArrayLike | None = None, half_life: float = 1.0
+) -> DenseTable:
     """Count a history's attribute values, a column each.
 
     The history must end before the pair that is to be scored: counts that contain the pair's
@@ -58,7 +62,9 @@ def count_dense(values, vocabulary: int, *, ages=None, half_life: float = 1.0) -
     return DenseTable(counts, jnp.sum(known, axis=1, dtype=jnp.float32), recency)
 
 
-def count_sparse(values, num_keys: int, *, ages=None, half_life: float = 1.0) -> SparseTable:
+def count_sparse(
+    values: ArrayLike, num_keys: int, *, ages: ArrayLike | None = None, half_life: float = 1.0
+) -> SparseTable:
     """Count a history's attribute values, keeping the `num_keys` most frequent of them.
 
     Of keys that occur equally often the smaller ones are kept. See `count_dense`; negative
@@ -79,7 +85,7 @@ def count_sparse(values, num_keys: int, *, ages=None, half_life: float = 1.0) ->
     return SparseTable(keys, counts, total, None if recency is None else latest)
 
 
-def lookup(table: DenseTable | SparseTable, values):
+def lookup(table: DenseTable | SparseTable, values: ArrayLike) -> jax.Array:
     """Compute the cross features of users and items for one attribute.
 
     Args:
@@ -92,6 +98,7 @@ def lookup(table: DenseTable | SparseTable, values):
       share of the user's total; log(1 + count); and, where the table has it, the recency of the
       value engaged with last.
     """
+    _check_keys(values)
     read = _read_dense if isinstance(table, DenseTable) else _read_sparse
     values = jnp.broadcast_to(values, (table.total.shape[0], *values.shape[1:]))
     counts, recency = read(table, values)
@@ -103,8 +110,15 @@ def lookup(table: DenseTable | SparseTable, values):
     return jnp.stack(features, axis=-1)
 
 
+def _check_keys(values):
+    # The cast to 32 bits would make other keys of them.
+    if isinstance(values, np.ndarray) and values.size and values.max() >= _NO_KEY:
+        raise ValueError(f"values: expected keys below 2^31 - 1, found {values.max()}")
+
+
 def _flat(values, ages, half_life):
     """Return values int32 [B, L * A] and their events' recency, or None."""
+    _check_keys(values)
     recency = None
     if ages is not None:
         recency = jnp.exp2(-jnp.maximum(ages, 0) / half_life)

@@ -1,10 +1,18 @@
-"""Losses of a scorer: weighted cross entropy a task, and a sampled softmax for implicit data."""
+"""Losses of a scorer: weighted cross entropy per task, a sampled softmax for implicit data, and
+distillation on unlabelled pairs, against the bias of learning from exposed items alone.
+
+The teacher of a distillation is the model itself at other parameters, such as an average of its
+past ones, or a larger model; only its logits enter.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
-def binary_cross_entropy(logits, labels):
+def binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Return -y log p - (1 - y) log(1 - p) elementwise, p = sigmoid(logits), without overflow.
 
     Args:
@@ -14,7 +22,9 @@ def binary_cross_entropy(logits, labels):
     return jax.nn.softplus(logits) - labels * logits
 
 
-def multi_task_loss(logits, labels, *, weights, mask=None):
+def multi_task_loss(
+    logits: ArrayLike, labels: ArrayLike, *, weights: ArrayLike, mask: ArrayLike | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Compute the weighted sum over tasks of the mean cross entropy of the labelled examples.
 
     A task is averaged over its own labels, so that a task with few labels keeps its weight.
@@ -37,8 +47,8 @@ def multi_task_loss(logits, labels, *, weights, mask=None):
     tasks = logits.shape[-1]
     if labels.shape != logits.shape or weights.shape != (tasks,):
         raise ValueError(
-            f"labels must have the logits' shape {logits.shape} and weights [{tasks}], got "
-            f"{labels.shape} and {weights.shape}"
+            f"labels, weights: expected shapes {list(logits.shape)}, the logits', and [{tasks}], "
+            f"found {list(labels.shape)} and {list(weights.shape)}"
         )
     mask = jnp.ones(logits.shape, bool) if mask is None else mask
     # The label is replaced before the loss: a NaN times a zero gradient is NaN.
@@ -49,7 +59,13 @@ def multi_task_loss(logits, labels, *, weights, mask=None):
     return weights @ per_task, per_task
 
 
-def sampled_softmax(positive_B, negative_BxN, *, kept_BxN=None, log_expected_BxN=None):
+def sampled_softmax(
+    positive_B: ArrayLike,
+    negative_BxN: ArrayLike,
+    *,
+    kept_BxN: ArrayLike | None = None,
+    log_expected_BxN: ArrayLike | None = None,
+) -> jax.Array:
     """Compute the mean of -log exp(s+) / (exp(s+) + sum over kept negatives exp(s-)).
 
     Args:
@@ -67,3 +83,37 @@ def sampled_softmax(positive_B, negative_BxN, *, kept_BxN=None, log_expected_BxN
         # Finite: a row with every negative left out keeps a finite gradient.
         negative_BxN = jnp.where(kept_BxN, negative_BxN, -1e9)
     return jnp.mean(jax.nn.softplus(jax.nn.logsumexp(negative_BxN, axis=1) - positive_B))
+
+
+def distillation_loss(
+    student_logits: ArrayLike, teacher_logits: ArrayLike, *, mask: ArrayLike | None = None
+) -> jax.Array:
+    """Compute the mean cross entropy of the student to the teacher's probabilities.
+
+    No gradient reaches the teacher. The gradient in a student logit is the difference of the
+    two probabilities; the loss itself is least, not zero, where they agree.
+
+    Args:
+      student_logits, teacher_logits: float [...].
+      mask: optional bool [...], which pairs count, such as those without a label.
+
+    Returns:
+      float [], 0 when no pair counts.
+
+    Source: arXiv 2408.06653v3, distillation of MoNN on unlabelled data.
+    """
+    target = jax.lax.stop_gradient(jax.nn.sigmoid(teacher_logits))
+    losses = binary_cross_entropy(student_logits, target)
+    if mask is None:
+        return jnp.mean(losses)
+    return jnp.sum(jnp.where(mask, losses, 0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def ema_update(params: Any, ema: Any, *, decay: ArrayLike) -> Any:
+    """Move an average of parameters towards the present ones: decay * ema + (1 - decay) * params.
+
+    Args:
+      params, ema: pytrees of one structure; start `ema` as the parameters themselves.
+      decay: in [0, 1), may be traced; 0.999 averages over about 1,000 steps.
+    """
+    return jax.tree.map(lambda new, old: decay * old + (1 - decay) * new, params, ema)

@@ -9,7 +9,7 @@ Source: arXiv 2408.06653v3, Modular Neural Network.
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -28,7 +28,7 @@ class MoNN(nn.Module):
 
     config: MoNNConfig
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         self.user_tower = Tower(c.user, c.user_tower, c.num_user, c.width)
         self.item_tower = Tower(c.item, c.item_tower, c.num_item, c.width)
@@ -38,28 +38,30 @@ class MoNN(nn.Module):
             self.interaction_tower = Tower(crosses, tower, c.num_interaction, c.width)
         self.overarch = OVERARCHES[c.overarch](c)
 
-    def __call__(self, user_features, item_features, counts=None, attributes=None):
+    def __call__(
+        self, user_features: Any, item_features: Any, counts: Any = None, attributes: Any = None
+    ) -> jax.Array:
         """Return the logits [B, T] of B pairs; see `logits`."""
         users = self.encode_users(user_features, counts)
         items = self.encode_items(item_features, attributes)
         return self.score(users, jax.tree.map(lambda x: x[:, None], items))[:, 0]
 
-    def encode_users(self, features, counts=None):
+    def encode_users(self, features: Any, counts: Any = None) -> dict:
         encoded = self.overarch.user(self.user_tower(features))
         return encoded | self._of_crosses("counts", counts)
 
-    def encode_items(self, features, attributes=None):
+    def encode_items(self, features: Any, attributes: Any = None) -> dict:
         encoded = self.overarch.item(self.item_tower(features))
         return encoded | self._of_crosses("attributes", attributes)
 
-    def item_vectors(self, features):
+    def item_vectors(self, features: Any) -> jax.Array:
         return self.item_tower(features)
 
-    def user_vectors(self, features):
+    def user_vectors(self, features: Any) -> jax.Array:
         mean_BxD = jnp.mean(self.user_tower(features), axis=1)
         return jnp.tile(mean_BxD, (1, self.config.num_item))
 
-    def interact(self, users, items):
+    def interact(self, users: Any, items: Any) -> jax.Array:
         """Return the interaction tower's vectors [B, m, n, d] of encoded users and items."""
         crosses, read = {}, _num_statistics(self.config)
         for name in self.config.crosses:
@@ -68,12 +70,14 @@ class MoNN(nn.Module):
             # Not the plain count: its logarithm says the same at a scale that a network takes.
             features = features[..., 1 : 1 + read]
             if features.shape[-1] < read:
-                raise ValueError(f"counts of {name!r} must carry recency, got a table without ages")
+                raise ValueError(
+                    f"counts[{name!r}]: expected a table with recency, found one without"
+                )
             crosses[name] = features.reshape(-1, read)
         vectors = self.interaction_tower(crosses)
         return vectors.reshape(*rows, *vectors.shape[1:])
 
-    def score(self, users, items):
+    def score(self, users: Any, items: Any) -> jax.Array:
         """Return the logits [B, m, T] of encoded users [B, ...] and items [B, m, ...]."""
         pairs = self.interact(users, items) if self.config.num_interaction else None
         return self.overarch(users, items, pairs)
@@ -82,11 +86,11 @@ class MoNN(nn.Module):
         names = self.config.crosses
         missing = set(names) - set(given or ())
         if missing:
-            raise ValueError(f"{argument} must hold {sorted(missing)}, got {sorted(given or ())}")
+            raise ValueError(f"{argument}: expected {sorted(missing)}, found {sorted(given or ())}")
         return {argument: {name: given[name] for name in names}} if names else {}
 
 
-def init_monn(key, config: MoNNConfig) -> dict:
+def init_monn(key: jax.Array, config: MoNNConfig) -> dict:
     """Draw the parameters of a MoNN; no data is needed."""
     return _init(key, config=config)
 
@@ -98,7 +102,7 @@ def _init(key, *, config):
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def encode_users(config: MoNNConfig, params, features, counts=None) -> dict:
+def encode_users(config: MoNNConfig, params: Any, *, features: Any, counts: Any = None) -> dict:
     """Run the user tower, once a request.
 
     Args:
@@ -117,7 +121,7 @@ def encode_users(config: MoNNConfig, params, features, counts=None) -> dict:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def encode_items(config: MoNNConfig, params, features, attributes=None) -> dict:
+def encode_items(config: MoNNConfig, params: Any, *, features: Any, attributes: Any = None) -> dict:
     """Run the item tower, once an item, in chunks of bounded size.
 
     Args:
@@ -137,7 +141,7 @@ def encode_items(config: MoNNConfig, params, features, attributes=None) -> dict:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def item_vectors(config: MoNNConfig, params, features):
+def item_vectors(config: MoNNConfig, params: Any, *, features: Any) -> jax.Array:
     """Return the item tower's vectors side by side, float [n, num_item * width].
 
     These are what an index is learned on.
@@ -148,7 +152,7 @@ def item_vectors(config: MoNNConfig, params, features):
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def user_vectors(config: MoNNConfig, params, features):
+def user_vectors(config: MoNNConfig, params: Any, *, features: Any) -> jax.Array:
     """Return the mean of the user tower's vectors, once for each of an item's vectors.
 
     Its inner product with `item_vectors` is the mean over the user's vectors of the sum over the
@@ -160,7 +164,15 @@ def user_vectors(config: MoNNConfig, params, features):
     return _apply(config, params, features, method="user_vectors")
 
 
-def logits(config: MoNNConfig, params, user_features, item_features, counts=None, attributes=None):
+def logits(
+    config: MoNNConfig,
+    params: Any,
+    *,
+    user_features: Any,
+    item_features: Any,
+    counts: Any = None,
+    attributes: Any = None,
+) -> jax.Array:
     """Compute the logits of B pairs, float [B, T], from features: the training path.
 
     See `encode_users` and `encode_items` for the arguments, all of B rows.
@@ -168,7 +180,7 @@ def logits(config: MoNNConfig, params, user_features, item_features, counts=None
     return _apply(config, params, user_features, item_features, counts, attributes)
 
 
-def interactions(config: MoNNConfig, params, users, items):
+def interactions(config: MoNNConfig, params: Any, *, users: Any, items: Any) -> jax.Array:
     """Compute the interaction tower's vectors, float [B, m, num_interaction, width].
 
     Args:
@@ -196,14 +208,14 @@ class MoNNScorer:
 
     def __post_init__(self):
         if self.task is not None and self.task not in self.config.tasks:
-            raise ValueError(f"task must be one of {self.config.tasks}, got {self.task!r}")
+            raise ValueError(f"task: expected one of {self.config.tasks}, found {self.task!r}")
 
     @property
     def __name__(self):
         """What an artefact records of a scorer."""
         return f"monn_{self.config.overarch}_{self.task or self.config.tasks[0]}"
 
-    def __call__(self, params, users, items):
+    def __call__(self, params: Any, users: Any, items: Any) -> jax.Array:
         """Return float [B, m].
 
         Args:
@@ -224,11 +236,16 @@ def module_flops(config: MoNNConfig) -> dict[str, float]:
     params = jax.eval_shape(functools.partial(_init, config=config), jax.random.key(0))
     user, item, counts, attributes = _examples(config)
     scorer = MoNNScorer(config)
-    encode_user = functools.partial(encode_users, config)
-    encode_item = functools.partial(encode_items, config)
+
+    def encode_user(params, features, counts):
+        return encode_users(config, params, features=features, counts=counts)
+
+    def encode_item(params, features, attributes):
+        return encode_items(config, params, features=features, attributes=attributes)
+
     users = jax.eval_shape(encode_user, params, user, counts)
     items = jax.eval_shape(encode_item, params, item, attributes)
-    per_user, per_pair = pair_flops(scorer, params, users, items)
+    per_user, per_pair = pair_flops(scorer, params, users=users, items=items)
     return {
         "user": count_flops(encode_user, params, user, counts) + per_user,
         "item": count_flops(encode_item, params, item, attributes),

@@ -10,6 +10,7 @@ P products of components, K tokens.
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -31,7 +32,7 @@ class Dot(nn.Module):
 
     config: MoNNConfig
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         self.scale = 1 / math.sqrt(c.num_user * c.num_item * c.width)
         shape = (len(c.tasks), c.num_user, c.num_item)
@@ -39,13 +40,13 @@ class Dot(nn.Module):
         self.interaction = nn.Dense(len(c.tasks))
         self.bias = self.param("bias", nn.initializers.zeros, (len(c.tasks),))
 
-    def user(self, v_BxNxD):
+    def user(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
         return {"vectors": jnp.einsum("bud,tui->btid", v_BxNxD, self.scale * self.weights)}
 
-    def item(self, v_BxNxD):
+    def item(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
         return {"vectors": v_BxNxD}
 
-    def __call__(self, users, items, pair_BxMxNxD):
+    def __call__(self, users: Any, items: Any, pair_BxMxNxD: jax.Array | None) -> jax.Array:
         logits = jnp.einsum("btid,bmid->bmt", users["vectors"], items["vectors"])
         if pair_BxMxNxD is not None:
             logits += self.interaction(_flat(pair_BxMxNxD))
@@ -64,7 +65,7 @@ class Mixture(nn.Module):
     config: MoNNConfig
     temperature: float = 0.05  # to begin with; that of the source
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         pairs = c.num_user * (c.num_item + c.num_interaction)
         self.user_gate = nn.Dense(len(c.tasks) * pairs, use_bias=False)
@@ -73,26 +74,31 @@ class Mixture(nn.Module):
 
     def _draw(self, key, pairs):
         hidden, temperature = self.config.overarch_hidden, self.temperature
-        return init_mixture(jax.random.split(key), pairs, hidden, temperature=temperature)
+        return init_mixture(jax.random.split(key), pairs, hidden=hidden, temperature=temperature)
 
-    def user(self, v_BxNxD):
+    def user(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
         return self._side(v_BxNxD, jax.nn.silu(self.user_gate(_flat(v_BxNxD))))
 
-    def item(self, v_BxNxD):
+    def item(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
         return self._side(v_BxNxD, self.item_gate(_flat(v_BxNxD)))
 
     def _side(self, v_BxNxD, gate):
         gate_BxTxP = gate.reshape(gate.shape[0], len(self.config.tasks), -1)
         return {"vectors": unit(v_BxNxD), "gate": gate_BxTxP}
 
-    def __call__(self, users, items, pair_BxMxNxD):
+    def __call__(self, users: Any, items: Any, pair_BxMxNxD: jax.Array | None) -> jax.Array:
         components = [items["vectors"]]
         if pair_BxMxNxD is not None:
             components.append(unit(pair_BxMxNxD))
         products = [component_products(users["vectors"], x) for x in components]
         cosines_BxMxPxQ = jnp.concatenate(products, axis=3)
         logits = [
-            mixture(params, cosines_BxMxPxQ, users["gate"][:, t], items["gate"][:, :, t])
+            mixture(
+                params,
+                cosines_BxMxPxQ,
+                user_gate=users["gate"][:, t],
+                item_gate=items["gate"][:, :, t],
+            )
             for t, params in enumerate(self.mixtures)
         ]
         return jnp.stack(logits, axis=-1)
@@ -105,11 +111,11 @@ class MoL(Mixture):
     product says most of what there is to say, `DotMoL` learns faster.
     """
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.bias = self.param("bias", nn.initializers.zeros, (len(self.config.tasks),))
 
-    def __call__(self, users, items, pair_BxMxNxD):
+    def __call__(self, users: Any, items: Any, pair_BxMxNxD: jax.Array | None) -> jax.Array:
         return super().__call__(users, items, pair_BxMxNxD) + self.bias[None, None, :]
 
 
@@ -124,17 +130,17 @@ class DotMoL(Mixture):
 
     temperature: float = 0.5
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.dot = Dot(self.config)
 
-    def user(self, v_BxNxD):
+    def user(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
         return super().user(v_BxNxD) | {"dot": self.dot.user(v_BxNxD)}
 
-    def item(self, v_BxNxD):
+    def item(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
         return super().item(v_BxNxD) | {"dot": self.dot.item(v_BxNxD)}
 
-    def __call__(self, users, items, pair_BxMxNxD):
+    def __call__(self, users: Any, items: Any, pair_BxMxNxD: jax.Array | None) -> jax.Array:
         mixed = super().__call__(users, items, pair_BxMxNxD)
         return mixed + self.dot(users["dot"], items["dot"], pair_BxMxNxD)
 
@@ -148,19 +154,19 @@ class MLP(nn.Module):
 
     config: MoNNConfig
 
-    def setup(self):
+    def setup(self) -> None:
         width = self.config.overarch_hidden
         self.user_map, self.item_map = nn.Dense(width), nn.Dense(width, use_bias=False)
         self.pair_map = nn.Dense(width, use_bias=False)
         self.hidden, self.logits = nn.Dense(width), nn.Dense(len(self.config.tasks))
 
-    def user(self, v_BxNxD):
+    def user(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
         return {"hidden": self.user_map(_flat(v_BxNxD))}
 
-    def item(self, v_BxNxD):
+    def item(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
         return {"hidden": self.item_map(_flat(v_BxNxD))}
 
-    def __call__(self, users, items, pair_BxMxNxD):
+    def __call__(self, users: Any, items: Any, pair_BxMxNxD: jax.Array | None) -> jax.Array:
         x_BxMxH = users["hidden"][:, None, :] + items["hidden"]
         if pair_BxMxNxD is not None:
             x_BxMxH += self.pair_map(_flat(pair_BxMxNxD))
@@ -180,7 +186,7 @@ class DHEN(nn.Module):
 
     config: MoNNConfig
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         draw = nn.initializers.lecun_normal()
         self.user_tokens = self.param("user_tokens", draw, (c.num_user, c.overarch_tokens))
@@ -189,13 +195,13 @@ class DHEN(nn.Module):
         self.layers = [DHENLayer(num_tokens) for _ in range(c.overarch_layers)]
         self.logits = nn.Dense(len(c.tasks))
 
-    def user(self, v_BxNxD):
+    def user(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
         return {"tokens": jnp.einsum("bnd,nk->bkd", v_BxNxD, self.user_tokens)}
 
-    def item(self, v_BxNxD):
+    def item(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
         return {"tokens": jnp.einsum("bnd,nk->bkd", v_BxNxD, self.item_tokens)}
 
-    def __call__(self, users, items, pair_BxMxNxD):
+    def __call__(self, users: Any, items: Any, pair_BxMxNxD: jax.Array | None) -> jax.Array:
         of_user, of_item = users["tokens"][:, None], items["tokens"]
         shape = (of_user.shape[0], *of_item.shape[1:])
         tokens = [jnp.broadcast_to(of_user, shape), jnp.broadcast_to(of_item, shape)]
@@ -213,7 +219,7 @@ class DHENLayer(nn.Module):
     num_tokens: int
 
     @nn.compact
-    def __call__(self, x_BxMxKxD):
+    def __call__(self, x_BxMxKxD: jax.Array) -> jax.Array:
         B, M, K, D = x_BxMxKxD.shape
         left, right = np.triu_indices(K)
         products = jnp.einsum("bmkd,bmld->bmkl", x_BxMxKxD, x_BxMxKxD) / math.sqrt(D)

@@ -6,14 +6,17 @@ scorer whose attribute `shares_items` is true also takes items [1, m, ...] that 
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import unit
 
 
-def dot(params, users, items):
+def dot(params: Any, users: ArrayLike, items: ArrayLike) -> jax.Array:
     """Return the inner products of users [B, d] and items [B, m, d]; `params` is not used."""
     del params
     # Items first: with users first XLA:CPU transposes a shared catalogue in every call.
@@ -21,7 +24,14 @@ def dot(params, users, items):
 
 
 def init_mol(
-    key, user_width: int, item_width: int, *, user_parts=8, item_parts=4, part_width=32, hidden=64
+    key: jax.Array,
+    user_width: int,
+    *,
+    item_width: int,
+    user_parts: int = 8,
+    item_parts: int = 4,
+    part_width: int = 32,
+    hidden: int = 64,
 ) -> dict:
     """Draw the parameters of `mol`.
 
@@ -39,11 +49,11 @@ def init_mol(
         "item_parts": _dense(keys[1], (item_width, item_parts, part_width)),
         "user_gate": _dense(keys[2], (user_width, pairs)),
         "item_gate": _dense(keys[3], (item_width, pairs)),
-        **init_mixture(keys[4:], pairs, hidden),
+        **init_mixture(keys[4:], pairs, hidden=hidden),
     }
 
 
-def init_mixture(keys, pairs: int, hidden: int, *, temperature: float = 0.05) -> dict:
+def init_mixture(keys: jax.Array, pairs: int, *, hidden: int, temperature: float = 0.05) -> dict:
     """Draw the parameters of `mixture` for this many cosines, from two keys."""
     return {
         "pair_hidden": _dense(keys[0], (pairs, hidden)),
@@ -52,7 +62,7 @@ def init_mixture(keys, pairs: int, hidden: int, *, temperature: float = 0.05) ->
     }
 
 
-def mol(params, users, items):
+def mol(params: dict, users: ArrayLike, items: ArrayLike) -> jax.Array:
     """Score by a mixture of logits: a gated mean of the cosines of component embeddings.
 
     The gate is softmax(user gate * item gate + MLP(cosines)), so that the mixture depends on
@@ -69,10 +79,12 @@ def mol(params, users, items):
     x_BxMxQxW = unit(jnp.einsum("bmd,dqw->bmqw", items, params["item_parts"]))
     user_gate = jax.nn.silu(users @ params["user_gate"])
     item_gate = items @ params["item_gate"]
-    return mixture(params, component_products(u_BxPxW, x_BxMxQxW), user_gate, item_gate)
+    return mixture(
+        params, component_products(u_BxPxW, x_BxMxQxW), user_gate=user_gate, item_gate=item_gate
+    )
 
 
-def component_products(u_BxPxW, x_BxMxQxW):
+def component_products(u_BxPxW: ArrayLike, x_BxMxQxW: ArrayLike) -> jax.Array:
     """Return the inner products of all components of users and items: [B, M, P, Q].
 
     The items may be [1, M, Q, W], shared by all users.
@@ -80,7 +92,9 @@ def component_products(u_BxPxW, x_BxMxQxW):
     return jnp.einsum("bpw,bmqw->bmpq", u_BxPxW, x_BxMxQxW)
 
 
-def mixture(params, cosines, user_gate, item_gate):
+def mixture(
+    params: dict, cosines: ArrayLike, *, user_gate: ArrayLike, item_gate: ArrayLike
+) -> jax.Array:
     """Average cosines under a gate and divide by the temperature: [B, M].
 
     Args:
@@ -98,7 +112,7 @@ def mixture(params, cosines, user_gate, item_gate):
     return jnp.sum(gate * cosines, axis=-1) / jnp.exp(params["log_temperature"])
 
 
-def score_all(scorer, params, users, items):
+def score_all(scorer: Callable, params: Any, *, users: Any, items: Any) -> jax.Array:
     """Score every user [B, ...] with the same items [m, ...]; the items are not repeated."""
     if getattr(scorer, "shares_items", False):
         return scorer(params, users, jax.tree.map(lambda x: x[None], items))
@@ -110,7 +124,7 @@ def score_all(scorer, params, users, items):
     return jax.vmap(of_user)(users)
 
 
-def pair_flops(scorer, params, users, items) -> tuple[float, float]:
+def pair_flops(scorer: Callable, params: Any, *, users: Any, items: Any) -> tuple[float, float]:
     """Count a scorer's floating-point operations, see `count_flops`.
 
     Args:
@@ -133,7 +147,7 @@ def _count(scorer, params, users, items, num_items):
     return count_flops(scorer, params, users, items)
 
 
-def count_flops(function, *arguments) -> float:
+def count_flops(function: Callable, *arguments: Any) -> float:
     """Count a function's floating-point operations with XLA's cost model; nothing is run.
 
     Args:

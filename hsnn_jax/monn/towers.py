@@ -31,7 +31,7 @@ class Tower(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, inputs):
+    def __call__(self, inputs: dict[str, jax.Array]) -> jax.Array:
         """Return float [B, N, D].
 
         Args:
@@ -55,7 +55,8 @@ class Tower(nn.Module):
             values = _feature(inputs, name)
             if values.ndim != 2 or values.shape[1] != size:
                 raise ValueError(
-                    f"dense feature {name!r} must have shape [B, {size}], got {values.shape}"
+                    f"{name}: expected a dense feature of shape [B, {size}], found "
+                    f"{list(values.shape)}"
                 )
             embedding = nn.Dense(fields * width, name=f"dense_{name}")(values)
             embedded.append(embedding.reshape(-1, fields, width))
@@ -67,8 +68,8 @@ class Tower(nn.Module):
             ids = _feature(inputs, name)
             if ids.ndim not in (1, 2) or not jnp.issubdtype(ids.dtype, jnp.integer):
                 raise ValueError(
-                    f"sparse feature {name!r} must be ints of shape [B] or [B, L], got "
-                    f"{ids.dtype} of shape {ids.shape}"
+                    f"{name}: expected a sparse feature of integers [B] or [B, L], found "
+                    f"{ids.dtype} of shape {list(ids.shape)}"
                 )
             ids_BxL = ids.reshape(ids.shape[0], -1)
             table = nn.Embed(size, self.config.field_width, name=f"sparse_{name}")
@@ -93,7 +94,7 @@ class Layer(nn.Module):
     attention_width: int
 
     @nn.compact
-    def __call__(self, x_BxFxE):
+    def __call__(self, x_BxFxE: jax.Array) -> jax.Array:
         """Map float [B, F, E] to the same shape."""
         B, F, E = x_BxFxE.shape
         flat = self._regulated("mlp", x_BxFxE).reshape(B, F * E)
@@ -129,7 +130,7 @@ class AttentionFM(nn.Module):
     attention_width: int
 
     @nn.compact
-    def __call__(self, x_BxFxE):
+    def __call__(self, x_BxFxE: jax.Array) -> jax.Array:
         """Map float [B, F, E], F > 1, to [B, H, E]."""
         left, right = np.triu_indices(x_BxFxE.shape[1], k=1)
         products_BxPxE = x_BxFxE[:, left] * x_BxFxE[:, right]
@@ -142,7 +143,7 @@ class AttentionFM(nn.Module):
 
 def _feature(inputs, name):
     if name not in inputs:
-        raise ValueError(f"inputs must hold the feature {name!r}, got {sorted(inputs)}")
+        raise ValueError(f"inputs: expected the feature {name!r}, found {sorted(inputs)}")
     return inputs[name]
 
 

@@ -19,16 +19,20 @@ node. The loss is ours.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from hsnn_jax.chunks import num_rows
 from hsnn_jax.descent.beam import open_counts, remaining, slots_of
 from hsnn_jax.descent.descend import Level
+from hsnn_jax.descent.search import brute_force_levels
+from hsnn_jax.lists.checks import as_features, as_rows
 from hsnn_jax.lists.index import Index
 from hsnn_jax.monn.scorers import score_all
 
@@ -52,7 +56,7 @@ class RouteConfig:
     def __post_init__(self):
         for name in ("budget", "reach", "steps", "batch_size"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+                raise ValueError(f"{name}: expected a number > 0, found {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,7 @@ class RouteScorer:
         """Whether items [1, m, ...] may be shared by all users."""
         return getattr(self.scorer, "shares_items", False)
 
-    def __call__(self, params, users, nodes):
+    def __call__(self, params: Any, users: Any, nodes: ArrayLike) -> jax.Array:
         """Return float [B, m]; see `Routes.level` for what is read."""
         scores = self.scorer(params["scorer"], users["features"], nodes["features"])
         scores = jnp.exp(params["log_scale"]) * scores + nodes["bias"]
@@ -86,7 +90,9 @@ class Routes(NamedTuple):
     weights: dict  # "log_scale" float32 [], and with crosses "crosses" float32 [C]
     nodes: dict  # "features", a pytree of [K, ...], "bias" float32 [K], with crosses "node" int32
 
-    def level(self, scorer, params, users, crosses=None) -> Level:
+    def level(
+        self, scorer: Callable, params: Any, *, users: Any, crosses: ArrayLike | None = None
+    ) -> Level:
         """Return the level of nodes of a search.
 
         Args:
@@ -98,7 +104,7 @@ class Routes(NamedTuple):
         return Level(RouteScorer(scorer), self.weights | {"scorer": params}, users, self.nodes)
 
 
-def node_shares(index: Index, wanted):
+def node_shares(index: Index, wanted: ArrayLike) -> jax.Array:
     """Return the share of the wanted items that each node lists, float32 [B, K].
 
     Args:
@@ -111,7 +117,9 @@ def node_shares(index: Index, wanted):
     return hits / jnp.maximum(jnp.sum(hits, axis=1, keepdims=True), 1)
 
 
-def beam_loss(scores, shares, left, *, num_asked: int):
+def beam_loss(
+    scores: ArrayLike, shares: ArrayLike, *, left: ArrayLike, num_asked: int
+) -> jax.Array:
     """Compute the mean loss of B users, points 2 and 3 of the module's text.
 
     Args:
@@ -131,18 +139,18 @@ def beam_loss(scores, shares, left, *, num_asked: int):
 
 
 def fit_routes(
-    scorer,
-    params,
-    users,
-    features,
-    wanted,
+    scorer: Callable,
+    params: Any,
+    *,
+    users: Any,
+    features: Any,
+    wanted: ArrayLike,
     index: Index,
     tx: optax.GradientTransformation,
-    *,
     config: RouteConfig,
-    key,
-    crosses=None,
-    exclude=None,
+    key: jax.Array,
+    crosses: ArrayLike | None = None,
+    exclude: ArrayLike | None = None,
 ) -> tuple[Routes, list[float]]:
     """Learn the routes of an index from exact answers.
 
@@ -166,7 +174,12 @@ def fit_routes(
     Raises:
       ValueError: users, wanted, crosses, exclude and features do not fit together.
     """
-    data = {"users": users, "wanted": wanted, "crosses": crosses, "exclude": exclude}
+    data = {
+        "users": as_features("users", users),
+        "wanted": as_rows("wanted", wanted),
+        "crosses": None if crosses is None else as_features("crosses", crosses),
+        "exclude": None if exclude is None else as_rows("exclude", exclude),
+    }
     _check(data, features, index)
     data = jax.tree.map(jnp.asarray, data)
     start = _start(scorer, params, data, features)
@@ -189,11 +202,47 @@ def fit_routes(
     return _join(state[0], fixed), [float(part.mean()) for part in losses]
 
 
+def fit_routes_to_exact(
+    nodes: Level,
+    items: Level,
+    *,
+    index: Index,
+    tx: optax.GradientTransformation,
+    k: int,
+    config: RouteConfig,
+    key: jax.Array,
+    exclude: ArrayLike | None = None,
+) -> tuple[Routes, list[float]]:
+    """Find the exact best items of the users first, then `fit_routes` to them.
+
+    Args:
+      nodes: the level whose scorer and features routes begin with.
+      items: the level that says what is best; its features are rows, no `Tiles`.
+      index: its lists stay as they are.
+      tx, config, key: see `fit_routes`.
+      k: items that a search is to find.
+      exclude: optional int [U, E], rows, -1 for padding.
+    """
+    exact = brute_force_levels((nodes, items), (index,), k=k, exclude=exclude)
+    return fit_routes(
+        nodes.scorer,
+        nodes.params,
+        users=nodes.users,
+        features=nodes.features,
+        wanted=exact.ids,
+        index=index,
+        tx=tx,
+        config=config,
+        key=key,
+        exclude=exclude,
+    )
+
+
 def _start(scorer, params, data, features) -> Routes:
     """Begin with the scorer's own output, scaled so that a user's scores spread by 1."""
     first = jax.tree.map(lambda x: x[:256], data["users"])
     features = jax.tree.map(jnp.asarray, features)
-    spread = jnp.mean(jnp.std(score_all(scorer, params, first, features), axis=1))
+    spread = jnp.mean(jnp.std(score_all(scorer, params, users=first, items=features), axis=1))
     num_nodes = num_rows(features)
     weights = {"log_scale": -jnp.log(jnp.where(spread > 0, spread, 1.0))}
     nodes = {"features": features, "bias": jnp.zeros(num_nodes)}
@@ -225,13 +274,17 @@ def _step(state, fixed, params, index, data, key, *, scorer, tx, num_asked, batc
     learned, opt_state = state
     rows = jax.random.randint(key, (batch_size,), 0, num_rows(data["wanted"]))
     batch = jax.tree.map(lambda x: x[rows], data)
-    (left,) = remaining((index,), open_counts((index,), None), None, batch["exclude"])
+    (left,) = remaining(
+        (index,), open_counts((index,), None), allowed=None, exclude=batch["exclude"]
+    )
     shares = node_shares(index, batch["wanted"])
 
     def loss(learned):
         routes = _join(learned, fixed)
-        scores = score_all(*routes.level(scorer, params, batch["users"], batch["crosses"]))
-        return beam_loss(scores, shares, left, num_asked=num_asked)
+        crosses = batch["crosses"]
+        level = routes.level(scorer, params, users=batch["users"], crosses=crosses)
+        scores = score_all(level.scorer, level.params, users=level.users, items=level.features)
+        return beam_loss(scores, shares, left=left, num_asked=num_asked)
 
     value, gradients = jax.value_and_grad(loss)(learned)
     updates, opt_state = tx.update(gradients, opt_state, learned)
@@ -243,9 +296,9 @@ def _check(data, features, index):
     for name in ("wanted", "exclude"):
         shape = np.shape(data[name])
         if data[name] is not None and (len(shape) != 2 or shape[0] != rows):
-            raise ValueError(f"{name} must have {rows} rows, one a user, got shape {shape}")
+            raise ValueError(f"{name}: expected {rows} rows, one per user, found {list(shape)}")
     if num_rows(features) != num_nodes:
-        raise ValueError(f"features must be of {num_nodes} nodes, got {num_rows(features)}")
+        raise ValueError(f"features: expected {num_nodes} nodes, found {num_rows(features)}")
     shape = np.shape(data["crosses"])
     if data["crosses"] is not None and (len(shape) != 3 or shape[:2] != (rows, num_nodes)):
-        raise ValueError(f"crosses must have shape [{rows}, {num_nodes}, C], got shape {shape}")
+        raise ValueError(f"crosses: expected shape [{rows}, {num_nodes}, C], found {list(shape)}")

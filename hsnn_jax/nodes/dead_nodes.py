@@ -2,11 +2,20 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance, nearest
 
 
-def replace_dead(nodes, idle, vectors, key, *, dead_after: int, distance: Distance = "l2"):
+def replace_dead(
+    nodes: ArrayLike,
+    idle: ArrayLike,
+    *,
+    vectors: ArrayLike,
+    key: jax.Array,
+    dead_after: int,
+    distance: Distance = "l2",
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Move nodes that were nearest to no vector of the last batches onto vectors far from theirs.
 
     The new places are drawn without replacement with probability proportional to the squared

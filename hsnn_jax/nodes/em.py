@@ -7,22 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import nearest
+from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.dead_nodes import replace_dead
 from hsnn_jax.nodes.fit import FitResult, check_pairs, draw_batch
-from hsnn_jax.nodes.lti import LTIConfig, init_params, supervised_loss, warmup, with_negatives
+from hsnn_jax.nodes.lti import init_params, supervised_loss, warmup, with_negatives
 from hsnn_jax.nodes.telemetry import Monitor
 
 
 def fit_em(
-    user_vectors,
-    item_vectors,
-    positives,
-    tx: optax.GradientTransformation,
+    user_vectors: ArrayLike,
+    item_vectors: ArrayLike,
     *,
+    positives: ArrayLike,
+    tx: optax.GradientTransformation,
     config: LTIConfig,
-    key,
+    key: jax.Array,
     rounds: int = 10,
     batch_size: int = 512,
 ) -> FitResult:
@@ -46,14 +48,15 @@ def fit_em(
 
     Source: the alternating baseline of arXiv 2408.06653v3, which gives no details.
     """
-    check_pairs(user_vectors, item_vectors, positives)
+    user_vectors, item_vectors = check_pairs(user_vectors, item_vectors, positives=positives)
+    config = config.for_items(item_vectors.shape[0])
     if isinstance(config.num_nodes, tuple):
-        raise ValueError(f"fit_em needs one level, got num_nodes={config.num_nodes}")
+        raise ValueError(f"num_nodes: expected a single level, found {config.num_nodes}")
     if not 1 <= rounds <= config.total_steps:
-        raise ValueError(f"rounds must be in [1, {config.total_steps}], got {rounds=}")
+        raise ValueError(f"rounds: expected 1 to {config.total_steps}, the steps, found {rounds}")
     init_key, draw_key = jax.random.split(key)
     data = (jnp.asarray(user_vectors), jnp.asarray(item_vectors), jnp.asarray(positives))
-    params = init_params(init_key, data[1], config)
+    params = init_params(init_key, data[1], config=config)
     state = params, tx.init(params)
     bounds = np.linspace(0, config.total_steps, rounds + 1).astype(int)
     maximise = jax.jit(functools.partial(_maximise, tx=tx, config=config, batch_size=batch_size))
@@ -74,8 +77,10 @@ def _maximise(state, data, key, first, last, *, tx, config, batch_size):
     def step(i, carry):
         params, opt_state, _ = carry
         batch_key, negative_key = jax.random.split(jax.random.fold_in(key, i + 1))
-        batch = draw_batch(batch_key, users, items, positives, batch_size=batch_size)
-        batch = with_negatives(batch, negative_key, config)
+        batch = draw_batch(
+            batch_key, users, items=items, positives=positives, batch_size=batch_size
+        )
+        batch = with_negatives(batch, negative_key, config=config)
         loss = functools.partial(_loss, batch=batch, node_of=node_of, step=i, config=config)
         value, grads = jax.value_and_grad(loss)(params)
         updates, opt_state = tx.update(grads, opt_state, params)
@@ -89,14 +94,16 @@ def _maximise(state, data, key, first, last, *, tx, config, batch_size):
 def _expect(nodes, items, key, config):
     """Return (nodes, the nearest of each item), empty nodes moved onto far items."""
     idle = jnp.zeros(nodes.shape[0], jnp.int32)
-    nodes, _, _ = replace_dead(nodes, idle, items, key, dead_after=1, distance=config.distance)
+    nodes, _, _ = replace_dead(
+        nodes, idle, vectors=items, key=key, dead_after=1, distance=config.distance
+    )
     return nodes, nearest(items, nodes, distance=config.distance)[0]
 
 
 def _loss(params, *, batch, node_of, step, config):
     embedded = params["nodes"][node_of[batch["positive_ids"]]]
     shared = params["nodes"][node_of[batch["negative_ids"]]]
-    supervised = jnp.mean(supervised_loss(batch, embedded, shared, config))
+    supervised = jnp.mean(supervised_loss(batch, embedded, shared=shared, config=config))
     squared_error = jnp.sum((embedded - batch["positives"]) ** 2, axis=1)
     loss = supervised + config.reconstruction_weight * jnp.mean(squared_error)
     return warmup(step, config) * loss

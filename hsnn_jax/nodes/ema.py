@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance, nearest
 from hsnn_jax.nodes.dead_nodes import replace_dead
@@ -19,7 +20,7 @@ class EMAState(NamedTuple):
     idle: jax.Array  # int32 [K], batches since the node was used
 
 
-def ema_start(nodes, batch_size: int) -> EMAState:
+def ema_start(nodes: ArrayLike, batch_size: int) -> EMAState:
     """Start from nodes that each have had an even share of batches of this size."""
     counts = jnp.full(nodes.shape[0], batch_size / nodes.shape[0])
     idle = jnp.zeros(nodes.shape[0], jnp.int32)
@@ -28,7 +29,13 @@ def ema_start(nodes, batch_size: int) -> EMAState:
 
 @functools.partial(jax.jit, static_argnames=("decay", "dead_after", "distance"))
 def ema_update(
-    state: EMAState, vectors, key, *, decay=0.99, dead_after: int = 0, distance: Distance = "l2"
+    state: EMAState,
+    vectors: ArrayLike,
+    *,
+    key: jax.Array,
+    decay: ArrayLike = 0.99,
+    dead_after: int = 0,
+    distance: Distance = "l2",
 ) -> EMAState:
     """Move every node to the moving average of the vectors nearest to it.
 
@@ -56,7 +63,7 @@ def ema_update(
     nodes, idle = jnp.where(known[:, None], means, state.nodes), state.idle
     if dead_after:
         nodes, idle, replaced = replace_dead(
-            nodes, idle, vectors, key, dead_after=dead_after, distance=distance
+            nodes, idle, vectors=vectors, key=key, dead_after=dead_after, distance=distance
         )
         # A new node starts as if it had had an even share.
         counts = jnp.where(replaced, vectors.shape[0] / num_nodes, counts)

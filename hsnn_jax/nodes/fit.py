@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import nearest
+from hsnn_jax.lists.checks import as_integers, as_vectors
+from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.dead_nodes import replace_dead
 from hsnn_jax.nodes.lti import (
-    LTIConfig,
     alpha_schedule,
     empty_history,
     init_params,
@@ -38,13 +40,13 @@ class _State(NamedTuple):
 
 
 def fit_index(
-    user_vectors,
-    item_vectors,
-    positives,
-    tx: optax.GradientTransformation,
+    user_vectors: ArrayLike,
+    item_vectors: ArrayLike,
     *,
+    positives: ArrayLike,
+    tx: optax.GradientTransformation,
     config: LTIConfig,
-    key,
+    key: jax.Array,
     batch_size: int = 512,
     log_every: int = 100,
     telemetry_every: int | None = None,
@@ -74,10 +76,11 @@ def fit_index(
     Raises:
       ValueError: shapes disagree, or a positive is not a row of `item_vectors`.
     """
-    check_pairs(user_vectors, item_vectors, positives)
+    user_vectors, item_vectors = check_pairs(user_vectors, item_vectors, positives=positives)
+    config = config.for_items(item_vectors.shape[0])
     init_key, draw_key = jax.random.split(key)
     if params is None:
-        params = init_params(init_key, jnp.asarray(item_vectors), config)
+        params = init_params(init_key, jnp.asarray(item_vectors), config=config)
     # The step donates its state; the caller keeps its own params.
     params = jax.tree.map(jnp.copy, params)
     idle = tuple(jnp.zeros(size, jnp.int32) for size in config.level_sizes)
@@ -102,9 +105,12 @@ def fit_index(
 def _step(state, data, key, *, tx, config, batch_size):
     step_key = jax.random.fold_in(key, state.step)
     batch_key, loss_key = jax.random.split(step_key)
-    batch = draw_batch(batch_key, *data, batch_size=batch_size)
-    loss = functools.partial(lti_loss, step=state.step, config=config, history=state.history)
-    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, loss_key)
+    users, items, positives = data
+    batch = draw_batch(batch_key, users, items=items, positives=positives, batch_size=batch_size)
+    loss = functools.partial(
+        lti_loss, key=loss_key, step=state.step, config=config, history=state.history
+    )
+    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     history = push_history(state.history, metrics["mean_assignment"])
     params, idle = optax.apply_updates(state.params, updates), state.idle
@@ -120,7 +126,9 @@ def _step(state, data, key, *, tx, config, batch_size):
     return _State(params, opt_state, history, idle, state.step + 1), metrics
 
 
-def draw_batch(key, users, items, positives, *, batch_size):
+def draw_batch(
+    key: jax.Array, users: Any, *, items: Any, positives: ArrayLike, batch_size: int
+) -> dict:
     """Draw pairs uniformly, as a batch of `lti_loss` with the catalogue as its negatives."""
     pairs = jax.random.randint(key, (batch_size,), 0, positives.shape[0])
     ids = positives[pairs]
@@ -135,8 +143,8 @@ def _replace_dead(nodes, idle, vectors, key, config):
         level, counter, replaced = replace_dead(
             level,
             counter,
-            vectors,
-            jax.random.fold_in(key, number),
+            vectors=vectors,
+            key=jax.random.fold_in(key, number),
             dead_after=config.dead_after,
             distance=config.distance,
         )
@@ -147,21 +155,22 @@ def _replace_dead(nodes, idle, vectors, key, config):
     return tuple(levels) if isinstance(nodes, tuple) else levels[0], tuple(counters), total
 
 
-def check_pairs(user_vectors, item_vectors, positives) -> None:
-    """Raise a ValueError unless these are pairs of user vectors and items."""
-    if user_vectors.ndim != 2 or user_vectors.shape[1:] != item_vectors.shape[1:]:
+def check_pairs(
+    user_vectors: ArrayLike, item_vectors: ArrayLike, *, positives: ArrayLike
+) -> tuple[np.ndarray | jax.Array, np.ndarray | jax.Array]:
+    """Return the vectors as floats; raise a ValueError unless these are pairs of them."""
+    item_vectors = as_vectors("item_vectors", item_vectors)
+    user_vectors = as_vectors("user_vectors", user_vectors, width=item_vectors.shape[1])
+    positives, users = as_integers("positives", positives), user_vectors.shape[0]
+    if positives.shape != (users,):
         raise ValueError(
-            "user_vectors [N, d] and item_vectors [n, d] must share their width, "
-            f"got shapes {user_vectors.shape} and {item_vectors.shape}"
+            f"positives: expected one item per user vector, shape [{users}], found "
+            f"{list(positives.shape)}"
         )
-    positives = np.asarray(positives)
-    if positives.shape != user_vectors.shape[:1]:
+    items = item_vectors.shape[0]
+    if not 0 <= positives.min() <= positives.max() < items:
         raise ValueError(
-            f"positives must hold one item a user vector, shape {user_vectors.shape[:1]}, "
-            f"got shape {positives.shape}"
+            f"positives: expected rows of item_vectors, 0 to {items - 1}, found values from "
+            f"{positives.min()} to {positives.max()}"
         )
-    if positives.size and not 0 <= positives.min() <= positives.max() < item_vectors.shape[0]:
-        raise ValueError(
-            f"positives must be rows of item_vectors, in [0, {item_vectors.shape[0]}), "
-            f"got values in [{positives.min()}, {positives.max()}]"
-        )
+    return user_vectors, item_vectors

@@ -4,13 +4,16 @@ Source: arXiv 2408.06653v3, joint optimisation of the index and MoNN.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsnn_jax.descent.descend import Level
 from hsnn_jax.distance import Distance
-from hsnn_jax.lists.index import take_rows
+from hsnn_jax.lists.index import Index, take_rows
 from hsnn_jax.lists.levels import representative_items
 from hsnn_jax.monn.config import MoNNConfig
 from hsnn_jax.monn.ensemble import ensemble_logits, init_ensemble, interaction_mse, level_losses
@@ -24,7 +27,8 @@ from hsnn_jax.monn.network import (
     logits,
     user_vectors,
 )
-from hsnn_jax.nodes.lti import LTIConfig, init_params, lti_loss
+from hsnn_jax.nodes.config import LTIConfig
+from hsnn_jax.nodes.lti import init_params, lti_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,30 +52,30 @@ class JointConfig:
 
     def __post_init__(self):
         levels = len(self.models)
-        if levels != len(self.index.level_sizes) + 1:
+        if levels != self.index.num_levels + 1:
             raise ValueError(
-                "models must have one entry a level of nodes and one of the items, got "
+                "models: expected one per level of nodes and one of the items, found "
                 f"{levels} with num_nodes={self.index.num_nodes}"
             )
         if self.level_weights is not None and len(self.level_weights) != levels:
             raise ValueError(
-                f"level_weights must have {levels} entries, got {len(self.level_weights)}"
+                f"level_weights: expected {levels} entries, found {len(self.level_weights)}"
             )
         for name in ("index_weight", "interaction_weight"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+                raise ValueError(f"{name}: expected a number >= 0, found {getattr(self, name)}")
         tasks = {model.tasks for model in self.models}
         if len(tasks) > 1:
-            raise ValueError(f"models must have the same tasks, got {sorted(tasks)}")
+            raise ValueError(f"models: expected the same tasks, found {sorted(tasks)}")
         towers = {(model.num_interaction, model.width) for model in self.models}
         if self.interaction_weight and (len(towers) > 1 or not self.models[0].num_interaction):
             raise ValueError(
-                "interaction_weight needs models with interaction towers of one output, got "
+                "interaction_weight: expected models with interaction towers of one output, found "
                 f"(num_interaction, width) of {sorted(towers)}"
             )
 
 
-def init_joint(key, config: JointConfig, item_features) -> dict:
+def init_joint(key: jax.Array, config: JointConfig, *, item_features: Any) -> dict:
     """Draw the models' parameters and start the nodes from the items.
 
     Args:
@@ -87,12 +91,14 @@ def init_joint(key, config: JointConfig, item_features) -> dict:
         init_monn(jax.random.fold_in(key, level), model)
         for level, model in enumerate(config.models)
     )
-    vectors = item_vectors(config.models[-1], models[-1], item_features)
-    nodes = init_params(jax.random.fold_in(key, len(models)), vectors, config.index)["nodes"]
+    vectors = item_vectors(config.models[-1], models[-1], features=item_features)
+    nodes = init_params(jax.random.fold_in(key, len(models)), vectors, config=config.index)["nodes"]
     return {"models": models, "ensemble": init_ensemble(len(models)), "nodes": nodes}
 
 
-def joint_loss(params, batch, *, step, config: JointConfig, history=None):
+def joint_loss(
+    params: Any, batch: dict, *, step: ArrayLike, config: JointConfig, history: Any = None
+) -> tuple[jax.Array, dict]:
     """Compute the supervised loss of every level and the index loss of a batch of pairs.
 
     A pair's output at a level of nodes is that model's logit of the user and the representative
@@ -128,11 +134,18 @@ def joint_loss(params, batch, *, step, config: JointConfig, history=None):
     items = (*batch["representatives"], batch["items"])
     if len(items) != len(models):
         raise ValueError(
-            f"representatives must have one entry a level of nodes, {len(models) - 1}, got "
+            f"representatives: expected {len(models) - 1} entries, one per level of nodes, found "
             f"{len(items) - 1}"
         )
     outputs = [
-        logits(model, of_level, users[0], item[0], users[1], item[1])
+        logits(
+            model,
+            of_level,
+            user_features=users[0],
+            item_features=item[0],
+            counts=users[1],
+            attributes=item[1],
+        )
         for model, of_level, item in zip(models, params["models"], items)
     ]
     outputs_BxTxN = jnp.stack(outputs, axis=-1)
@@ -155,7 +168,14 @@ def joint_loss(params, batch, *, step, config: JointConfig, history=None):
     return loss, jax.lax.stop_gradient(metrics)
 
 
-def encode_levels(models, params, indexes, items, *, distance: Distance = "l2") -> tuple:
+def encode_levels(
+    models: Sequence[MoNNConfig],
+    params: Sequence,
+    *,
+    indexes: Sequence[Index],
+    items: Any,
+    distance: Distance = "l2",
+) -> tuple:
     """Encode what the levels list: representatives of nodes, and the items. Once an index.
 
     Args:
@@ -168,13 +188,23 @@ def encode_levels(models, params, indexes, items, *, distance: Distance = "l2") 
     Returns:
       The features of each level, for `request_levels`.
     """
-    vectors = item_vectors(models[-1], params[-1], items[0])
+    vectors = item_vectors(models[-1], params[-1], features=items[0])
     rows = representative_items(indexes, vectors, distance=distance)
     read = [*(take_rows(items, of_level) for of_level in rows), items]
-    return tuple(encode_items(*level[:2], *level[2]) for level in zip(models, params, read))
+    return tuple(
+        encode_items(model, of_level, features=given[0], attributes=given[1])
+        for model, of_level, given in zip(models, params, read)
+    )
 
 
-def request_levels(models, params, features, users, *, task: str | None = None) -> tuple:
+def request_levels(
+    models: Sequence[MoNNConfig],
+    params: Sequence,
+    *,
+    features: Sequence,
+    users: Any,
+    task: str | None = None,
+) -> tuple:
     """Encode the users of a request for every level: the `levels` of `search_levels`.
 
     Args:
@@ -183,8 +213,9 @@ def request_levels(models, params, features, users, *, task: str | None = None) 
       users: (features, counts), see `encode_users`.
       task: see `MoNNScorer`.
     """
+    given = {"features": users[0], "counts": users[1]}
     return tuple(
-        Level(MoNNScorer(model, task), of_level, encode_users(model, of_level, *users), read)
+        Level(MoNNScorer(model, task), of_level, encode_users(model, of_level, **given), read)
         for model, of_level, read in zip(models, params, features)
     )
 
@@ -193,8 +224,8 @@ def _index_loss(params, batch, labels, mask, *, step, config, history):
     model, of_model = config.models[-1], params["models"][-1]
     labels = labels if mask is None else jnp.where(mask[:, 0], labels, 0)
     lti_batch = {
-        "users": user_vectors(model, of_model, batch["users"][0]),
-        "positives": item_vectors(model, of_model, batch["items"][0]),
+        "users": user_vectors(model, of_model, features=batch["users"][0]),
+        "positives": item_vectors(model, of_model, features=batch["items"][0]),
     }
     if config.index.loss == "bce":
         lti_batch["labels"] = labels
@@ -205,19 +236,20 @@ def _index_loss(params, batch, labels, mask, *, step, config, history):
     if "item_ids" in batch:
         lti_batch["positive_ids"] = batch["item_ids"]
     if "negatives" in batch:
-        lti_batch["negatives"] = item_vectors(model, of_model, batch["negatives"])
+        lti_batch["negatives"] = item_vectors(model, of_model, features=batch["negatives"])
         if "negative_ids" in batch:
             lti_batch["negative_ids"] = batch["negative_ids"]
     nodes = {"nodes": params["nodes"]}
     # Without a catalogue in the batch nothing is drawn, and no key is needed.
-    return lti_loss(nodes, lti_batch, None, step=step, config=config.index, history=history)
+    return lti_loss(nodes, lti_batch, key=None, step=step, config=config.index, history=history)
 
 
 def _interactions(model, params, users, items):
     """Return the interaction tower's vectors of B pairs, [B, n, d]."""
-    encoded = encode_items(model, params, *items)
+    encoded = encode_items(model, params, features=items[0], attributes=items[1])
     encoded = jax.tree.map(lambda x: x[:, None], encoded)
-    return interactions(model, params, encode_users(model, params, *users), encoded)[:, 0]
+    users = encode_users(model, params, features=users[0], counts=users[1])
+    return interactions(model, params, users=users, items=encoded)[:, 0]
 
 
 def _by_task(batch, name, outputs_BxTxN):
@@ -226,5 +258,7 @@ def _by_task(batch, name, outputs_BxTxN):
         return None
     given, shape = batch[name], outputs_BxTxN.shape[:2]
     if given.shape not in (shape, shape[:1]) or given.size != shape[0] * shape[1]:
-        raise ValueError(f"{name} must have shape {shape} (pairs, tasks), got {given.shape}")
+        raise ValueError(
+            f"{name}: expected shape {list(shape)}, pairs and tasks, found {list(given.shape)}"
+        )
     return given.reshape(shape)

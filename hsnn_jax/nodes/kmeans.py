@@ -5,15 +5,17 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import nearest, pairwise_distance
+from hsnn_jax.lists.checks import as_vectors
 
 # k-means++ seeds from a sample: its k sequential passes over 1e6 vectors would take longer
 # than all Lloyd iterations together.
 _SEED_SAMPLE_PER_NODE = 64
 
 
-def kmeans(vectors, k: int, *, key, iterations: int = 20):
+def kmeans(vectors: ArrayLike, k: int, *, key: jax.Array, iterations: int = 20) -> jax.Array:
     """Cluster vectors by Lloyd's algorithm from a greedy k-means++ start.
 
     A cluster that loses all its vectors is re-seeded at one of the vectors farthest from their
@@ -29,16 +31,16 @@ def kmeans(vectors, k: int, *, key, iterations: int = 20):
       float [k, d] centroids.
 
     Raises:
-      ValueError: `vectors` is not a matrix, `k` is outside [1, n], or `iterations` < 1.
+      ValueError: `vectors` is not a matrix of finite numbers, `k` is outside [1, n], or
+        `iterations` < 1.
 
     Source: Arthur and Vassilvitskii 2007, "k-means++".
     """
-    if vectors.ndim != 2:
-        raise ValueError(f"vectors must have shape [n, d], got shape {vectors.shape}")
+    vectors = as_vectors("vectors", vectors)
     if not 1 <= k <= vectors.shape[0]:
-        raise ValueError(f"k must be in [1, {vectors.shape[0]}] (number of vectors), got {k=}")
+        raise ValueError(f"k: expected 1 to {vectors.shape[0]}, the vectors, found {k}")
     if iterations < 1:
-        raise ValueError(f"iterations must be >= 1, got {iterations=}")
+        raise ValueError(f"iterations: expected a number >= 1, found {iterations}")
     return _kmeans(vectors, key, k=k, iterations=iterations)
 
 
@@ -60,7 +62,7 @@ def _plus_plus(vectors, key, *, k):
 
     def draw(i, carry):
         seeds, closest = carry
-        rows = draw_rows(keys[i], closest, trials)
+        rows = draw_rows(keys[i], closest, count=trials)
         distances = pairwise_distance(vectors[rows], vectors, distance="squared_l2")
         closest = jnp.minimum(distances, closest[None, :])
         best = jnp.argmin(jnp.sum(closest, axis=1))
@@ -71,7 +73,7 @@ def _plus_plus(vectors, key, *, k):
     return jax.lax.fori_loop(1, k, draw, (seeds, closest))[0]
 
 
-def draw_rows(key, weights, count: int):
+def draw_rows(key: jax.Array, weights: ArrayLike, *, count: int) -> jax.Array:
     """Draw `count` rows, int [count], in proportion to weights float [n] >= 0.
 
     By the inverse of the cumulative sum: `jax.random.categorical` draws a number a row, which

@@ -13,14 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance
+from hsnn_jax.lists.checks import as_rows, as_vectors
 from hsnn_jax.lists.levels import residual_nodes
+from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.em import fit_em
 from hsnn_jax.nodes.ema import ema_start, ema_update
 from hsnn_jax.nodes.fit import fit_index
 from hsnn_jax.nodes.kmeans import kmeans
-from hsnn_jax.nodes.lti import LTIConfig, init_params, levels_of
+from hsnn_jax.nodes.lti import init_params, levels_of
 from hsnn_jax.nodes.telemetry import Monitor
 
 
@@ -35,7 +38,14 @@ class LearnedIndex(NamedTuple):
 class Learner(Protocol):
     """Anything that learns the nodes from vectors and pairs."""
 
-    def learn(self, user_vectors, item_vectors, positives, key) -> LearnedIndex:
+    def learn(
+        self,
+        user_vectors: ArrayLike,
+        item_vectors: ArrayLike,
+        *,
+        positives: ArrayLike,
+        key: jax.Array,
+    ) -> LearnedIndex:
         """Learn the nodes.
 
         Args:
@@ -59,23 +69,30 @@ class NaturalHierarchy:
 
     groups: Sequence[Any]
 
-    def learn(self, user_vectors, item_vectors, positives, key) -> LearnedIndex:
+    def learn(
+        self,
+        user_vectors: ArrayLike,
+        item_vectors: ArrayLike,
+        *,
+        positives: ArrayLike,
+        key: jax.Array,
+    ) -> LearnedIndex:
         """See `Learner`; raises a ValueError where groups do not fit together."""
         del user_vectors, positives, key
         items = np.asarray(item_vectors)
-        parents = tuple(np.asarray(group, np.int32) for group in self.groups)
+        parents = tuple(np.asarray(as_rows("groups", group)) for group in self.groups)
         if not parents or parents[-1].shape != items.shape[:1]:
-            shape = parents[-1].shape if parents else None
+            shape = list(parents[-1].shape) if parents else "none"
             raise ValueError(
-                f"groups must end with one group an item, shape ({len(items)},), got shape {shape}"
+                f"groups: expected one per item at the end, shape [{len(items)}], found {shape}"
             )
         nodes, of_item = [], np.arange(len(items), dtype=np.int32)
         for level in reversed(range(len(parents))):
             below = parents[level]
             if of_item.max() >= below.size or below.min() < 0:
                 raise ValueError(
-                    f"groups[{level}] must hold a group >= 0 of each of {of_item.max() + 1} "
-                    f"members, got {below.size} entries with least value {below.min()}"
+                    f"groups[{level}]: expected a group >= 0 of each of {of_item.max() + 1} "
+                    f"members, found {below.size} entries with least value {below.min()}"
                 )
             of_item = below[of_item]
             nodes.append(_group_means(items, of_item, int(below.max()) + 1))
@@ -94,10 +111,18 @@ class KMeans:
     num_nodes: tuple[int, ...]
     iterations: int = 20
 
-    def learn(self, user_vectors, item_vectors, positives, key) -> LearnedIndex:
+    def learn(
+        self,
+        user_vectors: ArrayLike,
+        item_vectors: ArrayLike,
+        *,
+        positives: ArrayLike,
+        key: jax.Array,
+    ) -> LearnedIndex:
         """See `Learner`."""
         del user_vectors, positives
-        nodes, vectors = [], jnp.asarray(item_vectors)
+        nodes, vectors = [], as_vectors("item_vectors", item_vectors)
+        LTIConfig(num_nodes=tuple(self.num_nodes)).for_items(vectors.shape[0])  # raises
         for level, size in enumerate(reversed(self.num_nodes)):
             level_key = jax.random.fold_in(key, level)
             vectors = kmeans(vectors, size, key=level_key, iterations=self.iterations)
@@ -122,13 +147,20 @@ class LTI:
     batch_size: int = 512
     log_every: int = 100
 
-    def learn(self, user_vectors, item_vectors, positives, key) -> LearnedIndex:
+    def learn(
+        self,
+        user_vectors: ArrayLike,
+        item_vectors: ArrayLike,
+        *,
+        positives: ArrayLike,
+        key: jax.Array,
+    ) -> LearnedIndex:
         """See `Learner`."""
         fitted = fit_index(
             user_vectors,
             item_vectors,
-            positives,
-            self.tx,
+            positives=positives,
+            tx=self.tx,
             config=self.config,
             key=key,
             batch_size=self.batch_size,
@@ -153,13 +185,20 @@ class EM:
     rounds: int = 10
     batch_size: int = 512
 
-    def learn(self, user_vectors, item_vectors, positives, key) -> LearnedIndex:
+    def learn(
+        self,
+        user_vectors: ArrayLike,
+        item_vectors: ArrayLike,
+        *,
+        positives: ArrayLike,
+        key: jax.Array,
+    ) -> LearnedIndex:
         """See `Learner`."""
         fitted = fit_em(
             user_vectors,
             item_vectors,
-            positives,
-            self.tx,
+            positives=positives,
+            tx=self.tx,
             config=self.config,
             key=key,
             rounds=self.rounds,
@@ -192,13 +231,20 @@ class EMA:
     distance: Distance = "l2"
     log_every: int = 100
 
-    def learn(self, user_vectors, item_vectors, positives, key) -> LearnedIndex:
+    def learn(
+        self,
+        user_vectors: ArrayLike,
+        item_vectors: ArrayLike,
+        *,
+        positives: ArrayLike,
+        key: jax.Array,
+    ) -> LearnedIndex:
         """See `Learner`."""
         del user_vectors
         init_key, draw_key = jax.random.split(key)
         items, positives = jnp.asarray(item_vectors), jnp.asarray(positives)
         config = LTIConfig(num_nodes=self.num_nodes, start=self.start, distance=self.distance)
-        state = ema_start(init_params(init_key, items, config)["nodes"], self.batch_size)
+        state = ema_start(init_params(init_key, items, config=config)["nodes"], self.batch_size)
         monitor, records = Monitor(items, distance=self.distance), []
         for step in range(self.steps):
             batch_key, dead_key = jax.random.split(jax.random.fold_in(draw_key, step))
@@ -206,7 +252,7 @@ class EMA:
             state = ema_update(
                 state,
                 items[positives[pairs]],
-                dead_key,
+                key=dead_key,
                 decay=self.decay,
                 dead_after=self.dead_after,
                 distance=self.distance,

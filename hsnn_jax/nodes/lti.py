@@ -1,99 +1,19 @@
 """Learning to index (LTI): nodes trained by gradient through soft assignments."""
 
-import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance, nearest, pairwise_distance
+from hsnn_jax.lists.checks import as_vectors
+from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.kmeans import kmeans
 from hsnn_jax.nodes.sinkhorn import sinkhorn
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LTIConfig:
-    """Coefficients of the LTI loss. The paper publishes none; the defaults are ours.
-
-    Attributes:
-      num_nodes: K; or a tuple of them, one a residual level, the coarsest first.
-      distance: d(j, k) of the soft assignment.
-      assignment: "softmax", the paper's, or "sinkhorn": balanced over the batch, see `sinkhorn`.
-      sinkhorn_iterations: of the latter.
-      start: "kmeans", or "random": normal around the items' mean at a tenth of their spread, as
-        an untrained codebook; most of its nodes stay unused without a remedy.
-      dead_after: batches without use after which `fit_index` replaces a node; 0 for never.
-      loss: "sampled_softmax" over shared and in-batch negatives, or "bce", the paper's log loss.
-      logit_scale: factor on <u, cbar>; an inverse temperature for unit vectors.
-      in_batch: whether other pairs' items of the batch are negatives (sampled softmax).
-      num_negatives: shared negatives drawn when the batch brings a catalogue, not negatives.
-      alpha_max: inverse temperature of the assignment at the end.
-      alpha_exponent: exp in alpha_max (t / T)^exp; 0 keeps alpha at its maximum.
-      total_steps: T.
-      warmup_steps: steps of the linear ramp of the whole index loss; 0 for none.
-      reconstruction_weight: weight of ||cbar - v||^2.
-      balance_weight: weight of the FLOPs regulariser.
-      balance_batches: batches its mean assignment is pooled over, this one included.
-      kmeans_iterations: Lloyd iterations of the start.
-    """
-
-    num_nodes: int | tuple[int, ...] = 64
-    distance: Distance = "l2"
-    assignment: Literal["softmax", "sinkhorn"] = "softmax"
-    sinkhorn_iterations: int = 3
-    start: Literal["kmeans", "random"] = "kmeans"
-    dead_after: int = 0
-    loss: Literal["sampled_softmax", "bce"] = "sampled_softmax"
-    logit_scale: float = 20.0
-    in_batch: bool = True
-    num_negatives: int = 256
-    alpha_max: float = 100.0
-    alpha_exponent: float = 0.25
-    total_steps: int = 1000
-    warmup_steps: int = 100
-    reconstruction_weight: float = 1.0
-    balance_weight: float = 0.3
-    balance_batches: int = 8
-    kmeans_iterations: int = 20
-
-    def __post_init__(self):
-        if isinstance(self.num_nodes, list):  # from JSON
-            object.__setattr__(self, "num_nodes", tuple(self.num_nodes))
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                known = " or ".join(map(repr, choices))
-                raise ValueError(f"{name} must be {known}, got {getattr(self, name)!r}")
-        if min(self.level_sizes, default=0) <= 0:
-            raise ValueError(f"num_nodes must be > 0, got {self.num_nodes}")
-        for name in ("total_steps", "balance_batches", "alpha_max", "logit_scale"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-
-    @property
-    def level_sizes(self) -> tuple[int, ...]:
-        """Nodes of each level."""
-        return self.num_nodes if isinstance(self.num_nodes, tuple) else (self.num_nodes,)
-
-
-_CHOICES = {
-    "loss": ("sampled_softmax", "bce"),
-    "assignment": ("softmax", "sinkhorn"),
-    "start": ("kmeans", "random"),
-}
-_NOT_NEGATIVE = (
-    "warmup_steps",
-    "reconstruction_weight",
-    "balance_weight",
-    "alpha_exponent",
-    "sinkhorn_iterations",
-    "dead_after",
-)
-
-
-def levels_of(tree) -> tuple:
+def levels_of(tree: Any) -> tuple:
     """Return what belongs to the levels as a tuple, that of a single level too."""
     return tree if isinstance(tree, tuple) else (tree,)
 
@@ -102,7 +22,7 @@ def _like_num_nodes(levels, config):
     return tuple(levels) if isinstance(config.num_nodes, tuple) else levels[0]
 
 
-def init_params(key, vectors, config: LTIConfig) -> dict:
+def init_params(key: jax.Array, vectors: ArrayLike, *, config: LTIConfig) -> dict:
     """Start the nodes, those of a finer level from what the coarser ones leave.
 
     Args:
@@ -113,7 +33,8 @@ def init_params(key, vectors, config: LTIConfig) -> dict:
     Returns:
       {"nodes": float [K, d]}, or a tuple of such where `config.num_nodes` is a tuple.
     """
-    levels = []
+    vectors = as_vectors("vectors", vectors)
+    config, levels = config.for_items(vectors.shape[0]), []
     for level, size in enumerate(config.level_sizes):
         # The first level's key does not depend on the number of levels.
         level_key = key if level == 0 else jax.random.fold_in(key, level)
@@ -131,21 +52,27 @@ def _start(key, vectors, size, config):
     return jnp.mean(vectors, axis=0, keepdims=True) + 0.1 * spread * noise
 
 
-def alpha_schedule(step, config: LTIConfig):
+def alpha_schedule(step: ArrayLike, config: LTIConfig) -> jax.Array:
     """Return alpha = alpha_max (t / T)^exp: soft at first, hard as in serving at the end."""
     progress = jnp.clip(jnp.asarray(step, jnp.float32) / config.total_steps, 0.0, 1.0)
     return config.alpha_max * progress**config.alpha_exponent
 
 
-def warmup(step, config: LTIConfig):
+def warmup(step: ArrayLike, config: LTIConfig) -> jax.Array:
     """Return the linear ramp of the index loss: 1 / warmup at step 0, then up to 1."""
     ramp = (jnp.asarray(step, jnp.float32) + 1.0) / max(config.warmup_steps, 1)
     return jnp.minimum(ramp, 1.0)
 
 
 def quantise(
-    vectors, nodes, alpha, *, distance: Distance = "l2", sinkhorn_iterations: int = 0, weights=None
-):
+    vectors: ArrayLike,
+    nodes: ArrayLike,
+    *,
+    alpha: ArrayLike,
+    distance: Distance = "l2",
+    sinkhorn_iterations: int = 0,
+    weights: ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array]:
     """Replace vectors by convex combinations of nodes.
 
     Args:
@@ -172,7 +99,14 @@ class Quantised(NamedTuple):
     hard: jax.Array  # float [B, d]: the sum over levels of the node with the largest a
 
 
-def quantise_levels(vectors, nodes, alpha, config: LTIConfig, weights=None) -> Quantised:
+def quantise_levels(
+    vectors: ArrayLike,
+    nodes: Any,
+    *,
+    alpha: ArrayLike,
+    config: LTIConfig,
+    weights: ArrayLike | None = None,
+) -> Quantised:
     """Quantise level by level what the coarser levels have left.
 
     r_1 = v; r_n = r_{n-1} - cbar_{n-1}; q_n = cbar_1 + ... + cbar_n.
@@ -190,7 +124,7 @@ def quantise_levels(vectors, nodes, alpha, config: LTIConfig, weights=None) -> Q
         cbar, a_BxK = quantise(
             vectors - total,
             level,
-            alpha,
+            alpha=alpha,
             distance=config.distance,
             sinkhorn_iterations=iterations,
             weights=weights,
@@ -201,21 +135,21 @@ def quantise_levels(vectors, nodes, alpha, config: LTIConfig, weights=None) -> Q
     return Quantised(tuple(q), tuple(a), hard)
 
 
-def empty_history(config: LTIConfig):
+def empty_history(config: LTIConfig) -> Any:
     """Return the pooled assignments before the first batch: zeros [balance_batches - 1, K]."""
     sizes = config.level_sizes
     levels = [jnp.zeros((config.balance_batches - 1, size)) for size in sizes]
     return _like_num_nodes(levels, config)
 
 
-def push_history(history, mean_assignment):
+def push_history(history: Any, mean_assignment: ArrayLike) -> Any:
     """Append a batch's mean assignment [K] and drop the oldest, at every level."""
     return jax.tree.map(
         lambda old, new: jnp.concatenate([old, new[None, :]])[1:], history, mean_assignment
     )
 
 
-def balance_penalty(mean_assignment, history):
+def balance_penalty(mean_assignment: ArrayLike, history: ArrayLike) -> jax.Array:
     """Return K times the sum over nodes of (mean assignment)^2: 1 when even, K when collapsed.
 
     Args:
@@ -232,7 +166,15 @@ def balance_penalty(mean_assignment, history):
     return mean_assignment.shape[0] * jnp.sum(pooled**2)
 
 
-def lti_loss(params, batch, key, *, step, config: LTIConfig, history=None):
+def lti_loss(
+    params: Any,
+    batch: dict,
+    *,
+    key: jax.Array | None,
+    step: ArrayLike,
+    config: LTIConfig,
+    history: Any = None,
+) -> tuple[jax.Array, dict]:
     """Compute the index loss of a batch: supervised + reconstruction + balance, warmed up.
 
     Args:
@@ -259,15 +201,18 @@ def lti_loss(params, batch, key, *, step, config: LTIConfig, history=None):
 
     Source: arXiv 2408.06653v3, Algorithm 1 and section on joint optimisation.
     """
-    batch = with_negatives(batch, key, config)
+    batch = with_negatives(batch, key, config=config)
     weights = batch.get("weights", jnp.ones(batch["users"].shape[0]))
     nodes, alpha = params["nodes"], alpha_schedule(step, config)
-    own = quantise_levels(batch["positives"], nodes, alpha, config, weights)
+    own = quantise_levels(batch["positives"], nodes, alpha=alpha, config=config, weights=weights)
     weights = weights / jnp.maximum(jnp.sum(weights), 1e-9)
     shared = [None] * len(own.q)
     if "negatives" in batch:
-        shared = quantise_levels(batch["negatives"], nodes, alpha, config).q
-    pair_losses = [supervised_loss(batch, *level, config) for level in zip(own.q, shared)]
+        shared = quantise_levels(batch["negatives"], nodes, alpha=alpha, config=config).q
+    pair_losses = [
+        supervised_loss(batch, own_q, shared=shared_q, config=config)
+        for own_q, shared_q in zip(own.q, shared)
+    ]
     supervised = jnp.sum(weights * sum(pair_losses)) / len(own.q)
     squared_error = jnp.sum((own.q[-1] - batch["positives"]) ** 2, axis=1)
     reconstruction = jnp.sum(weights * squared_error)
@@ -291,7 +236,7 @@ def lti_loss(params, batch, key, *, step, config: LTIConfig, history=None):
     return loss, jax.lax.stop_gradient(metrics)
 
 
-def with_negatives(batch, key, config: LTIConfig):
+def with_negatives(batch: dict, key: jax.Array | None, *, config: LTIConfig) -> dict:
     """Draw shared negatives from the catalogue, if the batch brings one and no negatives."""
     if "negatives" in batch or "catalogue" not in batch:
         return batch
@@ -300,7 +245,9 @@ def with_negatives(batch, key, config: LTIConfig):
     return batch | {"negatives": catalogue[ids], "negative_ids": ids}
 
 
-def supervised_loss(batch, embedded, shared, config: LTIConfig):
+def supervised_loss(
+    batch: dict, embedded: ArrayLike, *, shared: ArrayLike | None, config: LTIConfig
+) -> jax.Array:
     """Return the loss [B] of each pair.
 
     Args:
@@ -341,7 +288,7 @@ def _negative_logits(batch, embedded, shared, config):
     # Labels bring negatives of their own to the log loss.
     if not logits and not (config.loss == "bce" and "labels" in batch):
         raise ValueError(
-            "batch must hold 'negatives' or 'catalogue' unless config.in_batch with "
-            f"loss 'sampled_softmax', or 'labels' with 'bce'; got keys {sorted(batch)}"
+            "batch: expected 'negatives' or 'catalogue', unless config.in_batch with loss "
+            f"'sampled_softmax', or 'labels' with 'bce', found {sorted(batch)}"
         )
     return logits

@@ -2,11 +2,12 @@
 
 import functools
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance, first_least, pairwise_distance
 
@@ -26,11 +27,11 @@ class Assignment(NamedTuple):
 
 
 def telemetry(
-    vectors,
-    nodes,
-    alpha,
-    previous: Assignment | None = None,
+    vectors: ArrayLike,
+    nodes: ArrayLike,
     *,
+    alpha: ArrayLike | None,
+    previous: Assignment | None = None,
     capacity: int | None = None,
     distance: Distance = "l2",
 ) -> tuple[dict[str, float], Assignment]:
@@ -75,7 +76,9 @@ def telemetry(
     return metrics, Assignment(node, representatives)
 
 
-def collapsed(metrics: dict[str, float], *, used_share=0.5, perplexity_share=0.2) -> bool:
+def collapsed(
+    metrics: dict[str, float], *, used_share: float = 0.5, perplexity_share: float = 0.2
+) -> bool:
     """Tell whether a level has collapsed.
 
     Args:
@@ -118,12 +121,12 @@ class Monitor:
       distance: see `distance.pairwise_distance`.
     """
 
-    def __init__(self, item_vectors, *, distance: Distance = "l2"):
+    def __init__(self, item_vectors: ArrayLike, *, distance: Distance = "l2") -> None:
         self._items, self._distance = jnp.asarray(item_vectors), distance
         self._previous: dict[str, Assignment] = {}
         self._warned = False
 
-    def __call__(self, nodes, alpha) -> dict[str, float]:
+    def __call__(self, nodes: Any, alpha: ArrayLike | None) -> dict[str, float]:
         """Return `telemetry` under names that start with "index_", or "index_<level>_".
 
         Args:
@@ -141,7 +144,11 @@ class Monitor:
 
     def _level(self, prefix, vectors, nodes, alpha):
         metrics, assignment = telemetry(
-            vectors, nodes, alpha, self._previous.get(prefix), distance=self._distance
+            vectors,
+            nodes,
+            alpha=alpha,
+            previous=self._previous.get(prefix),
+            distance=self._distance,
         )
         self._previous[prefix] = assignment
         if collapsed(metrics) and not self._warned:

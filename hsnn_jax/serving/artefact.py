@@ -1,32 +1,37 @@
-"""One file for indexes, items, ids, parameters and model: an .npz of arrays and a JSON header."""
+"""One folder for indexes, items, ids, parameters and model: a JSON header and an .npz of arrays."""
 
 import dataclasses
+import hashlib
 import json
 import os
+import shutil
 import tempfile
-import zipfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsnn_jax.lists.index import Index, extents_of
+from hsnn_jax.lists import living
+from hsnn_jax.lists.index import Index
 from hsnn_jax.monn.config import MoNNConfig, from_dict
-from hsnn_jax.nodes.lti import LTIConfig
+from hsnn_jax.monn.scorers import dot
+from hsnn_jax.nodes.beam_aware import Routes
+from hsnn_jax.nodes.config import LTIConfig
+from hsnn_jax.serving import state
+from hsnn_jax.serving.encoders import LevelModels
+from hsnn_jax.serving.state import Nested
 
-_FORMAT = "hsnn_jax.retriever/8"
-# Format 1 has neither free rows nor a baseline, 2 has no model, 3 one level of nodes, 4 no extents;
-# until 6 weights of the overarch "dot" held their scale, in 6 "mol" had an inner product; until 7
-# there are no routes.
-_READ = (*(f"hsnn_jax.retriever/{number}" for number in range(1, 8)), _FORMAT)
-_CHANGED = {"dot": _READ[:6], "mol": _READ[5:6]}  # formats of other parameters, by overarch
+_FORMAT = "hsnn_jax.retriever/9"
+_HEADER, _ARRAYS = "retriever.json", "arrays.npz"
 
 _TREES = ("params", "item_features", "node_features", "routes")
 
 
 class Content(NamedTuple):
-    """What the file holds."""
+    """What the folder holds."""
 
     coarser: tuple[Index, ...]
     index: Index  # the last one, of the items
@@ -37,7 +42,7 @@ class Content(NamedTuple):
     scorer: str
     slack: float
     max_beam: int | tuple[int, ...] | None
-    baseline: dict[str, float] | None  # see `living.Living`; None in format 1
+    baseline: dict[str, float] | None  # see `living.Living`
     model: MoNNConfig | tuple[MoNNConfig, ...] | None
     task: str | None
     nested: bool
@@ -46,19 +51,138 @@ class Content(NamedTuple):
     routes: Any  # the fields of `routes.Routes`, or None
 
 
-def write(path, content: Content) -> None:
-    """Write atomically: the name appears when the file is complete.
+_SETTINGS = ("params", "model", "task", "slack", "max_beam", "nested")
+
+
+def content_of(retriever: Any, now: Nested) -> Content:
+    """Gather what is saved of a retriever and its state."""
+    settings = {name: getattr(retriever, name) for name in _SETTINGS}
+    several = isinstance(retriever.model, tuple)
+    if several:  # their nodes are those of the indexes
+        params = settings["params"].items()
+        settings["params"] = {name: value for name, value in params if name != "nodes"}
+    return Content(
+        coarser=now.coarser,
+        index=now.items.index,
+        item_vectors=np.asarray(living.item_vectors(now.items)),
+        item_ids=now.items.ids,
+        config=retriever.config,
+        scorer=retriever.scorer.__name__,
+        baseline=now.items.baseline,
+        item_features=jax.device_get(living.item_features(now.items)),
+        # Of several models alone: the others' are in what is above.
+        node_features=now.node_features if several else None,
+        routes=None if now.routes is None else now.routes._asdict(),
+        **settings,
+    )
+
+
+def settings_of(
+    content: Content, *, scorer: Callable | None, path: str | os.PathLike
+) -> dict[str, Any]:
+    """Return the arguments of a retriever that is loaded; with a model, it makes its own scorer.
 
     Raises:
-      ValueError: `params` or features are neither None nor nested dicts, with string keys that
-        have no "/" and do not start with "[", or tuples.
+      ValueError: the content was saved with another scorer.
     """
+    if content.model is None:
+        scorer = scorer or dot
+    if scorer is not None and content.scorer != scorer.__name__:
+        raise ValueError(
+            f"scorer: expected {content.scorer!r}, with which {path} was saved, found "
+            f"{scorer.__name__!r}"
+        )
+    settings = {name: getattr(content, name) for name in _SETTINGS}
+    return settings | {"scorer": scorer if content.model is None else None}
+
+
+def state_of(content: Content, models: LevelModels) -> Nested:
+    """Make the state of a retriever from what was saved."""
+    distance = content.config.distance
+    items = living.start(
+        content.index,
+        content.item_vectors,
+        ids=content.item_ids,
+        distance=distance,
+        baseline=content.baseline,
+        features=content.item_features,
+    )
+    now = state.start(
+        content.coarser,
+        items,
+        models=models,
+        distance=distance,
+        node_features=content.node_features,
+    )
+    return now if content.routes is None else now._replace(routes=Routes(**content.routes))
+
+
+def write(path: str | os.PathLike, content: Content) -> None:
+    """Write a folder, whole or not at all, in place of one that `write` wrote earlier.
+
+    It is written beside its place under another name, and takes its place by a rename: a failure
+    leaves the older folder as it was.
+
+    Raises:
+      ValueError: something else is at the path; `params` or features are neither None nor nested
+        dicts, with string keys that have no "/" and do not start with "[", or tuples.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and _is_ours(path)):
+        raise ValueError(f"path: expected a new folder or a saved retriever, found {path}")
+    arrays = _arrays_of(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+    try:
+        new = temporary / "new"
+        new.mkdir()
+        _write_files(new, arrays, _header_of(content))
+        _take_place(new, path, temporary / "old")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_ours(path):
+    return {entry.name for entry in path.iterdir()} <= {_HEADER, _ARRAYS}
+
+
+def _write_files(folder, arrays, header):
+    with open(folder / _ARRAYS, "wb") as file:
+        np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+        file.flush()
+        os.fsync(file.fileno())
+    header |= {"arrays": _digest_of_file(folder / _ARRAYS)}
+    header |= {"digest": _digest(_canonical(header))}
+    with open(folder / _HEADER, "w", encoding="utf-8") as file:
+        file.write(_json(header, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _take_place(new, path, old):
+    """Rename `new` to `path`, and what is there to `old`; undone if it fails."""
+    there = path.exists()
+    if there:
+        os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except BaseException:
+        if there:
+            os.rename(old, path)
+        raise
+
+
+def _arrays_of(content):
     arrays = {f"index/{name}": value for name, value in content.index._asdict().items()}
     arrays |= {"item_vectors": content.item_vectors, "item_ids": content.item_ids}
     arrays |= _flatten("coarser", tuple(index._asdict() for index in content.coarser))
     for name in _TREES:
         arrays |= _flatten(name, getattr(content, name))
-    header = {
+    return arrays
+
+
+def _header_of(content):
+    return {
         "format": _FORMAT,
         "config": dataclasses.asdict(content.config),
         "scorer": content.scorer,
@@ -70,46 +194,21 @@ def write(path, content: Content) -> None:
         "task": content.task,
         "nested": content.nested,
     }
-    arrays["header"] = np.array(json.dumps(header))
-    folder = os.path.dirname(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
-def read(path) -> Content:
-    """Read what `write` wrote; nothing in the file is executed.
+def read(path: str | os.PathLike) -> Content:
+    """Read what `write` wrote; nothing in the folder is executed.
 
     Raises:
-      ValueError: the file is not such an artefact.
+      ValueError: there is no such folder, it was written in another format, or it is damaged:
+        both files carry a digest.
     """
-    try:
-        # np.load would leave a file open that is not an archive.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = dict(file)
-        header = json.loads(str(arrays.pop("header")))
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, TypeError) as error:
-        raise ValueError(f"{path} is not a retriever's .npz file") from error
-    if header.get("format") not in _READ:
-        raise ValueError(f"{path} must have format {_FORMAT!r}, got {header.get('format')!r}")
-    model = _model(header.get("model"))
-    for overarch in _overarches(model):
-        if header["format"] in _CHANGED.get(overarch, ()):
-            raise ValueError(
-                f"{path} must have format {_FORMAT!r} for a model with overarch {overarch!r}, got "
-                f"{header['format']!r}: train it again"
-            )
-    item_features = _unflatten("item_features", arrays) or None
-    if item_features is not None and header["format"] == _READ[2]:
-        item_features = {"encoded": item_features}
+    path = Path(path)
+    header = _read_header(path / _HEADER)
+    arrays = _read_arrays(path / _ARRAYS, header["arrays"])
     return Content(
-        coarser=tuple(_index(fields) for fields in _unflatten("coarser", arrays)),
-        index=_index(_unflatten("index", arrays)),
+        coarser=tuple(Index(**fields) for fields in _unflatten("coarser", arrays)),
+        index=Index(**_unflatten("index", arrays)),
         item_vectors=arrays["item_vectors"],
         item_ids=arrays["item_ids"],
         params=_unflatten("params", arrays) if header["has_params"] else None,
@@ -117,29 +216,67 @@ def read(path) -> Content:
         scorer=header["scorer"],
         slack=header["slack"],
         max_beam=_tuple(header["max_beam"]),
-        baseline=header.get("baseline"),
-        model=model,
-        task=header.get("task"),
-        nested=header.get("nested", False),
-        item_features=item_features,
+        baseline=header["baseline"],
+        model=_model(header["model"]),
+        task=header["task"],
+        nested=header["nested"],
+        item_features=_unflatten("item_features", arrays) or None,
         node_features=_unflatten("node_features", arrays) or None,
         routes=_unflatten("routes", arrays) or None,
     )
 
 
-def _index(fields) -> Index:
-    return Index(**({"extents": extents_of(fields["lists"])} | fields))
+def _read_header(path):
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, "the header of a retriever", error) from error
+    found = header.get("format") if isinstance(header, dict) else None
+    if found != _FORMAT:
+        raise ValueError(f"{path}: expected format {_FORMAT!r}, found {found!r}")
+    digest = header.pop("digest", None)
+    if digest != _digest(_canonical(header)):
+        raise ValueError(f"{path}: expected the values that were saved, found others")
+    return header
+
+
+def _read_arrays(path, digest):
+    try:
+        found = _digest_of_file(path)
+    except OSError as error:
+        raise _damaged(path, "the arrays of a retriever", error) from error
+    if found != digest:
+        raise ValueError(f"{path}: expected the bytes that were saved, found others")
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def _damaged(path, expected, error):
+    found = error.strerror if isinstance(error, OSError) else str(error)
+    return ValueError(f"{path}: expected {expected}, found: {found}")
+
+
+def _canonical(header) -> bytes:
+    return _json(header, sort_keys=True).encode()
+
+
+def _json(header, **options) -> str:
+    return json.dumps(header, default=lambda number: number.item(), **options)  # numpy's
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest_of_file(path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _model(saved):
     if isinstance(saved, list):
         return tuple(map(from_dict, saved))
     return None if saved is None else from_dict(saved)
-
-
-def _overarches(model):
-    models = model if isinstance(model, tuple) else () if model is None else (model,)
-    return {one.overarch for one in models}
 
 
 def _tuple(saved):
@@ -159,7 +296,9 @@ def _name(prefix, entry, path):
     key = getattr(entry, "key", None)
     if isinstance(key, str) and "/" not in key and not key.startswith("["):
         return key
-    raise ValueError(f"{prefix} must be nested dicts with plain string keys, or tuples, got {path}")
+    raise ValueError(
+        f"{prefix}: expected nested dicts with plain string keys, or tuples, found {path}"
+    )
 
 
 def _unflatten(prefix, arrays):

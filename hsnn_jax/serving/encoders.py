@@ -1,5 +1,6 @@
 """What scores the levels of an index, and what it reads of users, items and nodes."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -7,10 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsnn_jax.chunks import num_rows
-from hsnn_jax.lists.living import batches, check_vectors, padded
+from hsnn_jax.lists.checks import as_features, as_vectors, check_encoded
+from hsnn_jax.lists.levels import residual_nodes
+from hsnn_jax.lists.living import batches, padded
 from hsnn_jax.monn import network as monn
 from hsnn_jax.monn.config import MoNNConfig
 from hsnn_jax.monn.scorers import dot
+from hsnn_jax.nodes.config import LTIConfig
+from hsnn_jax.nodes.lti import levels_of
 
 
 class LevelModels(NamedTuple):
@@ -26,15 +31,16 @@ class LevelModels(NamedTuple):
     models: tuple[MoNNConfig, ...]  # none, one, or N
     ensemble: Any  # see `search_levels`; None ranks each level by its own scores
 
-    def user_vectors(self, name, users):
+    def user_vectors(self, name: str, users: Any) -> np.ndarray | jax.Array:
         """Return float [B, d], in the space of the items' vectors."""
         if self.models:
             features, _ = _inputs(name, users)
-            users = np.asarray(monn.user_vectors(self.models[-1], self.params[-1], features))
-        check_vectors(name, users)
-        return users
+            users = np.asarray(
+                monn.user_vectors(self.models[-1], self.params[-1], features=features)
+            )
+        return as_vectors(name, users)
 
-    def users(self, name, users, *, width: int) -> tuple:
+    def users(self, name: str, users: Any, *, width: int) -> tuple:
         """Return what each level's scorer reads of the users.
 
         Args:
@@ -46,16 +52,17 @@ class LevelModels(NamedTuple):
           ValueError: users have a wrong width, or are not finite or of one number of rows.
         """
         if not self.models:
-            check_vectors(name, users, width=width)
-            return (jnp.asarray(users),) * len(self.scorers)
+            users = jnp.asarray(as_vectors(name, users, width=width, empty=True))
+            return (users,) * len(self.scorers)
         inputs = _inputs(name, users)
         encoded = [
-            monn.encode_users(model, params, *inputs)
+            monn.encode_users(model, params, features=inputs[0], counts=inputs[1])
             for model, params in zip(self.models, self.params)
         ]
+        check_encoded(name, encoded)
         return tuple(encoded if len(encoded) > 1 else encoded * len(self.scorers))
 
-    def items(self, name, items, *, by_batches=False):
+    def items(self, name: str, items: Any, *, by_batches: bool = False) -> tuple:
         """Return (vectors [n, d], what moves with the items, a dict of [n, ...], or None).
 
         The latter has `encoded`, what the last level's scorer reads, and `inputs`, from which
@@ -70,7 +77,7 @@ class LevelModels(NamedTuple):
           ValueError: features are not finite or not of one number of rows.
         """
         if not self.models:
-            return items, None
+            return as_vectors(name, items, empty=by_batches), None
         inputs = _inputs(name, items)
         rows = num_rows(inputs)
         if by_batches:
@@ -78,33 +85,66 @@ class LevelModels(NamedTuple):
         else:
             vectors, encoded = self._towers(inputs)
             vectors, carried = np.asarray(vectors), {"encoded": encoded}
+        check_encoded(name, carried)
+        vectors = as_vectors(name, vectors, empty=by_batches)
         if len(self.models) > 1:
             named = {n: x for n, x in zip(("features", "attributes"), inputs) if x is not None}
-            # As jax holds them: 32 bits.
-            carried["inputs"] = jax.device_get(jax.device_put(named))
+            carried["inputs"] = jax.device_get(named)
         return vectors, carried
 
-    def nodes(self, level: int, inputs):
+    def nodes(self, level: int, inputs: dict) -> dict:
         """Encode nodes of a level by `inputs` of their representatives; with a model a level."""
         model, params = self.models[level], self.params[level]
-        return monn.encode_items(model, params, inputs["features"], inputs.get("attributes"))
+        return monn.encode_items(
+            model, params, features=inputs["features"], attributes=inputs.get("attributes")
+        )
 
     def _towers(self, inputs):
-        last = self.models[-1], self.params[-1]
-        return monn.item_vectors(*last, inputs[0]), monn.encode_items(*last, *inputs)
+        features, attributes = inputs
+        model, params = self.models[-1], self.params[-1]
+        vectors = monn.item_vectors(model, params, features=features)
+        return vectors, monn.encode_items(model, params, features=features, attributes=attributes)
 
     def _in_batches(self, inputs, rows):
         inputs, found = jax.tree.map(np.asarray, inputs), []
         for part, size in batches(max(rows, 1)):
             some = jax.tree.map(lambda x, part=part: x[part], inputs)
-            whole = self._towers(jax.tree.map(lambda x, size=size: padded(x, size, 0), some))
+            whole = self._towers(jax.tree.map(lambda x, size=size: padded(x, size, value=0), some))
             kept = num_rows(some)
             found.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], whole))
         vectors, encoded = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
         return vectors, {"encoded": encoded}
 
 
-def level_models(num_levels: int, *, scorer=None, model=None, params=None, task=None):
+def one_or_several(
+    model: MoNNConfig | Sequence[MoNNConfig] | None,
+) -> MoNNConfig | tuple[MoNNConfig, ...] | None:
+    """Return a model as it is, several as a tuple."""
+    return model if model is None or isinstance(model, MoNNConfig) else tuple(model)
+
+
+def sums_of_codes(codebooks: Any, config: LTIConfig, *, by_level: bool) -> Any:
+    """Return the nodes of residual codebooks: those of all levels, or of the last one alone.
+
+    Raises:
+      ValueError: the codebooks are not of the sizes that the config says.
+    """
+    sizes = tuple(codes.shape[0] for codes in levels_of(codebooks))
+    expected = sizes[:1] if config.num_nodes is None else config.level_sizes
+    if sizes != expected:
+        raise ValueError(f"nodes: expected {expected} by level, found {sizes}")
+    sums, _ = residual_nodes(levels_of(codebooks))
+    return sums if by_level else sums[-1]
+
+
+def level_models(
+    num_levels: int,
+    *,
+    scorer: Callable | None = None,
+    model: MoNNConfig | Sequence[MoNNConfig] | None = None,
+    params: Any = None,
+    task: str | None = None,
+) -> "LevelModels":
     """Sort out what a retriever is given.
 
     Args:
@@ -119,31 +159,34 @@ def level_models(num_levels: int, *, scorer=None, model=None, params=None, task=
     """
     if model is None:
         if task is not None:
-            raise ValueError(f"task needs a model, got {task=}")
+            raise ValueError(f"task: expected none without a model, found {task!r}")
         return LevelModels((scorer or dot,) * num_levels, (params,) * num_levels, (), None)
     if scorer is not None or params is None:
-        raise ValueError("a model comes with params and without a scorer")
+        raise ValueError(
+            f"scorer, params: expected params alone with a model, found {scorer=}, params "
+            f"{'missing' if params is None else 'given'}"
+        )
     if isinstance(model, MoNNConfig):
         scorers = (monn.MoNNScorer(model, task),) * num_levels
         return LevelModels(scorers, (params,) * num_levels, (model,), None)
     models = tuple(model)
     if len(models) != num_levels:
         raise ValueError(
-            "model must be one, or one a level of nodes and one of the items, "
-            f"{num_levels}, got {len(models)}"
+            f"model: expected one, or {num_levels}, one per level of nodes and one of the items, "
+            f"found {len(models)}"
         )
     of_models = params.get("models", ())
     if len(of_models) != num_levels:
         raise ValueError(
-            f'params must hold "models", {num_levels} of them, got {len(of_models)} '
-            f"in {sorted(params)}"
+            f'params: expected "models", {num_levels} of them, found {len(of_models)} in '
+            f"{sorted(params)}"
         )
     ensemble = params.get("ensemble")
     if ensemble is not None and len(ensemble["bias"]) != num_levels:
-        raise ValueError(f"ensemble must be of {num_levels} levels, got {len(ensemble['bias'])}")
+        raise ValueError(f"ensemble: expected {num_levels} levels, found {len(ensemble['bias'])}")
     tasks = {model.tasks for model in models}
     if len(tasks) > 1:
-        raise ValueError(f"models must have the same tasks, got {sorted(tasks)}")
+        raise ValueError(f"model: expected the same tasks, found {sorted(tasks)}")
     scorers = tuple(monn.MoNNScorer(model, task) for model in models)
     return LevelModels(scorers, tuple(of_models), models, ensemble)
 
@@ -151,14 +194,4 @@ def level_models(num_levels: int, *, scorer=None, model=None, params=None, task=
 def _inputs(name, given):
     """Return (features, crosses or None) of users or items; raise unless they are sound."""
     features, crosses = given if isinstance(given, tuple) else (given, None)
-    leaves = jax.tree_util.tree_leaves_with_path((features, crosses))
-    rows = {np.shape(x)[:1] for _, x in leaves}
-    if len(rows) != 1 or rows == {()}:
-        raise ValueError(f"{name} must have features of one number of rows, got {sorted(rows)}")
-    for path, x in leaves:
-        x = np.asarray(x)
-        if x.dtype.kind == "f" and not np.isfinite(x).all():
-            row = np.argmin(np.isfinite(x).reshape(len(x), -1).all(axis=1))
-            place = jax.tree_util.keystr(path[1:])
-            raise ValueError(f"{name} must be finite, got NaN or inf in row {row} of {place}")
-    return features, crosses
+    return as_features(name, (features, crosses))

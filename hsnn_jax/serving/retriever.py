@@ -1,50 +1,42 @@
 """The facade: fit, build, search, measure, save and load one retriever."""
 
 import functools
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
-from hsnn_jax.cost_curves import FrontierPoint, recall
-from hsnn_jax.descent.level_search import brute_force_levels, search_levels
-from hsnn_jax.descent.sharded import check_axis, sharded_search_levels
+from hsnn_jax.cost_curves import FrontierPoint, curve
+from hsnn_jax.descent.descend import SearchResult
+from hsnn_jax.descent.sharded import auto_mesh
 from hsnn_jax.lists import living
+from hsnn_jax.lists.checks import as_ids
 from hsnn_jax.lists.index import Index
-from hsnn_jax.lists.levels import residual_nodes
-from hsnn_jax.lists.living import Living, check_ids, check_vectors
 from hsnn_jax.monn.config import MoNNConfig
-from hsnn_jax.monn.scorers import dot
-from hsnn_jax.nodes.beam_aware import RouteConfig, Routes, fit_routes
+from hsnn_jax.nodes.beam_aware import RouteConfig, fit_routes_to_exact
+from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.fit import fit_index
-from hsnn_jax.nodes.lti import LTIConfig, init_params, levels_of
+from hsnn_jax.nodes.lti import init_params, levels_of
 from hsnn_jax.serving import artefact
 from hsnn_jax.serving import state as nested
-from hsnn_jax.serving.encoders import level_models
+from hsnn_jax.serving.answer import Answer, answer_of
+from hsnn_jax.serving.encoders import level_models, one_or_several, sums_of_codes
+from hsnn_jax.serving.find import find, find_exact
+from hsnn_jax.serving.request import Request, key_of, request_of
 from hsnn_jax.serving.state import Nested
-
-
-class Answer(NamedTuple):
-    """What `Retriever.search` returns, as numpy arrays."""
-
-    ids: np.ndarray  # int64 [B, k]; the caller's ids, -1 where fewer than k items were found
-    scores: np.ndarray  # float32 [B, k]; -inf there
-    items_scored: np.ndarray  # int32 [B]
-    flops: np.ndarray  # float32 [B]
-    nodes_scored: np.ndarray  # int32 [B]
 
 
 class Retriever:
     """Search items by a scorer through a learned index.
 
-    An update makes a new index and replaces the old one in a single assignment: a search in
-    another thread sees all of it or nothing, and an update that fails changes nothing. Updates
-    themselves must come from one thread at a time.
+    An update replaces the index in one assignment: a search in another thread sees all of it or
+    nothing, and an update that fails changes nothing. Updates must come from one thread at a time.
 
     Users and items are vectors, or, with a `model`, what its towers read: users are
     (features, counts), or features alone where the model has no crosses, as `monn.encode_users`
@@ -52,9 +44,9 @@ class Retriever:
     does. The retriever keeps the items encoded, and lists them by the item tower's vectors; a
     node is scored as its representative item.
 
-    With a model a level, it is the search of several levels (`search_levels`): items are listed
-    and encoded by the last model, representatives of nodes by that of their level. To encode
-    later ones, the retriever keeps what the models read of every item.
+    With a model a level (`search_levels`), items are listed and encoded by the last model,
+    representatives of nodes by that of their level. To encode later ones, the retriever keeps what
+    the models read of every item.
 
     Args:
       config: of the nodes, see `LTIConfig`.
@@ -73,40 +65,37 @@ class Retriever:
         divides the number of nodes that list items.
 
     Raises:
-      ValueError: a model comes with a scorer or without parameters, a task without a model,
-        config, models and params have different numbers of levels, or the axis has no mesh, is
-        unknown or does not divide the nodes.
+      ValueError: config, scorer, params, model, task, mesh and axis do not fit together.
     """
 
     def __init__(
         self,
         config: LTIConfig,
         *,
-        scorer=None,
-        params=None,
+        scorer: Callable | None = None,
+        params: Any = None,
         model: MoNNConfig | Sequence[MoNNConfig] | None = None,
         task: str | None = None,
-        slack=2.0,
+        slack: float = 2.0,
         max_beam: int | Sequence[int] | None = None,
         nested: bool = False,
         mesh: Mesh | None = None,
         axis: str | None = None,
-    ):
-        several = model is not None and not isinstance(model, MoNNConfig)
+    ) -> None:
         self.config = config
-        self.nested = nested or several
         self.params = params
-        self.model = tuple(model) if several else model
+        self.model = one_or_several(model)
+        self.nested = nested or isinstance(self.model, tuple)
         self.task = task
         self.slack = slack
-        self._num_indexes = len(config.level_sizes) if self.nested else 1
+        self._num_indexes = config.num_levels if self.nested else 1
         self.max_beam = max_beam if np.ndim(max_beam) == 0 else tuple(max_beam)
         self.scorer = self._level_models(scorer).scorers[-1]
         # float32 [K, d]; a tuple of such, the coarsest first, where several levels are searched.
         self.nodes: jax.Array | tuple | None = None
-        self._mesh = _checked(mesh, axis, config)
+        self._mesh = auto_mesh(mesh, axis, num_nodes=config.num_sums)
         self._now: Nested | None = None
-        if several and "nodes" in params:
+        if isinstance(self.model, tuple) and "nodes" in params:
             self.nodes = self._sums(params["nodes"])
 
     @property
@@ -124,302 +113,251 @@ class Retriever:
         """The caller's id in each row, int64 [n]; -1 in a free row."""
         return self._built().items.ids.copy()
 
-    def fit(self, user_vectors, item_vectors, positives, tx: optax.GradientTransformation, *, key):
-        """Learn the nodes by LTI on pairs; see `fit_index` for the arguments.
+    def fit(
+        self,
+        user_vectors: Any,
+        item_vectors: Any,
+        *,
+        positives: ArrayLike,
+        tx: optax.GradientTransformation,
+        seed: int = 0,
+    ) -> list[dict[str, float]]:
+        """Learn the nodes by LTI on pairs; return the records of the training.
 
-        With a model, both are what it reads; the nodes are learned on `monn.user_vectors` and
-        `monn.item_vectors` of the last one, and models stay as they are.
+        With a model, users and items are what it reads; the nodes are learned on
+        `monn.user_vectors` and `monn.item_vectors` of the last one, and models stay as they are.
 
-        Returns:
-          The records of the training.
+        Args:
+          user_vectors, item_vectors, positives, tx: see `fit_index`.
+          seed: of the start, the batches and the negatives.
         """
-        user_vectors = self._models.user_vectors("user_vectors", user_vectors)
-        item_vectors, _ = self._models.items("item_vectors", item_vectors)
-        check_vectors("item_vectors", item_vectors)
-        fitted = fit_index(user_vectors, item_vectors, positives, tx, config=self.config, key=key)
+        key = key_of(seed)
+        users = self._models.user_vectors("user_vectors", user_vectors)
+        items, _ = self._models.items("item_vectors", item_vectors)
+        config = self._config_for(items)
+        fitted = fit_index(users, items, positives=positives, tx=tx, config=config, key=key)
         self.nodes = self._sums(fitted.params["nodes"])
         return fitted.metrics
 
     def build_index(
-        self, item_vectors, *, item_ids=None, key=None, reserve: int = 0
+        self,
+        item_vectors: Any,
+        *,
+        item_ids: ArrayLike | None = None,
+        seed: int = 0,
+        reserve: int = 0,
     ) -> dict[str, float]:
-        """List the items by node.
+        """List the items by node, k-means' if `fit` has not run; return the new `stats`.
 
         Args:
           item_vectors: float [n, d], or what the model reads.
           item_ids: int [n], the caller's ids, >= 0; rows by default.
-          key: PRNG key of k-means, needed when `fit` has not run.
+          seed: of k-means.
           reserve: rows kept free for `add`.
 
-        Returns:
-          `stats` of the new index.
-
         Raises:
-          ValueError: vectors are not finite or not as wide as the nodes; ids repeat; no key.
+          ValueError: vectors are not finite, too long or not as wide as the nodes; ids repeat;
+            there are more nodes than items.
         """
+        key = key_of(seed)
         vectors, carried = self._models.items("item_vectors", item_vectors)
-        check_vectors("item_vectors", vectors)
-        ids = np.arange(vectors.shape[0]) if item_ids is None else np.asarray(item_ids)
-        check_ids("item_ids", ids, vectors.shape[0])
+        rows = vectors.shape[0]
+        ids = as_ids("item_ids", np.arange(rows) if item_ids is None else item_ids, size=rows)
         nodes = self.nodes
         if nodes is None:
-            if key is None:
-                raise ValueError("build_index needs key (for k-means) when fit has not run")
-            nodes = self._sums(init_params(key, jnp.asarray(vectors), self.config)["nodes"])
-        distance = self.config.distance
-        *coarser, index = nested.build(
-            vectors, levels_of(nodes), slack=self.slack, reserve=reserve, distance=distance
+            config = self._config_for(vectors)
+            nodes = self._sums(init_params(key, jnp.asarray(vectors), config=config)["nodes"])
+        now = nested.of_items(
+            vectors,
+            ids,
+            nodes=levels_of(nodes),
+            models=self._models,
+            features=carried,
+            slack=self.slack,
+            reserve=reserve,
+            distance=self.config.distance,
         )
-        ids = np.pad(ids.astype(np.int64), (0, reserve), constant_values=-1)
-        items = living.start(index, vectors, ids, distance=distance, features=carried)
-        self._publish(nested.start(coarser, items, self._models, distance=distance))
+        self._publish(now)
         return self.stats()
 
     def fit_routes(
         self,
-        users,
+        users: Any,
         tx: optax.GradientTransformation,
         *,
         k: int,
         config: RouteConfig,
-        key,
-        exclude=None,
+        seed: int = 0,
+        exclude: ArrayLike | None = None,
     ) -> list[float]:
         """Learn what nodes are scored by, so that the beam finds the exact best items.
 
         The scorer, the lists and all answers with a full budget stay as they are. Routes last
-        until the next `build_index`; items come and go meanwhile.
+        until the next `build_index`; items come and go meanwhile. Returns the mean loss of each
+        tenth of the steps.
 
         Args:
           users: float [U, d], or what the model reads: such users as will search.
           tx: any optax transform.
           k: items that a search is to find; the exact ones are computed first.
           config: see `RouteConfig`.
-          key: PRNG key of the batches.
+          seed: of the batches.
           exclude: of the users, see `search`.
 
-        Returns:
-          The mean loss of each tenth of the steps.
-
         Raises:
-          ValueError: there are several levels of nodes or a model a level; or see `search`.
+          ValueError: there are several levels of nodes or models; or see `search`.
         """
         now, models = self._built(), self._models
-        if len(now.indexes) > 1 or models.ensemble is not None or len(models.models) > 1:
-            raise ValueError("routes are of one level of nodes that the items' scorer scores")
-        users, masks = self._request(now, users, k, exclude, None)
-        exact = brute_force_levels(
-            nested.levels(now, models, users, by_row=True), now.indexes, k, **masks
-        )
-        routes, losses = fit_routes(
-            models.scorers[0],
-            models.params[0],
-            users[0],
-            now.node_features[0],
-            exact.ids,
-            now.items.index,
-            tx,
+        asked = self._asked(now, users, k, None, exclude)
+        levels = nested.levels_for_routes(now, models, users=asked.users)
+        routes, losses = fit_routes_to_exact(
+            *levels,
+            index=now.items.index,
+            tx=tx,
+            k=asked.k,
             config=config,
-            key=key,
-            exclude=masks["exclude"],
+            key=key_of(seed),
+            exclude=asked.exclude,
         )
         self._publish(now._replace(routes=routes))
         return losses
 
-    def add(self, vectors, ids) -> None:
+    def add(self, vectors: Any, ids: ArrayLike) -> None:
         """List new items in free slots, near what they resemble, without training.
 
         Args:
           vectors: float [b, d], or what the model reads.
           ids: int [b], ids that the index does not hold.
 
-        Raises:
-          ValueError: see `living.add`; nothing has changed then.
+        Raises: see `living.add`; nothing has changed then.
         """
-        now, distance = self._built(), self.config.distance
-        vectors, carried = self._models.items("vectors", vectors, by_batches=True)
-        items = living.add(now.items, vectors, ids, distance=distance, features=carried)
-        self._publish(nested.follow(now, items, self._models, distance=distance))
+        given = {"vectors": vectors, "ids": ids, "distance": self.config.distance}
+        self._publish(nested.add(self._built(), self._models, **given))
 
-    def remove(self, ids) -> None:
+    def remove(self, ids: ArrayLike) -> None:
         """Drop items; their rows and slots are free for others.
 
         Args:
           ids: int [b], ids that the index holds.
 
-        Raises:
-          ValueError: see `living.remove`; nothing has changed then.
+        Raises: see `living.remove`; nothing has changed then.
         """
-        now, distance = self._built(), self.config.distance
-        items = living.remove(now.items, ids, distance=distance)
-        self._publish(nested.follow(now, items, self._models, distance=distance))
+        given = {"ids": ids, "distance": self.config.distance}
+        self._publish(nested.remove(self._built(), self._models, **given))
 
-    def reassign(self, vectors=None, ids=None) -> None:
+    def reassign(self, vectors: Any = None, ids: ArrayLike | None = None) -> None:
         """List all items anew at the nodes as they are, some of them as they are now.
 
         Args:
           vectors: optional float [b, d], or what the model reads.
           ids: int [b], which items these are.
 
-        Raises:
-          ValueError: see `living.reassign`; nothing has changed then.
+        Raises: see `living.reassign`; nothing has changed then.
         """
-        now, carried, changed, distance = self._built(), None, None, self.config.distance
-        if vectors is not None:
-            vectors, carried = self._models.items("vectors", vectors, by_batches=True)
-        items = living.reassign(now.items, vectors, ids, distance=distance, features=carried)
-        if ids is not None:
-            changed = living.rows_of(items, np.asarray(ids))
-        self._publish(nested.follow(now, items, self._models, changed=changed, distance=distance))
+        given = {"vectors": vectors, "ids": ids, "distance": self.config.distance}
+        self._publish(nested.reassign(self._built(), self._models, **given))
 
     def drift(self) -> dict[str, float]:
         """Measure the index against its build; see `living.drift`."""
         return living.drift(self._built().items, distance=self.config.distance)
 
-    def needs_rebuild(self, **thresholds) -> bool:
+    def needs_rebuild(self, **thresholds: float) -> bool:
         """Tell whether new nodes are due; see `living.needs_rebuild` for the thresholds."""
         return living.needs_rebuild(self.drift(), **thresholds)
 
-    def search(self, users, k: int, *, budget=None, exclude=None, filter=None) -> Answer:
+    def search(
+        self,
+        users: Any,
+        k: int,
+        *,
+        budget: int | ArrayLike | tuple | None = None,
+        allowed: ArrayLike | None = None,
+        exclude: ArrayLike | None = None,
+    ) -> Answer:
         """Return each user's best items, in the caller's ids.
 
+        Where the budget holds all allowed items, they are all scored: the answer is exact.
+
         Args:
-          users: float [B, d], or what the model reads.
-          k: items to return, at most the number that the index holds and `filter` allows.
-          budget: most items to score for a user, a number or an array int [B]; all by default.
-            The coarser levels then have `nested.default_budgets`. Or a tuple, one an index: most
-            of the next level's nodes to score, the last one most items.
-          exclude: optional int [B, E] of the caller's ids, -1 for padding; unknown ids exclude
-            nothing.
-          filter: optional bool [n] in the order of `ids`, free rows included; True allows. One
-            that allows nothing gives an empty answer, as does an index without items.
+          users: float [B, d], or what the model reads; B may be 0.
+          k: items to return; padded by -1 where fewer are found.
+          budget: most items to score for a user (the best list at least), a number or int [B];
+            `request.default_budget` by default. From the number of items on the answer is exact,
+            unless `max_beam` bounds it. Or a tuple, one per level of nodes: most of the next
+            level's nodes to score, the last one most items; see `request.budgets_of`.
+          allowed: optional int [m], ids that may be returned; unknown ones allow nothing.
+          exclude: optional int [B, E], ids that a user must not get, -1 for padding; unknown ones
+            exclude nothing.
 
         Raises:
-          ValueError: there is no index; users have a wrong width or NaN; k or budget is out of
-            range; filter has a wrong shape.
+          ValueError: there is no index; users have a wrong width or are not finite; k or budget
+            is out of range; allowed or exclude are no integers or of a wrong shape.
         """
         now = self._built()  # held to the end, whatever replaces it meanwhile
-        users, masks = self._request(now, users, k, exclude, filter)
-        found = self._find(now, users, k, budget, masks)
-        return Answer(np.where(found.ids < 0, -1, now.items.ids[found.ids]), *found[1:])
+        asked = self._asked(now, users, k, allowed, exclude)
+        found = self._find(now, asked, budget)
+        return answer_of(found, now.items.ids, k=k)
 
-    def frontier(self, users, k: int, *, budgets, exclude=None, filter=None) -> list[FrontierPoint]:
+    def frontier(
+        self,
+        users: Any,
+        k: int,
+        *,
+        budgets: Sequence[int | tuple],
+        allowed: ArrayLike | None = None,
+        exclude: ArrayLike | None = None,
+    ) -> list[FrontierPoint]:
         """Measure recall of the exact top k, that of all levels' ensemble, at several budgets.
 
-        Args:
-          users, k, exclude, filter: see `search`.
-          budgets: each a number or a tuple, see `search`.
-
-        Returns:
-          A point a budget; of a tuple, `budget` is the last one, that of the items. Shares are
-          of the items that the index holds.
+        See `search`; a point has the last budget of a tuple. Shares are of the items held.
         """
         now = self._built()
-        users, masks = self._request(now, users, k, exclude, filter)
-        levels = nested.levels(now, self._models, users, by_row=True)
-        exact = brute_force_levels(levels, now.indexes, k, ensemble=self._models.ensemble, **masks)
-        exact, points = jax.device_get(exact), []
-        for budget in budgets:
-            found = self._find(now, users, k, budget, masks)
-            scored = float(found.items_scored.mean())
-            points.append(
-                FrontierPoint(
-                    budget=int(budget[-1] if isinstance(budget, tuple) else budget),
-                    recall=recall(found.ids, exact.ids),
-                    items_scored=scored,
-                    share_scored=scored / max(len(now.items.rows[0]), 1),
-                    flops=float(found.flops.mean()),
-                    exact_flops=float(exact.flops.mean()),
-                )
-            )
-        return points
+        asked = self._asked(now, users, k, allowed, exclude)
+        return curve(
+            functools.partial(self._find, now, asked),
+            find_exact(now, self._models, asked=asked),
+            budgets=budgets,
+            num_items=len(now.items.rows[0]),
+        )
 
     def stats(self) -> dict[str, float]:
         """Measure how evenly the items fill the lists, see `nested.stats`."""
         return nested.stats(self._built())
 
-    def save(self, path) -> None:
-        """Write index, items, ids, and the scorer's parameters and model as one .npz file.
+    def save(self, path: str | os.PathLike) -> None:
+        """Write index, items, ids, and the scorer's parameters and model to a folder.
 
-        The file appears under its name only when it is complete.
+        It is written whole or not at all, in place of what an earlier `save` wrote there.
+
+        Raises:
+          ValueError: there is no index, or something else is at the path.
         """
-        now, params = self._built(), self.params
-        if isinstance(self.model, tuple):
-            params = {name: value for name, value in params.items() if name != "nodes"}
-        artefact.write(
-            path,
-            artefact.Content(
-                coarser=now.coarser,
-                index=now.items.index,
-                item_vectors=np.asarray(living.item_vectors(now.items)),
-                item_ids=now.items.ids,
-                params=params,
-                config=self.config,
-                scorer=self.scorer.__name__,
-                slack=self.slack,
-                max_beam=self.max_beam,
-                baseline=now.items.baseline,
-                model=self.model,
-                task=self.task,
-                nested=self.nested,
-                item_features=jax.device_get(living.item_features(now.items)),
-                # Of several models alone: the others' are in what is above.
-                node_features=now.node_features if isinstance(self.model, tuple) else None,
-                routes=None if now.routes is None else now.routes._asdict(),
-            ),
-        )
+        artefact.write(path, artefact.content_of(self, self._built()))
 
     @classmethod
     def load(
-        cls, path, *, scorer=None, mesh: Mesh | None = None, axis: str | None = None
+        cls,
+        path: str | os.PathLike,
+        *,
+        scorer: Callable | None = None,
+        mesh: Mesh | None = None,
+        axis: str | None = None,
     ) -> "Retriever":
         """Read what `save` wrote, on any mesh.
 
         Args:
-          path: the file.
+          path: of the folder.
           scorer: the callable whose name was saved, the inner product by default; code is not
             stored. A model's scorer is made anew from its configuration.
           mesh, axis: where the lists of items go, as of a new retriever.
 
         Raises:
-          ValueError: the file is not such an artefact, or was saved with another scorer.
+          ValueError: there is no such folder, it is damaged, or was saved with another scorer.
         """
         content = artefact.read(path)
-        if content.model is None:
-            scorer = scorer or dot
-        if scorer is not None and content.scorer != scorer.__name__:
-            raise ValueError(
-                f"{path} was saved with scorer {content.scorer!r}, got {scorer.__name__!r}"
-            )
-        retriever = cls(
-            content.config,
-            scorer=scorer if content.model is None else None,
-            params=content.params,
-            model=content.model,
-            task=content.task,
-            slack=content.slack,
-            max_beam=content.max_beam,
-            nested=content.nested,
-            mesh=mesh,
-            axis=axis,
-        )
-        items = living.start(
-            content.index,
-            content.item_vectors,
-            content.item_ids,
-            distance=content.config.distance,
-            baseline=content.baseline,
-            features=content.item_features,
-        )
-        now = nested.start(
-            content.coarser,
-            items,
-            retriever._models,
-            distance=content.config.distance,
-            node_features=content.node_features,
-        )
-        if content.routes is not None:
-            now = now._replace(routes=Routes(**content.routes))
+        settings = artefact.settings_of(content, scorer=scorer, path=path)
+        retriever = cls(content.config, **settings, mesh=mesh, axis=axis)
+        now = artefact.state_of(content, retriever._models)
         nodes = tuple(index.nodes for index in now.indexes)
         retriever.nodes = nodes if retriever.nested else nodes[-1]
         retriever._publish(now)
@@ -431,78 +369,32 @@ class Retriever:
         return self._level_models(self.scorer if self.model is None else None)
 
     def _level_models(self, scorer):
-        levels = self._num_indexes + 1
         given = dict(scorer=scorer, model=self.model, params=self.params, task=self.task)
-        return level_models(levels, **given)
+        return level_models(self._num_indexes + 1, **given)
 
     def _sums(self, codebooks):
         """Return `nodes` of the codes that a level of `LTIConfig` has."""
-        sizes = tuple(codes.shape[0] for codes in levels_of(codebooks))
-        if sizes != self.config.level_sizes:
-            raise ValueError(f"nodes must be {self.config.level_sizes} by level, got {sizes}")
-        sums, _ = residual_nodes(levels_of(codebooks))
-        return sums if self.nested else sums[-1]
+        return sums_of_codes(codebooks, self.config, by_level=self.nested)
 
-    def _request(self, now, users, k, exclude, filter):
-        """Return (what each level reads of the users, masks over rows)."""
-        users = self._models.users("users", users, width=now.items.index.nodes.shape[1])
-        rows = None if exclude is None else living.rows_of(now.items, np.asarray(exclude))
-        return users, {"exclude": rows, "allowed": _allowed(now.items, filter, k)}
+    def _config_for(self, vectors) -> LTIConfig:
+        """Return the config with the number of nodes that so many items have by default."""
+        devices = 1 if self._mesh is None else self._mesh[0].shape[self._mesh[1]]
+        return self.config.for_items(vectors.shape[0], multiple=devices)
 
-    def _find(self, now, users, k, budget, masks):
-        if not isinstance(budget, tuple):
-            budget = nested.default_budgets(now, budget)
-        beams, search = self.max_beam, search_levels
-        if self._mesh is not None:
-            mesh, axis = self._mesh
-            search = functools.partial(sharded_search_levels, mesh=mesh, axis=axis)
-        found = search(
-            nested.levels(now, self._models, users),
-            now.indexes,
-            k,
-            budgets=budget,
-            ensemble=self._models.ensemble,
-            max_beams=beams if isinstance(beams, tuple) else (beams,) * self._num_indexes,
-            **masks,
-        )
-        return jax.device_get(found)
+    def _asked(self, now, users, k, allowed, exclude) -> Request:
+        return request_of(now, self._models, users=users, k=k, allowed=allowed, exclude=exclude)
+
+    def _find(self, now, asked: Request, budget) -> SearchResult:
+        options = {"max_beam": self.max_beam, "mesh": self._mesh}
+        return find(now, self._models, asked=asked, budget=budget, **options)
 
     def _publish(self, now: Nested) -> None:
         """Let all searches from here on see this state."""
-        self._now = now if self._mesh is None else nested.place(now, *self._mesh)
+        self._now = (
+            now if self._mesh is None else nested.place(now, self._mesh[0], axis=self._mesh[1])
+        )
 
     def _built(self) -> Nested:
         if self._now is None:
-            raise ValueError("there is no index: call build_index or load first")
+            raise ValueError("index: expected one, from build_index or load, found none")
         return self._now
-
-
-def _checked(mesh: Mesh | None, axis: str | None, config) -> tuple[Mesh, str] | None:
-    """Return mesh and axis; of Auto axes, since updates leave shardings to the compiler."""
-    if mesh is None:
-        if axis is not None:
-            raise ValueError(f"axis needs a mesh, got {axis=}")
-        return None
-    axis = mesh.axis_names[0] if axis is None else axis
-    check_axis(mesh, axis, math.prod(config.level_sizes))
-    types = (AxisType.Auto,) * len(mesh.axis_names)
-    return Mesh(mesh.devices, mesh.axis_names, axis_types=types), axis
-
-
-def _allowed(now: Living, filter, k):
-    """Return `filter` as an array, or None, once k is known to be within what it leaves."""
-    present = now.ids >= 0
-    if filter is None:
-        items = int(present.sum())
-        if k > items > 0:
-            raise ValueError(f"k must be in [1, {items}] (number of items), got {k=}")
-        return None
-    allowed = np.asarray(filter, bool)
-    if allowed.shape != present.shape:
-        raise ValueError(
-            f"filter must have shape [{present.size}], one entry a row, got shape {allowed.shape}"
-        )
-    allowed = allowed & present
-    if 0 < allowed.sum() < k:
-        raise ValueError(f"k must be at most {allowed.sum()} (items that filter allows), got {k}")
-    return allowed

@@ -6,12 +6,14 @@ of them represents a node, and so what a model reads of the node.
 
 import functools
 import itertools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from hsnn_jax.descent.beam import open_counts
 from hsnn_jax.descent.descend import Level
@@ -44,7 +46,12 @@ class Nested(NamedTuple):
 
 
 def build(
-    vectors, nodes, *, slack, reserve: int = 0, distance: Distance = "l2"
+    vectors: ArrayLike,
+    nodes: Sequence,
+    *,
+    slack: float,
+    reserve: int = 0,
+    distance: Distance = "l2",
 ) -> tuple[Index, ...]:
     """List nodes and items: `build_levels` of `residual_nodes`' nodes, float [K_l, d] a level.
 
@@ -57,13 +64,40 @@ def build(
     )
 
 
-def start(
-    coarser,
-    items: Living,
-    models: LevelModels,
+def of_items(
+    vectors: ArrayLike,
+    ids: np.ndarray,
     *,
+    nodes: tuple,
+    models: LevelModels,
+    features: Any,
+    slack: float,
+    reserve: int,
+    distance: Distance,
+) -> Nested:
+    """Build all indexes over items, with `reserve` free rows after them.
+
+    Args:
+      vectors: float [n, d].
+      ids: int64 [n], the caller's.
+      nodes: float [K_l, d] a level.
+      models: see `LevelModels`.
+      features: carried with the items, see `LevelModels.items`.
+      slack, reserve, distance: see `build_index`.
+    """
+    *coarser, index = build(vectors, nodes, slack=slack, reserve=reserve, distance=distance)
+    ids = np.pad(ids, (0, reserve), constant_values=-1)
+    items = living.start(index, vectors, ids=ids, distance=distance, features=features)
+    return start(coarser, items, models=models, distance=distance)
+
+
+def start(
+    coarser: Sequence[Index],
+    items: Living,
+    *,
+    models: LevelModels,
     distance: Distance = "l2",
-    node_features=None,
+    node_features: Any = None,
 ) -> Nested:
     """Join the coarser indexes to the living one of the items.
 
@@ -80,8 +114,41 @@ def start(
     return Nested(tuple(coarser), items, rows, node_features)
 
 
+def add(
+    now: Nested, models: LevelModels, *, vectors: Any, ids: ArrayLike, distance: Distance
+) -> Nested:
+    """List new items, see `living.add`; `vectors` are what `LevelModels.items` takes."""
+    vectors, carried = models.items("vectors", vectors, by_batches=True)
+    items = living.add(now.items, vectors, ids=ids, distance=distance, features=carried)
+    return follow(now, items, models=models, distance=distance)
+
+
+def remove(now: Nested, models: LevelModels, *, ids: ArrayLike, distance: Distance) -> Nested:
+    """Drop items, see `living.remove`."""
+    items = living.remove(now.items, ids, distance=distance)
+    return follow(now, items, models=models, distance=distance)
+
+
+def reassign(
+    now: Nested, models: LevelModels, *, vectors: Any, ids: ArrayLike | None, distance: Distance
+) -> Nested:
+    """List all items anew, see `living.reassign`; `vectors` are what `LevelModels.items` takes."""
+    carried = changed = None
+    if vectors is not None:
+        vectors, carried = models.items("vectors", vectors, by_batches=True)
+    items = living.reassign(now.items, vectors, ids=ids, distance=distance, features=carried)
+    if ids is not None:
+        changed = living.rows_of(items, ids)
+    return follow(now, items, models=models, changed=changed, distance=distance)
+
+
 def follow(
-    now: Nested, items: Living, models: LevelModels, *, changed=None, distance: Distance = "l2"
+    now: Nested,
+    items: Living,
+    *,
+    models: LevelModels,
+    changed: ArrayLike | None = None,
+    distance: Distance = "l2",
 ) -> Nested:
     """Return the levels after an update of the items.
 
@@ -95,7 +162,7 @@ def follow(
       distance: by which a node's representative is the nearest.
     """
     if len(models.models) < 2:
-        updated = start(now.coarser, items, models, distance=distance)
+        updated = start(now.coarser, items, models=models, distance=distance)
         return updated._replace(routes=now.routes)
     rows, updated = _representatives(now.coarser, items, distance), []
     for level, pair in enumerate(zip(rows, now.representatives)):
@@ -106,7 +173,7 @@ def follow(
     return Nested(now.coarser, items, rows, tuple(updated))
 
 
-def place(now: Nested, mesh, axis: str) -> Nested:
+def place(now: Nested, mesh: Mesh, *, axis: str) -> Nested:
     """Spread lists of items, and what is held of them, over a mesh axis; the rest is everywhere.
 
     Raises:
@@ -114,7 +181,7 @@ def place(now: Nested, mesh, axis: str) -> Nested:
     """
     items = now.items
     index, (tiles, features) = shard_index(
-        items.index, (items.tiles, items.features), mesh, axis=axis
+        items.index, (items.tiles, items.features), mesh=mesh, axis=axis
     )
     items = items._replace(index=index, tiles=tiles, features=features)
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -122,7 +189,9 @@ def place(now: Nested, mesh, axis: str) -> Nested:
     return now._replace(items=items, **jax.device_put(rest, everywhere))
 
 
-def levels(now: Nested, models: LevelModels, users, *, by_row=False) -> tuple[Level, ...]:
+def levels(
+    now: Nested, models: LevelModels, *, users: Any, by_row: bool = False
+) -> tuple[Level, ...]:
     """Return the levels of a request.
 
     Args:
@@ -140,7 +209,21 @@ def levels(now: Nested, models: LevelModels, users, *, by_row=False) -> tuple[Le
     found = tuple(Level(*each) for each in zip(models.scorers, models.params, users, features))
     if now.routes is None:
         return found
-    return now.routes.level(models.scorers[0], models.params[0], users[0]), *found[1:]
+    return now.routes.level(models.scorers[0], models.params[0], users=users[0]), *found[1:]
+
+
+def levels_for_routes(now: Nested, models: LevelModels, *, users: tuple) -> tuple[Level, Level]:
+    """Return the level of nodes without routes, and that of the items as rows.
+
+    Raises:
+      ValueError: there are several levels of nodes or models.
+    """
+    if len(now.indexes) > 1 or models.ensemble is not None or len(models.models) > 1:
+        raise ValueError(
+            "fit_routes: expected one level of nodes that the items' scorer scores, found "
+            f"{len(now.indexes)} levels and {max(len(models.models), 1)} models"
+        )
+    return levels(now._replace(routes=None), models, users=users, by_row=True)
 
 
 def stats(now: Nested) -> dict[str, float]:
@@ -154,23 +237,6 @@ def stats(now: Nested) -> dict[str, float]:
         for name in ("used_nodes", "perplexity", "imbalance"):
             found[f"level_{number}_{name}"] = below[name]
     return found
-
-
-def default_budgets(now: Nested, budget) -> list:
-    """Return budgets of all indexes for a budget of items: a number or int [B], None for all.
-
-    Each level keeps the same share of what the level above it lists, so that the shares that are
-    scored narrow to the items' in equal ratios: index l of L lists M entries, of which
-    M (budget / items)^(l / L) are scored, or a list if that is more.
-    """
-    indexes, items = now.indexes, len(now.items.rows[0])
-    share = 1.0 if budget is None else np.clip(np.asarray(budget) / max(items, 1), 0.0, 1.0)
-    budgets = []
-    for number, index in enumerate(indexes, start=1):
-        entries, capacity = index.positions.shape[0], index.lists.shape[1]
-        part = np.ceil(entries * share ** (number / len(indexes)))
-        budgets.append(np.maximum(part, capacity).astype(np.int32))
-    return budgets if budget is None else [*budgets[:-1], budget]
 
 
 def _representatives(coarser, items, distance):
@@ -229,7 +295,7 @@ def _encoded(models, level, items, rows, stale, features=None):
       features: [K, ...]; without them all nodes are stale.
     """
     for part, size in batches(stale.size):
-        nodes = padded(stale[part].astype(np.int32), size, rows.size)
+        nodes = padded(stale[part].astype(np.int32), size, value=rows.size)
         of_nodes = rows[np.minimum(nodes, rows.size - 1)]
         inputs = _gather(items.index, items.features.features["inputs"], of_nodes)
         values = models.nodes(level, inputs)

@@ -106,7 +106,7 @@ def test_a_training_position_knows_the_items_before_it_and_its_users_fold(folder
     model = NxtPost(NxtPostConfig(d_model=16, max_len=4), num_items=problem.num_items)
     first = next(train_batches(train, max_len=4, batch_size=8, seed=0, epoch=0))
     params = model.init(jax.random.key(0), first, problem.content)["params"]
-    towers = retrieval.encode_towers(problem, model, params)
+    towers = retrieval.encode_towers(problem, model, params=params)
     pairs = retrieval.training_pairs(problem, towers, most=10_000, seed=0)
     # A user walks from 8 training events to 7 next ones; windows of 4 may cover one twice.
     assert pairs.users.shape == (len(pairs.items), 16)
@@ -123,7 +123,7 @@ def test_a_training_position_knows_the_items_before_it_and_its_users_fold(folder
 def test_what_queries_met_is_latest_first():
     histories = Sequences.from_events([0, 0, 0, 2], [5, 3, 5, 1], num_users=3)
     offsets = histories.offsets
-    met = latest_first(histories.items, offsets[:-1], offsets[1:], retrieval.MET)
+    met = latest_first(histories.items, offsets[:-1], ends=offsets[1:], length=retrieval.MET)
     assert met.shape == (3, retrieval.MET)
     assert met[:, :4].tolist() == [[5, 3, 5, -1], [-1, -1, -1, -1], [1, -1, -1, -1]]
     assert (met[:, 4:] == -1).all()

@@ -36,7 +36,7 @@ def test_recall_by_user_by_hand():
 def test_measure_keeps_users_apart_and_counts_costs():
     exact = np.array([[0, 1, 2, 3], [3, 2, 1, 0]])
     truth = np.array([[0, -1], [3, 9]])
-    points = measure(Prefix(), [None, None], 4, budgets=[2, 4], exact=exact, truth=truth)
+    points = measure(Prefix(), [None, None], k=4, budgets=[2, 4], exact=exact, truth=truth)
     assert [p.items_scored for p in points] == [2, 4]
     assert [p.flops for p in points] == [20, 40]
     np.testing.assert_array_equal(points[0].recall, [0.5, 0.5])
@@ -59,7 +59,7 @@ def test_a_searcher_is_warmed_as_often_as_it_compiles(traced, warm, calls):
 
     searcher = Counting()
     exact = np.array([[0, 1, 2, 3]])
-    points = measure(searcher, [None], 4, budgets=[1, 2, 4], exact=exact, warm=warm)
+    points = measure(searcher, [None], k=4, budgets=[1, 2, 4], exact=exact, warm=warm)
     assert searcher.count == calls
     assert [p.budget for p in points] == [1, 2, 4]
 

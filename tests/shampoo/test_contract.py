@@ -1,7 +1,5 @@
 """What optax expects of a transformation, with optax.adam as the control."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,11 +132,7 @@ def test_injected_hyperparameters_give_the_same_updates(name, values, x64):
     fixed = {"block_size": 8, "precondition_frequency": 2}
     factory = getattr(shampoo_jax, name)
     plain = factory(0.1, **values, **fixed)
-    own = inspect.signature(factory).parameters
-    static = [name for name in shampoo_jax.STATIC_ARGS if name in own]
-    injected = optax.inject_hyperparams(factory, static_args=static)(
-        learning_rate=0.1, **values, **fixed
-    )
+    injected = optax.inject_hyperparams(factory)(learning_rate=0.1, **values, **fixed)
     # In float64: a constant and a traced value round differently, and SOAP divides noise by noise
     # where a factor is rank-deficient.
     params = _params(jnp.float64)
@@ -264,7 +258,7 @@ def test_a_missing_gradient_skips_its_blocks_and_counts_the_step():
 def test_integer_and_complex_leaves_are_refused():
     for dtype in (jnp.int32, jnp.complex64):
         with pytest.raises(
-            ValueError, match=r"real floating-point arrays, got .* at params\['w'\]"
+            ValueError, match=r"params\['w'\]: expected a real floating-point array, found "
         ):
             _shampoo().init({"w": jnp.zeros((3, 2), dtype)})
 
@@ -272,29 +266,35 @@ def test_integer_and_complex_leaves_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"b1": 1.0}, r"b1 must be in \[0, 1\), got b1=1.0"),
-        ({"b2": -0.1}, r"b2 must be in \[0, 1\], got b2=-0.1"),
-        ({"eps": -1.0}, r"eps must be in \[0, inf\), got eps=-1.0"),
-        ({"precondition_frequency": 0}, "precondition_frequency must be an integer >= 1"),
-        ({"block_size": 0}, r"block_size must be 'auto', None \(no split\) or >= 1"),
-        ({"block_size": "big"}, r"block_size must be .*, got block_size='big'"),
-        ({"grafting": "adam"}, "grafting must be 'auto', None or a method, got grafting='adam'"),
-        ({"preconditioner": "kfac"}, "preconditioner must be one of"),
-        ({"stagger": False, "start_preconditioning_step": 3}, "at least precondition_frequency"),
-        ({"nesterov": True}, "nesterov must be False without momentum"),
-        ({"b1": 0.0, "b3": 0.5}, "b3 must be None when b1 is 0"),
-        ({"factor_dtype": jnp.int32}, "factor_dtype must be a floating dtype"),
-        ({"max_pools": 0}, "max_pools must be >= 1"),
+        ({"b1": 1.0}, r"b1: expected a number in \[0, 1\), found 1.0"),
+        ({"b2": -0.1}, r"b2: expected a number in \[0, 1\], found -0.1"),
+        ({"eps": -1.0}, r"eps: expected a number in \[0, inf\), found -1.0"),
+        ({"precondition_frequency": 0}, "precondition_frequency: expected an integer >= 1, found"),
+        ({"statistics_frequency": 2.0}, "statistics_frequency: expected an integer >= 1, found"),
+        ({"block_size": 0}, "block_size: expected an integer >= 1 or None, found 0"),
+        ({"block_size": "auto"}, "block_size: expected an integer >= 1 or None, found 'auto'"),
+        ({"grafting": "adam"}, "grafting: expected 'auto', None or a method .*, found 'adam'"),
+        ({"grafting": shampoo_jax.grafting.adam}, "grafting: expected .*, found <function adam"),
+        ({"preconditioner": "kfac"}, "preconditioner: expected one of .*, found 'kfac'"),
+        (
+            {"stagger": False, "start_preconditioning_step": 3},
+            "start_preconditioning_step: expected at least precondition_frequency",
+        ),
+        ({"nesterov": True}, "nesterov: expected False without momentum, found True"),
+        ({"b1": 0.0, "b3": 0.5}, "b3: expected None when b1 is 0, found 0.5"),
+        ({"factor_dtype": jnp.int32}, "factor_dtype: expected a floating dtype or None, found"),
+        ({"max_pools": 0}, "max_pools: expected an integer >= 1, found 0"),
+        ({"max_residual": 0.0}, "max_residual: expected a positive number, found 0.0"),
     ],
 )
 def test_hyperparameters_out_of_range_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         shampoo_jax.scale_by_shampoo(**options)
 
 
 def test_grafting_decay_out_of_range_is_refused():
     for method in (shampoo_jax.grafting.adam, shampoo_jax.grafting.rmsprop):
-        with pytest.raises(ValueError, match=r"grafting b2 must be in \[0, 1\), got b2=1.0"):
+        with pytest.raises(ValueError, match=r"b2: expected a number in \[0, 1\) .*, found 1.0"):
             method(b2=1.0)
 
 
@@ -319,12 +319,12 @@ def test_any_elementwise_transformation_grafts():
 
 def test_exponents_of_a_wrong_length_are_refused():
     tx = shampoo_jax.scale_by_shampoo(exponents=lambda shape: (0.5,))
-    with pytest.raises(ValueError, match="one non-negative number a dim"):
+    with pytest.raises(ValueError, match="exponents: expected one non-negative number per dim"):
         tx.init({"w": jnp.zeros((300, 270))})
 
 
 def test_unknown_decay_type_and_missing_peak_are_refused():
-    with pytest.raises(ValueError, match="decay_type must be"):
+    with pytest.raises(ValueError, match="decay_type: expected one of"):
         shampoo_jax.shampoo(0.1, decay_type="none")
-    with pytest.raises(ValueError, match="needs peak_learning_rate"):
+    with pytest.raises(ValueError, match="peak_learning_rate: expected a number"):
         shampoo_jax.shampoo(lambda t: 0.1, decay_type="corrected")

@@ -186,12 +186,12 @@ def test_inside_the_callers_own_shard_map():
 def test_an_unknown_axis_is_refused():
     mesh = _mesh((8,))
     tx = shampoo_jax.scale_by_shampoo(mesh=mesh, mesh_axes=("model",))
-    with pytest.raises(ValueError, match=r"mesh_axes=\('model',\) must name axes of the mesh"):
+    with pytest.raises(ValueError, match=r"mesh_axes: expected axes .*, found 'model'"):
         tx.init(_draw(0))
 
 
 def test_a_state_of_another_mesh_is_refused():
     tx = shampoo_jax.scale_by_shampoo(block_size=16)
     state = tx.init(_draw(0))
-    with jax.set_mesh(_mesh((8,))), pytest.raises(ValueError, match="same mesh and options"):
+    with jax.set_mesh(_mesh((8,))), pytest.raises(ValueError, match="must see the same mesh"):
         tx.update(_draw(1), state)

@@ -166,5 +166,5 @@ def test_diagnostics_measure_the_condition():
 
 
 def test_diagnostics_of_another_optimizer_are_refused():
-    with pytest.raises(ValueError, match="expected a state that holds ShampooState"):
+    with pytest.raises(ValueError, match="state: expected one that holds a ShampooState"):
         shampoo_jax.diagnostics(optax.adam(0.1).init(_params()))

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,8 @@ def test_mnist_round_trip(tmp_path):
         (lambda data: data[:7], "bytes after a header"),
         (lambda data: b"\1" + data[1:], "expected idx data"),
         (lambda data: b"", "expected idx data"),
+        # The product of these sizes is 0 in 64 bits.
+        (lambda data: b"\0\0\x08\4" + b"\0\1\0\0" * 4, "expected 18,446,744,073,709,551,616 by"),
     ],
 )
 def test_bad_idx(tmp_path, damage, message):
@@ -278,6 +281,12 @@ def test_text_is_utf8_or_names_the_line(tmp_path):
 
 
 GENERAL = "user,item,timestamp\n"
+LONG_ID = "movieId,title,genres\n" + "1" * 5000 + ",A,B\n"
+
+
+def npy(header):
+    """The start of an .npy file."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
 
 
 @pytest.mark.parametrize(
@@ -287,8 +296,8 @@ GENERAL = "user,item,timestamp\n"
         ({"ratings_dat": RATINGS + "7::4::3\n"}, r"line 5: expected user::item::rating::timesta"),
         ({"ratings_dat": RATINGS + "\n\n7::1::4::3\n"}, r"line 5: expected user::item"),
         ({"ratings_dat": "7:1::2::3::4\n"}, r"line 1: expected a whole number as user"),
-        ({"ratings_dat": "7::1::2::-3\n"}, r"whole number as timestamp, found '-3'"),
-        ({"ratings_dat": "7::1::nan::3\n"}, r"finite number as rating, found 'nan'"),
+        ({"ratings_dat": "7::1::2::-3\n"}, r"whole unix seconds as timestamp, found '-3'"),
+        ({"ratings_dat": "7::1::nan::3\n"}, r"number .* as rating, found 'nan'"),
         ({"ratings_dat": "7::" + "1" * 19 + "::2::3\n"}, r"whole number as item"),
         ({"ratings_dat": "7::0000001::2::3\n7::tt1::2::3\n"}, r"line 2: .*digits as item, found"),
         ({"ratings_dat": ""}, r"ratings\.dat: expected at least one line, found an empty file"),
@@ -311,10 +320,30 @@ GENERAL = "user,item,timestamp\n"
         ({"train_txt": "0 1\n", "test_txt": "0 a\n"}, r"test\.txt, line 1: expected whole num"),
         ({"interactions_csv": "user,item\n1,2\n"}, r"line 1: expected user,item,timestamp\[,act"),
         ({"interactions_csv": GENERAL}, r"line 2: expected at least one event, found none"),
-        ({"interactions_csv": GENERAL + "1,2,nan\n"}, r"line 2: .*finite number as timestamp"),
-        ({"interactions_csv": GENERAL + "1,2,1e999\n"}, r"finite number as timestamp"),
+        ({"interactions_csv": GENERAL + "1,2,nan\n"}, r"line 2: .*unix seconds as timestamp"),
+        ({"interactions_csv": GENERAL + "1,2,1e999\n"}, r"unix seconds as timestamp"),
+        (
+            {"interactions_csv": GENERAL + "1,2,3\n1,2,1662984066080\n"},
+            r"line 3: expected unix seconds as timestamp, found '1662984066080', .* milliseconds$",
+        ),
+        (
+            {"ratings_dat": "7::1::2::1662984066080123\n"},
+            r"line 1: expected whole unix seconds as timestamp, found .* looks like microseconds$",
+        ),
+        (
+            {"ratings_csv": "userId,movieId,rating,timestamp\n1,2,3,1662984066080\n"},
+            r"line 2: expected whole unix seconds .* milliseconds$",
+        ),
+        ({"u_data": "1\t2\t3\t1662984066080\n"}, r"line 1: expected whole unix .* milliseconds$"),
+        (
+            {"interactions_csv": "user,item,timestamp,weight\n1,2,3,1e308\n"},
+            r"line 2: expected a number that float32 can hold as weight, found '1e308'",
+        ),
         ({"interactions_csv": GENERAL + "1,2,3\n1,,3\n"}, r"line 3: .* as item, found ''"),
-        ({"interactions_csv": GENERAL + "1,2,2020-01-01\n"}, r"number as timestamp, found '2020"),
+        (
+            {"interactions_csv": GENERAL + "1,2,2020-01-01\n"},
+            r"seconds as timestamp, found '2020-01-01'$",
+        ),
         ({"interactions_csv": GENERAL.encode() + b"a,\xff,3\n"}, r"line 2: expected UTF-8 text"),
         ({"interactions_csv": GENERAL + '1,"2,3\n'}, r"line 2: expected csv, found"),
         ({"interactions_csv": GENERAL + '"a",2,3\n1,2\n'}, r"line 3: expected 3 fields"),
@@ -327,6 +356,36 @@ GENERAL = "user,item,timestamp\n"
             r"items\.csv: expected one row an item, found '2' twice",
         ),
         ({"interactions_csv": GENERAL + "1,2,3\n", "items_npy": b"junk"}, r"items\.npy: .*damage"),
+        (
+            {"interactions_csv": GENERAL + "1,2,3\n", "items_npy": b"PK\x03\x04abc"},
+            r"items\.npy: expected a \.npy array, found damage",
+        ),
+        (
+            {"interactions_csv": GENERAL + "1,2,3\n", "items_npy": npy("{'descr': ('<f4'")},
+            r"items\.npy: expected a \.npy array, found damage",
+        ),
+        (
+            {
+                "interactions_csv": GENERAL + "1,2,3\n",
+                "items_npy": npy(
+                    "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 9)}"
+                ),
+            },
+            r"items\.npy: expected a \.npy array, found damage",
+        ),
+        (
+            {"interactions_csv": GENERAL + "1,2,3\n", "items_csv": b"\xef\xbb\xbf"},
+            r"items\.csv: expected a header, found an empty file",
+        ),
+        (
+            {"ratings_csv": "userId,movieId,rating,timestamp\n1,2,3,4\n", "movies_csv": LONG_ID},
+            r"movies\.csv: expected whole numbers as movieId, found '1111",
+        ),
+        (
+            {"ratings_dat": "1::1::1::1\n", "movies_dat": "1" * 5000 + "::A::B\n"},
+            "dat, line 1: exp",
+        ),
+        ({"x_txt_gz": gzip.compress(b"1 2\n" * (5 << 20))}, "at most 200 times its .* found more"),
         ({"notes_md": "hello"}, r"expected MovieLens \(ratings\.dat.*found notes\.md"),
         ({}, r"expected MovieLens .* found an empty folder"),
         ({"a_txt": "1 2\n1 3\n", "b_txt": "1 2\n1 3\n"}, r"expected one data file .*a\.txt, b\.t"),
@@ -372,6 +431,20 @@ def test_bad_retail(tmp_path, row, message):
     folder = write(tmp_path / "shop", sales_csv=header + row)
     with pytest.raises(InputError, match=message):
         read(folder)
+
+
+def test_a_general_item_id_of_5000_digits_is_text(tmp_path):
+    described = f"id,text\n{'1' * 5000},x\n2,y\n"
+    folder = write(tmp_path / "v", interactions_csv=GENERAL + "1,2,3\n", items_csv=described)
+    assert read(folder).item_texts == ["y"]
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "interactions.csv")
+    for reader in (read, read_text):
+        with pytest.raises(InputError, match=r"regular file, found a .*pipe or device"):
+            reader(tmp_path / "interactions.csv")
 
 
 def test_missing_and_unknown_paths(tmp_path):

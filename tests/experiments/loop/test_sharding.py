@@ -60,11 +60,11 @@ def test_fsdp_shards_the_largest_dividing_dimension_of_large_arrays():
 
 
 def test_rules_are_checked():
-    with pytest.raises(ValueError, match="'kernels' matches none of: items/embedding"):
+    with pytest.raises(ValueError, match=r"rules: expected .* items/embedding.*, found 'kernels'"):
         partition_specs(TREE, rules=[("kernels", P())], axis_sizes=AXES)
-    with pytest.raises(ValueError, match=r"w: .* has more entries than the shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"w: expected at most 1 entries, .* found "):
         partition_spec("w", (3,), rules=[("w", P(None, "data"))], axis_sizes=AXES)
-    with pytest.raises(ValueError, match=r"w: axis 'rows' is not one of \['data', 'model'\]"):
+    with pytest.raises(ValueError, match=r"w: expected axes of \['data', 'model'\], found 'rows'"):
         partition_spec("w", (4,), rules=[("w", P("rows"))], axis_sizes=AXES)
 
 

@@ -70,7 +70,7 @@ def test_state_follows_params_unless_told_otherwise():
     mesh = make_mesh(jax.devices()[:4])
     rules = [("out/kernel", P("data"))]
     tx = optax.adamw(1e-2)
-    layout = state_layout(tiny_problem.init_params, tx, mesh, rules=rules)
+    layout = state_layout(tiny_problem.init_params, tx, mesh=mesh, rules=rules)
     assert layout.opt_state[0].mu["out"]["kernel"].sharding == NamedSharding(mesh, P("data"))
     assert layout.opt_state[0].mu["hidden"]["bias"].sharding == replicated(mesh)
     assert layout.opt_state[0].count.sharding == replicated(mesh)
@@ -79,7 +79,7 @@ def test_state_follows_params_unless_told_otherwise():
         return jax.tree.map(lambda leaf: replicated(mesh), shapes)
 
     layout = state_layout(
-        tiny_problem.init_params, tx, mesh, rules=rules, opt_state_sharding=everywhere
+        tiny_problem.init_params, tx, mesh=mesh, rules=rules, opt_state_sharding=everywhere
     )
     assert layout.opt_state[0].mu["out"]["kernel"].sharding == replicated(mesh)
 
@@ -87,7 +87,9 @@ def test_state_follows_params_unless_told_otherwise():
 def test_factored_state_of_another_shape_is_replicated():
     mesh = make_mesh(jax.devices()[:4])
     tx = optax.adafactor(1e-2, min_dim_size_to_factor=2)
-    layout = state_layout(tiny_problem.init_params, tx, mesh, rules=[("kernel", P(None, "data"))])
+    layout = state_layout(
+        tiny_problem.init_params, tx, mesh=mesh, rules=[("kernel", P(None, "data"))]
+    )
     assert {leaf.sharding for leaf in jax.tree.leaves(layout.opt_state)} == {replicated(mesh)}
 
 

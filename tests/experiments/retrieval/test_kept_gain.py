@@ -33,7 +33,8 @@ def measured():
 
     two_tower, routes = served("two tower", noisy), RoutesTraining(steps=100, rate=1e-2)
     return tuple(
-        serve(own, two_tower, 5, routes, seed=0) for own in (served("good", users), two_tower)
+        serve(own, two_tower, k=5, routes=routes, seed=0)
+        for own in (served("good", users), two_tower)
     )
 
 

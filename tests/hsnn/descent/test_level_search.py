@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsnn_jax import build_levels, chunks, pack, search
+from hsnn_jax import chunks
 from hsnn_jax.descent import descend
 from hsnn_jax.descent.descend import Level
-from hsnn_jax.descent.level_search import brute_force_levels, search_levels
-from hsnn_jax.lists.levels import nodes_of_items, representative_items
+from hsnn_jax.descent.search import brute_force_levels, search, search_levels
+from hsnn_jax.lists.index import pack
+from hsnn_jax.lists.levels import build_levels, nodes_of_items, representative_items
 from hsnn_jax.monn.ensemble import init_ensemble
 from hsnn_jax.monn.scorers import dot
 from tests.hsnn.planted import integers
@@ -99,10 +100,10 @@ def test_full_budgets_equal_brute_force_by_the_last_ensemble(seed, in_tiles):
     indexes, levels = problem(seed)
     ensemble, options = ensemble_of(seed), masks(seed)
     expected = best_of(scores_by_hand(indexes, levels, ensemble), **options)
-    whole = brute_force_levels(levels, indexes, K, ensemble=ensemble, **options)
+    whole = brute_force_levels(levels, indexes, k=K, ensemble=ensemble, **options)
     budgets = [max(FINE, indexes[0].lists.shape[1]), ROWS]
     held = packed(indexes, levels) if in_tiles else levels
-    beam = search_levels(held, indexes, K, budgets=budgets, ensemble=ensemble, **options)
+    beam = search_levels(held, indexes, k=K, budgets=budgets, ensemble=ensemble, **options)
     for found in (whole, beam):
         np.testing.assert_array_equal(found.ids, expected[0])
         np.testing.assert_array_equal(found.scores, expected[1])
@@ -151,7 +152,7 @@ def test_small_budgets_follow_the_rule_and_never_return_a_masked_item(seed, more
     indexes, levels = untied(seed)
     options, ensemble = masks(seed), init_ensemble(3)
     budgets = [c + more for c, more in zip(capacities(indexes), (more_nodes, more_items))]
-    found = search_levels(levels, indexes, K, budgets=budgets, ensemble=ensemble, **options)
+    found = search_levels(levels, indexes, k=K, budgets=budgets, ensemble=ensemble, **options)
     found, indexes, options = jax.device_get((found, indexes, options))
     outputs = [
         float(x.params) * np.asarray(x.users, float) @ np.asarray(x.features, float).T
@@ -187,10 +188,10 @@ def test_two_levels_without_a_coarse_weight_are_the_search_of_one_level():
         one = search(
             scaled,
             items.params,
-            fine,
-            items.features,
-            items.users,
-            K,
+            index=fine,
+            items=items.features,
+            users=items.users,
+            k=K,
             budget=budget,
             node_params=nodes.params,
             node_features=nodes.features,
@@ -199,7 +200,7 @@ def test_two_levels_without_a_coarse_weight_are_the_search_of_one_level():
         )
         options = dict(budgets=[budget], cost_weight=0.5, **masks(0))
         for joined in (ensemble, None):
-            two = search_levels([nodes, items], [fine], K, ensemble=joined, **options)
+            two = search_levels([nodes, items], [fine], k=K, ensemble=joined, **options)
             for field in one._fields:
                 np.testing.assert_array_equal(getattr(two, field), getattr(one, field))
 
@@ -219,7 +220,7 @@ def test_values_change_without_a_new_trace():
     for seed, budgets in enumerate((small, [FINE, ROWS], per_user, [small[0], ROWS])):
         found.append(
             search_levels(
-                levels, indexes, K, budgets=budgets, ensemble=ensemble_of(seed), **masks(seed)
+                levels, indexes, k=K, budgets=budgets, ensemble=ensemble_of(seed), **masks(seed)
             )
         )
         traced.append(len(traces))
@@ -231,14 +232,14 @@ def test_values_change_without_a_new_trace():
 
 def test_costs_count_every_level():
     indexes, levels = problem(2)
-    found = search_levels(levels, indexes, K, budgets=[FINE, ROWS], ensemble=init_ensemble(3))
+    found = search_levels(levels, indexes, k=K, budgets=[FINE, ROWS], ensemble=init_ensemble(3))
     # One multiplication by the parameter, and an inner product; every list is read in its pages.
     read = []
     for index in indexes:
         page = min(8, index.lists.shape[1])
         read.append(page * int(np.ceil(np.asarray(index.counts) / page).sum()))
     np.testing.assert_array_equal(found.flops, (2 * WIDTH + 1) * (COARSE + sum(read)))
-    whole = brute_force_levels(levels, indexes, K, ensemble=init_ensemble(3))
+    whole = brute_force_levels(levels, indexes, k=K, ensemble=init_ensemble(3))
     np.testing.assert_array_equal(whole.flops, (2 * WIDTH + 1) * (COARSE + FINE + ROWS))
     assert (np.asarray(whole.nodes_scored) == COARSE + FINE).all()
     assert (np.asarray(whole.items_scored) == ROWS).all()
@@ -246,7 +247,7 @@ def test_costs_count_every_level():
 
 def test_a_filter_that_allows_nothing_scores_no_node_below_the_first_level():
     indexes, levels = problem(3)
-    found = search_levels(levels, indexes, K, budgets=[FINE, ROWS], allowed=jnp.zeros(ROWS, bool))
+    found = search_levels(levels, indexes, k=K, budgets=[FINE, ROWS], allowed=jnp.zeros(ROWS, bool))
     assert (np.asarray(found.ids) == -1).all()
     assert (np.asarray(found.items_scored) == 0).all()
     assert (np.asarray(found.nodes_scored) == COARSE).all()
@@ -255,20 +256,20 @@ def test_a_filter_that_allows_nothing_scores_no_node_below_the_first_level():
 def test_chunks_of_users_change_nothing(monkeypatch):
     indexes, levels = problem(4)
     options = dict(budgets=[8, 30], ensemble=ensemble_of(4), **masks(4))
-    whole = search_levels(levels, indexes, K, **options)
+    whole = search_levels(levels, indexes, k=K, **options)
     monkeypatch.setattr(chunks, "_MAX_VALUES", 1)
     monkeypatch.setattr(chunks, "_MIN_ROWS", 2)
     jax.clear_caches()
-    for field, expected in zip(search_levels(levels, indexes, K, **options), whole):
+    for field, expected in zip(search_levels(levels, indexes, k=K, **options), whole):
         np.testing.assert_array_equal(field, expected)
 
 
 def test_ranked_in_blocks_the_answer_is_the_same(monkeypatch):
     indexes, levels = problem(5)
     options = dict(budgets=[FINE, ROWS], ensemble=ensemble_of(5), **masks(5))
-    whole = search_levels(levels, indexes, K, **options)
+    whole = search_levels(levels, indexes, k=K, **options)
     monkeypatch.setattr(descend, "_RANKED", 1)
-    for field, expected in zip(search_levels(levels, indexes, K, **options), whole):
+    for field, expected in zip(search_levels(levels, indexes, k=K, **options), whole):
         np.testing.assert_array_equal(field, expected)
     assert (np.asarray(whole.ids) >= 0).any()
 
@@ -291,12 +292,12 @@ def test_a_nodes_representative_is_the_nearest_item_below_it():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(levels=2), "one entry an index and one of the items, got 2 for 2 indexes"),
-        (dict(budgets=[FINE]), "budgets must have one entry an index, 2, got 1"),
-        (dict(budgets=[FINE, 1]), "at least one node's capacity, .* got 1"),
-        (dict(max_beams=[1]), "max_beams must have one entry an index, 2, got 1"),
-        (dict(ensemble=init_ensemble(2)), "ensemble must be of 3 levels, got 2"),
-        (dict(k=ROWS + 1), rf"k must be in \[1, {ROWS}\]"),
+        (dict(levels=2), "levels: expected one per index and .*, found 2 for 2 indexes"),
+        (dict(budgets=[FINE]), "budgets: expected 2 entries, one per index, found 1"),
+        (dict(budgets=[FINE, 0]), "budget: expected numbers >= 1, found 0"),
+        (dict(max_beams=[1]), "max_beams: expected 2 entries, one per index, found 1"),
+        (dict(ensemble=init_ensemble(2)), "ensemble: expected 3 levels, found 2"),
+        (dict(k=ROWS + 1), f"k: expected 1 to {ROWS}, the rows of items, found {ROWS + 1}"),
     ],
 )
 def test_bad_input(change, message):
@@ -304,17 +305,19 @@ def test_bad_input(change, message):
     options = dict(budgets=[FINE, ROWS]) | change
     levels = levels[: options.pop("levels", 3)]
     with pytest.raises(ValueError, match=message):
-        search_levels(levels, indexes, options.pop("k", K), **options)
+        search_levels(levels, indexes, k=options.pop("k", K), **options)
 
 
 def test_levels_that_do_not_fit():
     indexes, levels = problem(0)
     options = dict(budgets=[FINE, ROWS])
-    with pytest.raises(ValueError, match=r"indexes\[0\] must list the 4 nodes of the next one"):
-        search_levels(levels, indexes[::-1], K, **options)
+    with pytest.raises(ValueError, match=r"indexes\[0\]: expected to list the next one's 4 nodes"):
+        search_levels(levels, indexes[::-1], k=K, **options)
     short = levels[1]._replace(features=levels[1].features[:5])
-    with pytest.raises(ValueError, match=r"levels\[1\] must have 12 features, got 5"):
-        search_levels([levels[0], short, levels[2]], indexes, K, **options)
+    with pytest.raises(ValueError, match=r"levels\[1\]: expected 12 features, found 5"):
+        search_levels([levels[0], short, levels[2]], indexes, k=K, **options)
     few = levels[2]._replace(users=levels[2].users[:2])
-    with pytest.raises(ValueError, match=r"levels\[2\] must have 5 users as levels\[0\], got 2"):
-        search_levels([*levels[:2], few], indexes, K, **options)
+    with pytest.raises(
+        ValueError, match=r"levels\[2\]: expected 5 users as in levels\[0\], found 2"
+    ):
+        search_levels([*levels[:2], few], indexes, k=K, **options)

@@ -8,21 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsnn_jax import (
-    LTIConfig,
-    brute_force,
-    build_index,
-    chunks,
-    fit_index,
-    frontier,
-    pack,
-    recall,
-    search,
-)
+from hsnn_jax import LTIConfig, chunks, recall
+from hsnn_jax import top_k as top_k_module
+from hsnn_jax.cost_curves import frontier
 from hsnn_jax.descent import beam as route
 from hsnn_jax.descent import descend
-from hsnn_jax.descent.search import compiled_search, prepare
+from hsnn_jax.descent.search import brute_force, compiled_search, prepare, search
+from hsnn_jax.lists.index import build_index, pack
 from hsnn_jax.monn.scorers import dot, init_mol, mol, pair_flops
+from hsnn_jax.nodes.fit import fit_index
 from hsnn_jax.top_k import top_k
 from tests.hsnn.planted import clusters, integers, unit, users_near
 
@@ -67,9 +61,9 @@ def test_full_beam_equals_brute_force_bit_for_bit(seed, with_exclude, with_allow
     exclude, allowed = drawn_masks(seed)
     masks = {"exclude": exclude} if with_exclude else {}
     masks |= {"allowed": allowed} if with_allowed else {}
-    whole = brute_force(dot, None, items, users, 10, **masks)
+    whole = brute_force(dot, None, items=items, users=users, k=10, **masks)
     features = pack(index, items) if packed else items
-    beam = search(dot, None, index, features, users, 10, budget=ITEMS, **masks)
+    beam = search(dot, None, index=index, items=features, users=users, k=10, budget=ITEMS, **masks)
     same(whole, exact(items, users, 10, **masks))
     same(beam, (whole.ids, whole.scores))
 
@@ -81,7 +75,15 @@ def test_full_beam_equals_brute_force_at_any_size(num_items, num_nodes, num_user
     items, users = integers(num_items, num_items, 3), integers(num_users, num_users, 3)
     index = build_index(items, integers(num_nodes, num_nodes, 3), slack=1.0)
     budget = max(num_items, index.lists.shape[1])
-    found = search(dot, None, index, jnp.asarray(items), jnp.asarray(users), k, budget=budget)
+    found = search(
+        dot,
+        None,
+        index=index,
+        items=jnp.asarray(items),
+        users=jnp.asarray(users),
+        k=k,
+        budget=budget,
+    )
     same(found, exact(items, users, k))
 
 
@@ -89,11 +91,11 @@ def test_full_beam_equals_brute_force_at_any_size(num_items, num_nodes, num_user
 def test_full_beam_equals_brute_force_on_real_vectors(scorer):
     items, _ = clusters(0, items=300, width=16, num_clusters=9, noise=0.8)
     users, _ = users_near(1, items, users=20, noise=0.8)
-    params = init_mol(jax.random.key(0), 16, 16) if scorer is mol else None
+    params = init_mol(jax.random.key(0), 16, item_width=16) if scorer is mol else None
     index = build_index(items, items[:10])
-    arguments = (jnp.asarray(items), jnp.asarray(users), 20)
-    whole = brute_force(scorer, params, *arguments)
-    found = search(scorer, params, index, *arguments, budget=300)
+    given = dict(items=jnp.asarray(items), users=jnp.asarray(users), k=20)
+    whole = brute_force(scorer, params, **given)
+    found = search(scorer, params, index=index, **given, budget=300)
     # Products of different shapes round differently; the ids agree as no scores are that close.
     np.testing.assert_array_equal(found.ids, whole.ids)
     np.testing.assert_allclose(found.scores, whole.scores, rtol=2e-5, atol=1e-6)
@@ -106,7 +108,15 @@ def test_masked_items_never_return_and_the_rest_is_scored_right(seed, extra):
     exclude, allowed = drawn_masks(seed)
     budget = min(index.lists.shape[1] + extra, ITEMS)
     found = search(
-        dot, None, index, items, users, 10, budget=budget, exclude=exclude, allowed=allowed
+        dot,
+        None,
+        index=index,
+        items=items,
+        users=users,
+        k=10,
+        budget=budget,
+        exclude=exclude,
+        allowed=allowed,
     )
     scores = np.asarray(users @ items.T)
     for row in range(USERS):
@@ -121,15 +131,18 @@ def test_masked_items_never_return_and_the_rest_is_scored_right(seed, extra):
 
 
 def visited_by_rule(index, node_scores, budget, left):
-    """The beam rule for one user, in plain Python; return the number of items it scores."""
-    spent = 0
+    """The beam rule for one user, in plain Python.
+
+    Return the number of items it scores, and how many the user may get of those it does not.
+    """
+    spent, seen = 0, 0
     for node in np.argsort(-node_scores, kind="stable"):
         if left[node] == 0:
             continue
-        if spent + index.counts[node] > budget:
+        if spent and spent + index.counts[node] > budget:
             break
-        spent += int(index.counts[node])
-    return spent
+        spent, seen = spent + int(index.counts[node]), seen + left[node]
+    return spent, left.sum() - seen
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -144,14 +157,14 @@ def test_items_scored_follow_the_rule_and_grow_with_the_budget(masked):
         exclude[5, : 2 * gone.size - 2] = np.tile(gone[:-1], 2)
     scores, before = np.asarray(users @ index.nodes.T), np.zeros(USERS, int)
     node_of = np.asarray(index.positions) // index.lists.shape[1]
-    for budget in range(index.lists.shape[1], ITEMS + 1, 7):
+    for budget in range(1, ITEMS + 1, 7):
         found = search(
             dot,
             None,
-            index,
-            items,
-            users,
-            5,
+            index=index,
+            items=items,
+            users=users,
+            k=5,
             budget=budget,
             exclude=jnp.asarray(exclude),
             allowed=jnp.asarray(allowed),
@@ -159,17 +172,20 @@ def test_items_scored_follow_the_rule_and_grow_with_the_budget(masked):
         for row in range(USERS):
             open_items = np.setdiff1d(np.flatnonzero(allowed), exclude[row])
             left = np.bincount(node_of[open_items], minlength=NODES)
-            assert found.items_scored[row] == visited_by_rule(index, scores[row], budget, left)
+            costs = int(found.items_scored[row]), int(found.unseen[row])
+            assert costs == visited_by_rule(index, scores[row], budget, left)
         assert (np.asarray(found.items_scored) >= before).all()
-        assert (np.asarray(found.items_scored) <= budget).all()
+        assert (np.asarray(found.items_scored) <= max(budget, index.lists.shape[1])).all()
         before = np.asarray(found.items_scored)
 
 
 def test_a_filter_that_allows_nothing_gives_an_empty_answer():
     index, items, users = integer_problem(0)
     nothing = jnp.zeros(ITEMS, bool)
-    whole = brute_force(dot, None, items, users, 3, allowed=nothing)
-    beam = search(dot, None, index, items, users, 3, budget=ITEMS, allowed=nothing)
+    whole = brute_force(dot, None, items=items, users=users, k=3, allowed=nothing)
+    beam = search(
+        dot, None, index=index, items=items, users=users, k=3, budget=ITEMS, allowed=nothing
+    )
     assert (np.asarray(whole.ids) == -1).all()
     assert (np.asarray(beam.ids) == -1).all()
     assert (np.asarray(beam.items_scored) == 0).all()
@@ -178,16 +194,16 @@ def test_a_filter_that_allows_nothing_gives_an_empty_answer():
 def test_each_user_may_have_a_budget():
     index, items, users = integer_problem(1)
     budgets = np.linspace(index.lists.shape[1], ITEMS, USERS).astype(int)
-    together = search(dot, None, index, items, users, 5, budget=budgets)
+    together = search(dot, None, index=index, items=items, users=users, k=5, budget=budgets)
     for row, budget in enumerate(budgets):
-        alone = search(dot, None, index, items, users, 5, budget=budget)
+        alone = search(dot, None, index=index, items=items, users=users, k=5, budget=budget)
         np.testing.assert_array_equal(together.ids[row], alone.ids[row])
         assert together.items_scored[row] == alone.items_scored[row]
 
 
 def test_max_beam_bounds_the_nodes():
     index, items, users = integer_problem(2)
-    wide = search(dot, None, index, items, users, 5, budget=ITEMS, max_beam=2)
+    wide = search(dot, None, index=index, items=items, users=users, k=5, budget=ITEMS, max_beam=2)
     best = np.sort(np.argsort(-np.asarray(users @ index.nodes.T), axis=1, kind="stable")[:, :2])
     np.testing.assert_array_equal(wide.items_scored, np.asarray(index.counts)[best].sum(axis=1))
 
@@ -198,7 +214,11 @@ def test_cost_weight_prefers_small_nodes():
     index = build_index(items, np.array([[1.0, 0.0], [0.9, 0.1]], np.float32), capacity=9)
     users = jnp.asarray([[1.0, 0.0]])
     scored = [
-        int(search(dot, None, index, items, users, 1, budget=9, cost_weight=w).items_scored[0])
+        int(
+            search(
+                dot, None, index=index, items=items, users=users, k=1, budget=9, cost_weight=w
+            ).items_scored[0]
+        )
         for w in (0.0, 1.0)
     ]
     assert scored == [9, 1]
@@ -218,10 +238,10 @@ def test_values_change_without_a_new_trace():
         return search(
             counted,
             None,
-            index,
-            items,
-            users,
-            5,
+            index=index,
+            items=items,
+            users=users,
+            k=5,
             budget=budget,
             exclude=exclude,
             allowed=allowed,
@@ -239,13 +259,21 @@ def test_chunks_of_users_change_nothing(monkeypatch):
     index, items, users = integer_problem(6)
     exclude, allowed = drawn_masks(6)
     run = functools.partial(
-        search, dot, None, index, items, users, budget=50, exclude=exclude, allowed=allowed
+        search,
+        dot,
+        None,
+        index=index,
+        items=items,
+        users=users,
+        budget=50,
+        exclude=exclude,
+        allowed=allowed,
     )
-    whole = run(7)
+    whole = run(k=7)
     monkeypatch.setattr(chunks, "_MAX_VALUES", 1)
     monkeypatch.setattr(chunks, "_MIN_ROWS", 4)
     jax.clear_caches()
-    for field, expected in zip(run(7), whole):
+    for field, expected in zip(run(k=7), whole):
         np.testing.assert_array_equal(field, expected)
 
 
@@ -253,7 +281,7 @@ def test_chunks_of_users_change_nothing(monkeypatch):
 def test_ranked_in_blocks_the_answer_is_the_same(ranked, monkeypatch):
     index, items, users = integer_problem(11)
     exclude, allowed = drawn_masks(11)
-    run = functools.partial(search, dot, None, index, items, users, 10)
+    run = functools.partial(search, dot, None, index=index, items=items, users=users, k=10)
     budgets = np.linspace(index.lists.shape[1], ITEMS, USERS).astype(int)
     options = [
         dict(budget=budget, **masks)
@@ -271,8 +299,8 @@ def test_ranked_in_blocks_the_answer_is_the_same(ranked, monkeypatch):
 def test_a_large_bound_holds_no_scores_of_all_items():
     items, users = jnp.ones((200_000, 2)), jnp.ones((32, 2))
     index = build_index(items, jnp.ones((400, 2)), node_of=np.arange(200_000) % 400)
-    request, static = prepare(dot, None, index, users, 5, budget=1000)
-    program = compiled_search.lower((index,), items, request, static=static).compile()
+    request, static = prepare(dot, None, index=index, users=users, k=5, budget=1000)
+    program = compiled_search.lower((index,), items, request=request, static=static).compile()
     assert static.max_beams == (400,)
     assert program.memory_analysis().temp_size_in_bytes < 4 * items.shape[0] * len(users)
 
@@ -286,21 +314,25 @@ def test_features_may_be_a_pytree():
     features = {"vector": items, "bias": jnp.asarray(integers(9, ITEMS))}
     people = {"vector": users}
     options = dict(node_scorer=lambda p, u, c: dot(p, u["vector"], c), budget=ITEMS)
-    whole = brute_force(biased, 2.0, features, people, 8)
+    whole = brute_force(biased, 2.0, items=features, users=people, k=8)
     for held in (features, pack(index, features)):
-        found = search(biased, 2.0, index, held, people, 8, **options)
+        found = search(biased, 2.0, index=index, items=held, users=people, k=8, **options)
         same(found, (whole.ids, whole.scores))
 
 
 def test_flops_count_nodes_and_the_pages_read():
     index, items, users = integer_problem(8)
-    found = search(dot, None, index, items, users, 5, budget=ITEMS, max_beam=3)
+    found = search(dot, None, index=index, items=items, users=users, k=5, budget=ITEMS, max_beam=3)
     best = np.argsort(-np.asarray(users @ index.nodes.T), axis=1, kind="stable")[:, :3]
     slots = 8 * np.ceil(np.asarray(index.counts)[best] / 8).sum(axis=1)
     np.testing.assert_array_equal(found.flops, 2 * WIDTH * (NODES + slots))
     assert (slots < 3 * index.lists.shape[1]).any()
-    assert float(brute_force(dot, None, items, users, 5).flops[0]) == 2 * WIDTH * ITEMS
-    per_user, per_item = pair_flops(mol, init_mol(jax.random.key(0), 4, 4), users, items)
+    assert (
+        float(brute_force(dot, None, items=items, users=users, k=5).flops[0]) == 2 * WIDTH * ITEMS
+    )
+    per_user, per_item = pair_flops(
+        mol, init_mol(jax.random.key(0), 4, item_width=4), users=users, items=items
+    )
     assert per_user > 0
     assert per_item > 100 * 2 * WIDTH
 
@@ -309,19 +341,41 @@ def test_top_k_breaks_ties_by_id():
     scores = jnp.asarray([[1.0, 2.0, 1.0, 1.0, -jnp.inf, 0.0]])
     ids = jnp.asarray([[7, 9, 3, 5, 0, 1]], jnp.int32)
     for k, expected in ((2, [9, 3]), (3, [9, 3, 5]), (7, [9, 3, 5, 7, 1, -1, -1])):
-        assert top_k(scores, ids, k)[0].tolist() == [expected]
+        assert top_k(scores, ids, k=k)[0].tolist() == [expected]
+
+
+@pytest.mark.parametrize("k", [1, 5, 30])
+def test_a_few_ties_are_told_apart_without_sorting_all_candidates(k, monkeypatch):
+    rng = np.random.default_rng(k)
+    scores = rng.permutation(np.arange(400.0)).astype(np.float32)[None].repeat(4, axis=0)
+    ids = rng.permutation(400).astype(np.int32)[None].repeat(4, axis=0)
+    cut = np.sort(scores[0])[-k]
+    for row, ties in enumerate((1, 2, 5, 8)):  # with the k-th
+        scores[row, rng.choice(np.flatnonzero(scores[row] < cut), ties - 1, replace=False)] = cut
+    order = np.lexsort((ids, -scores), axis=1)[:, :k]
+    expected = np.take_along_axis(ids, order, axis=1)
+
+    def sorted_all(*arguments, **options):
+        return jnp.zeros_like(arguments[-1])
+
+    monkeypatch.setattr(top_k_module, "_lowest_of_all", sorted_all)
+    np.testing.assert_array_equal(top_k(scores, ids, k=k)[0], expected)
+    monkeypatch.undo()
+    scores[0, scores[0] < cut] = cut  # all of them
+    expected[0] = ids[0][np.lexsort((ids[0], -scores[0]))[:k]]
+    np.testing.assert_array_equal(top_k(scores, ids, k=k)[0], expected)
 
 
 def test_top_k_of_a_short_row_beside_a_tied_one():
     scores = jnp.asarray([[1.0, 1.0, 1.0, 1.0], [-jnp.inf, -jnp.inf, 5.0, -jnp.inf]])
     ids = jnp.asarray([[3, 2, 1, 0], [-1, -1, 6, -1]], jnp.int32)
-    assert top_k(scores, ids, 2)[0].tolist() == [[0, 1], [6, -1]]
+    assert top_k(scores, ids, k=2)[0].tolist() == [[0, 1], [6, -1]]
 
 
 def test_recall_by_hand():
     wanted = np.array([[1, 2], [3, -1], [-1, -1]])
     assert recall(np.array([[2, 9], [3, 4], [5, 6]]), wanted) == 0.75
-    with pytest.raises(ValueError, match="at least one id"):
+    with pytest.raises(ValueError, match="wanted: expected at least one id, found -1 alone"):
         recall(np.zeros((1, 2), int), np.full((1, 2), -1))
 
 
@@ -330,17 +384,23 @@ def test_learned_nodes_beat_random_ones_at_equal_items_scored():
     users, liked = users_near(1, items, users=1000, noise=0.5)
     config = LTIConfig(num_nodes=20, total_steps=100, warmup_steps=10, num_negatives=64)
     fitted = fit_index(
-        users, items, liked, optax.adam(3e-3), config=config, key=jax.random.key(0), batch_size=128
+        users,
+        items,
+        positives=liked,
+        tx=optax.adam(3e-3),
+        config=config,
+        key=jax.random.key(0),
+        batch_size=128,
     )
     random_nodes = unit(np.random.default_rng(2).normal(size=(20, 16)))
     points = [
         frontier(
             dot,
             None,
-            build_index(items, nodes, capacity=45),
-            jnp.asarray(items),
-            jnp.asarray(users[:300]),
-            10,
+            index=build_index(items, nodes, capacity=45),
+            items=jnp.asarray(items),
+            users=jnp.asarray(users[:300]),
+            k=10,
             budgets=[60, 600],
         )
         for nodes in (fitted.params["nodes"], random_nodes)
@@ -355,20 +415,23 @@ def test_learned_nodes_beat_random_ones_at_equal_items_scored():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(k=0), r"k must be in \[1, 90\]"),
-        (dict(k=91), r"k must be in \[1, 90\].*k=91"),
-        (dict(budget=19), "at least one node's capacity, 20 items, got 19"),
-        (dict(budget=np.array([20] * 8 + [3])), "got 3"),
-        (dict(max_beam=0), "max_beam must be >= 1"),
-        (dict(exclude=jnp.zeros((2, 3), int)), r"exclude must have shape \[9, E\].*\(2, 3\)"),
-        (dict(allowed=jnp.ones(9, bool)), r"allowed must have shape \[90\].*\(9,\)"),
+        (dict(k=0), "k: expected 1 to 90, the rows of items, found 0"),
+        (dict(k=91), "k: expected 1 to 90, .*, found 91"),
+        (dict(budget=0), "budget: expected numbers >= 1, found 0"),
+        (dict(budget=np.array([20] * 8 + [-3])), "numbers >= 1, found -3"),
+        (dict(max_beam=0), "max_beam: expected a number >= 1, found 0"),
+        (
+            dict(exclude=jnp.zeros((2, 3), int)),
+            r"exclude: expected shape \[9, E\].* found \[2, 3\]",
+        ),
+        (dict(allowed=jnp.ones(9, bool)), r"allowed: expected shape \[90\].* found \[9\]"),
     ],
 )
 def test_bad_input(change, message):
     index, items, users = integer_problem(0)
     arguments = dict(k=5, budget=30) | change
     with pytest.raises(ValueError, match=message):
-        search(dot, None, index, items, users, arguments.pop("k"), **arguments)
+        search(dot, None, index=index, items=items, users=users, k=arguments.pop("k"), **arguments)
 
 
 @pytest.mark.parametrize("budget", [3, 40, 300, 2000])
@@ -385,7 +448,9 @@ def test_putting_few_nodes_in_order_gives_the_beam_of_all_in_order(budget, monke
         monkeypatch.setattr(route, "_FEW", few)
         # A new function each time, so that it is traced anew.
         visit = jax.jit(
-            lambda f, i, left, b: route.route(f, i, left, budget=b, cost_weight=0.3, max_beam=150)
+            lambda f, i, left, b: route.route(
+                f, i, left=left, budget=b, cost_weight=0.3, max_beam=150
+            )
         )
         visit = functools.partial(visit, found, index, left.astype(jnp.int32))
         return jax.device_get(visit(budgets))

@@ -4,20 +4,17 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from hsnn_jax import (
-    Level,
-    build_index,
-    build_levels,
-    pack,
-    search,
-    search_levels,
+from hsnn_jax.descent import descend
+from hsnn_jax.descent.descend import Level
+from hsnn_jax.descent.search import prepare, search, search_levels
+from hsnn_jax.descent.sharded import (
+    _sharded_search,
     shard_index,
     sharded_search,
     sharded_search_levels,
 )
-from hsnn_jax.descent import descend
-from hsnn_jax.descent.search import prepare
-from hsnn_jax.descent.sharded import _sharded_search
+from hsnn_jax.lists.index import build_index, pack
+from hsnn_jax.lists.levels import build_levels
 from hsnn_jax.monn.scorers import dot
 from tests.hsnn.planted import integers
 
@@ -53,11 +50,22 @@ def test_equals_one_device(devices, masked, ranked, monkeypatch):
         monkeypatch.setattr(descend, "_RANKED", ranked)
     index, tiles, users = problem()
     mesh, options = mesh_of(devices), masks() if masked else {}
-    placed = shard_index(index, tiles, mesh, axis="nodes")
+    placed = shard_index(index, tiles, mesh=mesh, axis="nodes")
     for budget in (30, 70, ITEMS):
-        one = search(dot, None, index, tiles, users, 10, budget=budget, **options)
+        one = search(
+            dot, None, index=index, items=tiles, users=users, k=10, budget=budget, **options
+        )
         many = sharded_search(
-            dot, None, *placed, users, 10, mesh=mesh, axis="nodes", budget=budget, **options
+            dot,
+            None,
+            index=placed[0],
+            tiles=placed[1],
+            users=users,
+            k=10,
+            mesh=mesh,
+            axis="nodes",
+            budget=budget,
+            **options,
         )
         same(many, one)
 
@@ -79,21 +87,21 @@ def level_problem():
 def test_levels_equal_one_device(devices, masked):
     levels, indexes, ensemble = level_problem()
     mesh, options = mesh_of(devices), masks() | {"ensemble": ensemble} if masked else {}
-    last, tiles = shard_index(indexes[-1], levels[-1].features, mesh, axis="nodes")
+    last, tiles = shard_index(indexes[-1], levels[-1].features, mesh=mesh, axis="nodes")
     placed = [*levels[:-1], levels[-1]._replace(features=tiles)], [*indexes[:-1], last]
     small = [index.lists.shape[1] for index in indexes]
     for budgets in (small, [small[0], 70], [NODES, ITEMS]):
         options |= {"budgets": budgets}
-        one = search_levels(levels, indexes, 10, **options)
-        same(sharded_search_levels(*placed, 10, mesh=mesh, axis="nodes", **options), one)
+        one = search_levels(levels, indexes, k=10, **options)
+        same(sharded_search_levels(*placed, k=10, mesh=mesh, axis="nodes", **options), one)
     assert (np.asarray(one.ids) >= 0).any()
 
 
 def test_one_all_gather_and_no_gathered_tiles():
     index, tiles, users = problem()
     mesh = mesh_of(8)
-    index, tiles = shard_index(index, tiles, mesh, axis="nodes")
-    request, static = prepare(dot, None, index, users, 10, budget=50, **masks())
+    index, tiles = shard_index(index, tiles, mesh=mesh, axis="nodes")
+    request, static = prepare(dot, None, index=index, users=users, k=10, budget=50, **masks())
     lowered = _sharded_search.lower(
         (index,), tiles, request, static=static, mesh=mesh, axis="nodes"
     )
@@ -106,17 +114,29 @@ def test_one_all_gather_and_no_gathered_tiles():
 def test_nodes_that_do_not_divide():
     index, tiles, _ = problem()
     index = index._replace(nodes=index.nodes[:15])
-    with pytest.raises(ValueError, match=r"8 devices of axis 'nodes' must divide.*15 nodes"):
-        shard_index(index, tiles, mesh_of(8), axis="nodes")
+    with pytest.raises(
+        ValueError, match=r"num_nodes: expected a multiple of 8, the devices of .*, found 15"
+    ):
+        shard_index(index, tiles, mesh=mesh_of(8), axis="nodes")
 
 
 def test_items_that_are_no_tiles():
     index, _, users = problem()
-    with pytest.raises(ValueError, match=r"tiles must be Tiles from shard_index, got ndarray"):
+    with pytest.raises(ValueError, match="tiles: expected Tiles from shard_index, found ndarray"):
         sharded_search(
-            dot, None, index, np.ones(3), users, 5, mesh=mesh_of(2), axis="nodes", budget=ITEMS
+            dot,
+            None,
+            index=index,
+            tiles=np.ones(3),
+            users=users,
+            k=5,
+            mesh=mesh_of(2),
+            axis="nodes",
+            budget=ITEMS,
         )
     levels, indexes, _ = level_problem()
     levels[-1] = levels[-1]._replace(features=jnp.ones((ITEMS, 4)))
-    with pytest.raises(ValueError, match=r"the last level's features must be Tiles"):
-        sharded_search_levels(levels, indexes, 5, mesh=mesh_of(2), axis="nodes", budgets=[16, 150])
+    with pytest.raises(ValueError, match=r"levels\[-1\].features: expected Tiles"):
+        sharded_search_levels(
+            levels, indexes, k=5, mesh=mesh_of(2), axis="nodes", budgets=[16, 150]
+        )

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsnn_jax import build_index, pack, representative_features, stats
 from hsnn_jax.lists.assignment import assign
-from hsnn_jax.lists.index import live
+from hsnn_jax.lists.index import build_index, live, pack, representative_features, stats
 
 
 def drawn(seed, items, nodes, width=5):
@@ -36,7 +35,7 @@ def greedy(vectors, nodes, capacity):
 def test_lists_hold_every_item_once_by_the_rule(seed, items, num_nodes, spare):
     vectors, nodes = drawn(seed, items, num_nodes)
     capacity = -(-items // num_nodes) + spare
-    lists = assign(vectors, nodes, capacity)
+    lists = assign(vectors, nodes, capacity=capacity)
     assert lists.shape == (num_nodes, capacity)
     assert lists.dtype == np.int32
     assert sorted(lists[lists >= 0]) == list(range(items))
@@ -47,7 +46,7 @@ def test_lists_hold_every_item_once_by_the_rule(seed, items, num_nodes, spare):
 def test_overflow_goes_to_the_next_nearest_node():
     nodes = np.array([[0.0], [1.0], [5.0]], np.float32)
     vectors = np.array([[0.0], [0.1], [0.2], [0.3]], np.float32)
-    np.testing.assert_array_equal(assign(vectors, nodes, 2), [[0, 1], [2, 3], [-1, -1]])
+    np.testing.assert_array_equal(assign(vectors, nodes, capacity=2), [[0, 1], [2, 3], [-1, -1]])
     index = build_index(vectors, nodes, capacity=2)
     assert stats(index)["overflow"] == 2
     assert stats(index)["used_nodes"] == 2
@@ -56,7 +55,9 @@ def test_overflow_goes_to_the_next_nearest_node():
 def test_assignment_is_the_same_twice():
     vectors, nodes = drawn(4, 300, 10)
     vectors[::3] = vectors[0]  # ties
-    np.testing.assert_array_equal(assign(vectors, nodes, 40), assign(vectors, nodes, 40))
+    np.testing.assert_array_equal(
+        assign(vectors, nodes, capacity=40), assign(vectors, nodes, capacity=40)
+    )
 
 
 def test_arrays_agree_with_each_other():
@@ -90,10 +91,12 @@ def test_stats_of_an_even_and_a_collapsed_index():
 
 def test_bad_input():
     vectors, nodes = drawn(7, 10, 3)
-    with pytest.raises(ValueError, match=r"capacity 3 is too small: 3 nodes hold 9 of 10.*>= 4"):
-        assign(vectors, nodes, 3)
-    with pytest.raises(ValueError, match=r"share their width, got shapes \(10, 5\) and \(3, 4\)"):
-        assign(vectors, nodes[:, :4], 4)
+    with pytest.raises(
+        ValueError, match="capacity: expected at least 4 for 10 rows in 3 nodes, found 3"
+    ):
+        assign(vectors, nodes, capacity=3)
+    with pytest.raises(ValueError, match=r"nodes: expected shape \[rows, 5\], found \[3, 4\]"):
+        assign(vectors, nodes[:, :4], capacity=4)
 
 
 def test_free_rows_are_in_no_list():
@@ -102,7 +105,9 @@ def test_free_rows_are_in_no_list():
     assert index.lists.shape == (4, 10)
     assert (index.positions[30:] == 40).all()
     np.testing.assert_array_equal(live(index), np.arange(40) < 30)
-    with pytest.raises(ValueError, match="capacity 9 is too small: 4 nodes hold 36 of 40"):
+    with pytest.raises(
+        ValueError, match="capacity: expected at least 10 for 40 rows in 4 nodes, found 9"
+    ):
         build_index(vectors, nodes, capacity=9, reserve=10)
 
 
@@ -114,10 +119,12 @@ def test_given_groups_are_the_lists():
     np.testing.assert_array_equal(index.positions // 7, groups)
     assert index.representatives[1] == -1
     for wrong, message in (
-        (groups[:5], r"node_of must have shape \(12,\), got shape \(5,\)"),
-        (groups + 1, r"node_of must be in \[0, 3\).*got values in \[1, 3\]"),
+        (groups[:5], r"node_of: expected shape \[12\], found \[5\]"),
+        (groups + 1, "node_of: expected nodes 0 to 2, found values from 1 to 3"),
     ):
         with pytest.raises(ValueError, match=message):
             build_index(vectors, nodes, node_of=wrong)
-    with pytest.raises(ValueError, match="capacity must hold the largest group, 7, got 6"):
+    with pytest.raises(
+        ValueError, match="capacity: expected the size of the largest group, 7, found 6"
+    ):
         build_index(vectors, nodes, node_of=groups, capacity=6)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsnn_jax import LTIConfig, Retriever, build_index, search
-from hsnn_jax.descent.search import brute_force
+from hsnn_jax import LTIConfig, Retriever
+from hsnn_jax.descent.search import brute_force, search
 from hsnn_jax.lists import living
 from hsnn_jax.lists.assignment import assign, assign_rows
-from hsnn_jax.lists.index import live
+from hsnn_jax.lists.index import build_index, live
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.serving import state as nested
 from tests.hsnn.planted import clusters, integers
@@ -27,7 +27,7 @@ def started(seed=0, slack=1.1):
     index = build_index(items, nodes, slack=slack, reserve=RESERVE)
     ids = np.full(ROWS, -1)
     ids[:START] = 100 + np.arange(START)
-    return living.start(index, items, ids), dict(zip(ids[:START].tolist(), items))
+    return living.start(index, items, ids=ids), dict(zip(ids[:START].tolist(), items))
 
 
 def distances_to(nodes, vectors):
@@ -66,10 +66,10 @@ def answers(now, users, **masks):
     found = search(
         dot,
         None,
-        now.index,
-        now.tiles,
-        users,
-        K,
+        index=now.index,
+        items=now.tiles,
+        users=users,
+        k=K,
         budget=max(ROWS, now.index.lists.shape[1]),
         **masks,
     )
@@ -92,7 +92,7 @@ def check_search(now, seed):
     np.testing.assert_array_equal(rows, np.where(best == -np.inf, -1, order))
     np.testing.assert_array_equal(found_scores, best)
     exact = brute_force(
-        dot, None, living.item_vectors(now), users, K, exclude=exclude,
+        dot, None, items=living.item_vectors(now), users=users, k=K, exclude=exclude,
         allowed=live(now.index) & allowed,
     )  # fmt: skip
     np.testing.assert_array_equal(rows, exact.ids)
@@ -114,7 +114,7 @@ def test_any_sequence_of_updates_leaves_a_consistent_index(seed, slack, operatio
             new = {next(fresh): v for v in integers(seed + step, size, WIDTH)}
             truth |= new
             vectors = np.array(list(new.values()), np.float32).reshape(-1, WIDTH)
-            now = living.add(now, vectors, np.array(list(new), int))
+            now = living.add(now, vectors, ids=np.array(list(new), int))
         elif kind == "r":
             gone = rng.choice(sorted(truth), min(size, len(truth)), replace=False)
             now = living.remove(now, gone.astype(int))
@@ -123,7 +123,7 @@ def test_any_sequence_of_updates_leaves_a_consistent_index(seed, slack, operatio
             moved = rng.choice(sorted(truth), min(size, len(truth)), replace=False).astype(int)
             vectors = integers(seed - step - 1 + 5000, moved.size, WIDTH)
             truth |= dict(zip(moved.tolist(), vectors))
-            now = living.reassign(now, vectors, moved)
+            now = living.reassign(now, vectors, ids=moved)
         check_consistent(now, truth)
     check_search(now, seed)
 
@@ -132,7 +132,7 @@ def test_add_then_remove_is_the_identity_on_answers():
     now, _ = started(3)
     users = jnp.asarray(integers(9, USERS, WIDTH))
     new = np.arange(500, 500 + RESERVE)
-    more = living.add(now, 5 * np.ones((RESERVE, WIDTH), np.float32), new)
+    more = living.add(now, 5 * np.ones((RESERVE, WIDTH), np.float32), ids=new)
     back = living.remove(more, new[::-1])
     assert np.isin(answers(more, users)[0], new).any()
     for a, b in zip(answers(now, users), answers(back, users)):
@@ -143,8 +143,8 @@ def test_add_then_remove_is_the_identity_on_answers():
 def test_a_full_node_sends_items_to_the_next_and_reassign_brings_them_home():
     nodes = np.array([[0.0], [1.0], [9.0]], np.float32)
     index = build_index(np.array([[0.0]], np.float32), nodes, capacity=2, reserve=5)
-    now = living.start(index, np.zeros((1, 1)), np.array([7, -1, -1, -1, -1, -1]))
-    now = living.add(now, np.array([[0.1], [0.2], [0.3], [9.0]], np.float32), np.arange(1, 5))
+    now = living.start(index, np.zeros((1, 1)), ids=np.array([7, -1, -1, -1, -1, -1]))
+    now = living.add(now, np.array([[0.1], [0.2], [0.3], [9.0]], np.float32), ids=np.arange(1, 5))
     np.testing.assert_array_equal(now.index.counts, [2, 2, 1])
     assert now.index.overflow == 2
     now = living.remove(now, np.array([7, 1]))
@@ -161,7 +161,7 @@ def test_an_emptied_index_answers_nothing_and_fills_again():
     users = jnp.asarray(integers(9, USERS, WIDTH))
     assert (answers(now, users)[0] == -1).all()
     assert not living.needs_rebuild(living.drift(now))
-    now = living.add(now, integers(1, ROWS, WIDTH), np.arange(ROWS))
+    now = living.add(now, integers(1, ROWS, WIDTH), ids=np.arange(ROWS))
     check_consistent(now, dict(enumerate(integers(1, ROWS, WIDTH))))
 
 
@@ -171,8 +171,8 @@ def test_updates_of_all_sizes_use_the_programs_compiled_once():
 
     def cycle(now, size):
         ids = np.arange(size)
-        now = living.add(now, integers(size, size, WIDTH), ids)
-        now = living.reassign(now, integers(size + 1, size, WIDTH), ids)
+        now = living.add(now, integers(size, size, WIDTH), ids=ids)
+        now = living.reassign(now, integers(size + 1, size, WIDTH), ids=ids)
         return living.remove(now, ids)
 
     now = cycle(now, 3)
@@ -186,7 +186,7 @@ def test_large_batches_are_cut(monkeypatch):
     monkeypatch.setattr(living, "_BATCHES", (2, 4))
     now, truth = started(6)
     vectors = integers(8, 11, WIDTH)
-    whole = living.add(now, vectors, np.arange(11))
+    whole = living.add(now, vectors, ids=np.arange(11))
     check_consistent(whole, truth | dict(enumerate(vectors)))
     check_consistent(living.remove(whole, np.array(list(truth))), dict(enumerate(vectors)))
 
@@ -196,11 +196,11 @@ def test_large_batches_are_cut(monkeypatch):
 def test_assignment_on_the_device_follows_the_rule_of_the_host(seed, free):
     vectors, nodes = integers(seed, 20, 2), integers(seed + 1, 4, 2)
     waiting = np.random.default_rng(seed).permutation(20) >= free
-    found, wanted = map(np.asarray, assign_rows(vectors, nodes, waiting, capacity=5))
+    found, wanted = map(np.asarray, assign_rows(vectors, nodes, waiting=waiting, capacity=5))
     np.testing.assert_array_equal(wanted, distances_to(nodes, vectors).argmin(axis=1))
     assert (found[~waiting] == 4).all()
     if waiting.any():
-        lists = assign(vectors[waiting], nodes, 5)
+        lists = assign(vectors[waiting], nodes, capacity=5)
         for node, listed in enumerate(lists):
             np.testing.assert_array_equal(
                 np.flatnonzero(found == node), np.flatnonzero(waiting)[listed[listed >= 0]]
@@ -210,7 +210,7 @@ def test_assignment_on_the_device_follows_the_rule_of_the_host(seed, free):
 def test_drift_asks_for_a_rebuild():
     items, _ = clusters(0, items=64, width=8, num_clusters=8, noise=0.3)
     retriever = Retriever(LTIConfig(num_nodes=8, kmeans_iterations=5), slack=1.5)
-    retriever.build_index(items, key=jax.random.key(0), reserve=64)
+    retriever.build_index(items, reserve=64)
     assert not retriever.needs_rebuild()
     retriever.add(items, 100 + np.arange(64))  # more of the same
     assert not retriever.needs_rebuild()
@@ -241,7 +241,7 @@ def test_each_threshold_of_the_rebuild(changed, due):
 def retriever_of(reserve=4):
     items, _ = clusters(0, items=40, width=8, num_clusters=4, noise=0.5)
     retriever = Retriever(LTIConfig(num_nodes=4, kmeans_iterations=3))
-    retriever.build_index(items, item_ids=7 * np.arange(40), key=jax.random.key(0), reserve=reserve)
+    retriever.build_index(items, item_ids=7 * np.arange(40), reserve=reserve)
     return retriever, items
 
 
@@ -250,9 +250,10 @@ def test_retriever_adds_removes_saves_and_loads(tmp_path):
     before = retriever.search(items[:5], 3)
     retriever.add(2 * items[:2], [1001, 1002])
     assert retriever.search(items[:2], 1).ids[:, 0].tolist() == [1001, 1002]
-    hidden = retriever.search(items[:2], 1, exclude=[[1001], [1002]], filter=retriever.ids != 7)
+    allowed = retriever.ids[retriever.ids != 7]
+    hidden = retriever.search(items[:2], 1, exclude=[[1001], [1002]], allowed=allowed)
     assert not np.isin(hidden.ids, [1001, 1002, 7]).any()
-    path = tmp_path / "retriever.npz"
+    path = tmp_path / "retriever"
     retriever.save(path)
     loaded = Retriever.load(path)
     assert loaded.drift() == retriever.drift()
@@ -267,21 +268,29 @@ def test_retriever_adds_removes_saves_and_loads(tmp_path):
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        (lambda r, v: r.add(v[:2], [900, 900]), "ids must be distinct, got 900 twice"),
-        (lambda r, v: r.add(v[:2], [900, 14]), "ids must be new, got 14"),
-        (lambda r, v: r.add(v[:1], [-3]), "ids must be >= 0, got -3"),
-        (lambda r, v: r.add(v[:1], [0.5]), "ids must be integers, got dtype float64"),
-        (lambda r, v: r.add(v[:2], [900]), r"ids must have shape \(2,\), got shape \(1,\)"),
-        (lambda r, v: r.add(v[:2, :5], [900, 901]), r"must have width 8, got shape \(2, 5\)"),
-        (lambda r, v: r.add(np.nan * v[:1], [900]), "must be finite, got NaN or inf in row 0"),
-        (lambda r, v: r.add(v[:5], range(900, 905)), "index is full: 4 free rows for 5 items"),
-        (lambda r, v: r.remove([0, 999]), "ids must be in the index, got 999"),
-        (lambda r, v: r.remove([0, 0]), "ids must be distinct, got 0 twice"),
-        (lambda r, v: r.reassign(v[:1]), "vectors and ids together"),
-        (lambda r, v: r.reassign(v[:1], [999]), "ids must be in the index, got 999"),
-        (lambda r, v: r.reassign(np.inf * v[:1], [0]), "must be finite"),
-        (lambda r, v: r.build_index(v, reserve=-1, key=jax.random.key(0)), "reserve must be >= 0"),
-        (lambda r, v: r.search(v, 41), r"k must be in \[1, 40\] \(number of items\), got k=41"),
+        (lambda r, v: r.add(v[:2], [900, 900]), "ids: expected distinct ids, found 900 twice"),
+        (lambda r, v: r.add(v[:2], [900, 14]), "ids: expected new ones, found 14"),
+        (lambda r, v: r.add(v[:1], [-3]), "ids: expected ids >= 0, found -3"),
+        (lambda r, v: r.add(v[:1], [0.5]), "ids: expected integers, found dtype float64"),
+        (lambda r, v: r.add(v[:2], [900]), r"ids: expected shape \[2\], found \[1\]"),
+        (
+            lambda r, v: r.add(v[:2, :5], [900, 901]),
+            r"vectors: expected shape \[rows, 8\], found \[2, 5\]",
+        ),
+        (
+            lambda r, v: r.add(np.nan * v[:1], [900]),
+            "expected finite values, found NaN or inf in row 0",
+        ),
+        (lambda r, v: r.add(v[:5], range(900, 905)), "ids: expected at most 4, .* found 5"),
+        (lambda r, v: r.remove([0, 999]), "ids: expected ids that the index holds, found 999"),
+        (lambda r, v: r.remove([0, 0]), "ids: expected distinct ids, found 0 twice"),
+        (lambda r, v: r.reassign(v[:1]), "ids: expected them together with vectors, found none"),
+        (
+            lambda r, v: r.reassign(v[:1], [999]),
+            "ids: expected ids that the index holds, found 999",
+        ),
+        (lambda r, v: r.reassign(np.inf * v[:1], [0]), "vectors: expected finite values"),
+        (lambda r, v: r.build_index(v, reserve=-1), "reserve: expected a number >= 0"),
     ],
 )
 def test_bad_updates_change_nothing(update, message):
@@ -309,8 +318,8 @@ def test_readers_see_whole_states():
         for _ in range(10):
             for old, new in ((5001, 5002), (5002, 5001)):
                 now = retriever._now
-                items = living.add(living.remove(now.items, [old]), bright, [new])
-                retriever._now = nested.follow(now, items, retriever._models)
+                items = living.add(living.remove(now.items, [old]), bright, ids=[new])
+                retriever._now = nested.follow(now, items, models=retriever._models)
     finally:
         stop.set()
         reader.join()

@@ -95,10 +95,16 @@ def test_corrections_take_jax_arrays():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: normalised_entropy([0.0, 1.0], [1, 1]), "not be all equal, got a mean of 1.0"),
-        (lambda: calibration([0.0], [1, 0]), r"one shape \[N\], got \(1,\) and \(2,\)"),
-        (lambda: fit_platt([0.0, 1.0], [0, 0]), "all equal"),
-        (lambda: undo_downsampling(0.0, 0.0), r"kept must be in \(0, 1\], got 0.0"),
+        (
+            lambda: normalised_entropy([0.0, 1.0], [1, 1]),
+            "labels: expected some that differ, found a mean of 1.0",
+        ),
+        (
+            lambda: calibration([0.0], [1, 0]),
+            r"labels: expected shape \[N\] as the logits', found \[2\] and \[1\]",
+        ),
+        (lambda: fit_platt([0.0, 1.0], [0, 0]), "labels: expected some that differ, .* 0.0"),
+        (lambda: undo_downsampling(0.0, 0.0), r"kept: expected a share in \(0, 1\], found 0.0"),
     ],
 )
 def test_bad_input(call, message):

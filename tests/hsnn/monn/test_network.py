@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import brute_force, build_index, chunks, pack, search
+from hsnn_jax import chunks
+from hsnn_jax.descent.search import brute_force, search
+from hsnn_jax.lists.index import build_index, pack
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn import network as monn
 from hsnn_jax.monn.calibration import normalised_entropy
@@ -66,8 +68,8 @@ def encoded(configuration, seed=0, **options):
     params = drawn_params(configuration)
     return (
         params,
-        monn.encode_users(configuration, params, users, counts),
-        monn.encode_items(configuration, params, items, attributes),
+        monn.encode_users(configuration, params, features=users, counts=counts),
+        monn.encode_items(configuration, params, features=items, attributes=attributes),
     )
 
 
@@ -77,14 +79,18 @@ def pairwise(configuration, params, **options):
     users, counts = jax.tree.map(lambda x: np.repeat(x, ITEMS, axis=0), (users, counts))
     items, attributes = jax.tree.map(lambda x: np.concatenate([x] * USERS), (items, attributes))
     found = jax.jit(functools.partial(monn.logits, configuration))(
-        params, users, items, counts, attributes
+        params,
+        user_features=users,
+        item_features=items,
+        counts=counts,
+        attributes=attributes,
     )
     return np.asarray(found).reshape(USERS, ITEMS, -1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def score_grid(scorer, params, users, items):
-    return score_all(scorer, params, users, items)
+    return score_all(scorer, params, users=users, items=items)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,7 @@ def test_brute_force_and_full_beam_equal_the_direct_computation(overarch, crosse
     params, users, items = encoded(configuration, crosses=bool(crosses))
     direct = pairwise(configuration, params, crosses=bool(crosses))[..., 1]
     scorer = monn.MoNNScorer(configuration, "buy")
-    whole = brute_force(scorer, params, items, users, 10)
+    whole = brute_force(scorer, params, items=items, users=users, k=10)
     order = np.argsort(-direct, axis=1)[:, :10]
     np.testing.assert_array_equal(whole.ids, order)
     best = np.take_along_axis(direct, order, axis=1)
@@ -103,7 +109,7 @@ def test_brute_force_and_full_beam_equal_the_direct_computation(overarch, crosse
     index = any_index()
     held = pack(index, items) if overarch == "mol" else items
     options = dict(budget=ITEMS, node_scorer=all_alike)
-    found = search(scorer, params, index, held, users, 10, **options)
+    found = search(scorer, params, index=index, items=held, users=users, k=10, **options)
     np.testing.assert_array_equal(found.ids, whole.ids)
     np.testing.assert_allclose(found.scores, whole.scores, rtol=1e-4, atol=1e-5)
 
@@ -124,7 +130,15 @@ def test_nodes_are_scored_by_their_representatives():
     index, scorer = any_index(), monn.MoNNScorer(configuration)
     nodes = jax.tree.map(lambda x: x[index.representatives], items)
     found = search(
-        scorer, params, index, items, users, 3, budget=ITEMS, max_beam=1, node_features=nodes
+        scorer,
+        params,
+        index=index,
+        items=items,
+        users=users,
+        k=3,
+        budget=ITEMS,
+        max_beam=1,
+        node_features=nodes,
     )
     scores = np.asarray(score_grid(scorer, params, users, items))
     best = np.argmax(scores[:, np.asarray(index.representatives)], axis=1)
@@ -163,11 +177,11 @@ def test_items_are_encoded_in_chunks(monkeypatch):
     params, features = drawn_params(configuration), inputs()[2]
     monkeypatch.setattr(chunks, "_MAX_VALUES", 1)
     monkeypatch.setattr(chunks, "_MIN_ROWS", 7)
-    found = monn.encode_items(configuration, params, features)
+    found = monn.encode_items(configuration, params, features=features)
     encode = functools.partial(monn.MoNN(configuration).apply, method="encode_items")
     whole = jax.jit(encode)({"params": params}, features)
     np.testing.assert_allclose(found["vectors"], whole["vectors"], rtol=1e-4, atol=1e-5)
-    program = monn.encode_items.lower(configuration, params, features).as_text()
+    program = monn.encode_items.lower(configuration, params, features=features).as_text()
     assert "while" in program
 
 
@@ -180,7 +194,14 @@ def test_every_parameter_gets_a_gradient(overarch):
     labels = jnp.asarray(np.random.default_rng(0).integers(0, 2, (USERS, 2)))
 
     def loss(params):
-        out = monn.logits(configuration, params, users, items, counts, attributes)
+        out = monn.logits(
+            configuration,
+            params,
+            user_features=users,
+            item_features=items,
+            counts=counts,
+            attributes=attributes,
+        )
         return multi_task_loss(out, labels, weights=[1.0, 2.0])[0]
 
     gradients = jax.jit(jax.grad(loss))(params)
@@ -201,7 +222,7 @@ def test_a_scorer_takes_one_of_the_tasks():
     )
     np.testing.assert_array_equal(first, click)
     assert not np.allclose(click, buy)
-    with pytest.raises(ValueError, match=r"task must be one of .*'like'"):
+    with pytest.raises(ValueError, match=r"task: expected one of .*, found 'like'"):
         monn.MoNNScorer(configuration, "like")
 
 
@@ -220,13 +241,13 @@ def test_a_step_of_adam_changes_the_inner_product_alike_at_every_size(size):
     """Weights that held their scale, 1/1,663 in L, doubled in a step of 1e-3."""
     configuration = preset(size, user=USER, item=ITEM, overarch="dot", **TOWERS)
     params = monn.init_monn(jax.random.key(0), configuration)
-    items = monn.encode_items(configuration, params, inputs()[2])
+    items = monn.encode_items(configuration, params, features=inputs()[2])
     scorer = monn.MoNNScorer(configuration)
 
     def logits(weights):
         changed = params | {"overarch": params["overarch"] | {"weights": weights}}
-        users = monn.encode_users(configuration, changed, inputs()[0])
-        return score_all(scorer, changed, users, items)
+        users = monn.encode_users(configuration, changed, features=inputs()[0])
+        return score_all(scorer, changed, users=users, items=items)
 
     weights = params["overarch"]["weights"]
     before = logits(weights)
@@ -238,13 +259,14 @@ def test_a_step_of_adam_changes_the_inner_product_alike_at_every_size(size):
 
 
 def test_a_mixture_by_hand():
-    params = init_mixture(jax.random.split(jax.random.key(0)), 6, 4)
+    params = init_mixture(jax.random.split(jax.random.key(0)), 6, hidden=4)
     rng = np.random.default_rng(0)
     cosines, user, item = (rng.normal(size=s) for s in ((2, 3, 6), (2, 6), (2, 3, 6)))
     hidden = cosines @ np.asarray(params["pair_hidden"])
     gate = user[:, None] * item + hidden / (1 + np.exp(-hidden)) @ np.asarray(params["pair_gate"])
     gate = np.exp(gate) / np.exp(gate).sum(-1, keepdims=True)
-    found = mixture(params, *(jnp.asarray(x, jnp.float32) for x in (cosines, user, item)))
+    cosines, user, item = (jnp.asarray(x, jnp.float32) for x in (cosines, user, item))
+    found = mixture(params, cosines, user_gate=user, item_gate=item)
     np.testing.assert_allclose(found, (gate * cosines).sum(-1) / 0.05, rtol=1e-4)
 
 
@@ -274,7 +296,7 @@ def test_presets_are_the_papers_sizes():
 def test_item_vectors_are_the_item_towers():
     configuration = config("dot", crosses=())
     params, _, items = encoded(configuration, crosses=False)
-    vectors = monn.item_vectors(configuration, params, inputs()[2])
+    vectors = monn.item_vectors(configuration, params, features=inputs()[2])
     np.testing.assert_allclose(vectors, items["vectors"].reshape(ITEMS, -1), rtol=1e-4, atol=1e-5)
 
 
@@ -311,9 +333,13 @@ def drawn_clicks(seed, pairs, categories=100):
     truth = 2.5 * np.log1p((history == category[:, None]).sum(axis=1)) - 3
     labels = rng.random(pairs) < 1 / (1 + np.exp(-truth))
     table = jax.tree.map(np.asarray, i2if.count_dense(history, categories))
-    sides = {"shares": table.counts / 20}, {"category": category}
-    crosses = {"category": table}, {"category": category[:, None]}
-    return (*sides, *crosses), labels, truth
+    inputs = {
+        "user_features": {"shares": table.counts / 20},
+        "item_features": {"category": category},
+        "counts": {"category": table},
+        "attributes": {"category": category[:, None]},
+    }
+    return inputs, labels, truth
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -325,7 +351,7 @@ def trained(configuration, inputs, labels, rows):
         batch, wanted = jax.tree.map(lambda x: x[rows], (inputs, labels))
 
         def loss(params):
-            out = monn.logits(configuration, params, *batch)
+            out = monn.logits(configuration, params, **batch)
             return multi_task_loss(out, wanted, weights=[1.0])[0]
 
         params, state = carry
@@ -345,7 +371,7 @@ def test_a_small_monn_learns_a_cross_that_the_two_tower_does_not():
     for size in ("XS", "S"):
         configuration = preset(size, **sides, crosses=("category",), **TOWERS)
         params = trained(configuration, inputs, labels[:, None].astype(np.float32), rows)
-        predicted = jax.jit(functools.partial(monn.logits, configuration))(params, *held_out)
+        predicted = jax.jit(functools.partial(monn.logits, configuration))(params, **held_out)
         entropy = normalised_entropy(predicted[:, 0], wanted)
         excess[size] = entropy - normalised_entropy(truth, wanted)
     assert -0.01 < excess["S"] < 0.15, excess
@@ -355,12 +381,15 @@ def test_a_small_monn_learns_a_cross_that_the_two_tower_does_not():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: preset("XXL", user=USER, item=ITEM), "one of XS, S, M, L, XL, got 'XXL'"),
-        (lambda: config("deep"), "overarch must be 'mol' or .* got 'deep'"),
-        (lambda: config(num_interaction=0), "num_interaction must be > 0 with crosses"),
-        (lambda: config(crosses=(), num_interaction=1), "and 0 without, got 1"),
-        (lambda: config(num_user=0), "num_user must be > 0, got 0"),
-        (lambda: config(tasks=("a", "a")), "tasks must be distinct"),
+        (
+            lambda: preset("XXL", user=USER, item=ITEM),
+            "size: expected one of XS, S, M, L, XL, found 'XXL'",
+        ),
+        (lambda: config("deep"), "overarch: expected 'mol' or .* found 'deep'"),
+        (lambda: config(num_interaction=0), "num_interaction: expected > 0 with crosses"),
+        (lambda: config(crosses=(), num_interaction=1), "and 0 without, found 1"),
+        (lambda: config(num_user=0), "num_user: expected a number > 0, found 0"),
+        (lambda: config(tasks=("a", "a")), "tasks: expected distinct"),
     ],
 )
 def test_bad_configurations(make, message):
@@ -372,15 +401,15 @@ def test_missing_inputs():
     configuration = config()
     params = drawn_params(configuration)
     users, _, items, _ = inputs()
-    with pytest.raises(ValueError, match=r"counts must hold \['category'\], got \[\]"):
-        monn.encode_users(configuration, params, users)
-    with pytest.raises(ValueError, match=r"attributes must hold \['category'\], got \['x'\]"):
-        monn.encode_items(configuration, params, items, {"x": items["brand"]})
+    with pytest.raises(ValueError, match=r"counts: expected \['category'\], found \[\]"):
+        monn.encode_users(configuration, params, features=users)
+    with pytest.raises(ValueError, match=r"attributes: expected \['category'\], found \['x'\]"):
+        monn.encode_items(configuration, params, features=items, attributes={"x": items["brand"]})
 
 
 def test_counts_without_the_recency_that_the_model_reads():
     configuration = config(recency=True)
     params, users, items = encoded(configuration)
     users["counts"]["category"] = users["counts"]["category"]._replace(recency=None)
-    with pytest.raises(ValueError, match="counts of 'category' must carry recency"):
-        brute_force(monn.MoNNScorer(configuration), params, items, users, 3)
+    with pytest.raises(ValueError, match=r"counts\['category'\]: expected a table with recency"):
+        brute_force(monn.MoNNScorer(configuration), params, items=items, users=users, k=3)

@@ -146,10 +146,16 @@ def test_a_single_field_has_no_pairs():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(age=None), "must hold the feature 'age'"),
-        (dict(text=np.zeros((3, 5))), r"'text' must have shape \[B, 6\], got \(3, 5\)"),
-        (dict(country=np.zeros(3)), r"'country' must be ints .* got float"),
-        (dict(genres=np.zeros((3, 1, 1), int)), r"'genres' must be ints .* shape \(3, 1, 1\)"),
+        (dict(age=None), "inputs: expected the feature 'age', found"),
+        (
+            dict(text=np.zeros((3, 5))),
+            r"text: expected a dense feature of shape \[B, 6\], found \[3, 5\]",
+        ),
+        (
+            dict(country=np.zeros(3)),
+            r"country: expected a sparse feature of integers .* found float",
+        ),
+        (dict(genres=np.zeros((3, 1, 1), int)), r"genres: expected a sparse .* shape \[3, 1, 1\]"),
     ],
 )
 def test_bad_features(change, message):
@@ -163,10 +169,10 @@ def test_bad_features(change, message):
     ("make", "message"),
     [
         (lambda: Features(), "at least one"),
-        (lambda: Features(dense={"a": 0}), "'a' must have a size > 0, got 0"),
+        (lambda: Features(dense={"a": 0}), r"dense\['a'\]: expected a size > 0, found 0"),
         (lambda: Features(dense={"a": 1}, sparse={"a": 2}), "distinct names"),
-        (lambda: TowerConfig(hidden=0), "hidden must be > 0"),
-        (lambda: TowerConfig(num_layers=-1), "num_layers must be >= 0"),
+        (lambda: TowerConfig(hidden=0), "hidden: expected a number > 0"),
+        (lambda: TowerConfig(num_layers=-1), "num_layers: expected a number >= 0"),
     ],
 )
 def test_bad_configurations(make, message):

@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import LTIConfig, build_levels
-from hsnn_jax.descent.level_search import brute_force_levels, search_levels
+from hsnn_jax import LTIConfig
+from hsnn_jax.descent.search import brute_force_levels, search_levels
 from hsnn_jax.lists.index import take_rows
-from hsnn_jax.lists.levels import representatives_of_items, residual_nodes
+from hsnn_jax.lists.levels import build_levels, representatives_of_items, residual_nodes
 from hsnn_jax.lists.living import padded
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn import network as monn
@@ -84,14 +84,21 @@ def value_and_grad(params, batch, config):
 
 def direct(params, level, users, items):
     """The logits [rows, T] of one level's model, by its own training path."""
-    given = jax.tree.map(lambda x: padded(np.asarray(x), USERS * ITEMS, 0), (users, items))
+    given = jax.tree.map(lambda x: padded(np.asarray(x), USERS * ITEMS, value=0), (users, items))
     rows = len(users[0]["taste"])
     return np.asarray(_direct(params["models"][level], *given, level=level), float)[:rows]
 
 
 @functools.partial(jax.jit, static_argnames="level")
 def _direct(params, users, items, *, level):
-    return monn.logits(MODELS[level], params, users[0], items[0], users[1], items[1])
+    return monn.logits(
+        MODELS[level],
+        params,
+        user_features=users[0],
+        item_features=items[0],
+        counts=users[1],
+        attributes=items[1],
+    )
 
 
 def test_the_loss_is_the_levels_cross_entropy_and_the_index_loss():
@@ -107,13 +114,13 @@ def test_the_loss_is_the_levels_cross_entropy_and_the_index_loss():
     np.testing.assert_allclose(metrics["level_losses"], expected, rtol=1e-4)
     last = MODELS[-1], params()["models"][-1]
     index_batch = {
-        "users": monn.user_vectors(*last, given["users"][0]),
-        "positives": monn.item_vectors(*last, given["items"][0]),
+        "users": monn.user_vectors(*last, features=given["users"][0]),
+        "positives": monn.item_vectors(*last, features=given["items"][0]),
         "positive_ids": given["item_ids"],
         "weights": given["labels"][:, 0],
     }
     index_loss, _ = jax.jit(functools.partial(lti_loss, step=5, config=INDEX))(
-        {"nodes": params()["nodes"]}, index_batch, None
+        {"nodes": params()["nodes"]}, index_batch, key=None
     )
     np.testing.assert_allclose(metrics["index_loss"], index_loss, rtol=1e-4)
     total = np.dot((0.5, 2.0), expected) + 0.7 * float(index_loss)
@@ -178,12 +185,12 @@ def test_training_lowers_the_loss_and_the_trained_levels_serve():
     """The whole of HSNN: start, joint steps, nested indexes, encoded levels, search."""
     rng = np.random.default_rng(3)
     items, ids = drawn_items(rng, ITEMS), rng.integers(0, ITEMS, PAIRS)
-    vectors = monn.item_vectors(MODELS[-1], params()["models"][-1], items[0])
+    vectors = monn.item_vectors(MODELS[-1], params()["models"][-1], features=items[0])
     trained = params() | {"nodes": (vectors[:3],)}
 
     def indexes_of(trained):
         nodes, parents = residual_nodes(trained["nodes"])
-        vectors = monn.item_vectors(MODELS[-1], trained["models"][-1], items[0])
+        vectors = monn.item_vectors(MODELS[-1], trained["models"][-1], features=items[0])
         return build_levels(vectors, nodes, parents=parents), vectors
 
     near = representatives_of_items(*indexes_of(trained))
@@ -201,12 +208,12 @@ def test_training_lowers_the_loss_and_the_trained_levels_serve():
     assert losses[-1] < 0.8 * losses[0]
 
     indexes, _ = indexes_of(trained)
-    features = encode_levels(MODELS, trained["models"], indexes, items)
+    features = encode_levels(MODELS, trained["models"], indexes=indexes, items=items)
     users = drawn_users(rng, USERS)
-    levels = request_levels(MODELS, trained["models"], features, users, task="buy")
+    levels = request_levels(MODELS, trained["models"], features=features, users=users, task="buy")
     options = dict(ensemble=trained["ensemble"])
-    whole = brute_force_levels(levels, indexes, 5, **options)
-    found = search_levels(levels, indexes, 5, budgets=[ITEMS], **options)
+    whole = brute_force_levels(levels, indexes, k=5, **options)
+    found = search_levels(levels, indexes, k=5, budgets=[ITEMS], **options)
     np.testing.assert_array_equal(found.ids, whole.ids)
     np.testing.assert_allclose(found.scores, whole.scores, rtol=1e-4, atol=1e-5)
     # The best items are those of the training path's logits.
@@ -225,19 +232,19 @@ def test_training_lowers_the_loss_and_the_trained_levels_serve():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(models=MODELS[1:]), r"one of the items, got 1 with num_nodes=\(3,\)"),
-        (dict(level_weights=(1.0,)), "level_weights must have 2 entries, got 1"),
-        (dict(index_weight=-1.0), "index_weight must be >= 0, got -1.0"),
+        (dict(models=MODELS[1:]), r"one of the items, found 1 with num_nodes=\(3,\)"),
+        (dict(level_weights=(1.0,)), "level_weights: expected 2 entries, found 1"),
+        (dict(index_weight=-1.0), "index_weight: expected a number >= 0, found -1.0"),
         (
             dict(models=(dataclasses.replace(MODELS[0], tasks=("click",)), *MODELS[1:])),
-            "models must have the same tasks, got",
+            "models: expected the same tasks, found",
         ),
         (
             dict(
                 models=(dataclasses.replace(MODELS[0], width=5), *MODELS[1:]),
                 interaction_weight=1.0,
             ),
-            r"interaction towers of one output, got .*\[\(1, 4\), \(1, 5\)\]",
+            r"interaction towers of one output, found .*\[\(1, 4\), \(1, 5\)\]",
         ),
     ],
 )
@@ -247,7 +254,7 @@ def test_bad_configurations(change, message):
 
 
 def test_bad_batches():
-    with pytest.raises(ValueError, match="one entry a level of nodes, 1, got 0"):
+    with pytest.raises(ValueError, match=r"representatives: expected 1 entries, .*, found 0"):
         value_and_grad(params(), batch() | {"representatives": ()}, CONFIG)
-    with pytest.raises(ValueError, match=r"labels must have shape \(6, 2\) .* got \(6,\)"):
+    with pytest.raises(ValueError, match=r"labels: expected shape \[6, 2\], .* found \[6\]"):
         value_and_grad(params(), batch() | {"labels": batch()["labels"][:, 0]}, CONFIG)

@@ -60,12 +60,12 @@ def test_nearest_of_equally_near_nodes_is_the_first_that_is_not_blocked():
 
 def test_rows_are_drawn_in_proportion_to_their_weights():
     weights = jnp.asarray([0.0, 1.0, 0.0, 3.0, 0.0, 0.0, 4.0, 0.0])
-    rows = np.asarray(draw_rows(jax.random.key(0), weights, 8000))
+    rows = np.asarray(draw_rows(jax.random.key(0), weights, count=8000))
     shares = np.bincount(rows, minlength=8) / 8000
     np.testing.assert_allclose(shares, weights / 8, atol=0.02)
     assert (shares[weights == 0] == 0).all()
     # Where every vector coincides with a seed there is nothing to choose: any row will do.
-    assert 0 <= int(draw_rows(jax.random.key(0), jnp.zeros(8), 1)[0]) < 8
+    assert 0 <= int(draw_rows(jax.random.key(0), jnp.zeros(8), count=1)[0]) < 8
 
 
 @pytest.mark.parametrize("kind", ["l2", "squared_l2", "cosine"])
@@ -78,9 +78,12 @@ def test_distance_gradient_is_finite_where_points_coincide(kind):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(vectors=np.zeros(4), k=1), r"vectors must have shape \[n, d\], got shape \(4,\)"),
-        (dict(vectors=np.zeros((4, 2)), k=5), r"k must be in \[1, 4\].*k=5"),
-        (dict(vectors=np.zeros((4, 2)), k=2, iterations=0), "iterations must be >= 1"),
+        (dict(vectors=np.zeros(4), k=1), r"vectors: expected shape \[rows, d\], found \[4\]"),
+        (dict(vectors=np.zeros((4, 2)), k=5), "k: expected 1 to 4, the vectors, found 5"),
+        (
+            dict(vectors=np.zeros((4, 2)), k=2, iterations=0),
+            "iterations: expected a number >= 1, found 0",
+        ),
     ],
 )
 def test_bad_input(arguments, message):
@@ -89,5 +92,5 @@ def test_bad_input(arguments, message):
 
 
 def test_unknown_distance():
-    with pytest.raises(ValueError, match="distance='dot'"):
+    with pytest.raises(ValueError, match=r"distance: expected .*, found 'dot'"):
         pairwise_distance(jnp.zeros((1, 2)), jnp.zeros((1, 2)), distance="dot")

@@ -39,8 +39,8 @@ def planted():
 
 def learned(learner):
     items, users, liked, _, leaf = planted()
-    found = learner.learn(users, items, liked, jax.random.key(0))
-    metrics, assignment = telemetry(items, found.nodes[-1], 1.0)
+    found = learner.learn(users, items, positives=liked, key=jax.random.key(0))
+    metrics, assignment = telemetry(items, found.nodes[-1], alpha=1.0)
     return found, metrics, purity(np.asarray(assignment.node), leaf)
 
 
@@ -146,7 +146,7 @@ def test_ema_equals_a_slow_version():
     means = nodes.astype(float)
     for _ in range(5):
         batch = rng.normal(size=(12, 3)).astype(np.float32)
-        state = ema_update(state, jnp.asarray(batch), None, decay=0.8)
+        state = ema_update(state, jnp.asarray(batch), key=None, decay=0.8)
         node = np.linalg.norm(batch[:, None] - means[None], axis=2).argmin(axis=1)
         for k in range(4):
             counts[k] = 0.8 * counts[k] + 0.2 * (node == k).sum()
@@ -160,20 +160,22 @@ def test_only_nodes_idle_for_long_are_replaced_by_far_vectors():
     near, far = 1e-3 * np.ones((6, 2)), np.array([[9.0, 8.0], [8.0, 9.0]])
     vectors = jnp.asarray(np.concatenate([near, far]), jnp.float32)
     idle = jnp.asarray([0, 1, 2, 2])
-    replace = functools.partial(replace_dead, nodes, idle, vectors, dead_after=3)
-    found, counter, replaced = replace(jax.random.key(0))
+    replace = functools.partial(replace_dead, nodes, idle, vectors=vectors, dead_after=3)
+    found, counter, replaced = replace(key=jax.random.key(0))
     np.testing.assert_array_equal(replaced, [False, False, True, True])
     np.testing.assert_array_equal(counter, [0, 2, 0, 0])
     np.testing.assert_array_equal(found[:2], nodes[:2])
     assert {tuple(v) for v in np.asarray(found[2:]).tolist()} == {(9.0, 8.0), (8.0, 9.0)}
-    np.testing.assert_array_equal(found, replace(jax.random.key(0))[0])
-    assert any((replace(jax.random.key(k))[0] != found).any() for k in range(1, 6))
+    np.testing.assert_array_equal(found, replace(key=jax.random.key(0))[0])
+    assert any((replace(key=jax.random.key(k))[0] != found).any() for k in range(1, 6))
 
 
 def test_natural_hierarchy_nests_means():
     items = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     creators, countries = np.array([0, 1, 2, 3, 0, 1, 2, 2]), np.array([1, 0, 1, 1])
-    found = NaturalHierarchy(groups=(countries, creators)).learn(None, items, None, None)
+    found = NaturalHierarchy(groups=(countries, creators)).learn(
+        None, items, positives=None, key=None
+    )
     np.testing.assert_allclose(found.nodes[1][2], items[[2, 6, 7]].mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(found.nodes[0][0], items[[1, 5]].mean(axis=0), rtol=1e-5)
     coarse, fine = build_levels(items, found.nodes, parents=found.parents, reserve=2)
@@ -181,11 +183,11 @@ def test_natural_hierarchy_nests_means():
     np.testing.assert_array_equal(fine.positions[:8] // fine.lists.shape[1], creators)
     assert fine.positions.size == 10
     for groups, message in (
-        ((creators[:5],), r"end with one group an item, shape \(8,\), got shape \(5,\)"),
-        ((countries[:2], creators), r"groups\[0\] must hold .* of each of 4 members, got 2"),
+        ((creators[:5],), r"groups: expected one per item at the end, shape \[8\], found \[5\]"),
+        ((countries[:2], creators), r"groups\[0\]: expected .* of each of 4 members, found 2"),
     ):
         with pytest.raises(ValueError, match=message):
-            NaturalHierarchy(groups=groups).learn(None, items, None, None)
+            NaturalHierarchy(groups=groups).learn(None, items, positives=None, key=None)
 
 
 def test_residual_nodes_are_all_sums():
@@ -203,10 +205,14 @@ def test_residual_nodes_are_all_sums():
 
 def test_bad_input():
     items, users, liked, *_ = planted()
-    fit = functools.partial(fit_em, users, items, liked, optax.sgd(1.0), key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"fit_em needs one level, got num_nodes=\(2, 2\)"):
+    fit = functools.partial(
+        fit_em, users, items, positives=liked, tx=optax.sgd(1.0), key=jax.random.key(0)
+    )
+    with pytest.raises(ValueError, match=r"num_nodes: expected a single level, found \(2, 2\)"):
         fit(config=LTIConfig(num_nodes=(2, 2)))
-    with pytest.raises(ValueError, match=r"rounds must be in \[1, 10\], got rounds=11"):
+    with pytest.raises(ValueError, match="rounds: expected 1 to 10, the steps, found 11"):
         fit(config=LTIConfig(total_steps=10), rounds=11)
-    with pytest.raises(ValueError, match="one entry a level, got 1 and 2"):
+    with pytest.raises(
+        ValueError, match="nodes, parents: expected one each per level, found 1 and 2"
+    ):
         build_levels(items, (items[:3],), parents=(None, None))

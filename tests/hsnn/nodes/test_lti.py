@@ -6,9 +6,18 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import LTIConfig, build_index, fit_index, lti_loss, stats
+from hsnn_jax import LTIConfig
 from hsnn_jax.distance import nearest
-from hsnn_jax.nodes.lti import alpha_schedule, balance_penalty, empty_history, push_history, warmup
+from hsnn_jax.lists.index import build_index, stats
+from hsnn_jax.nodes.fit import fit_index
+from hsnn_jax.nodes.lti import (
+    alpha_schedule,
+    balance_penalty,
+    empty_history,
+    lti_loss,
+    push_history,
+    warmup,
+)
 from tests.hsnn import lti_reference
 from tests.hsnn.planted import clusters, purity, unit, users_near
 
@@ -45,7 +54,7 @@ def test_equals_the_reference(distance, loss, in_batch):
     history = jnp.asarray(np.random.default_rng(2).dirichlet(np.ones(5), size=3), jnp.float32)
     batch, nodes = drawn_batch(), drawn_nodes()
     value, _ = lti_loss(
-        {"nodes": nodes}, batch, jax.random.key(0), step=5, config=config, history=history
+        {"nodes": nodes}, batch, key=jax.random.key(0), step=5, config=config, history=history
     )
     alpha, ramp = 6.0 * 0.5**0.5, 6 / 8
     expected = lti_reference.loss(nodes, batch, alpha, ramp, config, history)
@@ -61,7 +70,9 @@ def test_residual_levels_equal_the_reference():
     @jax.jit
     @jax.value_and_grad
     def loss(nodes):
-        return lti_loss({"nodes": nodes}, batch, None, step=5, config=config, history=history)[0]
+        return lti_loss({"nodes": nodes}, batch, key=None, step=5, config=config, history=history)[
+            0
+        ]
 
     value, gradients = loss(nodes)
     expected = lti_reference.loss(nodes, batch, 6.0 * 0.5**0.5, 6 / 8, config, history)
@@ -76,9 +87,9 @@ def test_sinkhorn_in_place_of_the_softmax_ignores_padding():
     rows = ("users", "positives", "positive_ids")
     padded = batch | {name: jnp.concatenate([batch[name], batch[name][:3] + 77]) for name in rows}
     padded["weights"] = jnp.asarray([1.0] * 7 + [0.0] * 3)
-    found = [lti_loss(params, b, None, step=5, config=config) for b in (batch, padded)]
+    found = [lti_loss(params, b, key=None, step=5, config=config) for b in (batch, padded)]
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5)
-    softmax = lti_loss(params, batch, None, step=5, config=CONFIG)[1]
+    softmax = lti_loss(params, batch, key=None, step=5, config=CONFIG)[1]
     assert found[0][1]["perplexity"] > softmax["perplexity"] + 0.2
 
 
@@ -96,7 +107,7 @@ def test_gradient_equals_the_references_slope(x64):
         return lti_reference.loss(nodes, batch, 6.0 * 0.5**0.5, 6 / 8, config, np.zeros((0, 5)))
 
     def found(nodes):
-        return lti_loss({"nodes": nodes}, batch, None, step=5, config=config)[0]
+        return lti_loss({"nodes": nodes}, batch, key=None, step=5, config=config)[0]
 
     slope = (reference(nodes + 1e-5 * direction) - reference(nodes - 1e-5 * direction)) / 2e-5
     np.testing.assert_allclose(jax.jvp(found, (nodes,), (direction,))[1], slope, rtol=1e-5)
@@ -107,7 +118,7 @@ def test_gradient_reaches_nodes_and_every_tower():
     towers = {name: batch[name] for name in ("users", "positives", "negatives")}
 
     def loss(params, towers):
-        return lti_loss(params, batch | towers, None, step=5, config=CONFIG)[0]
+        return lti_loss(params, batch | towers, key=None, step=5, config=CONFIG)[0]
 
     for gradient in jax.tree.leaves(jax.grad(loss, argnums=(0, 1))(params, towers)):
         assert (np.abs(gradient).sum(axis=1) > 0).all()
@@ -118,7 +129,7 @@ def test_padding_changes_nothing():
     rows = ("users", "positives", "positive_ids")
     padded = batch | {name: jnp.concatenate([batch[name], batch[name][:3] + 77]) for name in rows}
     padded["weights"] = jnp.asarray([1.0] * 7 + [0.0] * 3)
-    losses = [lti_loss(params, b, None, step=5, config=CONFIG)[0] for b in (batch, padded)]
+    losses = [lti_loss(params, b, key=None, step=5, config=CONFIG)[0] for b in (batch, padded)]
     np.testing.assert_allclose(*losses, rtol=1e-6)
 
 
@@ -128,7 +139,7 @@ def test_bce_takes_labels():
     logits = []
     for label in (0.0, 1.0):
         labelled = batch | {"labels": jnp.full(7, label)}
-        logits.append(lti_loss(params, labelled, None, step=9, config=config)[1]["supervised"])
+        logits.append(lti_loss(params, labelled, key=None, step=9, config=config)[1]["supervised"])
     # softplus(x) - label * x: the two differ by the mean logit.
     cbar = [
         lti_reference.soft(v, np.asarray(params["nodes"]), 6 * 0.9**0.5, "l2")[0]
@@ -146,7 +157,9 @@ def test_negatives_are_drawn_from_the_catalogue_by_key():
     keys = (0, 0, 1)
     a, b, c = (
         float(
-            lti_loss({"nodes": drawn_nodes()}, batch, jax.random.key(k), step=5, config=config)[0]
+            lti_loss({"nodes": drawn_nodes()}, batch, key=jax.random.key(k), step=5, config=config)[
+                0
+            ]
         )
         for k in keys
     )
@@ -157,8 +170,10 @@ def test_negatives_are_drawn_from_the_catalogue_by_key():
 def test_loss_without_negatives_is_refused():
     batch = {name: drawn_batch()[name] for name in ("users", "positives")}
     config = dataclasses.replace(CONFIG, in_batch=False)
-    with pytest.raises(ValueError, match=r"'negatives' or 'catalogue'.*positives"):
-        lti_loss({"nodes": drawn_nodes()}, batch, None, step=0, config=config)
+    with pytest.raises(
+        ValueError, match=r"batch: expected 'negatives' or 'catalogue', .*positives"
+    ):
+        lti_loss({"nodes": drawn_nodes()}, batch, key=None, step=0, config=config)
 
 
 def test_alpha_runs_from_zero_to_its_maximum():
@@ -177,7 +192,9 @@ def test_parts_switched_off_take_no_part():
     assert [float(alpha_schedule(step, constant)) for step in (0, 50, 100)] == [8.0] * 3
     assert float(warmup(0, LTIConfig(warmup_steps=0))) == 1.0
     config = dataclasses.replace(CONFIG, balance_weight=0.0, warmup_steps=0)
-    loss, metrics = lti_loss({"nodes": drawn_nodes()}, drawn_batch(), None, step=5, config=config)
+    loss, metrics = lti_loss(
+        {"nodes": drawn_nodes()}, drawn_batch(), key=None, step=5, config=config
+    )
     np.testing.assert_allclose(loss, metrics["supervised"] + metrics["reconstruction"], rtol=1e-6)
 
 
@@ -185,7 +202,7 @@ def test_soft_assignment_hardens():
     params, batch = {"nodes": drawn_nodes()}, drawn_batch()
     config = dataclasses.replace(CONFIG, alpha_max=200.0)
     gaps = [
-        float(lti_loss(params, batch, None, step=step, config=config)[1]["soft_hard_gap"])
+        float(lti_loss(params, batch, key=None, step=step, config=config)[1]["soft_hard_gap"])
         for step in (0, 1, 10)
     ]
     assert gaps[0] > gaps[1] > gaps[2]
@@ -206,13 +223,13 @@ def test_balance_is_one_when_even_and_pools_batches():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("loss", "hinge", "loss must be"),
-        ("num_nodes", 0, "num_nodes must be > 0, got 0"),
-        ("num_nodes", (4, 0), r"num_nodes must be > 0, got \(4, 0\)"),
-        ("assignment", "hard", "assignment must be 'softmax' or 'sinkhorn', got 'hard'"),
-        ("start", "zeros", "start must be 'kmeans' or 'random', got 'zeros'"),
-        ("dead_after", -1, "dead_after must be >= 0, got -1"),
-        ("balance_weight", -1.0, "balance_weight must be >= 0, got -1.0"),
+        ("loss", "hinge", "loss: expected"),
+        ("num_nodes", 0, "num_nodes: expected numbers > 0, found 0"),
+        ("num_nodes", (4, 0), r"num_nodes: expected numbers > 0, found \(4, 0\)"),
+        ("assignment", "hard", "assignment: expected 'softmax' or 'sinkhorn', found 'hard'"),
+        ("start", "zeros", "start: expected 'kmeans' or 'random', found 'zeros'"),
+        ("dead_after", -1, "dead_after: expected a number >= 0, found -1"),
+        ("balance_weight", -1.0, "balance_weight: expected a number >= 0, found -1.0"),
     ],
 )
 def test_bad_config(field, value, message):
@@ -225,7 +242,13 @@ def test_learned_index_is_pure_on_planted_clusters():
     users, liked = users_near(1, items, users=2000, noise=0.4)
     config = LTIConfig(num_nodes=12, total_steps=150, warmup_steps=20, num_negatives=64)
     fitted = fit_index(
-        users, items, liked, optax.adam(3e-3), config=config, key=jax.random.key(0), batch_size=128
+        users,
+        items,
+        positives=liked,
+        tx=optax.adam(3e-3),
+        config=config,
+        key=jax.random.key(0),
+        batch_size=128,
     )
     found, _ = nearest(items, fitted.params["nodes"])
     assert purity(np.asarray(found), cluster) > 0.99
@@ -241,8 +264,8 @@ def test_fit_repairs_random_nodes():
     fitted = fit_index(
         users,
         items,
-        liked,
-        optax.adam(1e-2),
+        positives=liked,
+        tx=optax.adam(1e-2),
         config=config,
         key=jax.random.key(0),
         batch_size=128,
@@ -277,7 +300,14 @@ def test_regulariser_evens_the_lists():
         key, tx = jax.random.key(0), optax.adam(5e-3)
         start = {"nodes": jnp.asarray(centres)}
         fitted = fit_index(
-            users, items, liked, tx, config=config, key=key, batch_size=128, params=start
+            users,
+            items,
+            positives=liked,
+            tx=tx,
+            config=config,
+            key=key,
+            batch_size=128,
+            params=start,
         )
         # No capacity bound: what remains is the regulariser's work.
         index = build_index(items, fitted.params["nodes"], capacity=400)
@@ -291,14 +321,18 @@ def test_fit_bad_input():
     fit = lambda users, positives: fit_index(  # noqa: E731
         users,
         items,
-        positives,
-        optax.sgd(1.0),
+        positives=positives,
+        tx=optax.sgd(1.0),
         config=LTIConfig(num_nodes=2),
         key=jax.random.key(0),
     )
-    with pytest.raises(ValueError, match=r"share their width.*\(4, 2\) and \(5, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"user_vectors: expected shape \[rows, 3\], found \[4, 2\]"
+    ):
         fit(np.ones((4, 2), np.float32), np.zeros(4, int))
-    with pytest.raises(ValueError, match=r"shape \(4,\), got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"positives: .* shape \[4\], found \[3\]"):
         fit(np.ones((4, 3), np.float32), np.zeros(3, int))
-    with pytest.raises(ValueError, match=r"in \[0, 5\), got values in \[0, 5\]"):
+    with pytest.raises(
+        ValueError, match=r"positives: expected rows of item_vectors, 0 to 4, found .* 0 to 5"
+    ):
         fit(np.ones((2, 3), np.float32), np.array([0, 5]))

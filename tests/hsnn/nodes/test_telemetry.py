@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import LTIConfig, fit_index
+from hsnn_jax import LTIConfig
+from hsnn_jax.nodes.fit import fit_index
 from hsnn_jax.nodes.telemetry import CollapseWarning, Monitor, collapsed, telemetry
 from tests.hsnn import lti_reference
 from tests.hsnn.planted import clusters, users_near
@@ -23,8 +24,8 @@ def nearest_of(vectors, nodes):
 def test_equals_a_slow_version():
     vectors, nodes, moved = drawn(0, 50), drawn(1, 8), drawn(1, 8) + 0.5 * drawn(2, 8)
     nodes[7] = moved[7] = 99.0  # nobody's
-    first, assignment = telemetry(vectors, nodes, 3.0)
-    found, now = telemetry(vectors, moved, 3.0, assignment, capacity=6)
+    first, assignment = telemetry(vectors, nodes, alpha=3.0)
+    found, now = telemetry(vectors, moved, alpha=3.0, previous=assignment, capacity=6)
     assert {"flip_rate", "representative_churn", "overflow"}.isdisjoint(first)
     distances = [nearest_of(vectors, n) for n in (nodes, moved)]
     hard = [d.argmin(axis=1) for d in distances]
@@ -58,7 +59,7 @@ def test_equals_a_slow_version():
         assert type(found[name]) is float
     assert 0 < found["flip_rate"] < 1
     assert found["overflow"] > 0
-    assert "soft_hard_gap" not in telemetry(vectors, nodes, None)[0]
+    assert "soft_hard_gap" not in telemetry(vectors, nodes, alpha=None)[0]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,9 @@ def test_equals_a_slow_version():
 )
 def test_collapsed(occupancy, expected):
     nodes = np.arange(10, dtype=np.float32)[:, None]
-    assert collapsed(telemetry(np.repeat(nodes, occupancy, axis=0), nodes, 1.0)[0]) == expected
+    assert (
+        collapsed(telemetry(np.repeat(nodes, occupancy, axis=0), nodes, alpha=1.0)[0]) == expected
+    )
 
 
 def test_monitor_measures_residual_levels():
@@ -83,7 +86,7 @@ def test_monitor_measures_residual_levels():
     assert record["index_2_flip_rate"] == 0.0
     coarse = np.asarray(codes[0])
     rest = vectors - coarse[nearest_of(vectors, coarse).argmin(axis=1)]
-    expected, _ = telemetry(rest, codes[1], 2.0)
+    expected, _ = telemetry(rest, codes[1], alpha=2.0)
     for name, value in expected.items():
         np.testing.assert_allclose(record[f"index_2_{name}"], value, rtol=1e-5)
 
@@ -93,7 +96,7 @@ def fitted(**options):
     users, liked = users_near(1, items, users=200, noise=0.3)
     config = LTIConfig(num_nodes=10, total_steps=9, num_negatives=8, **options)
     return fit_index(
-        users, items, liked, optax.sgd(0.0), config=config, key=jax.random.key(0),
+        users, items, positives=liked, tx=optax.sgd(0.0), config=config, key=jax.random.key(0),
         batch_size=16, log_every=4, telemetry_every=3,
     )  # fmt: skip
 

@@ -21,7 +21,8 @@ from hsnn_jax.monn import network as monn
 from hsnn_jax.monn.config import Features, MoNNConfig, TowerConfig
 from hsnn_jax.monn.ensemble import init_ensemble
 from hsnn_jax.serving import state as nested
-from tests.hsnn.planted import integers
+from hsnn_jax.serving.request import budgets_of
+from tests.hsnn.planted import integers, same_answers
 
 ITEMS, RESERVE, USERS, K = 32, 6, 4, 5
 ROWS, PAIRS = ITEMS + RESERVE, USERS * (ITEMS + RESERVE)
@@ -100,8 +101,10 @@ def built():
 
 @functools.partial(jax.jit, static_argnames="model")
 def _logits(of_model, users, items, *, model):
-    crosses = (users[1], items[1]) if model.crosses else (None, None)
-    return monn.logits(model, of_model, users[0], items[0], *crosses)
+    given = {"user_features": users[0], "item_features": items[0]}
+    if model.crosses:
+        given |= {"counts": users[1], "attributes": items[1]}
+    return monn.logits(model, of_model, **given)
 
 
 def logits(level, items, task=1):
@@ -110,17 +113,19 @@ def logits(level, items, task=1):
     pairs = jax.tree.map(lambda x: np.repeat(x, rows, axis=0), users())
     items = jax.tree.map(lambda x: np.concatenate([x] * USERS), items)
     # Of one shape whatever the number of items.
-    pairs, items = jax.tree.map(lambda x: padded(x, PAIRS, 0), (pairs, items))
+    pairs, items = jax.tree.map(lambda x: padded(x, PAIRS, value=0), (pairs, items))
     found = _logits(params()["models"][level], pairs, items, model=MODELS[level])
     return np.asarray(found, float)[: USERS * rows, task].reshape(USERS, rows)
 
 
 def vectors_of(items):
     rows = len(items[0]["text"])
-    whole = jax.tree.map(lambda x: padded(x, 2 * ITEMS, 0), items[0])
+    whole = jax.tree.map(lambda x: padded(x, 2 * ITEMS, value=0), items[0])
     halves = (jax.tree.map(lambda x, n=n: x[n : n + ITEMS], whole) for n in (0, ITEMS))
     of_model = params()["models"][-1]
-    return np.concatenate([monn.item_vectors(FINE, of_model, half) for half in halves])[:rows]
+    return np.concatenate([monn.item_vectors(FINE, of_model, features=half) for half in halves])[
+        :rows
+    ]
 
 
 def expected_scores(retriever, truth):
@@ -153,11 +158,6 @@ def check_answers(retriever, truth):
     return answer
 
 
-def same(one, other):
-    for a, b in zip(one, other):
-        np.testing.assert_array_equal(a, b)
-
-
 def updated(retriever, truth, kind, size, seed):
     """Add, remove or change some items of both."""
     seed += 50  # the first items have seed 0
@@ -184,12 +184,14 @@ def test_three_models_through_updates_and_the_file(tmp_path):
     for step, (kind, size) in enumerate((("add", 4), ("remove", 9), ("reassign", 3))):
         truth = updated(retriever, truth, kind, size, step)
         answer = check_answers(retriever, truth)
-    path = tmp_path / "levels.npz"
+    path = tmp_path / "levels"
     retriever.save(path)
     loaded = Retriever.load(path)
     assert (loaded.model, loaded.task, loaded.config) == (MODELS, "buy", CONFIG)
     for budget in (None, 13, (3, 14)):
-        same(retriever.search(users(), K, budget=budget), loaded.search(users(), K, budget=budget))
+        same_answers(
+            retriever.search(users(), K, budget=budget), loaded.search(users(), K, budget=budget)
+        )
     assert (loaded.stats(), loaded.drift()) == (retriever.stats(), retriever.drift())
     truth = updated(loaded, truth, "add", 2, 7)
     check_answers(loaded, truth)
@@ -208,7 +210,7 @@ def test_nodes_followed_are_nodes_made_anew(operations):
     for step, (kind, size) in enumerate(operations):
         truth = updated(retriever, truth, kind, size, step)
     now = retriever._now
-    anew = nested.start(now.coarser, now.items, retriever._models)
+    anew = nested.start(now.coarser, now.items, models=retriever._models)
     jax.tree.map(np.testing.assert_array_equal, now.representatives, anew.representatives)
     for followed, made, rows in zip(now.node_features, anew.node_features, anew.representatives):
         used = np.asarray(rows) >= 0
@@ -252,7 +254,7 @@ def test_representatives_are_the_nearest_items_below():
         vectors, nodes = integers(seed, ITEMS, 3), (integers(7, 2, 3), integers(8, 6, 3))
         *coarser, index = nested.build(vectors, nodes, slack=1.0, reserve=RESERVE)
         ids = np.r_[np.arange(ITEMS), np.full(RESERVE, -1)]
-        items = living.start(index, vectors, ids, features={"encoded": vectors})
+        items = living.start(index, vectors, ids=ids, features={"encoded": vectors})
         found = nested._representatives(coarser, items, "l2")
         expected = representative_items((*coarser, index), living.item_vectors(items))
         jax.tree.map(np.testing.assert_array_equal, found, expected)
@@ -266,7 +268,8 @@ def test_removed_excluded_and_filtered_items_never_return(budget):
     # An id that is unknown, one that is gone and padding exclude nothing.
     exclude = np.concatenate([best[:, :2], [[99], [best[0, 0]], [-1], [-1]]], axis=1)
     allowed = np.arange(ROWS) % 3 > 0
-    found = retriever.search(users(), K, budget=budget, exclude=exclude, filter=allowed)
+    given = dict(exclude=exclude, allowed=retriever.ids[allowed & (retriever.ids >= 0)])
+    found = retriever.search(users(), K, budget=budget, **given)
     hidden = {*best[0].tolist(), *retriever.ids[~allowed].tolist()} - {-1}
     assert not np.isin(found.ids, list(hidden)).any()
     assert not (found.ids[:, :, None] == best[:, None, :2]).any()
@@ -285,12 +288,13 @@ def test_nodes_without_an_allowed_item_are_pruned_at_every_level():
     retriever, _ = built()
     coarse, fine = jax.device_get(nodes_of_items(retriever.indexes))
     one = np.bincount(fine[fine < 6]).argmax()
-    exclude = np.full((USERS, 3), -1)
-    found = retriever.search(users(), K, filter=fine == one, exclude=exclude)
+    exclude, listed = np.full((USERS, 3), -1), fine == one
+    given = dict(exclude=exclude, allowed=retriever.ids[listed])
+    found = retriever.search(users(), K, budget=int(listed.sum()) - 1, **given)
     assert (found.nodes_scored == 2 + 3).all()  # the other coarse node was not opened
-    assert (found.items_scored == (fine == one).sum()).all()
-    assert set(coarse[fine == one]) == {one // 3}
-    nothing = retriever.search(users(), K, filter=np.zeros(ROWS, bool), exclude=exclude)
+    assert (found.items_scored == listed.sum()).all()
+    assert set(coarse[listed]) == {one // 3}
+    nothing = retriever.search(users(), K, allowed=[], exclude=exclude)
     assert (nothing.ids == -1).all()
 
 
@@ -305,7 +309,7 @@ def test_nothing_is_compiled_when_items_come_and_go():
     def cycle(truth, sizes):
         for seed, (kind, size) in enumerate(zip(("add", "reassign", "remove"), sizes)):
             truth = updated(retriever, truth, kind, size, seed)
-            masks = {"filter": np.arange(ROWS) != seed, "exclude": np.full((USERS, 3), seed)}
+            masks = {"allowed": retriever.ids[seed:], "exclude": np.full((USERS, 3), seed)}
             retriever.search(users(), K, budget=(3 + seed, 13 + size), **masks)
         return truth
 
@@ -321,18 +325,33 @@ def test_updates_that_fail_change_nothing():
     before, (features, attributes) = retriever._now, drawn_items(1, 2)
     spoilt = {**features, "text": np.full((2, 4), np.nan, np.float32)}
     for update, message in (
-        (lambda: retriever.add((spoilt, attributes), [1, 2]), "must be finite, got NaN"),
-        (lambda: retriever.add((features, attributes), [1, 100]), "ids must be new, got 100"),
+        (lambda: retriever.add((spoilt, attributes), [1, 2]), "expected finite values, found NaN"),
+        (
+            lambda: retriever.add((features, attributes), [1, 100]),
+            "ids: expected new ones, found 100",
+        ),
         (
             lambda: retriever.add((features, {"category": np.zeros((2, 3), int)}), [1, 2]),
-            r"\['category'\] must be int32 \(2, 2\), got int32 \(2, 3\)",
+            r"\['category'\]: expected int32 \(2, 2\), found int32 \(2, 3\)",
         ),
-        (lambda: retriever.add(features, [1, 2]), r"\['category'\] must be int32 .*, got none"),
-        (lambda: retriever.add(drawn_items(1, 7), range(7)), "index is full: 6 free rows"),
-        (lambda: retriever.remove([100, 1]), "ids must be in the index, got 1,"),
-        (lambda: retriever.reassign((features, attributes), [100, 1]), "got 1, which is not"),
-        (lambda: retriever.search(users(), K, budget=(13,)), "one entry an index, 2, got 1"),
-        (lambda: retriever.search(users(), K, budget=(1, 32)), "budget must be at least"),
+        (lambda: retriever.add(features, [1, 2]), r"\['category'\]: expected int32 .*, found none"),
+        (
+            lambda: retriever.add(drawn_items(1, 7), range(7)),
+            "ids: expected at most 6, the free rows",
+        ),
+        (lambda: retriever.remove([100, 1]), "ids: expected ids that the index holds, found 1"),
+        (
+            lambda: retriever.reassign((features, attributes), [100, 1]),
+            "ids that the index holds, found 1",
+        ),
+        (
+            lambda: retriever.search(users(), K, budget=(13,)),
+            "budget: expected 2 entries, one per level of nodes, found 1",
+        ),
+        (
+            lambda: retriever.search(users(), K, budget=(0, 32)),
+            "budget: expected numbers >= 1, found 0",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             update()
@@ -343,19 +362,18 @@ def test_budgets_of_coarser_levels_narrow_in_equal_ratios():
     retriever, _ = built()
     capacities = [index.lists.shape[1] for index in retriever.indexes]
     for budget, fine in ((13, 6 * (13 / 32) ** 0.5), (20, 6 * (20 / 32) ** 0.5), (32, 6)):
-        upper, last = nested.default_budgets(retriever._now, budget)
+        upper, last = budgets_of(retriever._now, budget, k=K, num_users=USERS)
         assert (upper, last) == (max(np.ceil(fine), capacities[0]), budget)
-    per_user = nested.default_budgets(retriever._now, np.array([13, 32, 40]))
+    per_user = budgets_of(retriever._now, np.array([13, 32, 40]), k=K, num_users=3)
     assert per_user[0].tolist() == [4, 6, 6]
     given = retriever.search(users(), K, budget=(4, 13))
-    same(given, retriever.search(users(), K, budget=np.full(USERS, 13)))
+    same_answers(given, retriever.search(users(), K, budget=np.full(USERS, 13)))
 
 
 def test_fit_learns_nodes_of_all_levels_on_the_last_model_and_a_frontier_is_drawn():
     retriever = Retriever(CONFIG, model=MODELS, params={"models": params()["models"]})
     items = drawn_items(0, ITEMS)
-    given = users(), items, np.arange(USERS)
-    retriever.fit(*given, optax.sgd(0.1), key=jax.random.key(0))
+    retriever.fit(users(), items, positives=np.arange(USERS), tx=optax.sgd(0.1))
     assert [nodes.shape for nodes in retriever.nodes] == [(2, 3), (6, 3)]
     stats = retriever.build_index(items, reserve=RESERVE)
     assert (stats["items"], stats["nodes"]) == (ITEMS, 6)
@@ -392,16 +410,19 @@ def test_jointly_trained_nodes_are_the_indexs():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(model=MODELS[1:]), "and one of the items, 3, got 2"),
-        (dict(params=params()["models"][0]), 'params must hold "models", 3 of them, got 0'),
-        (dict(params={"models": params()["models"][:2]}), "3 of them, got 2"),
+        (dict(model=MODELS[1:]), "model: expected one, or 3, .*, found 2"),
+        (dict(params=params()["models"][0]), 'params: expected "models", 3 of them, found 0'),
+        (dict(params={"models": params()["models"][:2]}), "3 of them, found 2"),
         (
             dict(params=params() | {"ensemble": init_ensemble(2)}),
-            "ensemble must be of 3 levels, got 2",
+            "ensemble: expected 3 levels, found 2",
         ),
-        (dict(params=params() | {"nodes": (np.ones((2, 3)),)}), r"must be \(2, 3\) by level, got"),
-        (dict(task="like"), "task must be one of"),
-        (dict(scorer=monn.MoNNScorer(FINE)), "with params and without a scorer"),
+        (
+            dict(params=params() | {"nodes": (np.ones((2, 3)),)}),
+            r"nodes: expected \(2, 3\) by level, found",
+        ),
+        (dict(task="like"), "task: expected one of"),
+        (dict(scorer=monn.MoNNScorer(FINE)), "scorer, params: expected params alone with a model"),
     ],
 )
 def test_bad_levels(options, message):
@@ -435,13 +456,13 @@ def items_of(items, rows):
 def test_plain_vectors_go_through_the_levels_of_their_nodes(tmp_path):
     items, people = integers(0, ITEMS, 3), integers(1, USERS, 3)
     retriever = Retriever(CONFIG, nested=True, max_beam=(2, 4))
-    stats = retriever.build_index(items, key=jax.random.key(0), reserve=RESERVE)
+    stats = retriever.build_index(items, reserve=RESERVE)
     assert (stats["nodes"], len(retriever.indexes)) == (6, 2)
-    path = tmp_path / "vectors.npz"
+    path = tmp_path / "vectors"
     retriever.save(path)
     loaded = Retriever.load(path)
     assert (loaded.nested, loaded.max_beam) == (True, (2, 4))
-    same(loaded.search(people, K), retriever.search(people, K))
+    same_answers(loaded.search(people, K), retriever.search(people, K))
     loaded.max_beam = None
     whole = loaded.search(people, K)
     assert (whole.nodes_scored == 2 + 6).all()
@@ -453,4 +474,4 @@ def test_plain_vectors_go_through_the_levels_of_their_nodes(tmp_path):
     loaded.add(3 * people, 100 + np.arange(USERS))
     assert (loaded.search(people, K).ids >= 100).any()
     loaded.remove(100 + np.arange(USERS))
-    same(loaded.search(people, K), whole)
+    same_answers(loaded.search(people, K), whole)

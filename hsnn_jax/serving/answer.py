@@ -1,0 +1,64 @@
+"""What a search of the retriever returns."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from hsnn_jax.descent.descend import SearchResult
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answer:
+    """The items found for B users, best first, and what they cost; numpy arrays.
+
+    Unpacks as two: `ids, scores = retriever.search(users, 10)`.
+
+    Attributes:
+      ids: int64 [B, k], the caller's ids; -1 where fewer than k items were found.
+      scores: float32 [B, k]; -inf there.
+      items_scored: int32 [B].
+      unseen: int32 [B], items that the user may get and that were not scored: at most so many of
+        the k best are missing. 0 means that the answer is exact.
+      flops: float32 [B], scorer operations, see `descent.descend.SearchResult`.
+      nodes_scored: int32 [B], nodes of all levels whose score was computed.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+    items_scored: np.ndarray
+    unseen: np.ndarray
+    flops: np.ndarray
+    nodes_scored: np.ndarray
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter((self.ids, self.scores))
+
+    def pairs(self, user: int) -> list[tuple[int, float]]:
+        """Return the (id, score) of what was found for one user, without padding.
+
+        Args:
+          user: row of the request.
+        """
+        found = self.ids[user] >= 0
+        return list(zip(self.ids[user][found].tolist(), self.scores[user][found].tolist()))
+
+
+def answer_of(found: SearchResult, ids: np.ndarray, *, k: int) -> Answer:
+    """Return what was found, in the caller's ids and padded to k.
+
+    Args:
+      found: on the host, of at most k rows each.
+      ids: int64 [n], the caller's id of each row.
+      k: items that were asked for.
+    """
+    missing = (0, 0), (0, k - found.ids.shape[1])  # k beyond the rows
+    found_ids = np.where(found.ids < 0, -1, ids[found.ids])
+    return Answer(
+        ids=np.pad(found_ids, missing, constant_values=-1),
+        scores=np.pad(found.scores, missing, constant_values=-np.inf),
+        items_scored=found.items_scored,
+        unseen=found.unseen,
+        flops=found.flops,
+        nodes_scored=found.nodes_scored,
+    )

@@ -1,0 +1,83 @@
+"""Find what a request asks for: through the nodes, or item by item where few are allowed."""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from hsnn_jax.descent.descend import SearchResult, nothing_found
+from hsnn_jax.descent.rows import search_rows
+from hsnn_jax.descent.search import brute_force_levels, search_levels
+from hsnn_jax.descent.sharded import sharded_search_levels
+from hsnn_jax.serving import state
+from hsnn_jax.serving.encoders import LevelModels
+from hsnn_jax.serving.request import Request, budgets_of
+from hsnn_jax.serving.state import Nested
+
+_LAST = np.iinfo(np.int32).max
+
+
+def find(
+    now: Nested,
+    models: LevelModels,
+    *,
+    asked: Request,
+    budget: int | ArrayLike | tuple | None,
+    max_beam: int | tuple[int, ...] | None,
+    mesh: tuple[Mesh, str] | None = None,
+) -> SearchResult:
+    """Search at a budget; the answer is on the host, in rows.
+
+    Where the allowed items are no more than the budget of every user, they are all scored and no
+    nodes are asked: lists that hold few of them would cost the budget and find less.
+
+    Args:
+      now: the state.
+      models: see `LevelModels`.
+      asked: the request.
+      budget: see `Retriever.search`.
+      max_beam: see `Retriever`.
+      mesh: the mesh and the axis that the lists are spread over.
+    """
+    budgets = budgets_of(now, budget, k=asked.k, num_users=asked.num_users)
+    if asked.num_users == 0:
+        return jax.device_get(nothing_found(asked.k))
+    levels = state.levels(now, models, users=asked.users)
+    options = {"k": asked.k, "ensemble": models.ensemble, "exclude": asked.exclude}
+    if asked.rows is not None and asked.rows.size <= np.min(budgets[-1]):
+        rows = _padded(asked.rows)
+        return jax.device_get(search_rows(levels, now.indexes, rows=rows, **options))
+    beams = max_beam if isinstance(max_beam, tuple) else (max_beam,) * len(now.indexes)
+    options |= {"budgets": budgets, "max_beams": beams, "allowed": _mask(now, asked.rows)}
+    if mesh is None:
+        found = search_levels(levels, now.indexes, **options)
+    else:
+        found = sharded_search_levels(levels, now.indexes, mesh=mesh[0], axis=mesh[1], **options)
+    return jax.device_get(found)
+
+
+def find_exact(now: Nested, models: LevelModels, *, asked: Request) -> SearchResult:
+    """Score all nodes and all allowed items; the answer is on the host, in rows."""
+    found = brute_force_levels(
+        state.levels(now, models, users=asked.users, by_row=True),
+        now.indexes,
+        k=asked.k,
+        ensemble=models.ensemble,
+        exclude=asked.exclude,
+        allowed=_mask(now, asked.rows),
+    )
+    return jax.device_get(found)
+
+
+def _padded(rows):
+    """Pad rows by the largest int32 to a power of two, so that few sizes are compiled."""
+    size = 1 << max(rows.size - 1, 0).bit_length()
+    return np.pad(rows, (0, size - rows.size), constant_values=_LAST).astype(np.int32)
+
+
+def _mask(now, rows):
+    if rows is None:
+        return None
+    mask = np.zeros(now.items.ids.size, bool)
+    mask[rows] = True
+    return mask

@@ -1,0 +1,81 @@
+"""Gradients, parameters and decay masks, brought to one list of leaves."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from shampoo_jax.record import leaf_paths
+
+
+class Aligned(NamedTuple):
+    """The leaves that the state has, in the order of the tree.
+
+    Attributes:
+      gradients: arrays, zeros where the gradient is missing.
+      present: whether a leaf has a gradient.
+      paths: of the leaves.
+      dtypes: that the updates must have.
+      kept: for every leaf of the tree, whether it is one of these.
+      treedef: of the parameters, or of the updates where there are none.
+    """
+
+    gradients: list[jax.Array]
+    present: tuple[bool, ...]
+    paths: list[str]
+    dtypes: list[Any]
+    kept: list[bool]
+    treedef: Any
+
+    def of(self, tree: Any) -> list[Any]:
+        """Return what belongs to these leaves in another tree of the same structure."""
+        return self.pick(self.treedef.flatten_up_to(tree))
+
+    def pick(self, values: Sequence[Any]) -> list[Any]:
+        """Return the values of these leaves among those of all."""
+        return [x for x, keep in zip(values, self.kept, strict=True) if keep]
+
+    def tree(self, values: Sequence[Any]) -> Any:
+        """Put one value per leaf into the whole tree, None elsewhere."""
+        left = iter(values)
+        return jax.tree.unflatten(self.treedef, [next(left) if k else None for k in self.kept])
+
+
+def align(updates: Any, params: Any, known: Collection[str]) -> Aligned:
+    """Return the leaves that have a gradient, or whose path is `known` to the state.
+
+    A tree may hold more: a module's functions, integers or frozen arrays have no gradient and were
+    left out when the state was made.
+    """
+    paths = leaf_paths(updates if params is None else params)
+    weights, treedef = jax.tree.flatten(updates if params is None else params)
+    gradients = treedef.flatten_up_to(updates)
+    kept = [g is not None or path in known for g, path in zip(gradients, paths)]
+    rows = [(g, w, p) for g, w, p, keep in zip(gradients, weights, paths, kept) if keep]
+    return Aligned(
+        gradients=[jnp.zeros_like(w) if g is None else g for g, w, _ in rows],
+        present=tuple(g is not None for g, _, _ in rows),
+        paths=[path for _, _, path in rows],
+        dtypes=[w.dtype for _, w, _ in rows],
+        kept=kept,
+        treedef=treedef,
+    )
+
+
+def _is_function(mask: Any) -> bool:
+    """Whether a mask is to be called; a module that holds bools may be callable, and is not."""
+    leaves = jax.tree.leaves(mask)
+    return bool(leaves) and all(callable(x) for x in leaves)
+
+
+def masked_weights(own: Aligned, params: Any, mask: optax.MaskOrFn) -> list[jax.Array]:
+    """Return the parameters of the leaves, zero where decay does not apply."""
+    weights = own.of(params)
+    if mask is None:
+        return weights
+    tree = mask(params) if _is_function(mask) else mask
+    whole = jax.tree.map(lambda m, part: jax.tree.map(lambda _: bool(m), part), tree, params)
+    flags = own.pick(jax.tree.leaves(whole))
+    return [w if decays else jnp.zeros_like(w) for w, decays in zip(weights, flags)]

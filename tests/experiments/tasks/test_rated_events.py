@@ -1,0 +1,73 @@
+"""Rated events as examples of a scorer."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.data.drawn import drawn_ratings
+from experiments.harness.errors import InputError
+from experiments.tasks.neighbours import (
+    FOLDS,
+)
+from experiments.tasks.rated_events import make_examples, user_side
+
+
+def test_histories_are_what_precedes_an_event(examples):
+    rows = np.array([0, 5, 47, 119])
+    batch = examples.histories(rows)
+    for k, row in enumerate(rows):
+        start = np.searchsorted(examples.users, examples.users[row])
+        items, labels = examples.items[start:row], examples.labels[start:row]
+        for name, own in (("liked", items[labels == 1]), ("disliked", items[labels == 0])):
+            got = batch[name][k]
+            np.testing.assert_array_equal(got[got >= 0], own[::-1][: got.size])
+        assert set(examples.seen(rows)[k]) - {-1} == set(items.tolist())
+        assert batch["last"][k] == (items[-1] if len(items) else -1)
+
+
+def test_the_crosses_count_genres_of_liked_items_only(examples):
+    batch = examples.histories(np.array([25]))
+    genres = jnp.asarray(examples.genres)
+    features, tables = user_side(
+        batch, genres, num_genres=len(examples.genre_names), followers=examples.followers
+    )
+    liked = batch["liked"][0]
+    expected = np.bincount(
+        examples.genres[liked[liked >= 0]].ravel(), minlength=len(examples.genre_names)
+    )
+    np.testing.assert_array_equal(tables["genre"].counts[0], expected)
+    np.testing.assert_allclose(features["taste"][0].sum(), 1, rtol=1e-6)
+
+
+def test_a_training_event_reads_followers_counted_without_its_user(examples):
+    training, later = examples.rows(0)[30], examples.rows(2)[10]
+    batch = examples.histories(np.array([training, later]))
+    assert batch["fold"].tolist() == [examples.users[training] % FOLDS, -1]
+    genres = jnp.asarray(examples.genres)
+    _, tables = user_side(
+        batch,
+        genres,
+        num_genres=len(examples.genre_names),
+        followers=jnp.asarray(examples.followers),
+    )
+    for k, fold in enumerate(batch["fold"]):
+        lists = examples.followers[fold, batch["liked"][k][batch["liked"][k] >= 0]]
+        expected = np.bincount(lists[lists >= 0], minlength=examples.num_items)
+        np.testing.assert_array_equal(tables["follows"].counts[k], expected)
+
+
+def test_parts_follow_time_and_years_and_genres_are_read(examples):
+    for user in (0, 7):
+        parts = examples.part[examples.users == user]
+        assert (np.diff(parts) >= 0).all()
+        assert np.bincount(parts).tolist() == [24, 3, 3]
+    assert examples.genre_names == ("Comedy", "Drama", "Horror", "War", "Western")
+    assert examples.item_dense[:, 0].min() == -1
+    assert (examples.labels[examples.next_liked(2)] == 1).all()
+
+
+def test_data_without_ratings_is_refused():
+    with pytest.raises(InputError, match="expected ratings in an order, found none"):
+        make_examples(dataclasses.replace(drawn_ratings(), weights=None))
