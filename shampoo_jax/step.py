@@ -1,7 +1,7 @@
 """One step over the blocks that a device owns: accumulate, refresh, precondition, graft.
 
 Nothing here communicates. Arrays are `[n, ...]` with n the rows of this device; the order of
-operations is that of the paper's Algorithm 2 as its software runs it (docs/shampoo.md).
+operations is that of the paper's Algorithm 2 as its software runs it (docs/shampoo/how-it-works.md).
 """
 
 from typing import NamedTuple

@@ -49,7 +49,9 @@ def drawn_shop(*, users: int = 80, items: int = 150, days: int = 40, seed: int =
             for item in rng.choice(own, 2, replace=False):
                 rows.append((user, item, 86_400 * (day + 1) + int(rng.integers(1000))))
     table = np.array(rows, np.int64)
-    texts = {i: f"{names[i % len(names)]} {kinds[i % 4]} model{i % 9}" for i in range(items)}
+    texts: dict[int | str, str] = {
+        i: f"{names[i % len(names)]} {kinds[i % 4]} model{i % 9}" for i in range(items)
+    }
     events = Events(
         users=table[:, 0],
         items=table[:, 1],

@@ -148,7 +148,7 @@ def _dotted(node: ast.AST, visible: Mapping[str, str]) -> str | None:
 
 
 def own_nodes(root: Any) -> list[ast.AST]:
-    """List the nodes of the body of `root`, a node that has one; definitions are listed but not entered.
+    """List the nodes of the body of `root`; definitions are listed but not entered.
 
     Leaves without a name (constants, operators) are left out: most of a tree, and of the time.
     """

@@ -111,7 +111,7 @@ def read_general(files: SourceFiles, path: Path) -> Events:
     if not set(_REQUIRED) <= set(names) <= set(_KINDS) or len(set(names)) < len(names):
         expected = "user,item,timestamp[,action,weight]"
         raise bad_input(path, line=1, expected=expected, found=shown(",".join(names)))
-    columns = {name: _KINDS[name] for name in names}
+    columns: dict[str, Kind] = {name: _KINDS[name] for name in names}
     table = read_columns(body, path, separator=separator, columns=columns, first_line=2)
     action_names, actions = (), None
     if "action" in table:

@@ -20,16 +20,15 @@ LONGEST = 72  # characters of a line
 
 
 def hand_over(
-    run: Run, problem: Problem, interactions: Interactions, model: NxtPost, params: Any
+    run: Run, problem: Problem, interactions: Interactions, *, model: NxtPost, params: Any
 ) -> Recommender:
     """Save the trained towers as a recommender, and beside it what the items are called.
 
     `recommender/` is what `Recommender.load` opens; `items.csv` has a row per item: the number by
     which the recommender knows it, its id in the data, its text.
     """
-    recommender = Recommender.from_params(
-        model.config, params, problem.content, num_items=problem.num_items
-    )
+    recommender = Recommender(model.config, problem.content, num_items=problem.num_items)
+    recommender.adopt(params)
     recommender.save(run.folder / FOLDER)
     _write_items(run.folder / ITEMS, interactions)
     return recommender
@@ -54,9 +53,7 @@ def example_lines(
         len(queries), min(EXAMPLES, len(queries)), replace=False
     )
     histories = queries.histories.select(rows)
-    answer = recommender.recommend(
-        histories, ANSWERS, exclude_seen=problem.protocol.seen_filter
-    )
+    answer = recommender.recommend(histories, ANSWERS, exclude_seen=problem.protocol.seen_filter)
     for i in range(len(rows)):
         met = [name_of(interactions, item) for item in histories[i][-SHOWN:]]
         yield f"after   {_cut(', '.join(met))}"

@@ -66,7 +66,7 @@ class Sequences:
 
     def __getitem__(self, user: int) -> np.ndarray:
         if not 0 <= user < len(self):
-            raise IndexError(f"user {user}: expected 0 <= user < {len(self)}")
+            raise IndexError(f"user: expected 0 to {len(self) - 1}, found {user}")
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
     @property

@@ -125,7 +125,7 @@ class LiveUsers:
     def _start(self, user, history) -> _User:
         if user in self._users:
             if history is not None:
-                raise ValueError(f"history: expected none, user {user!r} has one already")
+                raise ValueError(f"history: expected none for user {user!r}, found a second one")
             return self._users[user]
         events = as_sequences("history", [[]] if history is None else history)
         if len(events) != 1:

@@ -117,21 +117,19 @@ class Recommender:
     ) -> list[dict[str, float]]:
         """Train anew; until it ends, and if it raises, requests are answered as before.
 
-        Negatives come from the items that occur in `sequences`, so that an item held out of
-        training is not taught to be wrong. Items removed before are in no history, label or
-        negative; those removed meanwhile stay removed. Users of `update` keep their events.
+        Negatives come from the items that occur in `sequences`: an item held out of training is
+        not taught to be wrong. Removed items are in no history, label or negative, and stay
+        removed. Users of `update` keep their events.
 
         Args:
           sequences: training events, or lists of item ids, one per user; see `splits` for a part
             without leakage.
           epochs: passes over them.
           batch_size: rows a step.
-          buckets: widths of rows, each half the next: short histories share narrow rows, more of
-            them a step. Costs a compilation each; see `batches.batch_shapes`.
+          buckets: widths of rows, each half the next: see `batches.batch_shapes`.
           objective: losses and negatives, see `objective.Objective`.
           num_negatives: short for `objective=Objective(num_negatives=...)`.
-          pretrain_epochs: passes of post-to-post training before (see `post_to_post.pretrain`), by
-            AdamW at 1e-3: the post tower starts from what is engaged with together.
+          pretrain_epochs: passes of post-to-post training before, see `post_to_post.pretrain`.
           seed: draws parameters, order, negatives and dropout.
           validation: when given, the parameters of the epoch with the best NDCG@10 are kept.
           validate_every: epochs between two validations; the last epoch always has one.
@@ -173,6 +171,17 @@ class Recommender:
             self._served.finish_fit(params, vectors)
         return records
 
+    def adopt(self, params: optax.Params) -> None:
+        """Serve by parameters of `model` that another loop has trained, as after `fit`.
+
+        Raises:
+          ValueError: they are not of this model, or as in `fit`.
+          FloatingPointError: an item's vector is NaN or infinite.
+        """
+        with self._served.fitting():
+            vectors = requests.items_of_foreign(self.model, params, self.content)
+            self._served.finish_fit(params, vectors)
+
     def evaluate(self, queries: Queries, **options) -> Metrics:
         """Rank the queries' targets among all items of the catalogue.
 
@@ -195,9 +204,8 @@ class Recommender:
     ) -> Answer:
         """Find the k best items for each history.
 
-        Batches are padded to powers of two in both directions, so that calls of similar size
-        run the same compiled function. Removed items and events that the `event_filter`
-        refuses are left out of histories.
+        Batches are padded to powers of two, so that calls of similar size run the same compiled
+        function. Removed items and events that the `event_filter` refuses are in no history.
 
         Args:
           histories: B int arrays of item ids, oldest first; or `Sequences`, which carry times,
@@ -211,9 +219,7 @@ class Recommender:
             by -1.
 
         Returns:
-          An `Answer`: ids int32[B, k], the best first, and their cosines float32[B, k]. Where
-          fewer than k items are left, the ids end in PAD and the cosines in -inf; `pairs` of the
-          answer has neither.
+          An `Answer`: ids int32[B, k], the best first, and their cosines float32[B, k].
 
         Raises:
           ValueError: k is out of range, a history is empty or has an unknown id or times out of
@@ -238,17 +244,12 @@ class Recommender:
 
         Args:
           vectors: f32[B, D] of `embed_users` or `update`, under the same parameters.
-          k, allowed, exclude: see `recommend`; the histories are `exclude` where seen items are
-            not to be returned.
         """
         reader = self._reader()
         return requests.search(reader, vectors, k=k, allowed=allowed, exclude=exclude)
 
     def similar(self, ids: ArrayLike, k: int) -> Answer:
-        """Find the k items nearest to each item, itself left out.
-
-        Returns:
-          ids int32[m, k] and cosines f32[m, k], an `Answer` as in `recommend`.
+        """Find the k items nearest to each item, itself left out: an `Answer` of m rows.
 
         Raises:
           ValueError: an id is unknown, or k is not below the catalogue's size.
@@ -295,9 +296,7 @@ class Recommender:
     ) -> Answer:
         """Find the k best items for a user of `update`: an `Answer` of one row.
 
-        Args:
-          user: a name that `update` was called with.
-          k, exclude_seen, allowed, exclude: see `recommend`; `exclude` is one list in a list.
+        The options are those of `recommend`; `exclude` is one list in a list.
 
         Raises:
           ValueError: the user is unknown, or as in `recommend`.
@@ -323,8 +322,7 @@ class Recommender:
             of the start back, with the content they had.
           ids: int[m], new ones or removed ones; the next free ids when None.
 
-        Returns:
-          The items' ids, int32[m].
+        Returns: the items' ids, int32[m].
 
         Raises:
           ValueError: content has another shape, NaN, or an item without any; an id is in the
@@ -396,5 +394,7 @@ class Recommender:
         """Take what a request reads, as of now."""
         now = self._served.now
         if fitted and now.params is None:
-            raise ValueError("recommender: expected a fitted one; call fit or load first")
+            raise ValueError(
+                "recommender: expected a fitted one (call fit or load first), found none"
+            )
         return Reader(self.model, now, event_filter=self.event_filter, backfill=self.backfill)

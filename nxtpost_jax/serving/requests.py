@@ -162,6 +162,22 @@ def encoded_items(model: NxtPost, params: optax.Params, content: Content) -> jax
     return vectors_NxD
 
 
+def items_of_foreign(model: NxtPost, params: optax.Params, content: Content) -> jax.Array:
+    """Encode the items of the start by parameters that may not be of this model: f32[N, D].
+
+    Raises:
+      ValueError: they are not.
+      FloatingPointError: a vector has NaN or infinity.
+    """
+    try:
+        return encoded_items(model, params, content)
+    except FloatingPointError:
+        raise
+    except Exception as error:  # of flax, whose types only model files import
+        found = str(error).partition("\n")[0]
+        raise ValueError(f"params: expected those of this model, found others: {found}") from error
+
+
 def validated(
     reader: Reader, content: Content, queries: Queries, params: optax.Params
 ) -> dict[str, float]:

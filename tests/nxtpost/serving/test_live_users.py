@@ -141,7 +141,7 @@ def test_what_cannot_be_added_leaves_the_user_as_before(recommender):
         (dataclasses.replace(good, time=None), None, "event: expected time to be one, as before"),
         (dataclasses.replace(good, item=999), None, "event: expected item ids of the catalogue"),
         (dataclasses.replace(good, item=-1), None, "event: expected whole numbers from 0"),
-        (good, first_events(4, 1), "history: expected none, user 'c' has one already"),
+        (good, first_events(4, 1), "history: expected none for user 'c', found a second one"),
     ]
     for bad, given, message in cases:
         with pytest.raises(ValueError, match=message):

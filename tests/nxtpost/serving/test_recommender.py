@@ -261,6 +261,22 @@ def test_it_is_shown_in_one_line(fitted):
     assert repr(timed) == "Sequences(1 users, 1 events, times, static)"
 
 
+def test_parameters_of_another_loop_are_served(fitted):
+    other = Recommender(TINY, num_items=N)
+    other.adopt(fitted.params)
+    histories = [[1, 2, 3], [4]]
+    np.testing.assert_array_equal(
+        other.recommend(histories, 3).ids, fitted.recommend(histories, 3).ids
+    )
+    before = other.recommend(histories, 3).ids
+    with pytest.raises(ValueError, match="params: expected those of this model, found others: "):
+        other.adopt({"post_tower": {}, "user_tower": {}})
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), fitted.params)
+    with pytest.raises(FloatingPointError):
+        other.adopt(broken)
+    np.testing.assert_array_equal(other.recommend(histories, 3).ids, before)
+
+
 def test_nothing_works_before_fit():
     with pytest.raises(ValueError, match="expected a fitted one"):
         Recommender(TINY, num_items=N).recommend([[1]], 1)
