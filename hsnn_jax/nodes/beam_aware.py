@@ -196,7 +196,9 @@ def fit_routes(
     learned, fixed = _split(start)
     state, losses = (jax.tree.map(jnp.copy, learned), tx.init(learned)), []
     for i in range(config.steps):
-        state, loss = step(state, fixed, params, index, data, jax.random.fold_in(key, i))
+        drawn = jax.random.fold_in(key, i)
+        # One at a time: see fit.py.
+        state, loss = jax.block_until_ready(step(state, fixed, params, index, data, drawn))
         losses.append(loss)
     losses = np.array_split(np.asarray(jax.device_get(losses)), min(10, config.steps))
     return _join(state[0], fixed), [float(part.mean()) for part in losses]

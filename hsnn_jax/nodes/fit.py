@@ -91,7 +91,9 @@ def fit_index(
     telemetry_every = log_every if telemetry_every is None else telemetry_every
     monitor, records = Monitor(item_vectors, distance=config.distance), []
     for i in range(config.total_steps):
-        state, metrics = step(state, data, draw_key)
+        # Where the optimizer's state is sharded, a step has collectives; XLA:CPU deadlocks when
+        # many steps of a mesh are queued (rendezvous of two of them wait for each other's threads).
+        state, metrics = jax.block_until_ready(step(state, data, draw_key))
         if (i + 1) % log_every == 0:
             del metrics["mean_assignment"]
             records.append({"step": i + 1} | {name: float(v) for name, v in metrics.items()})
