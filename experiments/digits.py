@@ -28,8 +28,11 @@ from sklearn.datasets import load_digits
 
 import shampoo_jax
 from experiments.bench.digits_model import Mlp
+from experiments.harness.figures import Figures, pick
+from experiments.harness.names import OPTIMIZERS
 from experiments.harness.options import ManySeeds, check_least
-from experiments.harness.report import Draw, Table, draw_curves, read_curves
+from experiments.harness.plots import Draw, draw_curves, draw_lines, read_curves
+from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome, Setting, Study
 from experiments.loop.training import TrainResult, train
@@ -242,26 +245,29 @@ def figures(rows: Sequence[DigitsRow]) -> tuple[dict[str, float], dict[str, floa
     return {name: flat[name] for name in flat if name not in baselines}, baselines
 
 
-def panels_of(run: Run, *, seed: int) -> list[Draw]:
-    """Draw one seed's loss by step and by second, and its validation accuracy."""
-    ending = f"-{seed}"
-    curves = {
-        stage.removeprefix("digits-").removesuffix(ending): lines
-        for stage, lines in read_curves(run.folder).items()
-        if stage.startswith("digits-") and stage.endswith(ending)
-    }
-    loss = functools.partial(draw_curves, curves=curves, label="training loss", smooth=8, log=True)
+def panels_of(run: Run, *, seed: int, target: float) -> list[Draw]:
+    """Draw one seed's accuracy by step with the step that reaches the target, and its loss."""
+    lines = read_curves(run.folder)
+    stages = {name: f"digits-{name}-{seed}" for name in FACTORIES}
+    curves = {OPTIMIZERS[name]: lines[s] for name, s in stages.items() if s in lines}
+    if not curves:  # of a search, which trains at many learning rates
+        return []
+    draw = functools.partial(draw_curves, curves=curves)
+    accuracy = {"metric": "accuracy", "label": "validation accuracy", "target": target}
+    loss = {"label": "training loss", "smooth": 8, "log": True}
     return [
-        functools.partial(loss, against="step"),
-        functools.partial(loss, against="seconds"),
-        functools.partial(
-            draw_curves,
-            curves=curves,
-            against="step",
-            metric="accuracy",
-            label="validation accuracy",
-        ),
+        functools.partial(draw, against="step", **accuracy),
+        functools.partial(draw, against="seconds", **loss),
     ]
+
+
+def search_panels(figures: Figures) -> list[Draw]:
+    """Draw the steps to the target by learning rate, where several were tried."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for (name, rate), (steps,) in pick(figures, "(.+)@(.+)/steps").items():
+        curves.setdefault(OPTIMIZERS[name], []).append((float(rate), steps))
+    draw = functools.partial(draw_lines, x_label="learning rate", y_label="steps to the target")
+    return [functools.partial(draw, curves=curves, log_x=True)] if curves else []
 
 
 def choose_optimizers(learning_rates: Sequence[float]) -> dict[str, optax.GradientTransformation]:
@@ -298,7 +304,7 @@ def measure(setting: Setting[Digits]) -> Outcome:
         metrics=metrics,
         baselines=baselines,
         tables=[table_of(rows, target=options.target, seeds=options.all_seeds)],
-        panels=panels_of(setting.run, seed=options.seed),
+        panels=panels_of(setting.run, seed=options.seed, target=options.target),
         found=found(rows, target=options.target),
     )
 
@@ -315,6 +321,7 @@ STUDY = Study(
     minutes=0.5,
     claim="Shampoo reaches the target accuracy in fewer steps than AdamW.",
     presets=PRESETS,
+    claim_panels=search_panels,
     measure=measure,
 )
 main = STUDY.main

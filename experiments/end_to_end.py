@@ -43,7 +43,7 @@ from experiments.retrieval.nodes import lti_config
 from experiments.retrieval.residual_monn import MoNNTraining
 from experiments.retrieval.searchers import dot_model
 from experiments.retrieval.towers import Asked, Searches, Towers
-from experiments.studies.path_report import Searched, Tested, report_of
+from experiments.studies.path_report import Searched, Tested, path_panels, report_of
 from experiments.tasks.next_item import (
     Problem,
     data_name,
@@ -147,8 +147,7 @@ class Recipe:
     monn_steps: int
 
 
-# Learning rates: the best on validation of a grid for each optimizer, docs/nxtpost.md has the
-# figures.
+# Learning rates: the best on validation of a grid for each optimizer (docs/nxtpost.md).
 RECIPES = {
     "short": Recipe(
         epochs=10,
@@ -359,11 +358,9 @@ def run_path(setting: Setting[EndToEnd], problem: Problem, recipe: Recipe) -> Te
 
 def run_digits(setting: Setting[EndToEnd]) -> Outcome:
     """Compare the optimizers on digits."""
+    own = setting.options
     options = digits.Digits(
-        seed=setting.options.seed,
-        seeds=setting.options.digits_seeds,
-        epochs=setting.options.digits_epochs,
-        keep=setting.options.keep,
+        seed=own.seed, seeds=own.digits_seeds, epochs=own.digits_epochs, keep=own.keep
     )
     return digits.measure(Setting(setting.run, options, setting.mesh, None))
 
@@ -382,10 +379,8 @@ def pose_path(options: EndToEnd) -> Posed[EndToEnd]:
 def measure(setting: Setting[EndToEnd]) -> Outcome:
     """Run the whole path."""
     problem, recipe = setting.inputs
-    digit_part = run_digits(setting)
-    return report_of(
-        setting.run, problem, tested=run_path(setting, problem, recipe), digits=digit_part
-    )
+    digit_part, tested = run_digits(setting), run_path(setting, problem, recipe)
+    return report_of(setting.run, problem, tested=tested, digits=digit_part)
 
 
 STUDY = Study(
@@ -395,6 +390,7 @@ STUDY = Study(
     claim="Towers, index and scorer trained by sharded Shampoo answer better than the baselines, "
     "and read a fraction of the items.",
     presets=PRESETS,
+    claim_panels=path_panels,
     pose=pose_path,
     measure=measure,
 )

@@ -21,6 +21,7 @@ says:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -34,7 +35,10 @@ from experiments.bench import nxtpost_time
 from experiments.bench.parameter_sets import PARAMETER_SETS, Shapes, read_sets
 from experiments.bench.step_floor import eigendecompositions, products
 from experiments.bench.whole_step import WHOLE_STEPS
+from experiments.harness.figures import Figures, pick
+from experiments.harness.names import OPTIMIZERS
 from experiments.harness.options import OneSeed, check_least
+from experiments.harness.plots import Draw, draw_groups
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting, Study
 from experiments.loop.sharding import replicated, shard_batch
@@ -292,6 +296,35 @@ def _figures(rows: Sequence[dict[str, Any]], *, baselines: bool) -> dict[str, fl
     }
 
 
+def time_panels(figures: Figures) -> list[Draw]:
+    """Draw milliseconds per step, of whole steps and of optimizers alone, or of NxtPost's parts."""
+    steps: dict[str, dict[str, float]] = {}
+    for (name, optimizer), (ms,) in pick(figures, "(.+)/(.+)/amortised_ms").items():
+        steps.setdefault(name, {})[OPTIMIZERS[optimizer]] = ms
+    whole = {name: group for name, group in steps.items() if name in WHOLE_STEPS}
+    alone = {name: group for name, group in steps.items() if name not in WHOLE_STEPS}
+    parts: dict[str, dict[str, float]] = {}
+    for (optimizer, part), (ms,) in pick(figures, "nxtpost/(adamw|shampoo)/(.+)_ms").items():
+        parts.setdefault(part, {})[OPTIMIZERS[optimizer]] = ms
+    shown = {
+        "Whole training steps": whole,
+        "The optimizer alone": alone,
+        "A step of NxtPost": parts,
+    }
+    label = "ms per step, mean over whole refresh cycles"
+    return [
+        functools.partial(
+            draw_groups,
+            groups=groups,
+            title=title,
+            label="ms per step" if groups is parts else label,
+            log=groups is not whole,
+        )
+        for title, groups in shown.items()
+        if groups
+    ]
+
+
 def measure(setting: Setting[StepTime]) -> Outcome:
     """Time a model's parts, or the optimizers on sets and whole steps."""
     return _measure_model(setting.options) if setting.options.model else _measure_sets(setting)
@@ -339,6 +372,7 @@ STUDY = Study(
     minutes=20,
     claim="A training step by Shampoo takes at most 1.1 times the time of one by AdamW.",
     presets=PRESETS,
+    claim_panels=time_panels,
     measure=measure,
     times_compilation=True,
 )
