@@ -5,7 +5,7 @@
 #   PYTHON=python3.12                the interpreter that makes the environment in .venv/
 #   VENV=none PYTHON=...             use that interpreter's own packages, install nothing
 
-# XLA:CPU's buffers in huge pages, where the system has them: a third less time (docs/nxtpost.md, Cost).
+# XLA:CPU's buffers in huge pages, where the system has them: a third less time (docs/training.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 PYTHON ?= python3

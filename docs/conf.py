@@ -40,11 +40,13 @@ nb_execution_raise_on_error = True
 
 default_role = "py:obj"  # a docstring's `name` is code, and a link where it is known
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # flax's own stand at every model's methods else
 autodoc_typehints = "none"  # shapes and dtypes stand in the docstrings
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 
 
 def setup(app):

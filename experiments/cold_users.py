@@ -30,6 +30,7 @@ from experiments.harness.names import NAMES
 from experiments.harness.plots import Draw, draw_lines
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Posed, Setting, Study
+from experiments.loop.training import TrainResult
 from experiments.tasks.next_item import (
     Problem,
     baseline_scorers,
@@ -41,7 +42,7 @@ from experiments.tasks.next_item import (
     score,
 )
 from experiments.tasks.nxtpost_training import SMOKE, TRAINED, NxtPostOptions, train_seeds
-from nxtpost_jax import Metrics, Sequences, Split
+from nxtpost_jax import Metrics, NxtPost, Sequences, Split
 from nxtpost_jax.serving import backfill
 
 Fill = Callable[[Sequences], Sequences] | None
@@ -102,7 +103,13 @@ def fills_of(problem: Problem, *, fill_to: int) -> dict[str, Fill]:
     return fills
 
 
-def curves_of(problem: Problem, trained, fills, lengths) -> dict[str, list[list[Metrics]]]:
+def curves_of(
+    problem: Problem,
+    trained: Sequence[tuple[NxtPost, TrainResult]],
+    *,
+    fills: Mapping[str, Fill],
+    lengths: Sequence[int],
+) -> dict[str, list[list[Metrics]]]:
     """Rank the test targets with histories cut to each length, filled in each way.
 
     Returns:
@@ -121,7 +128,9 @@ def curves_of(problem: Problem, trained, fills, lengths) -> dict[str, list[list[
     }
 
 
-def baseline_curves(problem: Problem, lengths, *, max_len: int) -> dict[str, list[Metrics]]:
+def baseline_curves(
+    problem: Problem, lengths: Sequence[int], *, max_len: int
+) -> dict[str, list[Metrics]]:
     """Rank by the baselines with the same cut histories."""
     test = problem.split.test
     # A history that is cut to nothing has no last event: requests come when they came uncut.
@@ -191,9 +200,14 @@ def measure(setting: Setting[ColdUsers]) -> Outcome:
         static = told, train(told, config=config, stage="static")
     setting.look_at_test(TRAINED)
     lengths = options.lengths
-    models = curves_of(problem, plain, fills_of(problem, fill_to=options.fill_to), lengths)
+    models = curves_of(
+        problem,
+        plain,
+        fills=fills_of(problem, fill_to=options.fill_to),
+        lengths=lengths,
+    )
     if static:
-        models |= curves_of(*static, {"static": None}, lengths)
+        models |= curves_of(*static, fills={"static": None}, lengths=lengths)
     baselines = baseline_curves(problem, lengths, max_len=options.model.max_len)
     return Outcome(
         title=f"Cold users: {problem.protocol.data}",
@@ -207,7 +221,11 @@ def measure(setting: Setting[ColdUsers]) -> Outcome:
     )
 
 
-def found(lengths: Sequence[int], baselines, models) -> str:
+def found(
+    lengths: Sequence[int],
+    baselines: Mapping[str, Sequence[Metrics]],
+    models: Mapping[str, Sequence[Sequence[Metrics]]],
+) -> str:
     """Say what the model has beside the best baseline where least is known."""
     ndcg = means_by_label(models["none"], "ndcg@10")[0]
     best = max(baselines, key=lambda name: baselines[name][0]["ndcg@10"])

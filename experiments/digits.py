@@ -222,7 +222,7 @@ def first_reaching(
 
 def table_of(rows: Sequence[DigitsRow], *, target: float, seeds: Sequence[int]) -> Table:
     """Lay the rows out with AdamW as the baseline."""
-    cells = {row.optimizer: list(dataclasses.astuple(row)) for row in rows}
+    cells = {row.optimizer: [_shown(row.optimizer), *dataclasses.astuple(row)[1:]] for row in rows}
     baselines = [row for name, row in cells.items() if name.startswith("adamw")]
     return Table(
         title=f"Digits: to {target:.0%} validation accuracy",
@@ -231,6 +231,12 @@ def table_of(rows: Sequence[DigitsRow], *, target: float, seeds: Sequence[int]) 
         rows=[row for row in cells.values() if row not in baselines],
         note=f"Medians of {len(seeds)} seed(s). Seconds leave out compilation and evaluation.",
     )
+
+
+def _shown(optimizer: str) -> str:
+    """Return what tables call an optimizer, or one at a learning rate, "adamw@0.01"."""
+    name, _, rate = optimizer.partition("@")
+    return f"{OPTIMIZERS[name]} at {rate}" if rate else OPTIMIZERS[name]
 
 
 def figures(rows: Sequence[DigitsRow]) -> tuple[dict[str, float], dict[str, float]]:
@@ -311,7 +317,10 @@ def measure(setting: Setting[Digits]) -> Outcome:
 
 def found(rows: Sequence[DigitsRow], *, target: float) -> str:
     """Say in how many steps each optimizer reaches the target."""
-    steps = [f"{r.optimizer} in {r.steps:g}" if r.steps else f"{r.optimizer} never" for r in rows]
+    steps = [
+        f"{_shown(r.optimizer)} in {r.steps:g}" if r.steps else f"{_shown(r.optimizer)} never"
+        for r in rows
+    ]
     return f"Steps to {target:.0%} validation accuracy: {', '.join(steps)}."
 
 

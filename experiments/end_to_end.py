@@ -19,11 +19,9 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
-import numpy as np
-import optax
 from jax.sharding import Mesh
 
 import nxtpost_jax
@@ -43,7 +41,9 @@ from experiments.retrieval.nodes import lti_config
 from experiments.retrieval.residual_monn import MoNNTraining
 from experiments.retrieval.searchers import dot_model
 from experiments.retrieval.towers import Asked, Searches, Towers
+from experiments.studies.handover import example_lines, hand_over, how_to_load
 from experiments.studies.path_report import Searched, Tested, path_panels, report_of
+from experiments.studies.recipes import Recipe, choose_recipe, optimizers
 from experiments.tasks.next_item import (
     Problem,
     data_name,
@@ -53,7 +53,7 @@ from experiments.tasks.next_item import (
     score_baselines,
     train_nxtpost,
 )
-from nxtpost_jax import NxtPost, NxtPostConfig, Objective
+from nxtpost_jax import NxtPost, NxtPostConfig, Objective, Queries
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,53 +133,7 @@ PRESETS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What depends on the data, by its users' length; `EndToEnd` documents the fields."""
-
-    epochs: int
-    evaluate_every: int
-    max_len: int
-    batch_size: int
-    dropout: float
-    adamw_rate: float
-    shampoo_rate: float
-    monn_steps: int
-
-
-# Learning rates: the best on validation of a grid for each optimizer (docs/nxtpost.md).
-RECIPES = {
-    "short": Recipe(
-        epochs=10,
-        evaluate_every=1,
-        max_len=16,
-        batch_size=128,
-        dropout=0.2,
-        adamw_rate=8e-3,
-        shampoo_rate=8e-3,
-        monn_steps=400,
-    ),
-    "long": Recipe(
-        epochs=16,
-        evaluate_every=2,
-        max_len=200,
-        batch_size=32,
-        dropout=0.2,
-        adamw_rate=1.2e-2,
-        shampoo_rate=1.6e-2,
-        monn_steps=800,
-    ),
-}
 PAIRS = 200_000  # training positions that nodes and MoNN learn from
-LONG_USERS = 20  # mean training events of a user from which "long" applies
-
-
-def choose_recipe(options: EndToEnd, problem: Problem) -> Recipe:
-    """Take the recipe for the data's users, with what the command line says otherwise."""
-    mean = float(np.mean(problem.split.train.lengths))
-    recipe = RECIPES["long" if mean >= LONG_USERS else "short"]
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)}
-    return dataclasses.replace(recipe, **{k: v for k, v in given.items() if v is not None})
 
 
 def load(options: EndToEnd) -> Interactions:
@@ -199,21 +153,6 @@ def model_config(options: EndToEnd, recipe: Recipe, *, ids: bool) -> NxtPostConf
         dropout=recipe.dropout,
         id_embedding=ids,
     )
-
-
-def optimizers(recipe: Recipe, *, steps: int) -> dict[str, optax.GradientTransformation]:
-    """Build both optimizers with the same schedule, averages and decay."""
-
-    def schedule(peak: float) -> optax.Schedule:
-        warmup = max(1, min(100, steps // 10))
-        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, 2), 0.05 * peak)
-
-    return {
-        "adamw": optax.adamw(schedule(recipe.adamw_rate), b1=0.9, b2=0.98, weight_decay=0.01),
-        "shampoo": shampoo_jax.shampoo(
-            schedule(recipe.shampoo_rate), b1=0.9, b2=0.95, weight_decay=0.01, block_size=256
-        ),
-    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -313,7 +252,7 @@ def evaluate_test(
     }
     asked = retrieval.make_asked(problem, towers, queries=queries)
     found = {
-        name: search_test(problem, towers, both, queries, asked, budget=budgets[name])
+        name: search_test(problem, towers, both, queries=queries, asked=asked, budget=budgets[name])
         for name, both in searches.items()
     }
     return Tested(
@@ -327,7 +266,7 @@ def evaluate_test(
 
 
 def search_test(
-    problem: Problem, towers: Towers, both: Searches, queries, asked: Asked, *, budget: int
+    problem: Problem, towers: Towers, both: Searches, *, queries: Queries, asked: Asked, budget: int
 ) -> Searched:
     """Search the test queries by one scorer, exactly and through the index."""
     exact = both.exact.search(asked.requests, retrieval.K, budget=0)
@@ -343,8 +282,10 @@ def search_test(
     )
 
 
-def run_path(setting: Setting[EndToEnd], problem: Problem, recipe: Recipe) -> Tested:
-    """Train, index and evaluate."""
+def run_path(
+    setting: Setting[EndToEnd], problem: Problem, recipe: Recipe
+) -> tuple[Tested, NxtPost, Any]:
+    """Train, index and evaluate; the model by Shampoo and its parameters come too."""
     run, options, mesh = setting.run, setting.options, setting.mesh
     trained = train_all(run, problem, recipe, options, mesh=mesh)
     best = trained["shampoo"]
@@ -353,7 +294,8 @@ def run_path(setting: Setting[EndToEnd], problem: Problem, recipe: Recipe) -> Te
     searches = search_by_both(run, problem, towers, validation, recipe, options, mesh=mesh)
     budgets = {name: both.choose_budget(validation) for name, both in searches.items()}
     setting.look_at_test("everything trained and chosen")
-    return evaluate_test(problem, trained, towers, searches, budgets, max_len=recipe.max_len)
+    tested = evaluate_test(problem, trained, towers, searches, budgets, max_len=recipe.max_len)
+    return tested, best.model, best.result.params
 
 
 def run_digits(setting: Setting[EndToEnd]) -> Outcome:
@@ -373,14 +315,21 @@ def pose_path(options: EndToEnd) -> Posed[EndToEnd]:
     print(f"protocol: {problem.protocol.describe()}")
     recipe = choose_recipe(options, problem)
     completed = dataclasses.replace(options, **dataclasses.asdict(recipe))
-    return Posed((problem, recipe), data_name(interactions), completed)
+    return Posed((problem, recipe, interactions), data_name(interactions), completed)
 
 
 def measure(setting: Setting[EndToEnd]) -> Outcome:
-    """Run the whole path."""
-    problem, recipe = setting.inputs
-    digit_part, tested = run_digits(setting), run_path(setting, problem, recipe)
-    return report_of(setting.run, problem, tested=tested, digits=digit_part)
+    """Run the whole path, and leave its recommender behind."""
+    problem, recipe, interactions = setting.inputs
+    digit_part = run_digits(setting)
+    tested, model, params = run_path(setting, problem, recipe)
+    recommender = hand_over(setting.run, problem, interactions, model=model, params=params)
+    lines = example_lines(recommender, problem, interactions, seed=setting.options.seed)
+    return dataclasses.replace(
+        report_of(setting.run, problem, tested=tested, digits=digit_part),
+        examples=["", "Recommended to users of the test split:", *lines, ""],
+        usage=how_to_load(setting.run),
+    )
 
 
 STUDY = Study(

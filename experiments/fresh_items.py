@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -167,8 +167,8 @@ def _cut_in_time(interactions: Interactions, sequences: Sequences, seed: int):
     del seed
     if interactions.timestamps is None:
         raise bad_input(interactions.name, expected="timestamps for --split time", found="none")
-    moments = np.quantile(interactions.timestamps, (0.8, 0.9))
-    split = nxtpost_jax.global_time(sequences, *moments)
+    first, second = np.quantile(interactions.timestamps, (0.8, 0.9))
+    split = nxtpost_jax.global_time(sequences, validation_from=first, test_from=second)
     cold = np.ones(interactions.n_items, bool)
     cold[split.train.items] = False
     rule = "global time: training ends after 80 % of the events, validation after 90 %; a user's "
@@ -188,7 +188,7 @@ class Scores(NamedTuple):
         return nxtpost_jax.harmonic_mean(self.warm["ndcg@10"], self.cold["ndcg@10"])
 
 
-def score_parts(evaluate, parts: Parts, cold: np.ndarray) -> Scores:
+def score_parts(evaluate: Callable[..., Metrics], parts: Parts, *, cold: np.ndarray) -> Scores:
     """Rank the targets of each part by `evaluate(queries, **options)`."""
     return Scores(
         warm=evaluate(parts.warm),
@@ -197,7 +197,9 @@ def score_parts(evaluate, parts: Parts, cold: np.ndarray) -> Scores:
     )
 
 
-def train_model(run: Run, fresh: Fresh, kind: str, options: FreshItems, *, mesh: Mesh, seed: int):
+def train_model(
+    run: Run, fresh: Fresh, *, kind: str, options: FreshItems, mesh: Mesh, seed: int
+) -> tuple[Problem, NxtPost, Any]:
     """Train one kind of model; return it with its parameters and the problem it reads."""
     content = None if kind == "id" else fresh.problem.content
     problem = dataclasses.replace(fresh.problem, content=content)
@@ -234,16 +236,19 @@ def score_baselines(fresh: Fresh, *, max_len: int) -> dict[str, Scores]:
             options |= {"max_len": max_len, "query_times": query_times(queries)}
             return rank(fresh.problem, scores_fn, queries=queries, **options)
 
-        return score_parts(evaluate, fresh.test, fresh.cold)
+        return score_parts(evaluate, fresh.test, cold=fresh.cold)
 
     scorers = baseline_scorers(fresh.problem, fresh.test.warm)
     return {name: of(scores_fn) for name, scores_fn in scorers.items()}
 
 
-def score_model(fresh: Fresh, problem: Problem, model: NxtPost, params) -> Scores:
+def score_model(fresh: Fresh, problem: Problem, model: NxtPost, params: Any) -> Scores:
     """Rank by a trained model."""
-    evaluate = functools.partial(score, problem, model, params)
-    return score_parts(evaluate, fresh.test, fresh.cold)
+
+    def evaluate(queries, **options) -> Metrics:
+        return score(problem, model, params=params, queries=queries, **options)
+
+    return score_parts(evaluate, fresh.test, cold=fresh.cold)
 
 
 def table_of(
@@ -322,7 +327,9 @@ def measure(setting: Setting[FreshItems]) -> Outcome:
     options, fresh = setting.options, setting.inputs
     trained = {
         kind: [
-            train_model(setting.run, fresh, kind, options, mesh=setting.mesh, seed=seed)
+            train_model(
+                setting.run, fresh, kind=kind, options=options, mesh=setting.mesh, seed=seed
+            )
             for seed in options.all_seeds
         ]
         for kind in options.models

@@ -191,7 +191,7 @@ def pose_learning(options: Learning) -> Posed:
     return Posed() if options.data is None else pose_drawn(options, drawn=None)
 
 
-def study_of(task: str, options: Options, **what) -> Study:
+def study_of(task: str, options: Options, **what: Any) -> Study:
     """Name a task's study and give it its presets."""
     presets = {"default": options, "smoke": SMOKE[task]}
     return Study(name=f"hsnn {task}", presets=presets, **what)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from experiments.harness.plots import Draw, draw_points
 from experiments.harness.report import Table, signed
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome, Posed, Setting, Study
+from experiments.loop.training import TrainResult
 from experiments.studies.paper_metrics import K, paper_metrics, train_wide_deep
 from experiments.tasks.next_item import (
     Problem,
@@ -40,7 +41,7 @@ from experiments.tasks.next_item import (
     sequences_of,
 )
 from experiments.tasks.nxtpost_training import SMOKE, TRAINED, NxtPostOptions, train_seeds
-from nxtpost_jax import Metrics
+from nxtpost_jax import Metrics, NxtPost, NxtPostConfig
 
 DEFAULT = "default"
 MOST_ROWS = 14  # variants of one panel
@@ -149,7 +150,9 @@ def variants_of(problem: Problem, options: Ablation) -> dict[str, tuple[str, Cha
     }
 
 
-def apply(change: Change, problem: Problem, options: Ablation):
+def apply(
+    change: Change, problem: Problem, options: Ablation
+) -> tuple[Problem, NxtPostConfig, Ablation]:
     """Return the problem, the model's config and the options of a variant."""
     model = dict(change.model)
     if model.get("num_actions") == "all":
@@ -169,7 +172,9 @@ class Ranked(NamedTuple):
     others: list[dict[str, float]]
 
 
-def train_variant(run: Run, name: str, change: Change, problem: Problem, options, *, mesh: Mesh):
+def train_variant(
+    run: Run, name: str, *, change: Change, problem: Problem, options: Ablation, mesh: Mesh
+) -> tuple[Problem, list[tuple[NxtPost, TrainResult]]]:
     """Train a variant from every seed: its problem, and (model, result) a seed."""
     problem, config, changed = apply(change, problem, options)
     stage = name.replace(" ", "_").replace(",", "")
@@ -178,7 +183,13 @@ def train_variant(run: Run, name: str, change: Change, problem: Problem, options
     return problem, trained
 
 
-def rank_variant(problem: Problem, trained, labels_Qxm, *, seed: int) -> Ranked:
+def rank_variant(
+    problem: Problem,
+    trained: Sequence[tuple[NxtPost, TrainResult]],
+    *,
+    labels_Qxm: np.ndarray,
+    seed: int,
+) -> Ranked:
     """Rank the test queries by what `train_variant` returned."""
     outcome = Ranked([], [])
     for model, result in trained:
@@ -188,7 +199,7 @@ def rank_variant(problem: Problem, trained, labels_Qxm, *, seed: int) -> Ranked:
         others = paper_metrics(
             problem, model, params=result.params, labels_Qxm=labels_Qxm, seed=seed
         )
-        outcome.others.append(others | {"best epoch": float(result.best_epoch)})
+        outcome.others.append(others | {"best epoch": float(result.best_epoch or 0)})
     return outcome
 
 
@@ -201,7 +212,13 @@ COLUMNS = (
 )
 
 
-def table_of(outcomes: Mapping[str, Ranked], axes: Mapping[str, str], baselines, others) -> Table:
+def table_of(
+    outcomes: Mapping[str, Ranked],
+    axes: Mapping[str, str],
+    *,
+    baselines: Mapping[str, Metrics],
+    others: Mapping[str, Mapping[str, float]],
+) -> Table:
     """Lay the variants out: means over seeds, and what the change did to NDCG@10.
 
     Args:
@@ -274,7 +291,7 @@ def pose_ablation(options: Ablation) -> Posed:
     posed = {"content_dim": options.content_dim, "seed": options.seed}
     problem = pose(interactions, held_out=options.held_out, **posed)
     sequences = sequences_of(interactions)
-    labels = nxtpost_jax.following(sequences, problem.split.test, options.held_out)
+    labels = nxtpost_jax.following(sequences, problem.split.test, m=options.held_out)
     return Posed((problem, labels), data_name(interactions))
 
 
@@ -283,12 +300,15 @@ def measure(setting: Setting[Ablation]) -> Outcome:
     run, options, (problem, labels) = setting.run, setting.options, setting.inputs
     variants = variants_of(problem, options)
     trained = {
-        name: train_variant(run, name, change, problem, options, mesh=setting.mesh)
+        name: train_variant(
+            run, name, change=change, problem=problem, options=options, mesh=setting.mesh
+        )
         for name, (_, change) in variants.items()
     }
     setting.look_at_test(TRAINED)
     outcomes = {
-        name: rank_variant(*parts, labels, seed=options.seed) for name, parts in trained.items()
+        name: rank_variant(*parts, labels_Qxm=labels, seed=options.seed)
+        for name, parts in trained.items()
     }
     baselines = score_baselines(problem, problem.split.test, max_len=options.model.max_len)
     others = {
@@ -311,7 +331,7 @@ def measure(setting: Setting[Ablation]) -> Outcome:
         protocol=problem.protocol.asdict(),
         metrics=figures | against_default(outcomes),
         baselines=baseline_figures(baselines) | flat,
-        tables=[table_of(outcomes, axes, baselines, others)],
+        tables=[table_of(outcomes, axes, baselines=baselines, others=others)],
         found=found(outcomes),
     )
 

@@ -198,7 +198,12 @@ def steps_to(results: Sequence[TrainResult], target: float) -> float | None:
     return median if np.isfinite(median) else None
 
 
-def table_of(results, *, rates: Sequence[float], seeds: int) -> Table:
+def table_of(
+    results: Mapping[tuple[str, float], Sequence[TrainResult]],
+    *,
+    rates: Sequence[float],
+    seeds: int,
+) -> Table:
     """Lay the end losses out by learning rate, AdamW as the baseline."""
     ends = end_losses(results)
     target = ends["adamw", best_rate(ends, "adamw")]

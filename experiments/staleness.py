@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -85,7 +85,7 @@ PRESETS = {
 def without_last(histories: Sequences, n: int) -> Sequences:
     """Leave out each history's last n events."""
     stops = np.maximum(histories.offsets[1:] - n, histories.offsets[:-1])
-    return histories.ranges(histories.offsets[:-1], stops, np.arange(len(histories)))
+    return histories.ranges(histories.offsets[:-1], stops, users=np.arange(len(histories)))
 
 
 def old_enough(queries: Queries, age: int, *, name: str) -> Queries:
@@ -100,7 +100,7 @@ def old_enough(queries: Queries, age: int, *, name: str) -> Queries:
     return kept
 
 
-def ageing(evaluate, ages: Sequence[int]) -> list[Metrics]:
+def ageing(evaluate: Callable[..., Metrics], ages: Sequence[int]) -> list[Metrics]:
     """Rank with vectors of each age; `evaluate` takes what `ranking.evaluate` calls backfill."""
     return [evaluate(backfill=functools.partial(without_last, n=age)) for age in ages]
 

@@ -16,6 +16,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 import shampoo_jax
 from experiments.bench.parameter_sets import PARAMETER_SETS, read_sets
@@ -111,7 +112,7 @@ def medians(contestants: dict, turns: int) -> dict:
     return {key: float(np.median(c.milliseconds[1:])) for key, c in contestants.items()}
 
 
-def part_table(name: str, options: StepProfile, *, mesh) -> tuple[Table, dict[str, float]]:
+def part_table(name: str, options: StepProfile, *, mesh: Mesh) -> tuple[Table, dict[str, float]]:
     """Time the parts beside the whole step, before any root is due."""
     tx = shampoo_jax.shampoo(1e-3, block_size=options.block_size, start_preconditioning_step=10**6)
     with jax.set_mesh(mesh):

@@ -29,6 +29,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 import shampoo_jax
 from experiments.bench import nxtpost_time
@@ -165,7 +166,9 @@ def _draw(shapes: Shapes, seed: int) -> dict[str, np.ndarray]:
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def make_contestant(tx: optax.GradientTransformation, shapes: Shapes, *, mesh, seed: int):
+def make_contestant(
+    tx: optax.GradientTransformation, shapes: Shapes, *, mesh: Mesh, seed: int
+) -> Contestant:
     """Compile an optimizer's step on the mesh of the context."""
     grads = jax.device_put(_draw(shapes, seed), replicated(mesh))
     params = jax.device_put(_draw(shapes, seed + 1), replicated(mesh))
@@ -190,7 +193,9 @@ def make_contestant(tx: optax.GradientTransformation, shapes: Shapes, *, mesh, s
     return Contestant(call, program)
 
 
-def make_step_contestant(tx: optax.GradientTransformation, name: str, *, mesh, seed: int):
+def make_step_contestant(
+    tx: optax.GradientTransformation, name: str, *, mesh: Mesh, seed: int
+) -> Contestant:
     """Compile a whole training step on the mesh of the context."""
     problem = WHOLE_STEPS[name]()
     layout = state_layout(
@@ -210,7 +215,7 @@ def make_step_contestant(tx: optax.GradientTransformation, name: str, *, mesh, s
     return Contestant(call, program)
 
 
-def time_step(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
+def time_step(name: str, options: StepTime, *, mesh: Mesh) -> list[dict[str, Any]]:
     """Time a whole training step by every optimizer; return rows of `ROW`."""
     with jax.set_mesh(mesh):
         contestants = {
@@ -224,7 +229,7 @@ def time_step(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
     return _rows(name, {o: c.summary(skip=warmup) for o, c in contestants.items()})
 
 
-def time_set(name: str, options: StepTime, *, mesh) -> list[dict[str, Any]]:
+def time_set(name: str, options: StepTime, *, mesh: Mesh) -> list[dict[str, Any]]:
     """Time every optimizer on one parameter set; return rows of `ROW`."""
     shapes = PARAMETER_SETS[name]()
     with jax.set_mesh(mesh):
@@ -282,7 +287,11 @@ def tables_of(rows: Sequence[dict[str, Any]]) -> list[Table]:
     """Lay the rows out, a table a set, AdamW as the baseline."""
     tables = []
     for name in dict.fromkeys(row["set"] for row in rows):
-        own = [[row[column] for column in ROW[1:]] for row in rows if row["set"] == name]
+        own = [
+            [OPTIMIZERS[row["optimizer"]], *(row[column] for column in ROW[2:])]
+            for row in rows
+            if row["set"] == name
+        ]
         tables.append(Table(title=name, columns=ROW[1:], baselines=own[:1], rows=own[1:]))
     return tables
 

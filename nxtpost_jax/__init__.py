@@ -33,6 +33,7 @@ from nxtpost_jax.events.splits import (
     truncate_histories,
     with_targets,
 )
+from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.backfill import fill_from_similar_users, fill_with_popular
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.live_users import Event
@@ -46,6 +47,7 @@ from nxtpost_jax.training.post_to_post import pretrain
 __version__ = "0.1.0"
 __all__ = [
     "PAD",
+    "Answer",
     "Catalogue",
     "ContentSet",
     "Difference",

@@ -196,7 +196,7 @@ def _canonical(state: ShampooState, shapes: dict[str, Shape]) -> dict:
     state = jax.device_get(state)
     listed, blocks = _listed(state, shapes), {}
     for i, b in listed:
-        pool = state.pools[i]
+        pool = _pools(state)[i]
         blocks[b.name] = {k: np.array(x[_place(k, x, pool, b)]) for k, x in _arrays(pool).items()}
     return {
         "count": np.asarray(state.count),
@@ -217,7 +217,8 @@ def _restore(saved: dict[str, Any], like: ShampooState, shapes: dict[str, Shape]
         _check_moments(b.name, set(own), set(arrays))
         for moment, x in arrays.items():
             _fill(x, _place(moment, x, pools[i], b), own[moment], moment)
-    new = ShampooState(np.asarray(saved["count"], np.int32), pools)
+    count: Any = np.asarray(saved["count"], np.int32)
+    new = ShampooState(count, pools)
     return jax.tree.map(_put, new, like)
 
 

@@ -36,7 +36,7 @@ class ShampooConfig:
     eigenvalue_exponent: float | Mapping[int, float]
     root: Callable[..., roots.Refreshed]
     max_residual: float
-    grafting: optax.GradientTransformation | Literal["auto"] | None
+    grafting: grafting_lib.Grafting | Literal["auto"] | None
     precondition_frequency: int
     start_preconditioning_step: int | None
     statistics_frequency: int
@@ -100,7 +100,7 @@ class ShampooConfig:
     @property
     def graft(self) -> grafting_lib.Grafting:
         """The grafting method; without one, a stateless stand-in whose result is not used."""
-        if not self.grafts:
+        if self.grafting is None or not self.grafts:
             return grafting_lib.sgd()
         if isinstance(self.grafting, str):
             is_sum = isinstance(self.b2, int | float) and self.b2 == 1
@@ -181,7 +181,7 @@ def _validate(c: ShampooConfig) -> None:
     check_number("momentum", c.momentum, 0, 1, open_high=True)
     check_number("dampening", c.dampening, 0, 1, open_high=True)
     check_weight_decay(c.weight_decay)
-    method = c.grafting is None or isinstance(c.grafting, optax.GradientTransformation)
+    method = c.grafting is None or isinstance(c.grafting, grafting_lib.Grafting)
     method = method or (isinstance(c.grafting, str) and c.grafting == "auto")
     _check(method, "grafting", c.grafting, "'auto', None or a method such as grafting.adam()")
     kinds = get_args(Preconditioner)

@@ -4,13 +4,13 @@ The same body runs without a mesh, under Auto and Explicit axes, and inside a ca
 shard_map. A mesh comes from the argument, else from the context (`jax.set_mesh`).
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -20,7 +20,8 @@ from shampoo_jax.state import PoolState, ShampooState
 AnyMesh = Mesh | AbstractMesh
 
 
-class Devices(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Devices:
     """The devices that share the blocks.
 
     Attributes:
@@ -107,7 +108,8 @@ def state_sharding(state: Any, mesh: AnyMesh, *, axes: Sequence[str] | None = No
 
     def shardings(node):
         if isinstance(node, ShampooState):
-            specs = ShampooState(P(), pool_specs(node.pools, own))
+            count: Any = P()
+            specs = ShampooState(count, pool_specs(node.pools, own))
             return jax.tree.map(
                 lambda s: NamedSharding(mesh, s), specs, is_leaf=lambda x: isinstance(x, P)
             )
@@ -140,7 +142,7 @@ def is_sharded(spec: P) -> bool:
     return any(_axes_of(entry) for entry in spec)
 
 
-def _global_from_shards(shards: np.ndarray | jax.Array, spec: P, mesh) -> jax.Array:
+def _global_from_shards(shards: jax.Array, spec: P, mesh: AnyMesh) -> jax.Array:
     """Rebuild a leaf from `[*mesh axes, *local shape]`."""
     names = list(mesh.axis_names)
     used = [a for entry in spec for a in _axes_of(entry)]

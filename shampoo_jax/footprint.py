@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import jax
-import optax
 from jax.sharding import AbstractMesh, AxisType
 
 from shampoo_jax.state import ARRAYS
@@ -15,7 +14,7 @@ def _bytes(tree) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def memory(params: optax.Params, *, devices: int = 1, **options: Any) -> dict[str, int]:
+def memory(params: Any, *, devices: int = 1, **options: Any) -> dict[str, int]:
     """Return the bytes of the optimizer's state per device.
 
     Args:

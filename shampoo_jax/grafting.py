@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 
@@ -49,7 +50,8 @@ def elementwise(tx: optax.GradientTransformation) -> Grafting:
     tx = optax.with_extra_args_support(tx)
     _check_along(tx)
 
-    def update(updates, state, params=None, *, active, **extra_args):
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        active = extra_args.pop("active")
         direction, new = tx.update(updates, state, params, **extra_args)
 
         def keep(a, b):  # leaves without rows, such as counters, always advance
@@ -71,9 +73,10 @@ def _check_along(tx: optax.GradientTransformationExtraArgs) -> None:
         state = tx.init(block)
         for count in (jnp.int32(1), jnp.int32(2)):
             extra = {"gradient": block, "count": count, "active": active}
+            direction: Any
             direction, state = tx.update(block, state, jnp.zeros_like(block), **extra)
             total = jnp.sum(direction)
-            if not isinstance(total, jax.core.Tracer) and total < 0:
+            if not isinstance(total, Tracer) and total < 0:
                 raise ValueError(
                     "grafting: expected a direction along the gradient, as optax.scale_by_adam(), "
                     "found one against it, as optax.adam(learning_rate)"
@@ -86,15 +89,19 @@ def _divide(f: jax.Array, denominator: jax.Array) -> jax.Array:
 
 
 def _second_moment(decay, weight, eps, correction=lambda count, dtype: 1) -> Grafting:
-    def update(updates, state, params=None, *, gradient, count, active, **extra_args):
-        del params, extra_args
+    def init(params: Any) -> Any:
+        return SecondMomentState(jnp.zeros_like(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        del params
+        gradient, count, active = (extra_args[k] for k in ("gradient", "count", "active"))
         # The direction reads the moment that is stored: then XLA updates it in place.
         nu = decay * state.nu + weight * gradient * gradient
         nu = jnp.where(per_row(active, nu), nu, state.nu)
         denominator = jnp.sqrt(nu / correction(count, nu.dtype)) + eps
         return _divide(updates, denominator), SecondMomentState(nu)
 
-    return Grafting(lambda blocks: SecondMomentState(jnp.zeros_like(blocks)), update)
+    return Grafting(init, update)
 
 
 def _check_decay(b2: ArrayLike) -> None:
@@ -122,8 +129,12 @@ def adagrad(eps: ArrayLike = 1e-10) -> Grafting:
 def sgd() -> Grafting:
     """Graft SGD: the filtered gradient itself."""
 
-    def update(updates, state, params=None, **extra_args):
+    def init(params: Any) -> Any:
+        del params
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         del params, extra_args
         return updates, state
 
-    return Grafting(lambda blocks: optax.EmptyState(), update)
+    return Grafting(init, update)

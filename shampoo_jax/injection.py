@@ -46,14 +46,16 @@ class _Signature(inspect.Signature):
 def injectable(factory: Callable[P, T]) -> Callable[P, T]:
     """Make `optax.inject_hyperparams(factory)` work without `static_args`."""
 
+    make: Callable[..., T] = factory
+
     @functools.wraps(factory)
     def opened(*args: P.args, **kwargs: P.kwargs) -> T:
-        return factory(*map(_open, args), **{k: _open(v) for k, v in kwargs.items()})
+        return make(*map(_open, args), **{k: _open(v) for k, v in kwargs.items()})
 
     own = inspect.signature(factory)
-    opened.__signature__ = _Signature(
-        list(own.parameters.values()), return_annotation=own.return_annotation
-    )
+    parameters = list(own.parameters.values())
+    signature = _Signature(parameters, return_annotation=own.return_annotation)
+    vars(opened)["__signature__"] = signature  # where inspect.signature looks first
     return opened
 
 

@@ -85,7 +85,7 @@ def _probe_residual(a, q, lam, real) -> jax.Array:
 
 def eigh_root(
     a: jax.Array,
-    size: ArrayLike,
+    size: jax.Array,
     previous: jax.Array,
     *,
     exponent: float,
@@ -119,7 +119,7 @@ def _matrix_power(x: jax.Array, n: int) -> jax.Array:
 
 def newton_root(
     a: jax.Array,
-    size: ArrayLike,
+    size: jax.Array,
     previous: jax.Array,
     *,
     exponent: float,
@@ -169,7 +169,7 @@ def newton_root(
 
 def eigh_basis(
     a: jax.Array,
-    size: ArrayLike,
+    size: jax.Array,
     previous: jax.Array,
     *,
     exponent: float,
@@ -185,7 +185,7 @@ def eigh_basis(
 
 def qr_basis(
     a: jax.Array,
-    size: ArrayLike,
+    size: jax.Array,
     previous: jax.Array,
     *,
     exponent: float,

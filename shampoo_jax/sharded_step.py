@@ -122,7 +122,8 @@ def sharded_step(
     grads = [distribution.reshard_explicit(g, s, mesh) for g, s in zip(grads, specs)]
     if weights is not None:
         weights = [distribution.reshard_explicit(w, s, mesh) for w, s in zip(weights, specs)]
-    state_specs = ShampooState(P(), distribution.pool_specs(state.pools, devices.axes))
+    replicated: Any = P()
+    state_specs = ShampooState(replicated, distribution.pool_specs(state.pools, devices.axes))
 
     def body(grads, weights, state, traced):
         sharded = [*grads, *(weights or [])]

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import GetAttrKey
 from jax.typing import DTypeLike
 
 from shampoo_jax import record
@@ -37,23 +36,14 @@ class PoolState(NamedTuple):
 ARRAYS = PoolState._fields[:-1]
 
 
-def _flatten_with_keys(pool: PoolState):
-    return [(GetAttrKey(name), getattr(pool, name)) for name in ARRAYS], pool.record
-
-
-# A NamedTuple would count `record` among its children.
-jax.tree_util.register_pytree_with_keys(
-    PoolState,
-    _flatten_with_keys,
-    lambda text, arrays: PoolState(*arrays, record=text),
-    lambda pool: (pool[:-1], pool.record),
-)
+# As the NamedTuple that it is, `record` would count among its children.
+jax.tree_util.register_dataclass(PoolState, data_fields=ARRAYS, meta_fields=("record",))
 
 
 class ShampooState(NamedTuple):
     """State of `scale_by_shampoo`."""
 
-    count: jax.Array  # int32 [], steps taken
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  # int32 [], steps taken
     # One PoolState per pool; a float32 [0] where no parameter has an element.
     pools: tuple[PoolState, ...] | jax.Array
 

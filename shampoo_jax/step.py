@@ -1,7 +1,7 @@
 """One step over the blocks that a device owns: accumulate, refresh, precondition, graft.
 
 Nothing here communicates. Arrays are `[n, ...]` with n the rows of this device; the order of
-operations is that of the paper's Algorithm 2 as its software runs it (docs/shampoo.md).
+operations is that of the paper's Algorithm 2 as its software runs it (docs/shampoo/how-it-works.md).
 """
 
 from typing import NamedTuple
@@ -244,6 +244,7 @@ def filter_gradient(
 
 def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, count, config):
     """EShampoo / SOAP: divide by the root of the second moment in the eigenbasis."""
+    assert state.eigenvalues is not None
     rotated = _along_all(g, roots, pool, transpose=True, precision=config.precision)
     b2 = jnp.asarray(config.b2, g.dtype)
     weight = jnp.asarray(_average_weight(config.b2), g.dtype)
@@ -274,6 +275,7 @@ def _graft(p, p_graft, last_refresh, count, config):
 
 def _momentum(state: PoolState, p, w, active, config):
     """Decay enters the buffer of classic momentum, so it is added here, by the block's owner."""
+    assert state.momentum is not None
     if w is not None:
         p = p + jnp.asarray(config.weight_decay, p.dtype) * w
     mu, damping = (jnp.asarray(x, p.dtype) for x in (config.momentum, config.dampening))

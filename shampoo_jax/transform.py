@@ -166,11 +166,11 @@ def scale_by_shampoo(
         ),
     )
 
-    def init(params):
+    def init(params: Any) -> Any:
         _check_leaves(params)
         return init_state(params, config, distribution.resolve(mesh, mesh_axes))
 
-    def update(updates, state, params=None, **extra_args):
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         del extra_args
         own = align(updates, params, record.paths(pool.record for pool in _pools(state)))
         weights = None
@@ -193,7 +193,7 @@ def scale_by_shampoo(
                 for d, w, here in zip(directions, weights, own.present)
             ]
         directions = [d.astype(t) for d, t in zip(directions, own.dtypes)]
-        count = optax.safe_increment(state.count)
+        count: Any = optax.safe_increment(state.count)
         return own.tree(directions), ShampooState(count, pools)
 
     return optax.GradientTransformationExtraArgs(init, update)

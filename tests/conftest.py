@@ -6,7 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("NPROC", "32")  # XLA's pool: LAPACK calls may park threads (docs/shampoo.md)
+os.environ.setdefault(
+    "NPROC", "32"
+)  # XLA's pool: LAPACK calls may park threads (docs/shampoo/how-it-works.md)
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the time goes into compiling. The kernels of fused loops by way of MLIR take half of it,
 # and jaxlib 0.10 still knows another way; later versions refuse the flag.

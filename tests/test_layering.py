@@ -43,6 +43,10 @@ ACROSS = {
     "shampoo/test_program.py",
     "shampoo/test_reference.py",
     "shampoo/test_reference_trajectories.py",
+    "shampoo/test_signatures.py",
+    "shampoo/test_soap.py",
+    "shampoo/test_trees.py",
+    "hsnn/test_public_face.py",
     "experiments/loop/test_resume.py",
 }
 

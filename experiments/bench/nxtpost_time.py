@@ -174,7 +174,13 @@ def batches_of(setting: Setting) -> Iterator[Batch]:
 def _gradient(model, params, batch, content, key, candidates):
     def value(params):
         return nxtpost_jax.loss(
-            model, params, batch, content, key, objective=OBJECTIVE, candidates=candidates
+            model,
+            params,
+            batch=batch,
+            content=content,
+            key=key,
+            objective=OBJECTIVE,
+            candidates=candidates,
         )
 
     return jax.grad(value, has_aux=True)(params)[0]
@@ -255,7 +261,7 @@ def time_serving(setting: Setting) -> dict[str, float]:
     timed = {
         "request": lambda row: recommender.recommend([history[row]], 10),
         "event": lambda row: recommender.update(row, int(history[row][0])),
-        "insert": lambda row: recommender.add_items(setting.content[row : row + 1]),
+        "insert": lambda row: recommender.add(setting.content[row : row + 1]),
     }
     for name, call in timed.items():
         for row in range(len(history)):  # compiles every width that occurs

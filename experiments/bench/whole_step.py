@@ -52,7 +52,9 @@ def sequences(*, items: int = 3706, length: int = 200, rows: int = 128) -> Probl
     batch = {"items": events[:, :-1], "labels": events[:, 1:]}
 
     def loss(params, batch, key):
-        return nxtpost_jax.loss(model, params, batch, None, key, num_negatives=256)
+        return nxtpost_jax.loss(
+            model, params, batch=batch, content=None, key=key, num_negatives=256
+        )
 
     return Problem(lambda key: model.init(key, batch)["params"], loss, batch)
 

@@ -1,7 +1,8 @@
 """Content vectors of items: text to TF-IDF to a truncated SVD, fitted on the training period."""
 
+from typing import Any
+
 import numpy as np
-import scipy.sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -58,10 +59,13 @@ def text_embeddings(
     """
     rows = _checked_rows(fit_rows, len(texts))
     if dim < 1:
-        raise ValueError(f"expected dim >= 1, found {dim=}")
+        raise ValueError(f"dim: expected at least 1, found {dim}")
     fitted = [texts[row] for row in rows if texts[row].strip()]
     tfidf = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, max_features=MAX_FEATURES, dtype=np.float32
+        ngram_range=(1, 2),
+        sublinear_tf=True,
+        max_features=MAX_FEATURES,
+        dtype=np.float32,  # pyright: ignore[reportArgumentType]  # the stub knows float64 alone
     )
     try:
         fitted_x = tfidf.fit_transform(fitted)
@@ -77,16 +81,17 @@ def _checked_rows(fit_rows: np.ndarray, n: int) -> np.ndarray:
     is_index = rows.ndim == 1 and rows.dtype.kind in "iu"
     if not is_index or np.any(rows < 0) or np.any(rows >= n):
         raise ValueError(
-            f"expected fit_rows as bool [{n}] or row numbers below {n}, "
+            f"fit_rows: expected bool [{n}] or row numbers below {n}, "
             f"found {rows.dtype} {list(rows.shape)}"
         )
     return np.unique(rows)
 
 
-def _project(
-    fitted: scipy.sparse.csr_matrix, rows: scipy.sparse.csr_matrix, dim: int, seed: int
-) -> np.ndarray:
-    """Project rows on the first `dim` right singular vectors of `fitted`, zero beyond its rank."""
+def _project(fitted: Any, rows: Any, dim: int, seed: int) -> np.ndarray:
+    """Project sparse rows on the first `dim` right singular vectors of `fitted`, sparse too.
+
+    Zero beyond its rank.
+    """
     rank = min(dim, *fitted.shape)
     projected = np.zeros((rows.shape[0], dim), np.float32)
     if rank == fitted.shape[1]:  # as many axes as words: the words themselves are the axes

@@ -52,6 +52,8 @@ def read(path: str | os.PathLike) -> Interactions:
     try:
         if not path.exists():
             raise bad_input(path, expected="a folder or a file", found="nothing there")
+        if not path.is_dir() and not path.is_file():  # reading a pipe would wait for ever
+            raise bad_input(path, expected="a folder or a regular file", found="a pipe or device")
         return _read_folder(path) if path.is_dir() else _read_file(path)
     except OSError as error:
         raise bad_input(
@@ -82,7 +84,7 @@ def _read_file(path: Path) -> Interactions:
 
 
 def _read_published_split(files: SourceFiles) -> Interactions:
-    train, test = files.find("train.txt"), files.find("test.txt")
+    train, test = (path for name in ("train", "test") if (path := files.find(f"{name}.txt")))
     return _finish(files, train, lambda files, path: read_train_test(files, path, test))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import http.client
+import lzma
 import os
 import tempfile
 import urllib.error
@@ -19,6 +20,17 @@ from experiments.harness.errors import InputError, bad_input
 _CHUNK = 1 << 16
 _MAX_ARCHIVE = 200 << 20  # bytes; ml-1m.zip is 6 MB
 _MAX_MEMBER = 500 << 20
+
+# What the zip reader and its decompressors raise; ValueError: an offset before the file's start.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -153,7 +165,7 @@ def _unpack(stream: BinaryIO, archive: Archive, folder: Path) -> None:
                         found=f"git blob {git_blob_id(data)}",
                     )
                 Path(folder, member).write_bytes(data)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise bad_input(archive.url, expected="a whole zip archive", found=str(error)) from error
 
 
@@ -164,4 +176,7 @@ def _member(opened: zipfile.ZipFile, name: str, url: str) -> bytes:
         raise bad_input(url, expected=f"{name} in the archive", found="no such file") from None
     if info.file_size > _MAX_MEMBER:
         raise bad_input(url, expected=f"{name} of a sane size", found=f"{info.file_size:,} bytes")
-    return opened.read(info)
+    try:
+        return opened.read(info)
+    except OSError as error:  # bz2's word for damage; a place that cannot be written has another
+        raise bad_input(url, expected="a whole zip archive", found=str(error)) from error

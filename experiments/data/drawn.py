@@ -22,7 +22,9 @@ def drawn_ratings(*, users: int = 120, films: int = 80, seed: int = 0) -> Intera
             rating = 4.2 if genre[film] == user % len(GENRES) else 2.8
             rows.append((user, film, float(np.clip(round(rating + rng.normal()), 1, 5)), time))
     table = np.array(rows)
-    texts = {f: f"Film {f} ({1960 + f % 40}) {GENRES[genre[f]]}" for f in range(films)}
+    texts: dict[int | str, str] = {
+        f: f"Film {f} ({1960 + f % 40}) {GENRES[genre[f]]}" for f in range(films)
+    }
     events = Events(
         users=table[:, 0].astype(np.int64),
         items=table[:, 1].astype(np.int64),
@@ -47,7 +49,9 @@ def drawn_shop(*, users: int = 80, items: int = 150, days: int = 40, seed: int =
             for item in rng.choice(own, 2, replace=False):
                 rows.append((user, item, 86_400 * (day + 1) + int(rng.integers(1000))))
     table = np.array(rows, np.int64)
-    texts = {i: f"{names[i % len(names)]} {kinds[i % 4]} model{i % 9}" for i in range(items)}
+    texts: dict[int | str, str] = {
+        i: f"{names[i % len(names)]} {kinds[i % 4]} model{i % 9}" for i in range(items)
+    }
     events = Events(
         users=table[:, 0],
         items=table[:, 1],

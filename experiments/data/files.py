@@ -2,11 +2,16 @@
 
 import gzip
 import hashlib
+import io
 import os
 import zlib
 from pathlib import Path
 
 from experiments.harness.errors import bad_input, shown
+
+_MOST_RATIO = 200  # unpacked bytes for each packed one; logs have 3 to 20
+_LEAST_LIMIT = 16 << 20  # bytes that any file may unpack to
+_CHUNK = 1 << 20
 
 
 class SourceFiles:
@@ -52,6 +57,8 @@ def read_bytes(path: Path) -> bytes:
         InputError: the file cannot be read, or its gzip stream is cut short or damaged.
     """
     try:
+        if not path.is_file() and path.exists():  # reading a pipe would wait for ever
+            raise bad_input(path, expected="a regular file", found="a folder, pipe or device")
         data = path.read_bytes()
     except OSError as error:
         raise bad_input(
@@ -60,13 +67,27 @@ def read_bytes(path: Path) -> bytes:
     if not path.name.endswith(".gz") and not data.startswith(b"\x1f\x8b"):
         return data
     try:
-        return gzip.decompress(data)
+        return _unpacked(data, path)
     except EOFError as error:
         raise bad_input(
             path, expected="a whole gzip file", found="one that is cut short"
         ) from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise bad_input(path, expected="a whole gzip file", found=f"damage ({error})") from error
+
+
+def _unpacked(data: bytes, path: Path) -> bytes:
+    """Decompress a piece at a time, and stop at what no table of text shrinks by."""
+    limit = max(_LEAST_LIMIT, _MOST_RATIO * len(data))
+    parts, size = [], 0
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+        while part := stream.read(_CHUNK):
+            size += len(part)
+            if size > limit:
+                expected = f"at most {_MOST_RATIO} times its {len(data):,} bytes when unpacked"
+                raise bad_input(path, expected=expected, found="more")
+            parts.append(part)
+    return b"".join(parts)
 
 
 def read_head(path: Path, size: int = 1 << 16) -> bytes:

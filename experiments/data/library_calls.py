@@ -75,7 +75,7 @@ def library_calls(*, cache: bool = True, progress: Progress | None = None) -> In
     Returns:
         A function a user, its package (top-level name) its group; no timestamps.
     """
-    modules = sorted({name: (name, *rest) for name, *rest in _modules()}.values())
+    modules = sorted({module[0]: module for module in _modules()}.values())
     if not modules:
         raise bad_input(sys.prefix, expected="Python source files", found="none")
     files_hash = _hash_files(modules)
@@ -103,7 +103,7 @@ def package_split(interactions: Interactions) -> tuple[np.ndarray, np.ndarray]:
         ValueError: the users have no groups.
     """
     if interactions.groups is None:
-        raise ValueError("expected interactions with groups, found groups=None")
+        raise ValueError("interactions: expected groups, found None")
     events = np.bincount(
         interactions.groups[interactions.users], minlength=len(interactions.group_names)
     )
@@ -133,7 +133,7 @@ def _modules() -> Iterator[Module]:
             continue
         for path in paths:
             if path.suffix == ".py":
-                yield from _as_module(path, Path(path.locate()))
+                yield from _as_module(Path(path), Path(str(path.locate())))
 
 
 def _as_module(relative: Path, path: Path) -> Iterator[Module]:

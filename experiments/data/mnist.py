@@ -1,5 +1,6 @@
 """The idx format of MNIST: a big-endian header of sizes, then unsigned bytes."""
 
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +35,7 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
         raise bad_input(path, expected="idx data of unsigned bytes (0000 08 ..)", found=found)
     offset = 4 + 4 * data[3]
     shape = tuple(np.frombuffer(data[4:offset][: (len(data[4:offset]) // 4) * 4], ">u4").tolist())
-    size = int(np.prod(shape, dtype=np.int64))
+    size = math.prod(shape)
     if len(shape) != data[3] or len(data) - offset != size:
         expected = f"{size:,} bytes after a header of sizes {shape}"
         raise bad_input(path, expected=expected, found=f"{max(len(data) - offset, 0):,}")

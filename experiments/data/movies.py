@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.data.files import SourceFiles, decode_utf8, git_blob_id, read_bytes
 from experiments.data.interactions import Events
-from experiments.data.table import csv_rows, read_columns
+from experiments.data.table import Kind, csv_rows, is_whole, read_columns
 from experiments.harness.errors import bad_input, shown
 
 ML_1M_RATINGS_BLOB = "77a7c4b150f588c23bb9e1f068aa996c0b413695"
@@ -22,11 +22,11 @@ def read_ratings_dat(files: SourceFiles, ratings: Path) -> Events:
     """
     data = files.read(ratings)
     is_imdb = _IMDB_ITEM.search(data[: 1 << 16]) is not None
-    columns = {
+    columns: dict[str, Kind] = {
         "user": "int",
         "item": "digits" if is_imdb else "int",
         "rating": "number",
-        "timestamp": "int",
+        "timestamp": "whole_seconds",
     }
     table = read_columns(data, ratings, separator=b"::", columns=columns)
     movies = files.find("movies.dat")
@@ -42,7 +42,8 @@ def read_ratings_dat(files: SourceFiles, ratings: Path) -> Events:
 
 def read_u_data(files: SourceFiles, ratings: Path) -> Events:
     """Read MovieLens 100K: `user item rating timestamp`, tab separated, with u.item."""
-    columns = {"user": "int", "item": "int", "rating": "number", "timestamp": "int"}
+    columns: dict[str, Kind] = {"user": "int", "item": "int", "rating": "number"}
+    columns |= {"timestamp": "whole_seconds"}
     table = read_columns(files.read(ratings), ratings, separator=b"\t", columns=columns)
     movies, genres = files.find("u.item"), files.find("u.genre")
     texts = None
@@ -66,7 +67,8 @@ def read_ratings_csv(files: SourceFiles, ratings: Path) -> Events:
         raise bad_input(
             ratings, line=1, expected="userId,movieId,rating,timestamp", found=shown(names)
         )
-    columns = {"user": "int", "item": "int", "rating": "number", "timestamp": "int"}
+    columns: dict[str, Kind] = {"user": "int", "item": "int", "rating": "number"}
+    columns |= {"timestamp": "whole_seconds"}
     table = read_columns(body, ratings, separator=b",", columns=columns, first_line=2)
     movies = files.find("movies.csv")
     return Events(
@@ -95,7 +97,7 @@ def _movies_dat(data: bytes, path: Path, is_imdb: bool) -> dict[int | str, str]:
     for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
         movie, _, rest = line.rstrip("\r").partition("::")
         title, separator, genres = rest.rpartition("::")
-        if not separator or not movie.isdecimal():
+        if not separator or not is_whole(movie):
             raise bad_input(path, line=number, expected="id::title::genres", found=shown(line))
         texts[movie if is_imdb else int(movie)] = _title_and_genres(title, genres)
     return texts
@@ -111,7 +113,7 @@ def _u_item(data: bytes, path: Path, genre_names: list[str]) -> dict[int | str, 
     texts: dict[int | str, str] = {}
     for number, line in enumerate(data.decode("latin-1").rstrip("\n").split("\n"), 1):
         movie, *fields = line.rstrip("\r").split("|")
-        if not movie.isdecimal() or len(fields) < 4:
+        if not is_whole(movie) or len(fields) < 4:
             raise bad_input(path, line=number, expected="id|title|...|flags", found=shown(line))
         genres = [name for name, flag in zip(genre_names, fields[4:]) if flag == "1"]
         texts[int(movie)] = _title_and_genres(fields[0], "|".join(genres))
@@ -126,7 +128,7 @@ def _movies_csv(data: bytes, path: Path) -> dict[int | str, str]:
         )
     texts: dict[int | str, str] = {}
     for movie, title, genres in rows[1:]:
-        if not movie.isdecimal():
+        if not is_whole(movie):
             raise bad_input(path, expected="whole numbers as movieId", found=shown(movie))
         texts[int(movie)] = _title_and_genres(title, genres.replace("(no genres listed)", ""))
     return texts

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*FUNCTIONS, ast.ClassDef)
@@ -111,7 +112,10 @@ def function_calls(
 
 
 def _visible(
-    function: ast.AST, own: list[ast.AST], imports: Mapping[str, str], package: str
+    function: ast.FunctionDef | ast.AsyncFunctionDef,
+    own: list[ast.AST],
+    imports: Mapping[str, str],
+    package: str,
 ) -> dict[str, str]:
     """Return imported names as the function sees them: local names hide, local imports add."""
     arguments = function.args
@@ -143,7 +147,7 @@ def _dotted(node: ast.AST, visible: Mapping[str, str]) -> str | None:
     return ".".join([visible[node.id], *reversed(attributes)])
 
 
-def own_nodes(root: ast.AST) -> list[ast.AST]:
+def own_nodes(root: Any) -> list[ast.AST]:
     """List the nodes of the body of `root`; definitions are listed but not entered.
 
     Leaves without a name (constants, operators) are left out: most of a tree, and of the time.

@@ -3,18 +3,28 @@
 import collections
 import datetime
 import io
+import tokenize
 from pathlib import Path
 
 import numpy as np
 
 from experiments.data.files import SourceFiles, decode_utf8
 from experiments.data.interactions import Events
-from experiments.data.table import csv_rows, read_columns, unquote_csv
+from experiments.data.table import Kind, csv_rows, is_whole, read_columns, unquote_csv
 from experiments.harness.errors import bad_input, shown
 
 RETAIL_HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
+_NPY_MAGIC = b"\x93NUMPY"
+# What numpy raises on a header that is no literal, is cut, or names more than memory holds.
+_BAD_NPY = (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)
 _REQUIRED = ("user", "item", "timestamp")
-_KINDS = {"user": "id", "item": "id", "timestamp": "number", "action": "text", "weight": "number"}
+_KINDS: dict[str, Kind] = {
+    "user": "id",
+    "item": "id",
+    "timestamp": "seconds",
+    "action": "text",
+    "weight": "number",
+}
 
 
 def read_online_retail(files: SourceFiles, path: Path) -> Events:
@@ -63,7 +73,7 @@ def _unix_seconds(path: Path, line: int, text: str) -> float:
 
 
 def _retail_numbers(path: Path, body: list[list[str]], keep: list[int], name: str) -> np.ndarray:
-    column = RETAIL_HEADER.split(",").index(name)
+    column = [*RETAIL_HEADER.split(",")].index(name)
     values = np.empty(len(keep))
     for position, number in enumerate(keep):
         text = body[number][column]
@@ -101,7 +111,7 @@ def read_general(files: SourceFiles, path: Path) -> Events:
     if not set(_REQUIRED) <= set(names) <= set(_KINDS) or len(set(names)) < len(names):
         expected = "user,item,timestamp[,action,weight]"
         raise bad_input(path, line=1, expected=expected, found=shown(",".join(names)))
-    columns = {name: _KINDS[name] for name in names}
+    columns: dict[str, Kind] = {name: _KINDS[name] for name in names}
     table = read_columns(body, path, separator=separator, columns=columns, first_line=2)
     action_names, actions = (), None
     if "action" in table:
@@ -153,7 +163,7 @@ def _items_csv(data: bytes, path: Path, items: np.ndarray) -> dict[int | str, st
     is_int = items.dtype.kind == "i"
     texts: dict[int | str, str] = {}
     for item, *fields in rows[1:]:
-        key = int(item) if is_int and item.isdecimal() else item
+        key = int(item) if is_int and is_whole(item) else item
         if key in texts:
             raise bad_input(path, expected="one row an item", found=f"{shown(item)} twice")
         texts[key] = " ".join(field for field in fields if field).strip()
@@ -161,10 +171,13 @@ def _items_csv(data: bytes, path: Path, items: np.ndarray) -> dict[int | str, st
 
 
 def _items_npy(data: bytes, path: Path) -> np.ndarray:
+    if not data.startswith(_NPY_MAGIC):  # numpy would try a zip archive or a pickle
+        raise bad_input(path, expected="a .npy array", found=f"damage ({shown(data[:8])})")
     try:
         vectors = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise bad_input(path, expected="a .npy array", found=f"damage ({error})") from error
+    except _BAD_NPY as error:
+        found = f"damage ({' '.join(str(error).split())[:80]})"
+        raise bad_input(path, expected="a .npy array", found=found) from error
     if getattr(vectors, "ndim", 0) != 2 or vectors.dtype.kind not in "fiu":
         found = f"{getattr(vectors, 'dtype', type(vectors))} {getattr(vectors, 'shape', '')}"
         raise bad_input(path, expected="numbers of shape [items, features]", found=found)

@@ -6,7 +6,6 @@ meets something unexpected does a slow pass walk the lines to name the first tha
 
 import csv
 import io
-import math
 import re
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ import numpy as np
 from experiments.data.files import decode_utf8
 from experiments.harness.errors import InputError, bad_input, shown
 
-Kind = Literal["int", "number", "id", "text", "digits"]
+Kind = Literal["int", "number", "seconds", "whole_seconds", "id", "text", "digits"]
 
 MAX_TOKEN = 256  # bytes: columns become fixed-width arrays, so one long token must not blow them up
 _UNIT = b"\x1f"  # unit separator: stands for separators of several bytes
@@ -25,11 +24,17 @@ _INT_LINE = re.compile(rb"[ \t]*\d{1,18}([ \t]+\d{1,18})*[ \t]*")
 _TEXT = re.compile(rb"[^\0]{1,256}")
 _FIELD: dict[Kind, tuple[re.Pattern[bytes], str]] = {
     "int": (re.compile(rb"\d{1,18}"), "a whole number"),
-    "number": (_NUMBER, "a finite number"),
+    "number": (_NUMBER, "a number that float32 can hold"),
+    "seconds": (_NUMBER, "unix seconds"),
+    "whole_seconds": (re.compile(rb"\d{1,18}"), "whole unix seconds"),
     "id": (_TEXT, "1-256 bytes of UTF-8"),
     "text": (_TEXT, "1-256 bytes of UTF-8"),
     "digits": (re.compile(rb"\d{1,256}"), "digits"),
 }
+# float32 holds weights. A moment since 1973 in a finer unit than seconds is beyond 1e11, which as
+# seconds is the year 5138.
+_LARGEST = {"number": float(np.finfo(np.float32).max), "seconds": 1e11, "whole_seconds": 1e11}
+_UNITS = ((1e17, "nanoseconds"), (1e14, "microseconds"), (1e11, "milliseconds"))
 _IS_DIGIT_BYTE = np.isin(np.arange(256), np.frombuffer(b"0123456789\0", np.uint8))
 _IS_NUMBER_BYTE = np.isin(np.arange(256), np.frombuffer(b"0123456789+-.eE\0", np.uint8))
 
@@ -48,10 +53,11 @@ def read_columns(
 ) -> dict[str, np.ndarray]:
     """Parse lines of `columns` separated by `separator` into one array per column.
 
-    Kinds: "int" -> int64 [n], unsigned in the file; "number" -> float64 [n], finite; "text" ->
-    str [n]; "digits" -> str [n], leading zeros kept; "id" -> int64 when every token is a canonical
-    whole number (no leading zero), else str. `first_line` is the number of the first line of
-    `data` in the file.
+    Kinds: "int" -> int64 [n], unsigned in the file; "number" -> float64 [n], finite in float32;
+    "seconds" -> float64 [n] and "whole_seconds" -> int64 [n], up to 1e11, so that finer units are
+    refused; "text" -> str [n]; "digits" -> str [n], leading zeros kept; "id" -> int64 when every
+    token is a canonical whole number (no leading zero), else str. `first_line` is the number of the
+    first line of `data` in the file.
 
     Raises:
         InputError: names the first malformed line.
@@ -116,7 +122,14 @@ def csv_rows(data: bytes, path: Path) -> list[list[str]]:
             rows.append(row)
     except csv.Error as error:
         raise bad_input(path, line=reader.line_num, expected="csv", found=str(error)) from error
+    if not rows:
+        raise bad_input(path, expected="a header", found="an empty file")
     return rows
+
+
+def is_whole(text: str) -> bool:
+    """Say whether a text is a whole number of at most 18 digits."""
+    return text.isascii() and text.isdecimal() and len(text) <= 18
 
 
 def unquote_csv(data: bytes, path: Path) -> tuple[bytes, bytes]:
@@ -153,8 +166,13 @@ def _split(lines: bytes, separator: bytes, width: int) -> tuple[np.ndarray, ...]
 def _convert(buffer: np.ndarray, start: np.ndarray, stop: np.ndarray, kind: Kind) -> np.ndarray:
     if kind == "int":
         return _to_int(buffer, start, stop)
-    if kind == "number":
-        return _to_number(buffer, start, stop)
+    if kind == "whole_seconds":
+        values = _to_int(buffer, start, stop)
+        if values.max() > _LARGEST[kind]:
+            raise _Malformed
+        return values
+    if kind in _LARGEST:
+        return _to_number(buffer, start, stop, _LARGEST[kind])
     if kind == "id" and (values := _to_canonical_int(buffer, start, stop)) is not None:
         return values
     tokens = _to_tokens(buffer, start, stop)
@@ -206,7 +224,9 @@ def _to_tokens(buffer: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.nd
     return matrix.view(f"S{width}").ravel()
 
 
-def _to_number(buffer: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+def _to_number(
+    buffer: np.ndarray, start: np.ndarray, stop: np.ndarray, largest: float
+) -> np.ndarray:
     tokens = _to_tokens(buffer, start, stop)
     if not np.all(_IS_NUMBER_BYTE[tokens.view(np.uint8)]):
         raise _Malformed
@@ -214,7 +234,7 @@ def _to_number(buffer: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.nd
         values = tokens.astype(np.float64)
     except ValueError:
         raise _Malformed from None
-    if not np.all(np.isfinite(values)):
+    if not np.all(np.abs(values) <= largest):
         raise _Malformed
     return values
 
@@ -232,7 +252,8 @@ def _name_line(
         for field, (name, kind) in zip(fields, columns.items()):
             if not _is_well_formed(field, kind):
                 expected = f"{_FIELD[kind][1]} as {name}"
-                return bad_input(path, line=number, expected=expected, found=shown(field))
+                found = shown(field) + _unit(field, kind)
+                return bad_input(path, line=number, expected=expected, found=found)
     expected = f"lines of {printable.join(columns)}"
     return bad_input(path, expected=expected, found="control characters")
 
@@ -240,13 +261,20 @@ def _name_line(
 def _is_well_formed(field: bytes, kind: Kind) -> bool:
     if not _FIELD[kind][0].fullmatch(field):
         return False
-    if kind == "number":
-        return math.isfinite(float(field))
+    if kind in _LARGEST:
+        return abs(float(field)) <= _LARGEST[kind]
     try:
         field.decode("utf-8")
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _unit(field: bytes, kind: Kind) -> str:
+    """Say which unit a number that is no unix seconds looks like."""
+    if "seconds" not in kind or not _FIELD[kind][0].fullmatch(field):
+        return ""
+    return ", which looks like " + next(unit for least, unit in _UNITS if abs(float(field)) > least)
 
 
 def _name_int_line(lines: bytes, path: Path) -> InputError:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.data.table import is_whole
 from experiments.harness.errors import bad_input, shown
 
 NAMES = ("gender", "age", "occupation")
@@ -48,7 +49,7 @@ def _read(path: Path, separator: str, columns, user_ids: np.ndarray) -> UserFeat
     lines = path.read_text(encoding="latin-1").rstrip("\n").split("\n")
     for number, line in enumerate(lines, 1):
         fields = line.split(separator)
-        if len(fields) != 5 or not fields[0].isdecimal() or not fields[columns[1]].isdecimal():
+        if len(fields) != 5 or not is_whole(fields[0]) or not is_whole(fields[columns[1]]):
             expected = separator.join(("id", "...", "zip"))
             raise bad_input(path, line=number, expected=expected, found=shown(line))
         gender, age, occupation = (fields[c] for c in columns)

@@ -51,6 +51,8 @@ class Outcome:
       panels: plots of what no figure says, such as the training, beside those of the claim.
       found: what this run says of the study's claim, a sentence or two with their figures; ""
         where the tables must speak.
+      examples: lines for the terminal, behind the tables.
+      usage: the last line, which says what the run folder is good for.
     """
 
     title: str
@@ -61,6 +63,8 @@ class Outcome:
     tables: Sequence[Table]
     panels: Sequence[Draw] = ()
     found: str = ""
+    examples: Sequence[str] = ()
+    usage: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,11 +172,13 @@ class Study(Generic[Config]):
             tables=outcome.tables,
             panels=[*self.claim_panels({**outcome.baselines, **outcome.metrics}), *outcome.panels],
         )
-        for remark in remarks:
-            print(remark)
+        for line in (*outcome.examples, *remarks):
+            print(line)
         if options.keep:
             keep_result(run, name=options.keep)
         print(f"run folder: {run.folder}")
+        if outcome.usage:
+            print(outcome.usage)
 
 
 def over_seeds(outcomes: Mapping[int, Outcome], *, most: int = 60) -> Outcome:

@@ -57,7 +57,7 @@ class FaissIVF:
         self.index.train(items)
         self.index.add(items)
 
-    def search(self, requests: Requests, k: int, budget: int) -> Found:
+    def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`."""
         items = len(self.item_vectors)
         self.index.nprobe = int(np.clip(round(budget * self.num_lists / items), 1, self.num_lists))
@@ -84,7 +84,7 @@ class FaissHNSW:
         self.index.hnsw.efConstruction = 100
         self.index.add(items)
 
-    def search(self, requests: Requests, k: int, budget: int) -> Found:
+    def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`. Each item kept brings about eight more distances."""
         items = len(self.item_vectors)
         self.index.hnsw.efSearch = max(k, budget // 8)

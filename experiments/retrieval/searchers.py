@@ -126,7 +126,7 @@ class Exact:
     def build(self) -> None:
         """Do nothing: there is no index."""
 
-    def search(self, requests: Requests, k: int, budget: int) -> Found:
+    def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`; the budget is not read."""
         del budget
         model = self.model
@@ -240,7 +240,7 @@ class HSNN:
         """The capacity of a list."""
         return int(self.index.lists.shape[1])
 
-    def search(self, requests: Requests, k: int, budget: int) -> Found:
+    def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`; at least one list is scored."""
         fine, coarse = self.model, self._coarse
         index, node_features, tiles = self._of_built()
@@ -282,7 +282,7 @@ class Reranked:
         """Build the other searcher."""
         self.candidates.build()
 
-    def search(self, requests: Requests, k: int, budget: int) -> Found:
+    def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`."""
         items = jax.tree.leaves(self.model.items)[0].shape[0]
         count = min(items, max(self.least * k, budget // self.scanned_per_ranked))

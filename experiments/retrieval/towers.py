@@ -48,7 +48,7 @@ from nxtpost_jax.events.batches import training_windows
 from nxtpost_jax.events.sequences import gather_rows, window_index
 
 K = 10  # items a request asks for
-# The cross, chosen on MovieLens-1M's validation: docs/hsnn.md has the figures.
+# The cross, chosen on MovieLens-1M's validation: docs/results/notes/monn-choices.md has the figures.
 MET = 40  # latest items of a history that it counts
 WINDOW = 2  # events that an item follows within
 HALF_LIFE = 1.0  # of its recency, in items
@@ -75,7 +75,7 @@ class Towers:
                 queries.histories.select(padded), self.model.config.max_len
             )
             vectors = nxtpost_jax.user_vectors(
-                self.model, self.params, self.item_vectors, histories
+                self.model, self.params, item_vectors_NxD=self.item_vectors, histories=histories
             )
             parts.append(vectors[: len(rows)])
         return jnp.concatenate(parts)
@@ -84,7 +84,7 @@ class Towers:
 def encode_towers(problem: Problem, model: NxtPost, *, params: Any) -> Towers:
     """Encode the catalogue with trained parameters."""
     content = None if problem.content is None else jnp.asarray(problem.content)
-    return Towers(model, params, nxtpost_jax.encode_catalogue(model, params, content))
+    return Towers(model, params, nxtpost_jax.encode_catalogue(model, params, content=content))
 
 
 class Pairs(NamedTuple):
@@ -351,7 +351,9 @@ def _request_latencies(problem, towers, search, queries: Queries, *, count=200) 
     def answer(row: int):
         query = queries.select(np.array([row]))
         padded = nxtpost_jax.pad_histories(query.histories, towers.model.config.max_len)
-        user = nxtpost_jax.user_vectors(towers.model, towers.params, towers.item_vectors, padded)
+        user = nxtpost_jax.user_vectors(
+            towers.model, towers.params, item_vectors_NxD=towers.item_vectors, histories=padded
+        )
         return search(Requests(user, _seen(problem, query, width=width), _met(query))).ids
 
     rows = (0, *range(min(count, len(queries))))

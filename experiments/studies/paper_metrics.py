@@ -74,7 +74,7 @@ def paper_metrics(
 
     wanted = {f"knn_hits@{K}": labels_Qxm[:, :1], f"knn_hits@{K} of m": labels_Qxm}
     found = {
-        name: np.asarray(knn_hits(users_QxD, towers.item_vectors, labels, k=K))
+        name: np.asarray(knn_hits(users_QxD, towers.item_vectors, labels_Bxm=labels, k=K))
         for name, labels in wanted.items()
     }
     means = {name: float(hits[hits >= 0].mean()) for name, hits in found.items()}
@@ -110,6 +110,8 @@ def train_wide_deep(
 
     def scores(rows, labels):
         items_BxL = histories["items"][rows]
-        return wide_deep.score_matrix(model, result.params, items_BxL, labels, content)
+        return wide_deep.score_matrix(
+            model, result.params, items_BxL=items_BxL, labels_B=labels, content=content
+        )
 
     return batch_recalls(scores, labels_Qxm, seed=options.seed)

@@ -152,7 +152,7 @@ def pose(
 
 def _split_by_group(interactions: Interactions, sequences: Sequences, held_out: int) -> Split:
     validation, test = (np.flatnonzero(users) for users in package_split(interactions))
-    return nxtpost_jax.by_user(sequences, validation, test, m=held_out)
+    return nxtpost_jax.by_user(sequences, validation_users=validation, test_users=test, m=held_out)
 
 
 def baseline_scorers(problem: Problem, queries: Queries) -> dict[str, ScoresFn]:
@@ -238,9 +238,9 @@ def train_nxtpost(
         return nxtpost_jax.loss(
             model,
             params,
-            batch,
-            content,
-            key,
+            batch=batch,
+            content=content,
+            key=key,
             objective=objective,
             candidates=candidates,
             log_popularity=log_popularity,
@@ -278,6 +278,6 @@ def score(
 ) -> Metrics:
     """Rank the targets of queries by a trained model; options as in `ranking.evaluate`."""
     content = None if problem.content is None else jnp.asarray(problem.content)
-    scores = nxtpost_jax.model_scores(model, params, content)
+    scores = nxtpost_jax.model_scores(model, params, content=content)
     options |= {"max_len": model.config.max_len, "bootstrap": bootstrap}
     return rank(problem, scores, queries=queries, **options)

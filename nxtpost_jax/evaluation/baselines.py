@@ -7,10 +7,13 @@ of the catalogue.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import ScoresFn
+from nxtpost_jax.events.columns import seconds
 from nxtpost_jax.events.sequences import PAD, Sequences
 
 
@@ -29,7 +32,9 @@ class ItemWeights:
     weights: np.ndarray
 
     @classmethod
-    def from_pairs(cls, rows, columns, weights, num_items: int) -> ItemWeights:
+    def from_pairs(
+        cls, rows: ArrayLike, columns: ArrayLike, weights: ArrayLike, num_items: int
+    ) -> ItemWeights:
         """Add up weights of equal (row, column) pairs."""
         keys, slots = np.unique(rows * np.int64(num_items) + columns, return_inverse=True)
         rows, columns = keys // num_items, (keys % num_items).astype(np.int32)
@@ -41,7 +46,7 @@ class ItemWeights:
         """Name the row of every entry: int64[nnz]."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
-    def scores(self, items_BxA, coefficients_BxA) -> np.ndarray:
+    def scores(self, items_BxA: ArrayLike, coefficients_BxA: ArrayLike) -> np.ndarray:
         """Add up rows: out[b] = sum over a of coefficients[b, a] * row items[b, a].
 
         Args:
@@ -72,7 +77,9 @@ def popularity(train: Sequences, num_items: int) -> ScoresFn:
     return scores_fn
 
 
-def recent_popularity(log: Sequences, num_items: int, *, window: float = 7 * 86400.0) -> ScoresFn:
+def recent_popularity(
+    log: Sequences, num_items: int, *, window: float | datetime.timedelta = 7 * 86400.0
+) -> ScoresFn:
     """Score every item by its events in the `window` seconds before the query.
 
     An event counts at times in [query time - window, query time). So the log may hold events
@@ -81,7 +88,7 @@ def recent_popularity(log: Sequences, num_items: int, *, window: float = 7 * 864
     Args:
       log: events with times, of the training part or of all that is known by then.
       num_items: N.
-      window: seconds, a week when not given.
+      window: seconds or a timedelta; a week when not given.
 
     Returns:
       A `scores_fn` that reads `query_times` of its batch: pass them to `ranking.evaluate`.
@@ -93,7 +100,10 @@ def recent_popularity(log: Sequences, num_items: int, *, window: float = 7 * 864
     _check_items(log, num_items)
     if log.times is None:
         raise ValueError("log: expected times, found none")
-    if not window > 0:
+    if isinstance(window, datetime.timedelta):
+        window = window.total_seconds()
+    (length,) = seconds("window", [window])
+    if not length > 0:
         raise ValueError(f"window: expected seconds above 0, found {window}")
     order = np.argsort(log.times, kind="stable")
     times, items = log.times[order], log.items[order]
@@ -102,7 +112,7 @@ def recent_popularity(log: Sequences, num_items: int, *, window: float = 7 * 864
         if "query_times" not in histories:
             raise ValueError("query_times: expected them in the call of evaluate, found none")
         moments_B = histories["query_times"]
-        starts_B = np.searchsorted(times, moments_B - window)
+        starts_B = np.searchsorted(times, moments_B - length)
         stops_B = np.searchsorted(times, moments_B)
         counts = [np.bincount(items[a:b], minlength=num_items) for a, b in zip(starts_B, stops_B)]
         return np.stack(counts).astype(np.float32)
@@ -156,7 +166,7 @@ def item_knn(
     return scores_fn
 
 
-def content_knn(content, *, last: int = 10, decay: float = 0.7) -> ScoresFn:
+def content_knn(content: ArrayLike, *, last: int = 10, decay: float = 0.7) -> ScoresFn:
     """Score items by the cosine of their content to a history's decayed mean content.
 
     Args:

@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from jax.typing import ArrayLike
+
+from nxtpost_jax.events.columns import whole_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Metrics:
 
     values: dict[str, float]
     standard_errors: dict[str, float]
-    ranks: np.ndarray
-    users: np.ndarray | None = None
+    ranks: np.ndarray = dataclasses.field(repr=False)
+    users: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
@@ -46,11 +49,11 @@ class Difference:
 
 
 def metrics_of_ranks(
-    ranks,
+    ranks: ArrayLike,
     *,
     ks: Sequence[int] = (10,),
-    users=None,
-    weights=None,
+    users: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Metrics:
@@ -70,7 +73,7 @@ def metrics_of_ranks(
     Raises:
       ValueError: there is no query, or a cut-off is below 1.
     """
-    ranks = np.asarray(ranks, np.int32)
+    ranks = whole_numbers("ranks", ranks, lowest=1)
     if not len(ranks):
         raise ValueError("queries: expected at least one, found none")
     if min(ks) < 1:
@@ -97,7 +100,7 @@ def metrics_of_ranks(
     )
 
 
-def gains(ranks, name: str) -> np.ndarray:
+def gains(ranks: ArrayLike, name: str) -> np.ndarray:
     """Compute one figure of every query: float64[q], for "hr@k", "ndcg@k" or "mrr".
 
     Raises:
@@ -113,7 +116,7 @@ def gains(ranks, name: str) -> np.ndarray:
     return np.where(ranks <= int(k), gain, 0.0)
 
 
-def inverse_propensity(counts_N, targets, power: float) -> np.ndarray:
+def inverse_propensity(counts_N: ArrayLike, targets: ArrayLike, *, power: float) -> np.ndarray:
     """Weigh queries by 1 / (count of the target + 1)^power: float64[q].
 
     A target's chance to be observed is taken to grow with its popularity; power 0 is the plain
@@ -138,7 +141,7 @@ def harmonic_mean(warm: float, cold: float) -> float:
 
 
 def paired_difference(
-    one: Metrics, other: Metrics, name: str = "ndcg@10", *, bootstrap: int = 1000, seed: int = 0
+    one: Metrics, other: Metrics, *, name: str = "ndcg@10", bootstrap: int = 1000, seed: int = 0
 ) -> Difference:
     """Compare two models on the same queries, resampling users.
 

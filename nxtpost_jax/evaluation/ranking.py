@@ -8,9 +8,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from nxtpost_jax.evaluation.metrics import Metrics, inverse_propensity, metrics_of_ranks
-from nxtpost_jax.events.checks import checked_mask
+from nxtpost_jax.events.checks import checked_mask, item_ids
+from nxtpost_jax.events.columns import seconds
 from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
 from nxtpost_jax.events.splits import Queries
 
@@ -30,7 +32,13 @@ ScoresFn = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 @jax.jit
-def rank_of_targets(scores_BxN, targets_B, seen_BxS, candidates_N=None):
+def rank_of_targets(
+    scores_BxN: ArrayLike,
+    targets_B: ArrayLike,
+    *,
+    seen_BxS: ArrayLike,
+    candidates_N: ArrayLike | None = None,
+) -> jax.Array:
     """Rank each target among the candidates, less the ones its user has seen.
 
     Ties count against the target: its rank is the number of candidates, itself included, that
@@ -63,7 +71,9 @@ def rank_of_targets(scores_BxN, targets_B, seen_BxS, candidates_N=None):
 
 
 @partial(jax.jit, static_argnames="k")
-def best_of_scores(scores_BxN, left_out_BxS, allowed_N=None, *, k: int):
+def best_of_scores(
+    scores_BxN: ArrayLike, left_out_BxS: ArrayLike, *, allowed_N: ArrayLike | None = None, k: int
+) -> tuple[jax.Array, jax.Array]:
     """Find each row's k best items.
 
     Args:
@@ -91,12 +101,12 @@ def evaluate(
     *,
     max_len: int,
     ks: Sequence[int] = (10,),
-    candidates=None,
+    candidates: ArrayLike | None = None,
     seen_filter: bool = True,
     backfill: Callable[[Sequences], Sequences] | None = None,
-    query_times=None,
+    query_times: ArrayLike | None = None,
     coverage: bool = False,
-    popularity=None,
+    popularity: ArrayLike | None = None,
     debias_power: float = 0.5,
     batch_size: int = 256,
     bootstrap: int = 1000,
@@ -115,8 +125,9 @@ def evaluate(
       seen_filter: leave a user's earlier items out of the candidates.
       backfill: fills histories before they are scored (see `backfill`). What it adds counts as
         seen by nobody.
-      query_times: float[q], the moments of the queries in seconds, for `scores_fn`s that ask
-        for them (`baselines.recent_popularity`); adds `query_times` float64[B] to the batch.
+      query_times: float[q], the moments of the queries in seconds, or datetimes, for
+        `scores_fn`s that ask for them (`baselines.recent_popularity`); adds `query_times`
+        float64[B] to the batch.
       coverage: add "coverage@k", the share of the candidates in the top k of any query. It costs
         a sort of all scores; without it targets are ranked by counting.
       popularity: int[N], training events an item; adds "debiased_ndcg@k", see
@@ -131,25 +142,32 @@ def evaluate(
     histories = queries.histories
     widest = int(histories.lengths.max(initial=0)) if seen_filter else 0
     filled = histories if backfill is None else backfill(histories)
+    moments_Q = None if query_times is None else seconds("query_times", query_times)
+    if moments_Q is not None and len(moments_Q) != len(queries):
+        raise ValueError(f"query_times: expected {len(queries)}, found {len(moments_Q)}")
     lists = _TopLists(max(ks)) if coverage else None
     ranks = []
     for rows in _fixed_batches(len(queries), batch_size):
         batch = pad_histories(filled.select(rows), max_len)
         if query_times is not None:
-            batch["query_times"] = np.asarray(query_times, np.float64)[rows]
+            batch["query_times"] = moments_Q[rows]
         scores_BxN = scores_fn(batch)
         allowed_N = _candidates(candidates, scores_BxN.shape[1])
         targets_B = _checked_targets(queries.targets[rows], allowed_N, scores_BxN.shape[1])
         seen_BxS = np.full((len(rows), 1), PAD, np.int32)
         if widest:
             seen_BxS = unique_items(histories.select(rows), widest)
-        ranks.append(np.asarray(rank_of_targets(scores_BxN, targets_B, seen_BxS, allowed_N)))
+        ranks.append(
+            np.asarray(
+                rank_of_targets(scores_BxN, targets_B, seen_BxS=seen_BxS, candidates_N=allowed_N)
+            )
+        )
         if lists is not None:
             lists.add(scores_BxN, seen_BxS, allowed_N)
     ranks = np.concatenate(ranks)[: len(queries)] if ranks else np.zeros(0, np.int32)
     weights = None
     if popularity is not None:
-        weights = inverse_propensity(popularity, queries.targets, debias_power)
+        weights = inverse_propensity(popularity, queries.targets, power=debias_power)
     metrics = metrics_of_ranks(
         ranks, ks=ks, users=queries.users, weights=weights, bootstrap=bootstrap, seed=seed
     )
@@ -168,11 +186,11 @@ def last_times(histories: Sequences) -> np.ndarray:
         raise ValueError("histories: expected times, found none")
     if not histories.lengths.all():
         empty = np.flatnonzero(histories.lengths == 0)[0]
-        raise ValueError(f"histories: number {empty} is empty, expected an event with a time")
+        raise ValueError(f"histories: expected an event with a time, found none in number {empty}")
     return histories.times[histories.offsets[1:] - 1]
 
 
-def dot_scores(users_fn: Callable, items_NxD) -> ScoresFn:
+def dot_scores(users_fn: Callable, items_NxD: ArrayLike) -> ScoresFn:
     """Turn a function from histories to user vectors f32[B, D] into one to scores."""
     return partial(_dot_scores, users_fn, items_NxD)
 
@@ -197,18 +215,18 @@ class _TopLists:
         self._first_place_N = None  # the best place an item has in any list
         self._num_candidates = 0
 
-    def add(self, scores_BxN, seen_BxS, allowed_N):
+    def add(self, scores_BxN: ArrayLike, seen_BxS: ArrayLike, allowed_N: ArrayLike) -> None:
         num_items = scores_BxN.shape[1]
         if self._first_place_N is None:
             self._first_place_N = np.full(num_items, self._k)
             self._num_candidates = num_items if allowed_N is None else int(allowed_N.sum())
         k = min(self._k, num_items)
-        ids_Bxk = np.asarray(best_of_scores(scores_BxN, seen_BxS, allowed_N, k=k)[0])
+        ids_Bxk = np.asarray(best_of_scores(scores_BxN, seen_BxS, allowed_N=allowed_N, k=k)[0])
         places_Bxk = np.broadcast_to(np.arange(k)[None, :], ids_Bxk.shape)
         real_Bxk = ids_Bxk != PAD
         np.minimum.at(self._first_place_N, ids_Bxk[real_Bxk], places_Bxk[real_Bxk])
 
-    def coverage(self, ks) -> dict[str, float]:
+    def coverage(self, ks: Sequence[int]) -> dict[str, float]:
         shown = {k: int((self._first_place_N < k).sum()) for k in ks}
         return {f"coverage@{k}": count / self._num_candidates for k, count in shown.items()}
 
@@ -219,6 +237,7 @@ def _candidates(candidates, num_items: int) -> np.ndarray | None:
     candidates = np.asarray(candidates)
     if candidates.dtype == bool:
         return checked_mask("candidates", candidates, num_items)
+    candidates = item_ids("candidates", candidates)
     if len(candidates) and not 0 <= candidates.min() <= candidates.max() < num_items:
         raise ValueError(
             f"candidates: expected items below {num_items}, the number of scores, found "

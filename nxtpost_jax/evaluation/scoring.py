@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import ScoresFn, best_of_scores
-from nxtpost_jax.events.content import num_rows, take
+from nxtpost_jax.events.content import Content, num_rows, take
 from nxtpost_jax.towers.model import NxtPost
 
 
 @partial(jax.jit, static_argnums=0)
-def encode_catalogue(model: NxtPost, params, content=None):
+def encode_catalogue(model: NxtPost, params: optax.Params, *, content: Content = None) -> jax.Array:
     """Encode every item: f32[N, D], N rows of content, or all ids without content."""
     ids_N = jnp.arange(model.num_items if content is None else num_rows(content))
     return model.apply({"params": params}, content, ids_N, method="encode_items")
 
 
 @partial(jax.jit, static_argnums=0)
-def user_vectors(model: NxtPost, params, item_vectors_NxD, histories):
+def user_vectors(
+    model: NxtPost,
+    params: optax.Params,
+    *,
+    item_vectors_NxD: ArrayLike,
+    histories: Mapping[str, ArrayLike],
+) -> jax.Array:
     """Encode each history by its pooled states: f32[B, D].
 
     Args:
@@ -36,12 +45,20 @@ def user_vectors(model: NxtPost, params, item_vectors_NxD, histories):
 
 
 @partial(jax.jit, static_argnums=0)
-def cosine_scores(model: NxtPost, params, item_vectors_NxD, histories):
+def cosine_scores(
+    model: NxtPost,
+    params: optax.Params,
+    item_vectors_NxD: ArrayLike,
+    histories: Mapping[str, ArrayLike],
+) -> jax.Array:
     """Score every item for each history: f32[B, N], see `item_scores`."""
-    return item_scores(user_vectors(model, params, item_vectors_NxD, histories), item_vectors_NxD)
+    return item_scores(
+        user_vectors(model, params, item_vectors_NxD=item_vectors_NxD, histories=histories),
+        item_vectors_NxD,
+    )
 
 
-def item_scores(vectors_BxD, item_vectors_NxD):
+def item_scores(vectors_BxD: ArrayLike, item_vectors_NxD: ArrayLike) -> jax.Array:
     """Compare users (or items) with items by cosine, or inner product: f32[B, N].
 
     An item of which nothing is known, neither content nor a trained id, has a vector of zeros. It
@@ -54,8 +71,15 @@ def item_scores(vectors_BxD, item_vectors_NxD):
 
 @partial(jax.jit, static_argnames=("model", "k"))
 def top_items(
-    model: NxtPost, params, item_vectors_NxD, histories, left_out_BxS, allowed_N=None, *, k: int
-):
+    model: NxtPost,
+    params: optax.Params,
+    *,
+    item_vectors_NxD: ArrayLike,
+    histories: Mapping[str, ArrayLike],
+    left_out_BxS: ArrayLike,
+    allowed_N: ArrayLike | None = None,
+    k: int,
+) -> tuple[jax.Array, jax.Array]:
     """Find each history's k items of the highest cosine.
 
     Args:
@@ -67,18 +91,27 @@ def top_items(
       f32[B, k], -inf at PAD.
     """
     scores_BxN = cosine_scores(model, params, item_vectors_NxD, histories)
-    return best_of_scores(scores_BxN, left_out_BxS, allowed_N, k=k)
+    return best_of_scores(scores_BxN, left_out_BxS, allowed_N=allowed_N, k=k)
 
 
 @partial(jax.jit, static_argnames="k")
-def nearest_items(vectors_BxD, item_vectors_NxD, left_out_BxS, allowed_N=None, *, k: int):
+def nearest_items(
+    vectors_BxD: ArrayLike,
+    item_vectors_NxD: ArrayLike,
+    *,
+    left_out_BxS: ArrayLike,
+    allowed_N: ArrayLike | None = None,
+    k: int,
+) -> tuple[jax.Array, jax.Array]:
     """Find the k items nearest to each vector, of users or of items; else as `top_items`."""
-    return best_of_scores(item_scores(vectors_BxD, item_vectors_NxD), left_out_BxS, allowed_N, k=k)
+    return best_of_scores(
+        item_scores(vectors_BxD, item_vectors_NxD), left_out_BxS, allowed_N=allowed_N, k=k
+    )
 
 
-def model_scores(model: NxtPost, params, content=None) -> ScoresFn:
+def model_scores(model: NxtPost, params: optax.Params, *, content: Content = None) -> ScoresFn:
     """Build the `scores_fn` of `ranking.evaluate` for a trained model.
 
     Encodes the catalogue once. Building it again for other parameters traces nothing anew.
     """
-    return partial(cosine_scores, model, params, encode_catalogue(model, params, content))
+    return partial(cosine_scores, model, params, encode_catalogue(model, params, content=content))

@@ -11,8 +11,10 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
 
-from nxtpost_jax.events.content import take
+from nxtpost_jax.events.content import Content, take
 from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.towers.pooling import last_states
 from nxtpost_jax.training.losses import binary_cross_entropy
@@ -79,7 +81,7 @@ class WideDeep(nn.Module):
         return nn.Dense(1, name="out")(nn.relu(x_BxMxH))[..., 0]
 
 
-def hash_pairs(left, right, num_buckets: int):
+def hash_pairs(left: ArrayLike, right: ArrayLike, num_buckets: int) -> jax.Array:
     """Hash pairs of ids from -1 into buckets: int32 of the shape both broadcast to."""
     left, right = (jnp.asarray(x).astype(jnp.uint32) + 1 for x in (left, right))
     mixed = left * jnp.uint32(0x9E3779B1) + right * jnp.uint32(0x85EBCA77)
@@ -87,7 +89,7 @@ def hash_pairs(left, right, num_buckets: int):
     return ((mixed ^ (mixed >> 13)) % jnp.uint32(num_buckets)).astype(jnp.int32)
 
 
-def draw_examples(batch, key):
+def draw_examples(batch: Mapping[str, ArrayLike], key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Draw one position of each row: its inputs up to there are the history, its label follows.
 
     Args:
@@ -105,7 +107,13 @@ def draw_examples(batch, key):
     return jnp.where(read_BxL, items_BxL, PAD), labels_Bx1[:, 0]
 
 
-def loss(model: WideDeep, params, batch, content, key):
+def loss(
+    model: WideDeep,
+    params: optax.Params,
+    batch: Mapping[str, ArrayLike],
+    content: Content,
+    key: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Compute the cross entropy of each row's label against the labels of other users.
 
     Masks are those of the in-batch negatives, see `negatives.allowed`; an example a row is
@@ -125,6 +133,13 @@ def loss(model: WideDeep, params, batch, content, key):
 
 
 @partial(jax.jit, static_argnames="model")
-def score_matrix(model: WideDeep, params, items_BxL, labels_B, content=None):
+def score_matrix(
+    model: WideDeep,
+    params: optax.Params,
+    *,
+    items_BxL: ArrayLike,
+    labels_B: ArrayLike,
+    content: Content = None,
+) -> jax.Array:
     """Score every row's label for every history, for `batch_metrics.batch_recall`: f32[B, B]."""
     return model.apply({"params": params}, items_BxL, labels_B, content)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jax.typing import ArrayLike
 
+from nxtpost_jax.events.columns import as_array, whole_numbers
 from nxtpost_jax.events.sequences import Sequences
 
 
@@ -13,36 +15,46 @@ def as_sequences(name: str, histories: Sequences | Sequence) -> Sequences:
     """Join lists of item ids into `Sequences`; these pass as they are.
 
     Raises:
-      ValueError: a history is no list of integers from 0 to 2^31 - 1.
+      ValueError: this is no list of lists, or an id is no whole number from 0 to 2^31 - 1.
     """
     if isinstance(histories, Sequences):
         return histories
-    arrays = [np.asarray(history) for history in histories]
-    for number, array in enumerate(arrays):
-        if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-            raise ValueError(
-                f"{name}: number {number} is {array.dtype}{list(array.shape)}, expected a "
-                "list of item ids"
-            )
+    arrays = as_rows(name, histories)
     offsets = np.cumsum([0] + [len(array) for array in arrays])
-    # An empty list is an array of floats.
-    items = np.concatenate([np.zeros(0, np.int64), *(array for array in arrays if array.size)])
-    return Sequences(item_ids(name, items), offsets)
+    arrays = [array for array in arrays if array.size]  # an empty list is an array of floats
+    if any(array.dtype.kind != "i" for array in arrays):
+        arrays = [item_ids(name, array) for array in arrays]  # joined unread, ids might be rounded
+    return Sequences(item_ids(name, np.concatenate([np.zeros(0, np.int32), *arrays])), offsets)
 
 
-def item_ids(name: str, ids) -> np.ndarray:
+def as_rows(name: str, lists: Sequence) -> list[np.ndarray]:
+    """Make an array of each list, whatever its entries.
+
+    Raises:
+      ValueError: this is no list of lists.
+    """
+    try:
+        arrays = [as_array(name, history) for history in lists]
+    except TypeError:
+        found = type(lists).__name__
+        raise ValueError(f"{name}: expected a list of item ids per user, found {found}") from None
+    for number, array in enumerate(arrays):
+        if array.ndim != 1:
+            found = repr(array.item()) if array.ndim == 0 else f"shape {list(array.shape)}"
+            raise ValueError(
+                f"{name}: expected a list of item ids per user, found {found:.60} as number "
+                f"{number}"
+            )
+    return arrays
+
+
+def item_ids(name: str, ids: ArrayLike) -> np.ndarray:
     """Read ids as int32[m].
 
     Raises:
-      ValueError: they are no integers from 0 to 2^31 - 1 in one dimension.
+      ValueError: they are no whole numbers from 0 to 2^31 - 1 in one dimension.
     """
-    ids = np.asarray(ids)
-    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
-        raise ValueError(f"{name}: expected a list of ids, found {ids.dtype}{list(ids.shape)}")
-    beyond = ids[(ids < 0) | (ids > np.iinfo(np.int32).max)]
-    if len(beyond):
-        raise ValueError(f"{name}: expected ids from 0 to 2^31 - 1, found {beyond[0]}")
-    return ids.astype(np.int32)
+    return whole_numbers(name, ids)
 
 
 def check_below(name: str, ids: np.ndarray, limit: int) -> None:
@@ -59,16 +71,18 @@ def check_times(name: str, sequences: Sequences) -> None:
     broken = np.flatnonzero(~np.isfinite(sequences.times))
     if len(broken):
         user = sequences.owners(broken[0])
-        raise ValueError(f"{name}: number {user} has a time of NaN or infinity, expected seconds")
+        found = sequences.times[broken[0]]
+        raise ValueError(f"{name}: expected finite times, found {found} in number {user}")
     owners = sequences.owners(np.arange(len(sequences.times)))
     back = np.flatnonzero((np.diff(sequences.times) < 0) & (np.diff(owners) == 0))
     if len(back):
         raise ValueError(
-            f"{name}: number {owners[back[0]]} has times out of order, expected the oldest first"
+            f"{name}: expected the oldest event first, found times out of order in number "
+            f"{owners[back[0]]}"
         )
 
 
-def checked_mask(name: str, mask, length: int | None = None) -> np.ndarray:
+def checked_mask(name: str, mask: ArrayLike, length: int | None = None) -> np.ndarray:
     """Refuse what is no bool[length]."""
     mask = np.asarray(mask)
     if mask.dtype != bool or mask.ndim != 1 or (length is not None and len(mask) != length):

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 
 class ContentSet(NamedTuple):
@@ -33,12 +34,16 @@ class ContentSet(NamedTuple):
     mask: jax.Array
 
 
-def num_rows(content) -> int:
+Channel = ArrayLike | ContentSet
+Content = Channel | Mapping[str, Channel] | None
+
+
+def num_rows(content: Content) -> int:
     """Count the items that content describes; it must not be None."""
     return jax.tree.leaves(content)[0].shape[0]
 
 
-def take(content, ids):
+def take(content: Content, ids: ArrayLike) -> Content:
     """Gather the content of items: each array [N, ...] becomes [*ids.shape, ...].
 
     Ids out of range, PAD among them, are clipped to the nearest item. None stays None.
@@ -47,7 +52,7 @@ def take(content, ids):
     return jax.tree.map(lambda table: jnp.take(table, ids, axis=0, mode="clip"), content)
 
 
-def channels(content) -> dict:
+def channels(content: Content) -> dict:
     """Name the channels in a fixed order; the only channel of an array is called "content"."""
     if content is None:
         return {}
@@ -56,19 +61,21 @@ def channels(content) -> dict:
     return {"content": content}
 
 
-def present(channel):
+def present(channel: Channel) -> jax.Array:
     """Tell which items have a channel: bool[...] for f32[..., C] or a set of [..., S, C]."""
     if isinstance(channel, ContentSet):
         return jnp.any(present_in_set(channel), axis=-1)
     return jnp.any(channel != 0, axis=-1)
 
 
-def present_in_set(channel: ContentSet):
+def present_in_set(channel: ContentSet) -> jax.Array:
     """Tell which vectors of sets are there: bool[..., S]."""
     return channel.mask & jnp.any(channel.vectors != 0, axis=-1)
 
 
-def check(content, *, num_items: int | None = None, allow_missing: bool = False):
+def check(
+    content: Content, *, num_items: int | None = None, allow_missing: bool = False
+) -> Content:
     """Read content into numpy arrays and refuse what no embedding can be.
 
     Args:
@@ -94,22 +101,52 @@ def check(content, *, num_items: int | None = None, allow_missing: bool = False)
         content = {name: _checked(f"content[{name!r}]", content[name]) for name in sorted(content)}
     else:
         content = _checked("content", content)
-    parts = list(channels(content).values())
     rows = num_rows(content) if num_items is None else num_items
-    for label, channel in zip(_labels(content), parts):
+    for label, channel in zip(_labels(content), channels(content).values()):
         found = num_rows(channel)
         if found != rows:
-            raise ValueError(f"{label}: expected {rows} rows, one an item, found {found}")
-    absent = np.flatnonzero(~np.any([_present_on_host(part) for part in parts], axis=0))
-    if len(absent) and not allow_missing:
-        raise ValueError(
-            f"content: item {absent[0]} has none (row {absent[0]} is all zeros or an empty set): "
-            "an item without content needs an id embedding"
-        )
+            raise ValueError(f"{label}: expected {rows} rows, one per item, found {found}")
+    if not allow_missing:
+        _refuse_absent(content)
     return content
 
 
-def load(content):
+def of_catalogue(content: Content, *, id_embedding: bool, num_items: int | None) -> Content:
+    """Read the content of a catalogue onto the device, or None where items are known by id only.
+
+    A row of NaN says that an item has none, as readers of data put it. Such an item is known: it
+    may be in histories and be trained on. Without an id embedding nothing is known of it, so it is
+    never recommended.
+
+    Args:
+      content: see the module; arrays may be paths of .npy files.
+      id_embedding: whether items have a vector of their own; then one may lack content.
+      num_items: expected N, needed without content.
+
+    Raises:
+      ValueError: see `check`; or the number of items is unknown, or nothing is known of them.
+    """
+    if content is not None:
+        content, told_absent_N = _without_nan_rows(load(content))
+        content = check(content, num_items=num_items, allow_missing=True)
+        if not id_embedding:
+            _refuse_absent(content, except_N=told_absent_N)
+        return jax.tree.map(jnp.asarray, content)
+    if num_items is None or num_items < 1:
+        raise ValueError(
+            f"num_items: expected at least 1 where there is no content, found {num_items}"
+        )
+    if not id_embedding:
+        raise ValueError("content: expected a matrix when id_embedding is off, found None")
+    return None
+
+
+def with_nan_rows(vectors: np.ndarray) -> np.ndarray:
+    """Mark the items without content in what `of_catalogue` gave, so that it may read it again."""
+    return np.where(vectors.any(axis=1, keepdims=True), vectors, np.float32(np.nan))
+
+
+def load(content: Content) -> Content:
     """Read .npy files where there are paths, in one channel or in each of several."""
     if isinstance(content, (str, os.PathLike)):
         return np.load(content, allow_pickle=False)
@@ -118,12 +155,44 @@ def load(content):
     return content
 
 
-def describe(content) -> str:
+def describe(content: Content) -> str:
     """Put the shapes of one item's content in words: equal for equal channels and shapes."""
     return ", ".join(
         f"{name} {[list(part.shape[1:]) for part in jax.tree.leaves(channel)]}"
         for name, channel in sorted(channels(content).items())
     )
+
+
+def _without_nan_rows(content: Content):
+    """Put zeros in the place of rows of NaN: the content, and bool[N] of these rows or None."""
+    if isinstance(content, Mapping):
+        parts = {name: _without_nan_rows(channel) for name, channel in content.items()}
+        told = [rows for _, rows in parts.values() if rows is not None]
+        same = len({len(rows) for rows in told}) == 1  # else `check` refuses the content
+        return (
+            {name: channel for name, (channel, _) in parts.items()},
+            np.any(told, axis=0) if same else None,
+        )
+    if isinstance(content, ContentSet):  # its mask says which vectors are there
+        return content, None
+    vectors = np.asarray(content)
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.size:
+        return vectors, None
+    rows = np.isnan(vectors).all(axis=1)
+    return np.where(rows[:, None], vectors.dtype.type(0), vectors), rows
+
+
+def _refuse_absent(content: Content, *, except_N: np.ndarray | None = None) -> None:
+    parts = channels(content).values()
+    absent_N = ~np.any([_present_on_host(part) for part in parts], axis=0)
+    if except_N is not None:
+        absent_N &= ~except_N
+    if absent_N.any():
+        raise ValueError(
+            "content: expected some of every item where there is no id embedding, found none of "
+            f"item {np.flatnonzero(absent_N)[0]} (a row of zeros or an empty set; NaN marks an "
+            "item without content)"
+        )
 
 
 def _labels(content) -> list[str]:
@@ -156,7 +225,9 @@ def _checked_vectors(label: str, vectors, shape: str) -> np.ndarray:
     finite = np.isfinite(vectors).all(axis=tuple(range(1, vectors.ndim)))
     broken = np.flatnonzero(~finite)
     if len(broken):
-        raise ValueError(f"{label}: row {broken[0]} has NaN or infinity, expected finite numbers")
+        raise ValueError(
+            f"{label}: expected finite numbers, found NaN or infinity in row {broken[0]}"
+        )
     return vectors
 
 

@@ -2,8 +2,8 @@
 
 Training labels, histories and query targets are all cut from `Sequences`, so filtering these
 before a split covers all three; the same `item_allowed` restricts the candidates of
-`ranking.evaluate` and the `filter` of `Recommender.recommend`. A `Recommender` applies it by
-itself: see its `event_filter` and `remove_items`.
+`ranking.evaluate`. A `Recommender` applies it by itself: see its `event_filter`, its `remove`, and
+`allowed` of its `recommend`.
 
 Source: NxtPost (arXiv 2202.03645), integrity filtering of training data and index.
 """
@@ -11,12 +11,18 @@ Source: NxtPost (arXiv 2202.03645), integrity filtering of training data and ind
 from __future__ import annotations
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from nxtpost_jax.events.checks import checked_mask
 from nxtpost_jax.events.sequences import Sequences
 
 
-def apply_filter(sequences: Sequences, item_allowed=None, event_allowed=None) -> Sequences:
+def apply_filter(
+    sequences: Sequences,
+    item_allowed: ArrayLike | None = None,
+    *,
+    event_allowed: ArrayLike | None = None,
+) -> Sequences:
     """Leave out the events of refused items, and refused events.
 
     Args:
@@ -36,7 +42,7 @@ def apply_filter(sequences: Sequences, item_allowed=None, event_allowed=None) ->
         item_allowed = checked_mask("item_allowed", item_allowed)
         if len(item_allowed) <= highest:
             raise ValueError(
-                f"item_allowed: expected at least {highest + 1} entries, one an item, found "
+                f"item_allowed: expected at least {highest + 1} entries, one per item, found "
                 f"{len(item_allowed)}"
             )
         keep &= item_allowed[sequences.items]
@@ -45,7 +51,7 @@ def apply_filter(sequences: Sequences, item_allowed=None, event_allowed=None) ->
     return keep_events(sequences, keep)
 
 
-def keep_events(sequences: Sequences, keep) -> Sequences:
+def keep_events(sequences: Sequences, keep: ArrayLike) -> Sequences:
     """Keep the events where bool[n_events] `keep` is True, and every user."""
     kept_before = np.concatenate([[0], np.cumsum(keep)])
     columns = {

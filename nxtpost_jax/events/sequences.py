@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from jax.typing import ArrayLike
+
+from nxtpost_jax.events.columns import as_array, seconds, whole_numbers
 
 PAD = -1
-_COLUMNS = {"times": np.float64, "actions": np.int32, "surfaces": np.int32}  # one value an event
+_COLUMNS = {"times": seconds, "actions": whole_numbers, "surfaces": whole_numbers}  # per event
+_USERS = 1_000_000  # ids up to which, or up to ten times the events, users may be sparse
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Sequences:
     """Hold the events of all users back to back, each user's in time order.
 
@@ -19,14 +23,15 @@ class Sequences:
     Attributes:
       items: int32[n_events], item ids from 0.
       offsets: int64[n_users + 1], from 0 up to n_events.
-      times: float64[n_events] in seconds, or None.
+      times: float64[n_events] in seconds, or None; other forms are read by `columns.seconds`.
       actions: int32[n_events], action ids from 0, or None.
       surfaces: int32[n_events], ids from 0 of the surfaces the events came from, or None.
       static: int32[n_users, G], G categorical features a user (language, country), -1 where
         unknown, or None.
 
     Raises:
-      ValueError: lengths disagree, offsets do not cover the events, or an id is negative.
+      ValueError: lengths disagree, offsets do not cover the events, an id is no whole number from
+        0 to 2^31 - 1, or a time is none that `columns.seconds` reads.
     """
 
     items: np.ndarray
@@ -37,29 +42,31 @@ class Sequences:
     static: np.ndarray | None = None
 
     def __post_init__(self):
-        for name, dtype in ({"items": np.int32, "offsets": np.int64} | _COLUMNS).items():
+        for name, read in ({"items": whole_numbers, "offsets": _offsets} | _COLUMNS).items():
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, _one_dimensional(name, value, dtype))
+                object.__setattr__(self, name, read(name, value))
         _check_offsets(self.offsets, len(self.items))
         for name in _COLUMNS:
             value = getattr(self, name)
             if value is not None and len(value) != len(self.items):
                 raise ValueError(
-                    f"{name}: expected {len(self.items)} values, one an event, found {len(value)}"
+                    f"{name}: expected {len(self.items)} values, one per event, found {len(value)}"
                 )
-        for name in ("items", "actions", "surfaces"):
-            if getattr(self, name) is not None:
-                _check_ids(name, getattr(self, name))
         if self.static is not None:
             object.__setattr__(self, "static", _checked_static(self.static, len(self)))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def __repr__(self) -> str:
+        columns = [name for name in (*_COLUMNS, "static") if getattr(self, name) is not None]
+        parts = [f"{len(self):,} users", f"{len(self.items):,} events", *columns]
+        return f"Sequences({', '.join(parts)})"
+
     def __getitem__(self, user: int) -> np.ndarray:
         if not 0 <= user < len(self):
-            raise IndexError(f"user {user}: expected 0 <= user < {len(self)}")
+            raise IndexError(f"user: expected 0 to {len(self) - 1}, found {user}")
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
     @property
@@ -74,22 +81,26 @@ class Sequences:
     @classmethod
     def from_events(
         cls,
-        users,
-        items,
+        users: ArrayLike,
+        items: ArrayLike,
         *,
-        times=None,
-        order=None,
-        actions=None,
-        surfaces=None,
-        static=None,
+        times: ArrayLike | None = None,
+        order: ArrayLike | None = None,
+        actions: ArrayLike | None = None,
+        surfaces: ArrayLike | None = None,
+        static: ArrayLike | None = None,
         num_users: int | None = None,
     ) -> Sequences:
         """Group a flat log by user and sort each user's events; ties keep their input order.
 
+        Floats that are whole count as integers.
+
         Args:
-          users: int[n_events], user ids from 0.
+          users: int[n_events], user ids from 0: users 0 to the largest id are made, so an id that
+            does not occur is a user without events, and one event of user 5 makes six users.
           items: int[n_events], item ids from 0.
-          times: float[n_events] in seconds; sorts the events unless `order` is given.
+          times: float[n_events] in seconds since 1970, or whatever else `columns.seconds` reads,
+            such as datetimes; sorts the events unless `order` is given.
           order: number[n_events], sorts the events instead of `times`.
           actions: int[n_events], action ids from 0.
           surfaces: int[n_events], surface ids from 0.
@@ -97,24 +108,31 @@ class Sequences:
           num_users: number of users; the largest id + 1 when None.
 
         Raises:
-          ValueError: lengths disagree, an id is out of range, or a sort key is not finite.
+          ValueError: lengths disagree, an id is no whole number from 0 to 2^31 - 1, the largest
+            user id is a million or more and ten times the number of events or more while
+            `num_users` is None (sparse ids, such as hashes), times look like milliseconds,
+            microseconds or nanoseconds, or a sort key is not finite.
         """
-        users = _one_dimensional("users", users, np.int64)
-        items = _one_dimensional("items", items, np.int32)
-        key = times if order is None else order
+        users = whole_numbers("users", users)
+        items = whole_numbers("items", items)
+        times = None if times is None else seconds("times", times)
+        key = times if order is None else _sort_key(order)
         columns = {"times": times, "actions": actions, "surfaces": surfaces}
         for name, value in ({"items": items, "order": order} | columns).items():
             if value is not None and len(value) != len(users):
                 raise ValueError(f"{name}: expected {len(users)} values, found {len(value)}")
         num_users = _user_count(users, num_users)
-        if key is not None and not np.isfinite(np.asarray(key, np.float64)).all():
-            raise ValueError("times or order: expected finite numbers, found NaN or infinity")
+        if key is not None and not np.isfinite(key).all():
+            name = "times" if order is None else "order"
+            raise ValueError(f"{name}: expected finite numbers, found NaN or infinity")
         # Both sorts are stable: equal keys keep their input order.
         by = np.argsort(users, kind="stable") if key is None else np.lexsort((key, users))
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=num_users))])
         return cls(items[by], offsets, static=static, **_gathered(columns, by))
 
-    def ranges(self, starts: np.ndarray, stops: np.ndarray, users=None) -> Sequences:
+    def ranges(
+        self, starts: np.ndarray, stops: np.ndarray, *, users: ArrayLike | None = None
+    ) -> Sequences:
         """Cut out the event ranges `starts[i]:stops[i]`, each one sequence of the result.
 
         Args:
@@ -142,7 +160,7 @@ class Sequences:
     def select(self, rows: np.ndarray) -> Sequences:
         """Take the sequences of some users, in the order given."""
         rows = np.arange(len(self))[rows]
-        return self.ranges(self.offsets[:-1][rows], self.offsets[1:][rows], rows)
+        return self.ranges(self.offsets[:-1][rows], self.offsets[1:][rows], users=rows)
 
 
 def pad_histories(sequences: Sequences, max_len: int) -> dict[str, np.ndarray]:
@@ -168,7 +186,9 @@ def pad_histories(sequences: Sequences, max_len: int) -> dict[str, np.ndarray]:
     return rows if sequences.static is None else rows | {"static": sequences.static}
 
 
-def window_index(starts: np.ndarray, lengths: np.ndarray, width: int):
+def window_index(
+    starts: np.ndarray, lengths: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Index windows of consecutive events as left-aligned rows.
 
     Returns:
@@ -180,7 +200,9 @@ def window_index(starts: np.ndarray, lengths: np.ndarray, width: int):
     return np.where(valid_BxL, starts[:, None] + columns[None, :], 0), valid_BxL
 
 
-def gather_rows(sequences: Sequences, index_BxL, valid_BxL) -> dict[str, np.ndarray]:
+def gather_rows(
+    sequences: Sequences, index_BxL: ArrayLike, valid_BxL: ArrayLike
+) -> dict[str, np.ndarray]:
     """Gather the rows of `pad_histories` at the events that `window_index` gave.
 
     The static features of a row without events are unknown here, -1.
@@ -214,38 +236,45 @@ def _gathered(columns: dict, index: np.ndarray) -> dict:
 
 
 def _checked_static(static, num_users: int) -> np.ndarray:
-    static = np.asarray(static)
-    if static.ndim != 2 or len(static) != num_users:
+    static = whole_numbers("static", static, lowest=-1, ndim=2)  # -1 is unknown
+    if len(static) != num_users:
         raise ValueError(
-            f"static: expected shape [{num_users}, G], one row a user, found {static.shape}"
+            f"static: expected shape [{num_users}, G], one row per user, found {list(static.shape)}"
         )
-    if static.size and static.min() < -1:
-        raise ValueError(f"static: expected ids from 0 or -1 for unknown, found {static.min()}")
-    return np.ascontiguousarray(static, np.int32)
+    return static
 
 
-def _one_dimensional(name: str, value, dtype) -> np.ndarray:
-    value = np.asarray(value)
-    if value.ndim != 1:
-        raise ValueError(f"{name}: expected one dimension, found shape {value.shape}")
-    return np.ascontiguousarray(value, dtype)
+def _offsets(name: str, value) -> np.ndarray:
+    return whole_numbers(name, value, highest=np.iinfo(np.int64).max, dtype=np.int64)
+
+
+def _sort_key(order) -> np.ndarray:
+    order = as_array("order", order)
+    if order.ndim != 1 or (order.size and order.dtype.kind not in "iuf"):
+        raise ValueError(f"order: expected numbers, found {order.dtype}{list(order.shape)}")
+    return order
 
 
 def _check_offsets(offsets: np.ndarray, num_events: int) -> None:
     if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != num_events:
         raise ValueError(f"offsets: expected to run from 0 to {num_events}, found {offsets}")
-    if (np.diff(offsets) < 0).any():
-        raise ValueError("offsets: expected never to decrease")
-
-
-def _check_ids(name: str, ids: np.ndarray) -> None:
-    if len(ids) and ids.min() < 0:
-        raise ValueError(f"{name}: expected ids from 0, found {ids.min()}")
+    back = np.flatnonzero(np.diff(offsets) < 0)
+    if len(back):
+        found = f"{offsets[back[0] + 1]} after {offsets[back[0]]}"
+        raise ValueError(f"offsets: expected never to decrease, found {found}")
 
 
 def _user_count(users: np.ndarray, num_users: int | None) -> int:
-    _check_ids("users", users)
     needed = int(users.max()) + 1 if len(users) else 0
-    if num_users is not None and num_users < needed:
+    if num_users is None:
+        limit = max(_USERS, 10 * len(users))
+        if needed > limit:
+            raise ValueError(
+                f"users: expected ids below {limit} for {len(users)} events "
+                "(np.unique(users, return_inverse=True)[1] makes dense ones, num_users allows "
+                f"sparse ones), found {needed - 1}"
+            )
+        return needed
+    if num_users < needed:
         raise ValueError(f"num_users: expected at least {needed}, found {num_users}")
-    return needed if num_users is None else num_users
+    return num_users

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+from jax.typing import ArrayLike
 
-from nxtpost_jax.events.checks import check_times
+from nxtpost_jax.events.checks import check_times, item_ids
+from nxtpost_jax.events.columns import Moment, seconds, whole_numbers
 from nxtpost_jax.events.filters import keep_events
 from nxtpost_jax.events.sequences import PAD, Sequences, window_index
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Queries:
     """Hold histories and the event that followed each.
 
@@ -32,8 +34,8 @@ class Queries:
     users: np.ndarray
 
     def __post_init__(self):
-        object.__setattr__(self, "targets", np.asarray(self.targets, np.int32))
-        object.__setattr__(self, "users", np.asarray(self.users, np.int32))
+        for name in ("targets", "users"):
+            object.__setattr__(self, name, whole_numbers(name, getattr(self, name)))
         if not len(self.histories) == len(self.targets) == len(self.users):
             raise ValueError(
                 f"queries: expected equal lengths, found {len(self.histories)} histories, "
@@ -43,7 +45,10 @@ class Queries:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def select(self, rows) -> Queries:
+    def __repr__(self) -> str:
+        return f"Queries({len(self):,} targets, histories of {len(self.histories.items):,} events)"
+
+    def select(self, rows: ArrayLike) -> Queries:
         """Take some queries: an index array, or bool[q]."""
         rows = np.arange(len(self))[rows]
         return Queries(self.histories.select(rows), self.targets[rows], self.users[rows])
@@ -89,7 +94,7 @@ def leave_last(sequences: Sequences, m: int) -> Split:
     )
 
 
-def following(sequences: Sequences, queries: Queries, m: int) -> np.ndarray:
+def following(sequences: Sequences, queries: Queries, *, m: int) -> np.ndarray:
     """List the items of the m events that followed each query's history: int32[q, m].
 
     Args:
@@ -103,7 +108,9 @@ def following(sequences: Sequences, queries: Queries, m: int) -> np.ndarray:
     return np.where(valid, sequences.items[index], np.int32(PAD))
 
 
-def by_user(sequences: Sequences, validation_users, test_users, *, m: int = 1) -> Split:
+def by_user(
+    sequences: Sequences, *, validation_users: ArrayLike, test_users: ArrayLike, m: int = 1
+) -> Split:
     """Hold out whole users: the first of their last m events is the target, what precedes it the
     history.
 
@@ -122,7 +129,7 @@ def by_user(sequences: Sequences, validation_users, test_users, *, m: int = 1) -
     test_users = _user_ids("test_users", test_users, len(sequences))
     both = np.intersect1d(validation_users, test_users)
     if len(both):
-        raise ValueError(f"test_users: user {both[0]} is among the validation users too")
+        raise ValueError(f"test_users: expected no validation users, found {both[0]}")
     starts, stops = sequences.offsets[:-1], sequences.offsets[1:].copy()
     lengths = sequences.lengths
     parts = []
@@ -135,9 +142,9 @@ def by_user(sequences: Sequences, validation_users, test_users, *, m: int = 1) -
 
 def global_time(
     sequences: Sequences,
-    validation_from: float,
-    test_from: float,
     *,
+    validation_from: Moment,
+    test_from: Moment,
     targets: Literal["next", "each"] = "next",
     min_history: int = 1,
 ) -> Split:
@@ -150,7 +157,7 @@ def global_time(
 
     Args:
       sequences: events with times.
-      validation_from, test_from: the moments, in the seconds of `sequences.times`.
+      validation_from, test_from: the moments, in the seconds of `sequences.times`, or datetimes.
       targets: "next", a user's first event of the period, one query a user; or "each" event of
         the period (average over users' queries by `ranking.evaluate`'s errors over users).
       min_history: queries with fewer events before their target are left out; 0 keeps users who
@@ -163,6 +170,8 @@ def global_time(
     if sequences.times is None:
         raise ValueError("sequences: expected times, found none")
     check_times("sequences", sequences)
+    (validation_from,) = seconds("validation_from", [validation_from])
+    (test_from,) = seconds("test_from", [test_from])
     if not validation_from < test_from:
         raise ValueError(
             f"test_from: expected a time after validation_from={validation_from}, found {test_from}"
@@ -182,7 +191,7 @@ def global_time(
 
 
 def hold_out_items(
-    sequences: Sequences, items, *, split: Callable[[Sequences], Split] = leave_one_out
+    sequences: Sequences, items: ArrayLike, *, split: Callable[[Sequences], Split] = leave_one_out
 ) -> Split:
     """Split, then take some items away from training, so that they are cold.
 
@@ -199,9 +208,9 @@ def hold_out_items(
     Raises:
       ValueError: `items` is empty or has an id below 0.
     """
-    items = np.unique(np.asarray(items, np.int64))
-    if not len(items) or items[0] < 0:
-        raise ValueError(f"items: expected ids from 0, at least one, found {items[:1]}")
+    items = np.unique(item_ids("items", items))
+    if not len(items):
+        raise ValueError("items: expected at least one, found none")
     parts = split(sequences)
     queries = []
     for part in (parts.validation, parts.test):
@@ -211,9 +220,9 @@ def hold_out_items(
     return Split(_without_items(parts.train, items), *queries)
 
 
-def with_targets(queries: Queries, items) -> tuple[Queries, Queries]:
+def with_targets(queries: Queries, items: ArrayLike) -> tuple[Queries, Queries]:
     """Part queries into those whose target is among `items`, and the others."""
-    among = np.isin(queries.targets, np.asarray(items))
+    among = np.isin(queries.targets, item_ids("items", items))
     return queries.select(among), queries.select(~among)
 
 
@@ -227,7 +236,7 @@ def truncate_histories(queries: Queries, n: int) -> Queries:
     histories = queries.histories
     stops = histories.offsets[1:]
     starts = stops - np.minimum(histories.lengths, n)
-    kept = histories.ranges(starts, stops, np.arange(len(histories)))
+    kept = histories.ranges(starts, stops, users=np.arange(len(histories)))
     return dataclasses.replace(queries, histories=kept)
 
 
@@ -254,18 +263,18 @@ def _without_items(sequences: Sequences, items) -> Sequences:
 
 
 def _training_part(sequences: Sequences, stops) -> Sequences:
-    return sequences.ranges(sequences.offsets[:-1], stops, np.arange(len(sequences)))
+    return sequences.ranges(sequences.offsets[:-1], stops, users=np.arange(len(sequences)))
 
 
 def _queries(sequences: Sequences, users, targets_at, stops=None) -> Queries:
     """Ask for the events at `targets_at`, with histories up to `stops`, or up to the target."""
     stops = targets_at if stops is None else stops
-    histories = sequences.ranges(sequences.offsets[users], stops, users)
+    histories = sequences.ranges(sequences.offsets[users], stops, users=users)
     return Queries(histories, sequences.items[targets_at], users)
 
 
 def _user_ids(name: str, users, num_users: int) -> np.ndarray:
-    users = np.unique(np.asarray(users, np.int64))
+    users = np.unique(whole_numbers(name, users))
     if len(users) and not (users[0] >= 0 and users[-1] < num_users):
         raise ValueError(f"{name}: expected ids in [0, {num_users}), found {users[0]}..{users[-1]}")
     return users

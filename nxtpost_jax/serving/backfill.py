@@ -19,12 +19,13 @@ from functools import partial
 import numpy as np
 
 from nxtpost_jax.evaluation.baselines import item_counts
+from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.sequences import Sequences
 
 _CHUNK = 256  # short histories compared with all training users at a time
 
 
-def fill_with_popular(histories: Sequences, train: Sequences, n: int) -> Sequences:
+def fill_with_popular(histories: Sequences, train: Sequences, *, n: int) -> Sequences:
     """Fill each history up to n events with the items of most training events.
 
     The more popular an item is, the nearer it stands to the user's own events.
@@ -47,9 +48,9 @@ def fill_with_popular(histories: Sequences, train: Sequences, n: int) -> Sequenc
 def fill_from_similar_users(
     histories: Sequences,
     train: Sequences,
-    n: int,
     *,
-    content=None,
+    n: int,
+    content: Content = None,
     num_neighbours: int = 50,
 ) -> Sequences:
     """Fill each history up to n events with the most common items of similar training users.

@@ -1,5 +1,9 @@
 """The index of items: vectors in fixed-capacity arrays on the device, under the caller's ids.
 
+A catalogue never changes: `add` and `remove` give another one. So a request that has taken one
+reads vectors, ids and presence of one moment, whatever is added and removed meanwhile. The price
+is a copy of the vectors per `add`, on the device.
+
 An item lies in a slot. Slots are reused after a removal, and the arrays keep their shapes until
 no slot is free; then the capacity doubles. So a search that was compiled once goes on as items
 come and go, and is compiled anew only at a doubling.
@@ -9,11 +13,12 @@ Shape suffixes: S slots, D vector width, m items of a call.
 
 from __future__ import annotations
 
-from functools import partial
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from nxtpost_jax.events.checks import item_ids
 from nxtpost_jax.events.sequences import PAD
@@ -21,16 +26,36 @@ from nxtpost_jax.events.sequences import PAD
 _SPARE = 64  # slots, or an eighth of the items where that is more, free from the start
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Catalogue:
-    """Hold item vectors and which of them may be found.
+    """Hold item vectors and which of them may be found; `of` makes one.
 
     Attributes:
       vectors: f32[S, D] on the device; what a free slot holds is never read.
       present: bool[S] on the device, True where an item is.
       ids: int32[S] on the host, the item in each slot, PAD where free.
+      removed: int32[r], the ids that were removed and are not back, sorted.
+      sorted_ids, sorted_slots: int32[n], the items' ids in order, and their slots.
+      revision: grows when an id comes back, perhaps with another vector: what was computed from
+        the vectors of items that are in two catalogues of one revision holds in both.
     """
 
-    def __init__(self, vectors, ids=None, *, capacity: int | None = None):
+    vectors: jax.Array
+    present: jax.Array
+    ids: np.ndarray
+    removed: np.ndarray
+    sorted_ids: np.ndarray
+    sorted_slots: np.ndarray
+    revision: int = 0
+
+    def __post_init__(self):
+        for name in ("ids", "removed", "sorted_ids", "sorted_slots"):
+            getattr(self, name).flags.writeable = False
+
+    @classmethod
+    def of(
+        cls, vectors: ArrayLike, ids: ArrayLike | None = None, *, capacity: int | None = None
+    ) -> Catalogue:
         """Start with items in the first slots.
 
         Args:
@@ -45,42 +70,41 @@ class Catalogue:
         count = len(vectors)
         ids = np.arange(count, dtype=np.int32) if ids is None else _unique_ids(ids)
         if len(ids) != count:
-            raise ValueError(f"ids: expected {count}, one a vector, found {len(ids)}")
+            raise ValueError(f"ids: expected {count}, one per vector, found {len(ids)}")
         capacity = count + max(_SPARE, count // 8) if capacity is None else capacity
         if capacity < max(count, 1):
             raise ValueError(f"capacity: expected at least {max(count, 1)}, found {capacity}")
-        self.vectors = jnp.pad(vectors, [(0, capacity - count), (0, 0)])
-        self.present = jnp.arange(capacity) < count
-        self.ids = np.pad(ids, (0, capacity - count), constant_values=PAD)
-        self._removed = np.zeros(0, np.int32)
-        self._index()
+        ids = np.pad(ids, (0, capacity - count), constant_values=PAD)
+        return cls.restore(jnp.pad(vectors, [(0, capacity - count), (0, 0)]), ids, removed=())
 
     @classmethod
-    def restore(cls, vectors, ids, removed) -> Catalogue:
+    def restore(cls, vectors: ArrayLike, ids: ArrayLike, *, removed: ArrayLike) -> Catalogue:
         """Rebuild a catalogue of its `vectors`, `ids` and `removed`, slot by slot."""
-        catalogue = cls(vectors[:0], [], capacity=len(ids))
-        catalogue.vectors = jnp.asarray(vectors, jnp.float32)
-        catalogue.ids = np.asarray(ids, np.int32)
-        catalogue.present = jnp.asarray(catalogue.ids != PAD)
-        catalogue._removed = np.asarray(removed, np.int32)
-        catalogue._index()
-        return catalogue
+        ids = np.array(ids, np.int32)
+        slots = np.flatnonzero(ids != PAD).astype(np.int32)
+        slots = slots[np.argsort(ids[slots])]
+        return cls(
+            vectors=jnp.asarray(vectors, jnp.float32),
+            present=jnp.asarray(ids != PAD),
+            ids=ids,
+            removed=np.array(removed, np.int32),
+            sorted_ids=ids[slots],
+            sorted_slots=slots,
+        )
 
     def __len__(self) -> int:
-        return len(self._sorted_ids)
+        return len(self.sorted_ids)
 
-    @property
-    def removed(self) -> np.ndarray:
-        """List the ids that were removed and are not back, sorted: int32[r]."""
-        return self._removed
+    def __repr__(self) -> str:
+        slots, width = self.vectors.shape
+        return f"Catalogue({len(self):,} items in {slots:,} slots, width {width})"
 
     @property
     def next_id(self) -> int:
         """Give the lowest id above all that ever were."""
-        highest = [ids.max(initial=-1) for ids in (self.ids, self._removed)]
-        return int(max(highest)) + 1
+        return int(max(ids.max(initial=-1) for ids in (self.sorted_ids, self.removed))) + 1
 
-    def slots(self, name: str, ids) -> np.ndarray:
+    def slots(self, name: str, ids: ArrayLike) -> np.ndarray:
         """Find the slots of items: int32[m].
 
         Raises:
@@ -93,50 +117,37 @@ class Catalogue:
             raise ValueError(f"{name}: expected item ids of the catalogue, found {found}")
         return slots
 
-    def find(self, ids) -> np.ndarray:
+    def find(self, ids: ArrayLike) -> np.ndarray:
         """Find the slots of items: int32[m], PAD where the catalogue has no such id."""
         ids = np.asarray(ids)
-        if not len(self._sorted_ids):
+        if not len(self):
             return np.full(len(ids), PAD, np.int32)
-        places = np.searchsorted(self._sorted_ids, ids)
-        places = np.minimum(places, len(self._sorted_ids) - 1)
-        return np.where(self._sorted_ids[places] == ids, self._sorted_slots[places], PAD)
+        places = np.searchsorted(self.sorted_ids, ids)
+        places = np.minimum(places, len(self) - 1)
+        return np.where(self.sorted_ids[places] == ids, self.sorted_slots[places], PAD)
 
-    def was_removed(self, ids) -> np.ndarray:
+    def was_removed(self, ids: ArrayLike) -> np.ndarray:
         """Tell which ids were removed and are not back: bool[m]."""
-        return np.isin(ids, self._removed)
+        return np.isin(ids, self.removed)
 
-    def ids_of(self, slots) -> np.ndarray:
+    def ids_of(self, slots: ArrayLike) -> np.ndarray:
         """Name the items in slots, PAD at PAD: int32 of the same shape."""
         slots = np.asarray(slots)
         return np.where(slots == PAD, np.int32(PAD), self.ids[np.maximum(slots, 0)])
 
-    def mask(self, name: str, chosen) -> np.ndarray:
-        """Turn a choice of items, ids or bool[M] by id, into bool[S] by slot.
+    def mask(self, slots: ArrayLike) -> np.ndarray:
+        """Mark slots, PAD among them ignored: bool[S]."""
+        chosen_S = np.zeros(len(self.ids), bool)
+        chosen_S[slots[slots != PAD]] = True
+        return chosen_S
 
-        Raises:
-          ValueError: an id is unknown, or M is not above the highest id.
-        """
-        chosen = np.asarray(chosen)
-        if chosen.dtype != bool:
-            chosen_S = np.zeros(len(self.ids), bool)
-            chosen_S[self.slots(name, chosen)] = True
-            return chosen_S
-        highest = self.ids.max()
-        if len(chosen) <= highest:
-            raise ValueError(
-                f"{name}: expected bool[M] with M above {highest}, the highest id, found "
-                f"{len(chosen)} entries"
-            )
-        return self.by_slot(chosen)
-
-    def by_slot(self, values) -> np.ndarray:
+    def by_slot(self, values: ArrayLike) -> np.ndarray:
         """Sort values by id into their slots; 0 where there is none."""
         values = np.asarray(values)
         known = (self.ids != PAD) & (self.ids < len(values))
         return np.where(known, values[np.where(known, self.ids, 0)], values.dtype.type(0))
 
-    def checked_new_ids(self, ids, count: int) -> np.ndarray:
+    def checked_new_ids(self, ids: ArrayLike, count: int) -> np.ndarray:
         """Read the ids of items to add, or name them from `next_id` on: int32[count].
 
         Raises:
@@ -147,74 +158,89 @@ class Catalogue:
             ids = np.arange(self.next_id, self.next_id + count)
         ids = _unique_ids(ids)
         if len(ids) != count:
-            raise ValueError(f"ids: expected {count}, one an item, found {len(ids)}")
+            raise ValueError(f"ids: expected {count}, one per item, found {len(ids)}")
         known = np.flatnonzero(self.find(ids) != PAD)
         if len(known):
             raise ValueError(f"ids: expected new ones, found {ids[known[0]]} in the catalogue")
         return ids
 
-    def add(self, vectors_mxD, ids=None) -> np.ndarray:
-        """Put items into free slots, doubling the capacity where there are too few.
+    def add(self, vectors_mxD: ArrayLike, ids: ArrayLike | None = None) -> Catalogue:
+        """Give a catalogue with more items in free slots, of twice the capacity if there are few.
 
         Args:
           vectors_mxD: f32[m, D].
-          ids: int[m]; the next m free ids when None.
-
-        Returns:
-          The items' ids, int32[m].
+          ids: int[m]; the next m free ids, from `next_id` on, when None.
 
         Raises:
-          ValueError: see `checked_new_ids`, or the vectors have another width; then nothing
-            has changed.
+          ValueError: see `checked_new_ids`, or the vectors have another width.
         """
         shape = np.shape(vectors_mxD)
         if len(shape) != 2 or shape[1] != self.vectors.shape[1]:
             expected = self.vectors.shape[1]
             raise ValueError(f"vectors: expected shape [m, {expected}], found {list(shape)}")
-        ids = self.checked_new_ids(ids, shape[0])
-        if not len(ids):
-            return ids
-        while len(self) + len(ids) > len(self.ids):
-            self._double()
-        slots = np.flatnonzero(self.ids == PAD)[: len(ids)].astype(np.int32)
-        padded_m = _padded(slots, len(self.ids))
-        rows_mxD = np.pad(np.asarray(vectors_mxD), [(0, len(padded_m) - len(ids)), (0, 0)])
-        self.vectors, self.present = _put(self.vectors, self.present, padded_m, rows_mxD)
-        self.ids[slots] = ids
-        order = np.argsort(ids)
-        places = np.searchsorted(self._sorted_ids, ids[order])
-        self._sorted_ids = np.insert(self._sorted_ids, places, ids[order])
-        self._sorted_slots = np.insert(self._sorted_slots, places, slots[order])
-        self._removed = np.setdiff1d(self._removed, ids)
-        return ids
+        new = self.checked_new_ids(ids, shape[0])
+        if not len(new):
+            return self
+        roomy = self._with_room(len(new))
+        slots = np.flatnonzero(roomy.ids == PAD)[: len(new)].astype(np.int32)
+        padded_m = _padded(slots, len(roomy.ids))
+        rows_mxD = np.pad(np.asarray(vectors_mxD), [(0, len(padded_m) - len(new)), (0, 0)])
+        vectors, present = _put(roomy.vectors, roomy.present, padded_m, rows_mxD)
+        ids = roomy.ids.copy()
+        ids[slots] = new
+        order = np.argsort(new)
+        places = np.searchsorted(self.sorted_ids, new[order])
+        return Catalogue(
+            vectors=vectors,
+            present=present,
+            ids=ids,
+            removed=np.setdiff1d(self.removed, new),
+            sorted_ids=np.insert(self.sorted_ids, places, new[order]),
+            sorted_slots=np.insert(self.sorted_slots, places, slots[order]),
+            revision=self.revision + int(self.was_removed(new).any()),
+        )
 
-    def remove(self, ids) -> None:
-        """Take items out; their slots become free.
+    def remove(self, ids: ArrayLike) -> Catalogue:
+        """Give a catalogue without some items; their slots are free there.
 
         Raises:
-          ValueError: an id is unknown or there twice; then nothing has changed.
+          ValueError: an id is unknown or there twice.
         """
-        ids = _unique_ids(ids)
-        slots = self.slots("ids", ids)
-        if not len(ids):
-            return
-        self.present = _clear(self.present, _padded(slots, len(self.ids)))
-        self.ids[slots] = PAD
-        places = np.searchsorted(self._sorted_ids, ids)
-        self._sorted_ids = np.delete(self._sorted_ids, places)
-        self._sorted_slots = np.delete(self._sorted_slots, places)
-        self._removed = np.union1d(self._removed, ids)
+        gone = _unique_ids(ids)
+        slots = self.slots("ids", gone)
+        if not len(gone):
+            return self
+        ids = self.ids.copy()
+        ids[slots] = PAD
+        places = np.searchsorted(self.sorted_ids, gone)
+        return dataclasses.replace(
+            self,
+            present=_clear(self.present, _padded(slots, len(ids))),
+            ids=ids,
+            removed=np.union1d(self.removed, gone),
+            sorted_ids=np.delete(self.sorted_ids, places),
+            sorted_slots=np.delete(self.sorted_slots, places),
+        )
 
-    def _double(self) -> None:
+    def without(self, removed: np.ndarray) -> Catalogue:
+        """Give a catalogue where some ids are removed, whether they are here or never were."""
+        here = removed[self.find(removed) != PAD]
+        return dataclasses.replace(self.remove(here), removed=np.union1d(self.removed, removed))
+
+    def _with_room(self, count: int) -> Catalogue:
+        """Double the capacity until `count` slots are free."""
         capacity = len(self.ids)
-        self.vectors = jnp.pad(self.vectors, [(0, capacity), (0, 0)])
-        self.present = jnp.pad(self.present, (0, capacity))
-        self.ids = np.pad(self.ids, (0, capacity), constant_values=PAD)
-
-    def _index(self) -> None:
-        slots = np.flatnonzero(self.ids != PAD).astype(np.int32)
-        order = np.argsort(self.ids[slots])
-        self._sorted_ids, self._sorted_slots = self.ids[slots][order], slots[order]
+        while len(self) + count > capacity:
+            capacity *= 2
+        new = capacity - len(self.ids)
+        if not new:
+            return self
+        return dataclasses.replace(
+            self,
+            vectors=jnp.pad(self.vectors, [(0, new), (0, 0)]),
+            present=jnp.pad(self.present, (0, new)),
+            ids=np.pad(self.ids, (0, new), constant_values=PAD),
+        )
 
 
 def _unique_ids(ids) -> np.ndarray:
@@ -231,12 +257,13 @@ def _padded(slots: np.ndarray, beyond: int) -> np.ndarray:
     return np.pad(slots, (0, size - len(slots)), constant_values=beyond)
 
 
-@partial(jax.jit, donate_argnums=(0, 1))
+# Nothing is donated: a request may still read the arrays that these start from.
+@jax.jit
 def _put(vectors_SxD, present_S, slots_m, rows_mxD):
     vectors_SxD = vectors_SxD.at[slots_m].set(rows_mxD, mode="drop")
     return vectors_SxD, present_S.at[slots_m].set(True, mode="drop")
 
 
-@partial(jax.jit, donate_argnums=0)
+@jax.jit
 def _clear(present_S, slots_m):
     return present_S.at[slots_m].set(False, mode="drop")

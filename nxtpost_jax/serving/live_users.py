@@ -3,21 +3,25 @@
 A user's vector always equals that of the full forward over the events so far (tested to 1e-5).
 An event costs one position of the user tower where the cache can go on: what the model read
 before is still the beginning of what it reads now, and no more than max_len events. Else (a full
-cache, a removed item, a backfill that shrinks as events come) the events are read anew.
+cache, a removed item, an item that came back, a backfill that shrinks as events come, parameters of
+another fit) the events are read anew.
 
 The caller's events are kept in host memory, the caches in device memory: 4 (2 layers + 1) max_len
-d_model bytes a user; `forget` frees both.
+d_model bytes a user; `forget` frees both. Calls from several threads take turns.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from nxtpost_jax.events.checks import as_sequences, check_times, item_ids
+from nxtpost_jax.events.checks import as_sequences, check_times
+from nxtpost_jax.events.columns import Moment, seconds, whole_numbers
 from nxtpost_jax.events.sequences import Sequences, pad_histories
+from nxtpost_jax.serving.reading import Histories, Reader
 from nxtpost_jax.serving.streaming import Cache, extend, prefill
 
 _COLUMNS = {"times": "time", "actions": "action", "surfaces": "surface"}
@@ -29,12 +33,13 @@ class Event:
 
     Attributes:
       item: id.
-      time: seconds, no earlier than the user's last event; None if the model reads no times.
+      time: seconds since 1970, or a datetime, no earlier than the user's last event; None if the
+        model reads no times.
       action, surface: ids, None if the model reads none.
     """
 
     item: int
-    time: float | None = None
+    time: Moment | None = None
     action: int | None = None
     surface: int | None = None
 
@@ -45,14 +50,15 @@ class _User:
     vector: np.ndarray | None = None  # f32[D]
     read: Sequences | None = None  # what `cache` holds, in ids
     cache: Cache | None = None
+    version: tuple[int, int] | None = None  # of the parameters and vectors behind vector and cache
 
 
 class LiveUsers:
     """Keep users' events, vectors and caches."""
 
-    def __init__(self, model, params):
-        self._model, self._params = model, params
+    def __init__(self):
         self._users: dict[Hashable, _User] = {}
+        self._lock = threading.Lock()  # a user's cache is donated: no two calls may hold it
 
     def __contains__(self, user: Hashable) -> bool:
         return user in self._users
@@ -62,79 +68,91 @@ class LiveUsers:
 
     def forget(self, user: Hashable) -> None:
         """Drop what is kept of a user; one who is unknown is fine."""
-        self._users.pop(user, None)
+        with self._lock:
+            self._users.pop(user, None)
 
-    def read_anew(self) -> None:
-        """Drop all caches but no events: an item's vector has changed."""
-        for user in self._users.values():
-            user.read = user.cache = None
-
-    def events(self, user: Hashable) -> Sequences:
-        """Give a user's events as one sequence.
-
-        Raises:
-          ValueError: the user is unknown.
-        """
-        if user not in self._users:
-            raise ValueError(f"user: expected one that update was called for, found {user!r}")
-        return self._users[user].events
-
-    def update(
+    def add(
         self,
         user: Hashable,
-        event: Event | None,
+        event: Event,
         *,
-        history: Sequences | None,
-        prepare: Callable[[Sequences], Sequences],
-        find: Callable[[np.ndarray], np.ndarray],
-        vectors_SxD,
+        take: Callable[[], Reader],
+        history: Histories | None = None,
     ) -> np.ndarray:
         """Add an event and give the user's vector, f32[D]; nothing changes where it raises.
 
         Args:
-          user, event: who engaged with what; no event brings the vector up to date only.
+          user, event: who engaged with what.
+          take: gives parameters and catalogue, called when it is this call's turn: so they know
+            every item of the events that earlier calls have added.
           history: one sequence, the events before; for a user who is new here.
-          prepare: checks, filters and backfills a user's events.
-          find: from the ids that `prepare` leaves to rows of `vectors_SxD`.
-          vectors_SxD: f32[S, D], the items' vectors.
         """
-        state = self._start(user, history)
-        events = state.events if event is None else _appended(state.events, event)
-        read = prepare(events)
-        known = None if state.read is None else len(state.read.items)
-        if known is not None and _begins_with(read, state.read) and len(read.items) == known:
+        with self._lock:
+            reader = take()
+            reader.catalogue.slots("event", whole_numbers("event", [event.item]))
+            state = self._start(user, history)
+            return self._read(user, state, _appended(state.events, event), reader)
+
+    def current(
+        self, user: Hashable, *, take: Callable[[], Reader]
+    ) -> tuple[np.ndarray, Sequences, Reader]:
+        """Give a user's vector f32[D], the events as one sequence, and the reader it is under.
+
+        Raises:
+          ValueError: the user is unknown.
+        """
+        with self._lock:
+            if user not in self._users:
+                raise ValueError(f"user: expected one that update was called for, found {user!r}")
+            reader, state = take(), self._users[user]
+            return self._read(user, state, state.events, reader), state.events, reader
+
+    def _read(self, user, state: _User, events: Sequences, reader: Reader) -> np.ndarray:
+        read = reader.prepared("history", reader.checked("history", events))
+        fresh = state.version == reader.version and _begins_with(read, state.read)
+        new = len(read.items) - len(state.read.items) if fresh else None
+        if new == 0:
             vector, cache = state.vector, state.cache
-        elif self._goes_on(state, read):
-            row = find(read.items[-1:])
-            cache, users_1xD = extend(
-                self._model, self._params, state.cache, vectors_SxD[row], _features(read)
-            )
-            vector = np.asarray(users_1xD)[0]
+        elif new == 1 and len(read.items) <= reader.model.config.max_len:
+            if user in self._users:  # `extend` takes the cache away, whether it succeeds or not
+                self._users[user] = _User(state.events)
+            vector, cache = _extended(state.cache, read, reader)
         else:
-            latest = dataclasses.replace(read, items=find(read.items))
-            rows = pad_histories(latest, self._model.config.max_len)
-            taken = np.maximum(rows["items"], 0)
-            cache, users_1xD = prefill(self._model, self._params, rows, vectors_SxD[taken])
-            vector = np.asarray(users_1xD)[0]
-        self._users[user] = _User(events, vector, read, cache)
+            vector, cache = _prefilled(read, reader)
+        self._users[user] = _User(events, vector, read, cache, reader.version)
         return vector
 
     def _start(self, user, history) -> _User:
         if user in self._users:
             if history is not None:
-                raise ValueError(f"history: expected none, user {user!r} has one already")
+                raise ValueError(f"history: expected none for user {user!r}, found a second one")
             return self._users[user]
         events = as_sequences("history", [[]] if history is None else history)
         if len(events) != 1:
             raise ValueError(f"history: expected that of one user, found {len(events)}")
         return _User(events)
 
-    def _goes_on(self, state: _User, read: Sequences) -> bool:
-        if state.read is None:
-            return False
-        count = len(state.read.items)
-        grown_by_one = len(read.items) == count + 1 and count < self._model.config.max_len
-        return grown_by_one and _begins_with(read, state.read)
+
+def _extended(cache: Cache, read: Sequences, reader: Reader) -> tuple[np.ndarray, Cache]:
+    row = reader.catalogue.find(read.items[-1:])
+    cache, users_1xD = extend(
+        reader.model,
+        reader.params,
+        cache=cache,
+        item_vectors_BxD=reader.catalogue.vectors[row],
+        features=_features(read),
+    )
+    return np.asarray(users_1xD)[0], cache
+
+
+def _prefilled(read: Sequences, reader: Reader) -> tuple[np.ndarray, Cache]:
+    rows = pad_histories(reader.in_slots(read), reader.model.config.max_len)
+    taken = np.maximum(rows["items"], 0)
+    vectors_1xLxD = reader.catalogue.vectors[taken]
+    cache, users_1xD = prefill(
+        reader.model, reader.params, histories=rows, item_vectors_BxLxD=vectors_1xLxD
+    )
+    return np.asarray(users_1xD)[0], cache
 
 
 def _appended(events: Sequences, event: Event) -> Sequences:
@@ -146,8 +164,9 @@ def _appended(events: Sequences, event: Event) -> Sequences:
             raise ValueError(f"event: expected {field} to be {expected}, found {value}")
         if value is not None:
             column = np.zeros(0) if column is None else column
-            columns[name] = np.append(column, value)
-    items = np.append(events.items, item_ids("event", [event.item]))
+            read = seconds if name == "times" else whole_numbers
+            columns[name] = np.append(column, read("event", [value]))
+    items = np.append(events.items, whole_numbers("event", [event.item]))
     appended = Sequences(items, [0, len(items)], static=events.static, **columns)
     check_times("event", appended)
     return appended
@@ -155,7 +174,7 @@ def _appended(events: Sequences, event: Event) -> Sequences:
 
 def _begins_with(longer: Sequences, shorter: Sequences) -> bool:
     count = len(shorter.items)
-    return all(
+    return len(longer.items) >= count and all(
         getattr(shorter, name) is None
         or not count
         or np.array_equal(getattr(longer, name)[:count], getattr(shorter, name))
@@ -166,7 +185,8 @@ def _begins_with(longer: Sequences, shorter: Sequences) -> bool:
 def _features(read: Sequences) -> dict[str, np.ndarray]:
     """Lay out the last event as `streaming.extend` reads it."""
     row = pad_histories(
-        read.ranges([max(len(read.items) - 2, 0)], read.offsets[1:], [0]), min(len(read.items), 2)
+        read.ranges([max(len(read.items) - 2, 0)], read.offsets[1:], users=[0]),
+        min(len(read.items), 2),
     )
     return {
         name: value if name == "static" else value[:, -1]

@@ -1,17 +1,21 @@
-"""From the caller's histories to what a model reads: checked, filtered, in catalogue slots."""
+"""What a request reads, as of one moment: from histories to rows of catalogue slots."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import unique_items
 from nxtpost_jax.events.checks import as_sequences, check_times, checked_mask
 from nxtpost_jax.events.filters import keep_events
 from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
 from nxtpost_jax.serving.catalogue import Catalogue
-from nxtpost_jax.towers.config import NxtPostConfig
+from nxtpost_jax.serving.served import State
+from nxtpost_jax.towers.model import NxtPost
 
 SHORTEST_ROW = 16  # padded histories are no shorter, to bound the number of traced shapes
 MOST_ROWS = 256  # histories a compiled call, so that scores of a large catalogue fit in memory
@@ -21,91 +25,125 @@ EventFilter = Callable[[Sequences], np.ndarray]
 Backfill = Callable[[Sequences], Sequences]
 
 
-def check_readable(
-    name: str, histories: Histories, catalogue: Catalogue, config: NxtPostConfig, params
-) -> Sequences:
-    """Refuse histories that the model cannot read, whatever will be left out of them.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reader:
+    """Hold parameters and catalogue of one moment, and read histories by them.
 
-    Raises:
-      ValueError: there is none, an item is neither in the catalogue nor removed from it, times
-        are out of order, or a column that the model was trained with is missing.
+    A request takes one reader at its start and looks at nothing else, so it sees no change that
+    is made while it runs.
+
+    Attributes:
+      model: the towers.
+      state: parameters and catalogue.
+      event_filter, backfill: as given to the recommender.
     """
-    histories = as_sequences(name, histories)
-    if not len(histories):
-        raise ValueError(f"{name}: expected at least one, found none")
-    check_known(name, histories, catalogue)
-    check_times(name, histories)
-    tables = params["user_tower"]
-    needed = {
-        "times": "gaps" in tables,
-        "actions": "actions" in tables or config.action_weights is not None,
-        "surfaces": "surfaces" in tables,
-        "static": bool(config.static_sizes),
-    }
-    for column, is_read in needed.items():
-        if is_read and getattr(histories, column) is None:
+
+    model: NxtPost
+    state: State
+    event_filter: EventFilter | None
+    backfill: Backfill | None
+
+    @property
+    def params(self) -> Any:
+        """Give the parameters; None before `fit`."""
+        return self.state.params
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Give the items, with vectors under these parameters."""
+        return self.state.catalogue
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Tell what was computed from parameters and vectors from what other ones give."""
+        return self.state.num_fits, self.catalogue.revision
+
+    def at(self, **changes) -> Reader:
+        """Give a reader of another state: `params` or `catalogue`."""
+        return dataclasses.replace(self, state=dataclasses.replace(self.state, **changes))
+
+    def checked(self, name: str, histories: Histories) -> Sequences:
+        """Refuse histories that the model cannot read, whatever will be left out of them.
+
+        Raises:
+          ValueError: there is none, an item is neither in the catalogue nor removed from it,
+            times are out of order, or a column that the model was trained with is missing.
+        """
+        histories = as_sequences(name, histories)
+        if not len(histories):
+            raise ValueError(f"{name}: expected at least one, found none")
+        self.check_known(name, histories.items)
+        check_times(name, histories)
+        config, tables = self.model.config, self.params["user_tower"]
+        needed = {
+            "times": "gaps" in tables,
+            "actions": "actions" in tables or config.action_weights is not None,
+            "surfaces": "surfaces" in tables,
+            "static": bool(config.static_sizes),
+        }
+        for column, is_read in needed.items():
+            if is_read and getattr(histories, column) is None:
+                raise ValueError(
+                    f"{name}: expected Sequences with {column}, which this model was trained "
+                    "with, found none"
+                )
+        return histories
+
+    def check_known(self, name: str, items: ArrayLike) -> None:
+        """Refuse items that are neither in the catalogue nor removed from it."""
+        items = np.unique(items)
+        self.catalogue.slots(name, items[~self.catalogue.was_removed(items)])
+
+    def filtered(self, sequences: Sequences) -> Sequences:
+        """Leave out what the event filter refuses, and the events of removed items."""
+        if self.event_filter is not None:
+            allowed = self.event_filter(sequences)
+            allowed = checked_mask("event_filter", allowed, len(sequences.items))
+            sequences = keep_events(sequences, allowed)
+        return self.without_removed(sequences)
+
+    def without_removed(self, sequences: Sequences) -> Sequences:
+        """Leave out the events of removed items."""
+        if not len(self.catalogue.removed):
+            return sequences
+        return keep_events(sequences, ~self.catalogue.was_removed(sequences.items))
+
+    def prepared(
+        self, name: str, histories: Sequences, *, backfill: Backfill | None = None
+    ) -> Sequences:
+        """Filter and backfill checked histories, by another backfill than the reader's if given.
+
+        Raises:
+          ValueError: a history is empty then and there are no static features, or the backfill
+            gives an unknown item.
+        """
+        read = self.filtered(histories)
+        backfill = self.backfill if backfill is None else backfill
+        if backfill is not None:
+            read = self.without_removed(backfill(read))
+            self.check_known("backfill", read.items)
+        empty = np.flatnonzero(read.lengths == 0)
+        if len(empty) and not self.model.config.static_sizes:
             raise ValueError(
-                f"{name}: expected Sequences with {column}, which this model was trained with, "
-                "found none"
+                f"{name}: expected at least one item or a backfill, found none in number {empty[0]}"
             )
-    return histories
+        return read
 
+    def in_slots(self, sequences: Sequences) -> Sequences:
+        """Name items by their slots; all must be in the catalogue."""
+        columns = {name: getattr(sequences, name) for name in ("times", "actions", "surfaces")}
+        slots = self.catalogue.find(sequences.items)
+        return Sequences(slots, sequences.offsets, static=sequences.static, **columns)
 
-def check_known(name: str, histories: Sequences, catalogue: Catalogue) -> None:
-    """Refuse items that are neither in the catalogue nor removed from it."""
-    items = np.unique(histories.items)
-    catalogue.slots(name, items[~catalogue.was_removed(items)])
+    def seen(self, histories: Sequences) -> Sequences:
+        """Name what checked histories hold by slots, removed items left out."""
+        return self.in_slots(self.without_removed(histories))
 
-
-def filtered(
-    sequences: Sequences, catalogue: Catalogue, event_filter: EventFilter | None
-) -> Sequences:
-    """Leave out what the event filter refuses, and the events of removed items."""
-    if event_filter is not None:
-        allowed = checked_mask("event_filter", event_filter(sequences), len(sequences.items))
-        sequences = keep_events(sequences, allowed)
-    return without_removed(sequences, catalogue)
-
-
-def prepared(
-    name: str,
-    histories: Sequences,
-    catalogue: Catalogue,
-    config: NxtPostConfig,
-    *,
-    event_filter: EventFilter | None,
-    backfill: Backfill | None,
-) -> Sequences:
-    """Filter and backfill checked histories.
-
-    Raises:
-      ValueError: a history is empty then and there are no static features, or the backfill gives
-        an unknown item.
-    """
-    read = filtered(histories, catalogue, event_filter)
-    if backfill is not None:
-        read = without_removed(backfill(read), catalogue)
-        check_known("backfill", read, catalogue)
-    empty = np.flatnonzero(read.lengths == 0)
-    if len(empty) and not config.static_sizes:
-        raise ValueError(
-            f"{name}: number {empty[0]} is empty, expected at least one item, or a backfill"
-        )
-    return read
-
-
-def without_removed(sequences: Sequences, catalogue: Catalogue) -> Sequences:
-    """Leave out the events of removed items."""
-    if not len(catalogue.removed):
-        return sequences
-    return keep_events(sequences, ~catalogue.was_removed(sequences.items))
-
-
-def in_slots(sequences: Sequences, catalogue: Catalogue) -> Sequences:
-    """Name items by their slots; all must be in the catalogue."""
-    columns = {name: getattr(sequences, name) for name in ("times", "actions", "surfaces")}
-    slots = catalogue.find(sequences.items)
-    return Sequences(slots, sequences.offsets, static=sequences.static, **columns)
+    def batches(self, name: str, histories: Sequences) -> Iterator[tuple[np.ndarray, dict]]:
+        """Prepare checked histories and cut them into calls: their numbers and padded rows."""
+        read = self.in_slots(self.prepared(name, histories))
+        for rows in chunks(len(read)):
+            yield rows, padded(read.select(rows), self.model.config.max_len)
 
 
 def padded(histories: Sequences, max_len: int) -> dict[str, np.ndarray]:
@@ -121,7 +159,7 @@ def chunks(count: int) -> Iterator[np.ndarray]:
         yield np.resize(rows, power_of_two(len(rows)))
 
 
-def left_out(seen: Sequences | None, rows) -> np.ndarray:
+def left_out(seen: Sequences | None, rows: ArrayLike) -> np.ndarray:
     """List the distinct items of some histories: int32[B, S], a power of two wide."""
     if seen is None:
         return np.full((len(rows), 1), PAD, np.int32)

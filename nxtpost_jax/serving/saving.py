@@ -1,17 +1,24 @@
-"""A recommender on disk: a JSON header and npz files of arrays; no pickle."""
+"""A recommender on disk: a JSON header and npz files of arrays, written whole or not at all.
+
+A folder is written beside its place and then renamed to it. One that was there before is set
+aside under another name first and deleted last: whatever fails, one of both is whole, and a process
+that is killed between the two renames leaves the one aside, which `load` finds. No pickle.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import secrets
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from nxtpost_jax.events.content import ContentSet
+from nxtpost_jax.events.content import ContentSet, with_nan_rows
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.towers.model import NxtPostConfig
 
@@ -22,12 +29,17 @@ _HEADER, _PARAMS, _CONTENT, _CATALOGUE = (
     "content.npz",
     "catalogue.npz",
 )
-_UNFINISHED = _HEADER + ".partial"
 _CATALOGUE_ARRAYS = ("vectors", "ids", "removed")
 
 
 class Saved(NamedTuple):
-    """Hold what a folder has: arrays are numpy's, those of the catalogue on the device."""
+    """Hold what a folder has.
+
+    Attributes:
+      config, num_items, params: of the model.
+      content: of the items 0 to num_items - 1, see `content`, or None.
+      catalogue: items as they are found now, added ones among them.
+    """
 
     config: NxtPostConfig
     num_items: int
@@ -36,51 +48,53 @@ class Saved(NamedTuple):
     catalogue: Catalogue
 
 
-def save(path, config: NxtPostConfig, num_items: int, params, content, catalogue) -> None:
+def save(path: str | os.PathLike, saved: Saved) -> None:
     """Write a recommender to a folder, replacing one that is there.
 
-    The header goes last, under a temporary name until it is complete: a folder that a killed
-    process left behind is refused by `load`.
-
-    Args:
-      path: the folder.
-      config, num_items, params: of the model.
-      content: see `content`, or None.
-      catalogue: items as they are found now, added ones among them.
-
     Raises:
-      ValueError: the folder holds other files.
+      ValueError: the path is a file, or a folder that holds other files.
+      OSError: it cannot be written; what was there before still is.
     """
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    own = {_HEADER, _PARAMS, _CONTENT, _CATALOGUE, _UNFINISHED}
-    other = {entry.name for entry in path.iterdir()} - own
-    if other:
-        raise ValueError(f"{path}: expected an empty folder or a recommender, found {min(other)}")
-    for name in (_HEADER, _CONTENT):
-        (path / name).unlink(missing_ok=True)
-    np.savez(path / _PARAMS, **_flat(params))
-    arrays = {name: np.asarray(getattr(catalogue, name)) for name in _CATALOGUE_ARRAYS}
-    np.savez(path / _CATALOGUE, **arrays)
-    if content is not None:
-        np.savez(path / _CONTENT, **_content_arrays(content))
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() and _aside(path).exists():
+        os.rename(_aside(path), path)
+    _check_replaceable(path)
     header = {
         "version": VERSION,
-        "config": dataclasses.asdict(config),
-        "num_items": num_items,
-        "content": content is not None,
+        "config": dataclasses.asdict(saved.config),
+        "num_items": saved.num_items,
+        "content": saved.content is not None,
     }
-    (path / _UNFINISHED).write_text(json.dumps(header, indent=2) + "\n")
-    os.replace(path / _UNFINISHED, path / _HEADER)
+    items = {name: np.asarray(getattr(saved.catalogue, name)) for name in _CATALOGUE_ARRAYS}
+    files = {_PARAMS: _flat(saved.params), _CATALOGUE: items}
+    if saved.content is not None:
+        files[_CONTENT] = _content_arrays(saved.content)
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    staged.mkdir()
+    try:
+        for name, arrays in files.items():
+            with open(staged / name, "wb") as stream:
+                np.savez(stream, **arrays)
+                _flush(stream)
+        with open(staged / _HEADER, "w") as stream:
+            stream.write(json.dumps(header, indent=2) + "\n")
+            _flush(stream)
+        _put_in_place(staged, path)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
 
 
-def load(path) -> Saved:
+def load(path: str | os.PathLike) -> Saved:
     """Read what `save` wrote.
 
     Raises:
       ValueError: the folder holds no complete recommender, or one of another version.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if not path.exists() and _aside(path).exists():
+        path = _aside(path)
     header = _header(path / _HEADER)
     if header.get("version") != VERSION:
         raise ValueError(
@@ -94,6 +108,50 @@ def load(path) -> Saved:
         _content(_arrays(path / _CONTENT)) if header["content"] else None,
         catalogue,
     )
+
+
+def _check_replaceable(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"path: expected a folder, found the file {path}")
+    own = {_HEADER, _PARAMS, _CONTENT, _CATALOGUE}
+    other = {entry.name for entry in path.iterdir()} - own if path.exists() else set()
+    if other:
+        raise ValueError(
+            f"path: expected an empty folder or a recommender, found {min(other)} in {path}"
+        )
+
+
+def _put_in_place(staged: Path, path: Path) -> None:
+    aside = _aside(path)
+    shutil.rmtree(aside, ignore_errors=True)
+    _flush_folder(staged)
+    if path.exists():
+        os.rename(path, aside)
+    try:
+        os.rename(staged, path)
+    except BaseException:
+        if aside.exists():
+            os.rename(aside, path)
+        raise
+    _flush_folder(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.before")
+
+
+def _flush(stream) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _header(path: Path) -> dict:
@@ -126,7 +184,7 @@ def _content_arrays(content) -> dict[str, np.ndarray]:
 def _content(arrays: dict):
     nested = _nested(arrays)
     channels = {
-        name: ContentSet(**parts) if "mask" in parts else parts["array"]
+        name: ContentSet(**parts) if "mask" in parts else with_nan_rows(parts["array"])
         for name, parts in nested.items()
     }
     return channels.get("", channels)

@@ -14,12 +14,15 @@ Shape suffixes: B users, M = max_len slots, Y layers, H heads, K head width, D m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.typing import ArrayLike
 
 from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.towers.blocks import attention, causal_attention
@@ -54,7 +57,13 @@ def init_cache(model: NxtPost, batch_size: int) -> Cache:
 
 
 @partial(jax.jit, static_argnums=0)
-def prefill(model: NxtPost, params, histories, item_vectors_BxLxD) -> tuple[Cache, jax.Array]:
+def prefill(
+    model: NxtPost,
+    params: optax.Params,
+    *,
+    histories: Mapping[str, ArrayLike],
+    item_vectors_BxLxD: ArrayLike,
+) -> tuple[Cache, jax.Array]:
     """Fill a cache by one forward over whole histories.
 
     Args:
@@ -89,7 +98,13 @@ def prefill(model: NxtPost, params, histories, item_vectors_BxLxD) -> tuple[Cach
 
 
 def extend(
-    model: NxtPost, params, cache: Cache, item_vectors_BxD, features: dict, valid_B=None
+    model: NxtPost,
+    params: optax.Params,
+    *,
+    cache: Cache,
+    item_vectors_BxD: ArrayLike,
+    features: dict,
+    valid_B: ArrayLike | None = None,
 ) -> tuple[Cache, jax.Array]:
     """Add one event to each user's history.
 
@@ -116,8 +131,8 @@ def extend(
         full = np.flatnonzero(np.asarray(valid_B & (lengths_B >= model.config.max_len)))
         if len(full):
             raise ValueError(
-                f"cache: row {full[0]} is full at max_len={model.config.max_len} events, expected "
-                "it restarted by prefill"
+                f"cache: expected room for an event (prefill makes some), found row {full[0]} full "
+                f"at max_len={model.config.max_len} events"
             )
     return _extend(model, params, cache, item_vectors_BxD, features, valid_B)
 

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 _STEPS = 256  # a dropout decision takes one random byte
 _QUERIES = 64  # queries a chunk of causal attention, at most
@@ -77,7 +78,7 @@ class Block(nn.Module):
         return nn.Dense(width, name="feed_forward_out")(linear * nn.silu(gate))
 
 
-def causal_attention(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK):
+def causal_attention(q_BxLxHxK: ArrayLike, k_BxLxHxK: ArrayLike, v_BxLxHxK: ArrayLike) -> jax.Array:
     """Attend from each position to itself and earlier ones: f32[B, L, H, K].
 
     The queries go in chunks, each against the keys up to its last position: of the pairs that
@@ -93,7 +94,9 @@ def causal_attention(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK):
     return jnp.concatenate(chunks, axis=1)
 
 
-def attention(q_BxLxHxK, k_BxMxHxK, v_BxMxHxK, visible_BxHxLxM):
+def attention(
+    q_BxLxHxK: ArrayLike, k_BxMxHxK: ArrayLike, v_BxMxHxK: ArrayLike, visible_BxHxLxM: ArrayLike
+) -> jax.Array:
     """Average values under a softmax of q . k / sqrt(K) over the visible positions.
 
     Args:
@@ -111,7 +114,7 @@ def attention(q_BxLxHxK, k_BxMxHxK, v_BxMxHxK, visible_BxHxLxM):
     return jnp.einsum("bhlm,bmhk->blhk", weights_BxHxLxM, v_BxMxHxK)
 
 
-def dropout(module: nn.Module, x, rate: float):
+def dropout(module: nn.Module, x: jax.Array, rate: float) -> jax.Array:
     """Zero a share of the entries and scale the rest up, with the module's "dropout" key.
 
     The rate is rounded to a multiple of 1/256: one random byte an entry decides, since drawing

@@ -6,13 +6,15 @@ width, F hidden width of the feed-forward layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from nxtpost_jax.events.content import num_rows, take
+from nxtpost_jax.events.content import Content, num_rows, take
 from nxtpost_jax.towers.config import NxtPostConfig
 from nxtpost_jax.towers.pooling import Pooling, last_states
 from nxtpost_jax.towers.post_tower import PostTower
@@ -51,7 +53,7 @@ class NxtPost(nn.Module):
     config: NxtPostConfig
     num_items: int | None = None
 
-    def setup(self):
+    def setup(self) -> None:
         if self.config.id_embedding and self.num_items is None:
             raise ValueError("num_items: expected the number of ids, found None")
         self.post_tower = PostTower(self.config, self.num_items)
@@ -64,7 +66,9 @@ class NxtPost(nn.Module):
         self.pool(states_BxLxD, histories["items"])
         return states_BxLxD
 
-    def encode_items(self, content, item_ids=None, *, deterministic: bool = True):
+    def encode_items(
+        self, content: Content, item_ids: ArrayLike | None = None, *, deterministic: bool = True
+    ) -> jax.Array:
         """Encode posts.
 
         Args:
@@ -78,7 +82,13 @@ class NxtPost(nn.Module):
         keep_id = None if deterministic else self._draw_kept_ids(content)
         return self.post_tower(content, item_ids, keep_id)
 
-    def encode_users(self, histories, content=None, *, deterministic: bool = True):
+    def encode_users(
+        self,
+        histories: Mapping[str, ArrayLike],
+        content: Content = None,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
         """Encode users at every position of their histories.
 
         Args:
@@ -94,7 +104,14 @@ class NxtPost(nn.Module):
         (vectors_BxLxD,) = self._look_up([histories["items"]], content, keep_id)
         return self.user_tower(vectors_BxLxD, histories, deterministic)
 
-    def encode_histories(self, histories, item_vectors_BxLxD, *, positions_BxL=None, attend=None):
+    def encode_histories(
+        self,
+        histories: Mapping[str, ArrayLike],
+        item_vectors_BxLxD: ArrayLike,
+        *,
+        positions_BxL: ArrayLike | None = None,
+        attend: Callable | None = None,
+    ) -> jax.Array:
         """Encode users whose items are encoded already; else as `encode_users`.
 
         Args:
@@ -108,7 +125,7 @@ class NxtPost(nn.Module):
             item_vectors_BxLxD, histories, True, positions_BxL=positions_BxL, attend=attend
         )
 
-    def pool(self, states_BxLxD, items_BxL):
+    def pool(self, states_BxLxD: ArrayLike, items_BxL: ArrayLike) -> jax.Array:
         """Reduce each row's states to its final representation: f32[B, D].
 
         Args:
@@ -117,7 +134,14 @@ class NxtPost(nn.Module):
         """
         return self.pooling(states_BxLxD, items_BxL)
 
-    def encode_batch(self, batch, item_ids, content=None, *, deterministic: bool = False):
+    def encode_batch(
+        self,
+        batch: Mapping[str, ArrayLike],
+        item_ids: Sequence[ArrayLike],
+        content: Content = None,
+        *,
+        deterministic: bool = False,
+    ) -> Encoded:
         """Encode users and the items of `item_ids`, under one draw of dropped ids.
 
         Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from nxtpost_jax.events.content import ContentSet, channels, present, present_in_set
 from nxtpost_jax.towers.config import NxtPostConfig
@@ -72,7 +73,7 @@ class PostTower(nn.Module):
         return jnp.sum(out, axis=-2) / jnp.maximum(jnp.sum(there, axis=-2), 1)
 
 
-def fuse(vectors_KxD, scores_Kx1, present_Kx1):
+def fuse(vectors_KxD: ArrayLike, scores_Kx1: ArrayLike, present_Kx1: ArrayLike) -> jax.Array:
     """Average K vectors under a softmax of the scores of those present; zeros if none is.
 
     Args:

@@ -36,7 +36,9 @@ class UserTower(nn.Module):
         config = self.config
         length = vectors_BxLxD.shape[1]
         if length > config.max_len:
-            raise ValueError(f"histories: expected at most {config.max_len} columns, not {length}")
+            raise ValueError(
+                f"histories: expected at most {config.max_len} columns, found {length}"
+            )
         items_BxL = histories["items"]
         events_BxLxD = self._events(vectors_BxLxD * math.sqrt(config.d_model), histories)
         x_BxLxD = jnp.where((items_BxL != PAD)[..., None], events_BxLxD, 0)

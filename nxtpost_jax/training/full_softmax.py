@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 # A logit that no item has, and finite: a device that holds padding alone must not give NaN.
 _LOWEST = -1e30
 _CACHED = 2**21  # products that a CPU's cache holds
 
 
-def chunked_logsumexp(queries_PxD, items_NxD, *, chunk: int):
+def chunked_logsumexp(queries_PxD: ArrayLike, items_NxD: ArrayLike, *, chunk: int) -> jax.Array:
     """Compute log sum over items of exp(query . item) without ever holding all P x N products.
 
     The scan keeps a running maximum and sum; the backward pass computes each chunk's products
@@ -60,7 +61,14 @@ def _rows_at_a_time(queries_PxD, items_NxD):
     return jax.lax.map(of_pass, passes_xRxD).T.reshape(-1)[:num_rows]
 
 
-def sharded_logsumexp(queries_PxD, items_NxD, *, mesh: Mesh, axis, chunk: int):
+def sharded_logsumexp(
+    queries_PxD: ArrayLike,
+    items_NxD: ArrayLike,
+    *,
+    mesh: Mesh,
+    axis: str | tuple[str, ...],
+    chunk: int,
+) -> jax.Array:
     """Compute `chunked_logsumexp` with the items dealt over a mesh.
 
     Each device runs through the chunks of its own items; maximum and sum are then reduced over

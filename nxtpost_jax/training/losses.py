@@ -6,12 +6,16 @@ labels of each (1, or m), N negatives, M candidates, S items of a row, D model w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
-from nxtpost_jax.events.content import num_rows
+from nxtpost_jax.events.content import Content, num_rows
 from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.towers.model import NxtPost
 from nxtpost_jax.training import negatives as negative_draws
@@ -21,7 +25,9 @@ from nxtpost_jax.training.objective import Objective, resolve
 _MASKED = -1e9  # finite: a row with every negative masked keeps a finite gradient
 
 
-def sampled_softmax(positive_PxQ, negative_PxN, kept_PxN):
+def sampled_softmax(
+    positive_PxQ: ArrayLike, negative_PxN: ArrayLike, kept_PxN: ArrayLike
+) -> jax.Array:
     """Compute -log exp(s+) / (exp(s+) + sum over the kept negatives exp(s-)): f32[P, Q].
 
     Args:
@@ -33,7 +39,9 @@ def sampled_softmax(positive_PxQ, negative_PxN, kept_PxN):
     return jax.nn.softplus(jax.nn.logsumexp(masked_PxN, axis=1, keepdims=True) - positive_PxQ)
 
 
-def binary_cross_entropy(positive_PxQ, negative_PxN, kept_PxN, *, beta: float = 1.0):
+def binary_cross_entropy(
+    positive_PxQ: ArrayLike, negative_PxN: ArrayLike, kept_PxN: ArrayLike, *, beta: float = 1.0
+) -> jax.Array:
     """Compute the mean cross entropy of a positive and its k kept negatives: f32[P, Q].
 
     -(log sigmoid(s+)^beta + sum over negatives log(1 - sigmoid(s-))) / (1 + k). The power is
@@ -58,8 +66,14 @@ def calibrated_beta(num_negatives: int, num_candidates: int, calibration: float)
 
 
 def short_term_loss(
-    states_BxLxD, positives_BxLxD, negatives_NxD, labels_BxL, negative_ids_N, *, temperature
-):
+    states_BxLxD: ArrayLike,
+    positives_BxLxD: ArrayLike,
+    *,
+    negatives_NxD: ArrayLike,
+    labels_BxL: ArrayLike,
+    negative_ids_N: ArrayLike,
+    temperature: float,
+) -> jax.Array:
     """Score each state's next item against negatives that the whole batch shares.
 
     Sampled softmax of similarities over a temperature:
@@ -92,17 +106,17 @@ def short_term_loss(
 
 def loss(
     model: NxtPost,
-    params,
-    batch,
-    content,
-    key,
+    params: optax.Params,
     *,
+    batch: Mapping[str, ArrayLike],
+    content: Content,
+    key: jax.Array,
     objective: Objective | None = None,
     num_negatives: int | None = None,
-    candidates=None,
-    log_popularity=None,
-    mesh=None,
-):
+    candidates: ArrayLike | None = None,
+    log_popularity: ArrayLike | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Compute the training loss of a batch: short_weight * short-term + long_weight * long-term.
 
     The short-term loss scores every state against the item that follows it, the long-term loss

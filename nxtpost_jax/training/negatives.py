@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from nxtpost_jax.events.sequences import PAD, Sequences
 
@@ -28,7 +29,7 @@ class Negatives(NamedTuple):
     owners_N: jax.Array
 
 
-def draw_uniform(key, candidates, num_negatives: int) -> Negatives:
+def draw_uniform(key: jax.Array, candidates: ArrayLike, num_negatives: int) -> Negatives:
     """Draw items with replacement, each as likely.
 
     Args:
@@ -40,7 +41,9 @@ def draw_uniform(key, candidates, num_negatives: int) -> Negatives:
     return Negatives(ids_N, jnp.full(num_negatives, _NOBODY))
 
 
-def draw_in_batch(key, labels_BxS, users_B, num_negatives: int) -> Negatives:
+def draw_in_batch(
+    key: jax.Array, labels_BxS: ArrayLike, users_B: ArrayLike, num_negatives: int
+) -> Negatives:
     """Draw from the batch's labels without replacement: the paper's negatives, at a fixed cost.
 
     A batch of 128 rows of 200 has 25,600 labels; compared with each position they would cost a
@@ -68,7 +71,7 @@ def join(*parts: Negatives) -> Negatives:
     return Negatives(*map(jnp.concatenate, zip(*parts)))
 
 
-def allowed(negatives: Negatives, users_B, own_BxS):
+def allowed(negatives: Negatives, users_B: ArrayLike, own_BxS: ArrayLike) -> jax.Array:
     """Tell which negatives are none of a row's own posts: bool[B, N].
 
     PAD is never a negative. An in-batch negative must be the label of another user and must
@@ -85,7 +88,9 @@ def allowed(negatives: Negatives, users_B, own_BxS):
     return (ids_N != PAD)[None, :] & ~(own_BxN & (owners_N != _NOBODY)[None, :])
 
 
-def log_expected_counts(negatives: Negatives, num_candidates: int, log_popularity=None):
+def log_expected_counts(
+    negatives: Negatives, num_candidates: int, log_popularity: ArrayLike | None = None
+) -> jax.Array:
     """Compute the log of how often each negative's item is expected among all draws: f32[N].
 
     An item is drawn n_u / M times among n_u uniform draws, and n_b p(item) times among n_b

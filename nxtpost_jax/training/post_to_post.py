@@ -17,10 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
-from nxtpost_jax.events.content import num_rows, take
+from nxtpost_jax.events.content import Content, num_rows, take
 from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.training.finite import check_arrays, check_losses
 
 _MASKED = -1e9  # finite: a row with every other item masked keeps a finite gradient
 
@@ -54,7 +56,14 @@ def pair_batches(pairs: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     yield from rows.reshape(-1, batch_size, 2)
 
 
-def pair_loss(left_PxD, right_PxD, pairs_Px2, *, temperature: float, log_q_N=None):
+def pair_loss(
+    left_PxD: ArrayLike,
+    right_PxD: ArrayLike,
+    *,
+    pairs_Px2: ArrayLike,
+    temperature: float,
+    log_q_N: ArrayLike | None = None,
+) -> jax.Array:
     """Score each post's partner against the other pairs' posts, from both sides.
 
     The mean of two softmax losses: of i's left post over all right posts, and of its right post
@@ -101,8 +110,8 @@ def log_shares(train: Sequences, num_items: int) -> np.ndarray:
 def pretrain(
     model: NxtPost,
     train: Sequences,
-    content=None,
     *,
+    content: Content = None,
     epochs: int,
     batch_size: int = 256,
     max_gap: int = 3,
@@ -129,6 +138,7 @@ def pretrain(
 
     Raises:
       ValueError: an option is out of range, or no user has two different items close together.
+      FloatingPointError: a loss or a parameter is NaN or infinite.
     """
     if epochs < 1:
         raise ValueError(f"epochs: expected at least 1, found {epochs}")
@@ -146,7 +156,10 @@ def pretrain(
         for batch in pair_batches(pairs, batch_size):
             params, state, value = _step(model, tx, params, state, batch, content, log_q_N)
             losses.append(value)
-        means.append(float(np.mean(jax.device_get(losses))))
+        losses = np.array(jax.device_get(losses))
+        check_losses(losses)
+        check_arrays("params", params)
+        means.append(float(losses.mean()))
     return params["post_tower"], means
 
 
@@ -166,7 +179,9 @@ def _step(model, tx, params, state, pairs_Px2, content, log_q_N):
         )
         left_PxD, right_PxD = vectors_Px2xD[:, 0], vectors_Px2xD[:, 1]
         temperature = model.config.temperature
-        return pair_loss(left_PxD, right_PxD, pairs_Px2, temperature=temperature, log_q_N=log_q_N)
+        return pair_loss(
+            left_PxD, right_PxD, pairs_Px2=pairs_Px2, temperature=temperature, log_q_N=log_q_N
+        )
 
     value, grads = jax.value_and_grad(objective)(params)
     updates, state = tx.update(grads, state, params)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import jax
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
+from nxtpost_jax.events.content import Content
 from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.training.finite import check_arrays, check_losses
 from nxtpost_jax.training.losses import loss
 from nxtpost_jax.training.objective import Objective, resolve
 
 
 @partial(jax.jit, static_argnames=("model", "tx"))
-def init(model: NxtPost, tx: optax.GradientTransformation, batch, content, key):
+def init(
+    model: NxtPost,
+    tx: optax.GradientTransformation,
+    batch: Mapping[str, ArrayLike],
+    content: Content,
+    key: jax.Array,
+) -> tuple[optax.Params, optax.OptState]:
     """Draw parameters and the optimizer's state for them."""
     params = model.init(key, batch, content)["params"]
     return params, tx.init(params)
@@ -27,19 +36,19 @@ def init(model: NxtPost, tx: optax.GradientTransformation, batch, content, key):
     donate_argnames=("params", "state"),
 )
 def step(
-    model,
-    tx,
-    params,
-    state,
-    batch,
-    content,
-    key,
-    candidates,
+    model: NxtPost,
+    tx: optax.GradientTransformation,
+    params: optax.Params,
+    state: optax.OptState,
+    batch: Mapping[str, ArrayLike],
+    content: Content,
+    key: jax.Array,
+    candidates: ArrayLike,
     *,
     objective: Objective | None = None,
     num_negatives: int | None = None,
-    log_popularity=None,
-):
+    log_popularity: ArrayLike | None = None,
+) -> tuple[optax.Params, optax.OptState, jax.Array]:
     """Take one optimizer step; `params` and `state` are donated. Arguments as in `losses.loss`.
 
     Returns:
@@ -50,9 +59,9 @@ def step(
         return loss(
             model,
             params,
-            batch,
-            content,
-            key,
+            batch=batch,
+            content=content,
+            key=key,
             objective=objective,
             num_negatives=num_negatives,
             candidates=candidates,
@@ -65,23 +74,26 @@ def step(
 
 
 def train_epoch(
-    model,
-    tx,
-    params,
-    state,
+    model: NxtPost,
+    tx: optax.GradientTransformation,
+    params: optax.Params,
+    state: optax.OptState,
     batches: Iterable[dict],
-    content,
-    key,
-    candidates,
+    content: Content,
+    key: jax.Array,
+    candidates: ArrayLike,
     *,
     objective: Objective | None = None,
     num_negatives: int | None = None,
-    log_popularity=None,
-):
+    log_popularity: ArrayLike | None = None,
+) -> tuple[optax.Params, optax.OptState, float]:
     """Step through batches; step i draws from `fold_in(key, i)`.
 
     Returns:
       params, state and the mean loss over the steps, a float.
+
+    Raises:
+      FloatingPointError: a loss or, in the end, a parameter is NaN or infinite.
     """
     objective = resolve(objective, num_negatives)
     losses = []
@@ -100,4 +112,7 @@ def train_epoch(
             log_popularity=log_popularity,
         )
         losses.append(value)  # left on the device: the host runs ahead and makes batches
-    return params, state, float(np.mean(jax.device_get(losses)))
+    losses = np.array(jax.device_get(losses))
+    check_losses(losses)
+    check_arrays("params", params)
+    return params, state, float(losses.mean())

@@ -1,5 +1,6 @@
 """The NxtPost command: options, tables, and one small run through all of it."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import nxtpost_jax
 from experiments import nxtpost
+from experiments.data.drawn import drawn_shop
 from experiments.harness.errors import InputError
 from experiments.loop.training import TrainResult
 from experiments.studies.optimizer_race import training_table
+from experiments.tasks import next_item
 from experiments.tasks.nxtpost_training import NxtPostOptions, make_optimizer
+from nxtpost_jax import NxtPost, NxtPostConfig
 from nxtpost_jax.evaluation.ranking import metrics_of_ranks
 
 
@@ -38,6 +43,20 @@ def test_command_learns_an_order_and_reports_it(tmp_path, monkeypatch):
     report = (out / "report.md").read_text()
     assert "NxtPost, AdamW" in report
     assert "skip-3 Markov" in report
+
+
+def test_epochs_are_selected_on_validation():
+    """Without a test split nothing that selects may fail, and the figures are validation's."""
+    problem = next_item.pose(drawn_shop(), content_dim=0)
+    asked = problem.split.validation
+    assert not np.array_equal(asked.targets, problem.split.test.targets)
+    problem = dataclasses.replace(problem, split=dataclasses.replace(problem.split, test=None))
+    model = NxtPost(NxtPostConfig.sasrec(d_model=8, num_layers=1, max_len=8), problem.num_items)
+    batch = nxtpost_jax.pad_histories(asked.histories, 8)
+    params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
+    figures = next_item.validation_metrics(problem, model, params)
+    expected = next_item.score(problem, model, params, asked, bootstrap=0)
+    assert figures["ndcg@10"] == expected["ndcg@10"] > 0
 
 
 def _result(values):

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from experiments.harness.devices import make_mesh, select_devices
-from experiments.harness.options import Options
+from experiments.harness.options import OneSeed
 from experiments.harness.run_folder import open_run
 from experiments.loop.training import train
 
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0)
     arguments = parser.parse_args()
     resume = arguments.folder if arguments.folder.exists() else None
-    options = Options(out=None if resume else arguments.folder, resume=resume, devices=2)
+    options = OneSeed(out=None if resume else arguments.folder, resume=resume, devices=2)
     select_devices(options.devices)
     with open_run("tiny_problem", options, arguments=()) as run:
         for stage, tx in (("adamw", optax.adamw(1e-2)), ("sgd", optax.sgd(1e-2))):

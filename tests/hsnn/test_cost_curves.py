@@ -9,6 +9,7 @@ from hsnn_jax.cost_curves import (
     at_equal,
     measure,
     paired_difference,
+    recall,
     recall_by_user,
 )
 
@@ -97,3 +98,10 @@ def test_paired_difference_has_the_error_of_the_mean():
 def test_paired_difference_leaves_out_users_without_truth():
     mean, error = paired_difference([1.0, np.nan, 1.0, 0.0], [0.0, 1.0, 0.0, np.nan])
     assert (mean, error) == (1.0, 0.0)
+
+
+def test_recall_by_hand():
+    wanted = np.array([[1, 2], [3, -1], [-1, -1]])
+    assert recall(np.array([[2, 9], [3, 4], [5, 6]]), wanted) == 0.75
+    with pytest.raises(ValueError, match="wanted: expected at least one id, found -1 alone"):
+        recall(np.zeros((1, 2), int), np.full((1, 2), -1))

@@ -64,9 +64,9 @@ def test_no_words_at_all_masks_everything():
 
 @pytest.mark.parametrize("rows", [np.array([3]), np.array([-1]), np.ones(4, bool), np.array([0.5])])
 def test_bad_fit_rows(rows):
-    with pytest.raises(ValueError, match=r"expected fit_rows as bool \[3\] or row numbers below 3"):
+    with pytest.raises(ValueError, match=r"fit_rows: expected bool \[3\] or row numbers below 3"):
         text_embeddings(["a", "b", "c"], rows)
-    with pytest.raises(ValueError, match="expected dim >= 1, found dim=0"):
+    with pytest.raises(ValueError, match="dim: expected at least 1, found 0"):
         text_embeddings(["a"], np.array([0]), dim=0)
 
 

@@ -7,21 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.data.datasets import read, read_idx, read_mnist, read_text
+from experiments.data.datasets import read, read_text
 from experiments.data.files import git_blob_id
 from experiments.data.table import read_columns, read_int_lines
 from experiments.harness.errors import InputError, bad_input, exit_on_input_error
+from tests.experiments.data.folders import write
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
-
-
-def write(folder, **files):
-    """Write text or bytes to files whose names have "_" for "."."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        data = content if isinstance(content, bytes) else content.encode()
-        (folder / name.replace("_", ".")).write_bytes(data)
-    return folder
 
 
 def events(record):
@@ -219,52 +211,6 @@ def test_int_lines_agree_with_a_slow_parser():
 # ---- MNIST and text
 
 
-def idx(array):
-    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    return header + array.astype(np.uint8).tobytes()
-
-
-def write_mnist(folder, n_labels=3):
-    folder.mkdir()
-    for prefix in ("train", "t10k"):
-        images = np.arange(24).reshape(3, 4, 2)
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images))
-        labels = gzip.compress(idx(np.arange(n_labels)))
-        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(labels)
-    return folder
-
-
-def test_mnist_round_trip(tmp_path):
-    mnist = read_mnist(write_mnist(tmp_path / "m"))
-    np.testing.assert_array_equal(mnist.train_images, np.arange(24).reshape(3, 4, 2))
-    assert mnist.test_labels.tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda data: data[:-1], "expected 24 bytes after a header"),
-        (lambda data: data[:7], "bytes after a header"),
-        (lambda data: b"\1" + data[1:], "expected idx data"),
-        (lambda data: b"", "expected idx data"),
-    ],
-)
-def test_bad_idx(tmp_path, damage, message):
-    path = tmp_path / "images"
-    path.write_bytes(damage(idx(np.arange(24).reshape(3, 4, 2))))
-    with pytest.raises(InputError, match=message):
-        read_idx(path)
-
-
-def test_bad_mnist_folders(tmp_path):
-    with pytest.raises(InputError, match=r"train images .* and labels \[n\], found"):
-        read_mnist(write_mnist(tmp_path / "m", n_labels=2))
-    with pytest.raises(InputError, match=r"expected a file train-images-idx3-ubyte\[.gz\]"):
-        read_mnist(tmp_path)
-    with pytest.raises(InputError, match="MNIST images, not interactions"):
-        read(tmp_path / "m")
-
-
 def test_text_is_utf8_or_names_the_line(tmp_path):
     path = tmp_path / "t.txt"
     path.write_bytes("één\ntwee\n".encode())
@@ -275,133 +221,6 @@ def test_text_is_utf8_or_names_the_line(tmp_path):
 
 
 # ---- bad input
-
-
-GENERAL = "user,item,timestamp\n"
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"ratings_dat": RATINGS + "7::x::4::3\n"}, r"dat, line 5: .*whole number as item.*'x'"),
-        ({"ratings_dat": RATINGS + "7::4::3\n"}, r"line 5: expected user::item::rating::timesta"),
-        ({"ratings_dat": RATINGS + "\n\n7::1::4::3\n"}, r"line 5: expected user::item"),
-        ({"ratings_dat": "7:1::2::3::4\n"}, r"line 1: expected a whole number as user"),
-        ({"ratings_dat": "7::1::2::-3\n"}, r"whole number as timestamp, found '-3'"),
-        ({"ratings_dat": "7::1::nan::3\n"}, r"finite number as rating, found 'nan'"),
-        ({"ratings_dat": "7::" + "1" * 19 + "::2::3\n"}, r"whole number as item"),
-        ({"ratings_dat": "7::0000001::2::3\n7::tt1::2::3\n"}, r"line 2: .*digits as item, found"),
-        ({"ratings_dat": ""}, r"ratings\.dat: expected at least one line, found an empty file"),
-        ({"ratings_dat": "1::1::1::1\n", "movies_dat": "1:Film\n"}, r"movies\.dat, line 1"),
-        (
-            {"ratings_dat": "1::0000001::1::1\n", "movies_dat": b"0000001::A::B\n1::\xe9::C\n"},
-            r"movies\.dat, line 2: expected UTF-8 text",
-        ),
-        ({"u_data": "1\t2\t3\n"}, r"u\.data, line 1: expected user<tab>item<tab>rating<tab>time"),
-        ({"u_data": "1\t2\t3\t4\n", "u_item": "one|two\n"}, r"u\.item, line 1: expected id"),
-        ({"ratings_csv": "user,movie\n1,2\n"}, r"line 1: expected userId,movieId,rating"),
-        ({"ratings_csv": "userId,movieId,rating,timestamp\n"}, r"line 2: .*one event, found none"),
-        ({"ratings_csv": "userId,movieId,rating,timestamp\n1,2,3\n"}, r"ratings\.csv, line 2"),
-        ({"x_txt": "1 2\n1 3\n1 4 5\n"}, r"x\.txt, line 3: expected user item, found '1 4 5'"),
-        ({"x_txt": "1 2\n1 three\n1 4\n"}, r"line 2: expected whole numbers .*found '1 three'"),
-        ({"x_txt": "1 2\n\n1 4\n"}, r"line 2: expected whole numbers"),
-        ({"x_txt": "1 2 3\n2 4 5\n1 6 7\n"}, r"line 3: .*one line a user.*second line of user 1"),
-        ({"x_txt": "1 2 3\n2\n"}, r"line 2: expected user item item \.\.\., found '2'"),
-        ({"train_txt": "0 1\n0 2\n", "test_txt": "0 3\n"}, r"train\.txt, line 2: .*one line a us"),
-        ({"train_txt": "0 1\n", "test_txt": "0 a\n"}, r"test\.txt, line 1: expected whole num"),
-        ({"interactions_csv": "user,item\n1,2\n"}, r"line 1: expected user,item,timestamp\[,act"),
-        ({"interactions_csv": GENERAL}, r"line 2: expected at least one event, found none"),
-        ({"interactions_csv": GENERAL + "1,2,nan\n"}, r"line 2: .*finite number as timestamp"),
-        ({"interactions_csv": GENERAL + "1,2,1e999\n"}, r"finite number as timestamp"),
-        ({"interactions_csv": GENERAL + "1,2,3\n1,,3\n"}, r"line 3: .* as item, found ''"),
-        ({"interactions_csv": GENERAL + "1,2,2020-01-01\n"}, r"number as timestamp, found '2020"),
-        ({"interactions_csv": GENERAL.encode() + b"a,\xff,3\n"}, r"line 2: expected UTF-8 text"),
-        ({"interactions_csv": GENERAL + '1,"2,3\n'}, r"line 2: expected csv, found"),
-        ({"interactions_csv": GENERAL + '"a",2,3\n1,2\n'}, r"line 3: expected 3 fields"),
-        (
-            {"interactions_csv": GENERAL + "1,2,3\n", "items_csv": "item,text\n2,x\n"},
-            r"items\.csv, line 1: expected id,text",
-        ),
-        (
-            {"interactions_csv": GENERAL + "1,2,3\n", "items_csv": "id,text\n2,x\n2,y\n"},
-            r"items\.csv: expected one row an item, found '2' twice",
-        ),
-        ({"interactions_csv": GENERAL + "1,2,3\n", "items_npy": b"junk"}, r"items\.npy: .*damage"),
-        ({"notes_md": "hello"}, r"expected MovieLens \(ratings\.dat.*found notes\.md"),
-        ({}, r"expected MovieLens .* found an empty folder"),
-        ({"a_txt": "1 2\n1 3\n", "b_txt": "1 2\n1 3\n"}, r"expected one data file .*a\.txt, b\.t"),
-    ],
-)
-def test_bad_folder_is_one_clear_line(tmp_path, files, message):
-    folder = write(tmp_path / "bad", **files)
-    with pytest.raises(InputError, match=message) as caught:
-        read(folder)
-    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
-
-
-def test_bad_vectors(tmp_path):
-    folder = write(tmp_path / "v", interactions_csv=GENERAL + "1,2,3\n")
-    for vectors, message in [
-        (np.zeros((2, 3)), r"item ids from 0 to 1 .*found item '2'"),
-        (np.zeros(3), r"expected numbers of shape \[items, features\]"),
-        (np.full((3, 2), np.nan), r"finite numbers, found NaN or infinity in row 0"),
-    ]:
-        np.save(folder / "items.npy", vectors)
-        with pytest.raises(InputError, match=message):
-            read(folder)
-    write(folder, items_csv="id,text\n2,x\n")
-    with pytest.raises(InputError, match="finite numbers"):
-        read(folder)
-    np.save(folder / "items.npy", np.zeros((3, 2)))
-    with pytest.raises(InputError, match=r"expected 1 rows, one for each of items\.csv, found 3"):
-        read(folder)
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("9,A1,MUG,6,yesterday,2.5,55.0,Norway\n", r"line 2: expected a date .*'yesterday'"),
-        ("9,A1,MUG,six,2011-01-02 00:00:00,2.5,55.0,Norway\n", r"line 2: .*number as Quantity"),
-        ("9,A1,MUG,6,2011-01-02 00:00:00,2.5,nan,Norway\n", r"line 2: .*number as CustomerID"),
-        ("9,A1,MUG,6\n", r"line 2: expected 8 fields"),
-        ("9,A1,MUG,6,2011-01-02 00:00:00,2.5,,Norway\n", r"at least one row with a CustomerID"),
-    ],
-)
-def test_bad_retail(tmp_path, row, message):
-    header = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
-    folder = write(tmp_path / "shop", sales_csv=header + row)
-    with pytest.raises(InputError, match=message):
-        read(folder)
-
-
-def test_missing_and_unknown_paths(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: expected a folder or a file, found nothing"):
-        read(tmp_path / "nowhere")
-    write(tmp_path, prose_txt="once upon a time\n", empty_txt="")
-    with pytest.raises(InputError, match=r"prose\.txt: expected MovieLens .* none of these"):
-        read(tmp_path / "prose.txt")
-    with pytest.raises(InputError, match=r"empty\.txt: .* found an empty file"):
-        read(tmp_path / "empty.txt")
-
-
-@pytest.mark.parametrize("name", ["ratings_dat_gz", "x_txt_gz"])
-def test_damaged_gzip(tmp_path, name):
-    rng = np.random.default_rng(0)
-    text = "".join(f"{u}::{i}::3::4\n" for u, i in rng.integers(1, 999, (5000, 2)))
-    if name == "x_txt_gz":
-        text = text.replace("::3::4", "").replace("::", " ")
-    packed = gzip.compress(text.encode())
-    path = write(tmp_path / "cut", **{name: packed[: len(packed) // 2]}) / name.replace("_", ".")
-    with pytest.raises(InputError, match="expected a whole gzip file, found one that is cut short"):
-        read(path)
-    with pytest.raises(InputError, match="expected a whole gzip file, found one that is cut short"):
-        read(path.parent)
-    path.write_bytes(packed[:100] + b"\0" * 50 + packed[150:])
-    with pytest.raises(InputError, match="expected a whole gzip file, found damage"):
-        read(path)
-    path.write_bytes(b"plain text under a gzip name\n")
-    with pytest.raises(InputError, match="expected a whole gzip file, found damage"):
-        read(path)
 
 
 def test_exit_on_input_error_prints_one_line(capsys):

@@ -3,6 +3,7 @@
 import dataclasses
 import http.server
 import io
+import random
 import threading
 import zipfile
 
@@ -15,16 +16,27 @@ from experiments.harness.errors import InputError
 RATINGS = b"1::2::3::4\n" * 50_000
 
 
-def zipped(**members):
+def zipped(*, compression=zipfile.ZIP_DEFLATED, **members):
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(stream, "w", compression) as archive:
         archive.writestr("set/../../escaped", b"out of the folder")
         for name, data in members.items():
             archive.writestr(f"set/{name.replace('_', '.')}", data)
     return stream.getvalue()
 
 
+def damaged(compression):
+    """An archive of random ratings with a stretch of zeros in their bytes."""
+    data = bytes(random.Random(0).randbytes(100_000))
+    packed = zipped(compression=compression, ratings_dat=data, README=b"terms")
+    return packed[:2000] + b"\0" * 4000 + packed[6000:]
+
+
 GOOD = zipped(ratings_dat=RATINGS, README=b"terms", extra_bin=b"not wanted")
+
+
+# The end record puts the directory far behind the file, so that members lie before its start.
+NEGATIVE = GOOD[:-6] + (len(GOOD) * 4).to_bytes(4, "little") + GOOD[-2:]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -54,6 +66,9 @@ def server():
             "/damaged.zip": (200, GOOD[:300] + b"\0" * 40 + GOOD[340:], len(GOOD)),
             "/missing.zip": (404, b"", 0),
             "/page.zip": (200, b"<html>moved</html>", 18),
+            "/bz2.zip": (200, damaged(zipfile.ZIP_BZIP2), len(damaged(zipfile.ZIP_BZIP2))),
+            "/lzma.zip": (200, damaged(zipfile.ZIP_LZMA), len(damaged(zipfile.ZIP_LZMA))),
+            "/negative.zip": (200, NEGATIVE, len(NEGATIVE)),
             "/without.zip": (200, (other := zipped(README=b"terms")), len(other)),
         }
 
@@ -100,6 +115,9 @@ def test_good_archive_is_unpacked_once(tmp_path, server):
         ("cut.zip", {}, r"expected [\d,]+ bytes, found [\d,]+: the download was cut"),
         ("short.zip", {}, r"expected a whole zip archive"),
         ("damaged.zip", {}, r"expected a whole zip archive"),
+        ("bz2.zip", {}, r"expected a whole zip archive"),
+        ("lzma.zip", {}, r"expected a whole zip archive"),
+        ("negative.zip", {}, r"expected a whole zip archive"),
         ("missing.zip", {}, r"expected an archive, found HTTP status 404"),
         ("page.zip", {}, r"expected a whole zip archive"),
         ("without.zip", {}, r"expected set/ratings\.dat in the archive, found no such file"),

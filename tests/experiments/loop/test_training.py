@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 import shampoo_jax
 from experiments.harness.devices import make_mesh
 from experiments.harness.errors import InputError
-from experiments.harness.options import Options
+from experiments.harness.options import OneSeed
 from experiments.harness.run_folder import open_run, read_metrics
 from experiments.loop.sharding import replicated
 from experiments.loop.train_step import state_layout
@@ -24,7 +24,7 @@ from tests.experiments.tiny_problem import EPOCHS, STEPS, batches, train_tiny
 
 @pytest.fixture
 def run(tmp_path):
-    with open_run("tiny_problem", Options(out=tmp_path / "run"), arguments=()) as run:
+    with open_run("tiny_problem", OneSeed(out=tmp_path / "run"), arguments=()) as run:
         yield run
 
 

@@ -8,16 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsnn_jax import LTIConfig, chunks, recall
-from hsnn_jax import top_k as top_k_module
+from hsnn_jax import LTIConfig, chunks
 from hsnn_jax.cost_curves import frontier
-from hsnn_jax.descent import beam as route
 from hsnn_jax.descent import descend
 from hsnn_jax.descent.search import brute_force, compiled_search, prepare, search
 from hsnn_jax.lists.index import build_index, pack
 from hsnn_jax.monn.scorers import dot, init_mol, mol, pair_flops
 from hsnn_jax.nodes.fit import fit_index
-from hsnn_jax.top_k import top_k
 from tests.hsnn.planted import clusters, integers, unit, users_near
 
 ITEMS, NODES, WIDTH, USERS = 90, 6, 4, 9
@@ -337,48 +334,6 @@ def test_flops_count_nodes_and_the_pages_read():
     assert per_item > 100 * 2 * WIDTH
 
 
-def test_top_k_breaks_ties_by_id():
-    scores = jnp.asarray([[1.0, 2.0, 1.0, 1.0, -jnp.inf, 0.0]])
-    ids = jnp.asarray([[7, 9, 3, 5, 0, 1]], jnp.int32)
-    for k, expected in ((2, [9, 3]), (3, [9, 3, 5]), (7, [9, 3, 5, 7, 1, -1, -1])):
-        assert top_k(scores, ids, k=k)[0].tolist() == [expected]
-
-
-@pytest.mark.parametrize("k", [1, 5, 30])
-def test_a_few_ties_are_told_apart_without_sorting_all_candidates(k, monkeypatch):
-    rng = np.random.default_rng(k)
-    scores = rng.permutation(np.arange(400.0)).astype(np.float32)[None].repeat(4, axis=0)
-    ids = rng.permutation(400).astype(np.int32)[None].repeat(4, axis=0)
-    cut = np.sort(scores[0])[-k]
-    for row, ties in enumerate((1, 2, 5, 8)):  # with the k-th
-        scores[row, rng.choice(np.flatnonzero(scores[row] < cut), ties - 1, replace=False)] = cut
-    order = np.lexsort((ids, -scores), axis=1)[:, :k]
-    expected = np.take_along_axis(ids, order, axis=1)
-
-    def sorted_all(*arguments, **options):
-        return jnp.zeros_like(arguments[-1])
-
-    monkeypatch.setattr(top_k_module, "_lowest_of_all", sorted_all)
-    np.testing.assert_array_equal(top_k(scores, ids, k=k)[0], expected)
-    monkeypatch.undo()
-    scores[0, scores[0] < cut] = cut  # all of them
-    expected[0] = ids[0][np.lexsort((ids[0], -scores[0]))[:k]]
-    np.testing.assert_array_equal(top_k(scores, ids, k=k)[0], expected)
-
-
-def test_top_k_of_a_short_row_beside_a_tied_one():
-    scores = jnp.asarray([[1.0, 1.0, 1.0, 1.0], [-jnp.inf, -jnp.inf, 5.0, -jnp.inf]])
-    ids = jnp.asarray([[3, 2, 1, 0], [-1, -1, 6, -1]], jnp.int32)
-    assert top_k(scores, ids, k=2)[0].tolist() == [[0, 1], [6, -1]]
-
-
-def test_recall_by_hand():
-    wanted = np.array([[1, 2], [3, -1], [-1, -1]])
-    assert recall(np.array([[2, 9], [3, 4], [5, 6]]), wanted) == 0.75
-    with pytest.raises(ValueError, match="wanted: expected at least one id, found -1 alone"):
-        recall(np.zeros((1, 2), int), np.full((1, 2), -1))
-
-
 def test_learned_nodes_beat_random_ones_at_equal_items_scored():
     items, _ = clusters(0, items=600, width=16, num_clusters=20, noise=0.5)
     users, liked = users_near(1, items, users=1000, noise=0.5)
@@ -432,34 +387,3 @@ def test_bad_input(change, message):
     arguments = dict(k=5, budget=30) | change
     with pytest.raises(ValueError, match=message):
         search(dot, None, index=index, items=items, users=users, k=arguments.pop("k"), **arguments)
-
-
-@pytest.mark.parametrize("budget", [3, 40, 300, 2000])
-def test_putting_few_nodes_in_order_gives_the_beam_of_all_in_order(budget, monkeypatch):
-    rng = np.random.default_rng(budget)
-    items = rng.normal(size=(1500, 3)).astype(np.float32)
-    index = build_index(items, rng.normal(size=(150, 3)).astype(np.float32), slack=3)
-    scores = jnp.asarray(rng.integers(0, 40, (USERS, 150)), jnp.float32)  # with ties
-    left = jnp.asarray(rng.random((USERS, 150)) < rng.choice([0.02, 0.6, 1.0], (USERS, 1)))
-    found = route.Candidates(None, scores, scores[..., None])
-    budgets = jnp.full(USERS, budget).at[0].set(0)
-
-    def beam(few):
-        monkeypatch.setattr(route, "_FEW", few)
-        # A new function each time, so that it is traced anew.
-        visit = jax.jit(
-            lambda f, i, left, b: route.route(
-                f, i, left=left, budget=b, cost_weight=0.3, max_beam=150
-            )
-        )
-        visit = functools.partial(visit, found, index, left.astype(jnp.int32))
-        return jax.device_get(visit(budgets))
-
-    short, whole = beam(2), beam(150)
-    visited = whole.extents > 0
-    np.testing.assert_array_equal(short.extents, whole.extents)
-    np.testing.assert_array_equal(short.items, whole.items)
-    for one, other in zip(short, whole):
-        if one.ndim > 1:
-            np.testing.assert_array_equal(one[visited], other[visited])
-    assert (whole.items[1:] > 0).any() or budget == 3

@@ -14,21 +14,13 @@ from hsnn_jax.lists.index import build_index, pack
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn import network as monn
 from hsnn_jax.monn.calibration import normalised_entropy
-from hsnn_jax.monn.config import SIZES, Features, MoNNConfig, TowerConfig, preset
+from hsnn_jax.monn.config import SIZES, Features, preset
 from hsnn_jax.monn.losses import multi_task_loss
 from hsnn_jax.monn.scorers import init_mixture, mixture, score_all
+from tests.hsnn.small_monn import ITEM, TOWERS, USER, config
 
 USERS, ITEMS, VOCABULARY = 6, 40, 11
-USER, ITEM = Features(dense={"taste": 5}), Features(dense={"text": 4}, sparse={"brand": 6})
-SMALL_TOWER = TowerConfig(field_width=8, dense_fields=3, num_layers=1, hidden=16, attention_width=4)
-TOWERS = dict(user_tower=SMALL_TOWER, item_tower=SMALL_TOWER, interaction_tower=SMALL_TOWER)
 OVERARCHES = ("dot", "mol", "dot_mol", "mlp", "dhen")
-
-
-def config(overarch="mol", crosses=("category",), **options):
-    sizes = dict(num_user=4, num_item=2, num_interaction=1 if crosses else 0, width=8)
-    fields = dict(user=USER, item=ITEM, crosses=crosses, overarch=overarch, **TOWERS)
-    return MoNNConfig(**(fields | sizes | options))
 
 
 @functools.cache
@@ -283,16 +275,6 @@ def test_sizes_grow():
     assert flops[0]["pair"] < 2 * 40 + 3  # the two tower costs one inner product a pair
 
 
-def test_presets_are_the_papers_sizes():
-    for name, size in SIZES.items():
-        for crosses in ((), ("category",)):
-            configuration = preset(name, user=USER, item=ITEM, crosses=crosses)
-            found = [getattr(configuration, field) for field in size._fields]
-            assert found == [*size[:2], size[2] if crosses else 0, size[3]]
-            assert configuration.overarch == ("dot" if name == "XS" else "mol")
-    assert preset("M", user=USER, item=ITEM, overarch="mlp", width=8).width == 8
-
-
 def test_item_vectors_are_the_item_towers():
     configuration = config("dot", crosses=())
     params, _, items = encoded(configuration, crosses=False)
@@ -376,25 +358,6 @@ def test_a_small_monn_learns_a_cross_that_the_two_tower_does_not():
         excess[size] = entropy - normalised_entropy(truth, wanted)
     assert -0.01 < excess["S"] < 0.15, excess
     assert excess["S"] < 0.5 * excess["XS"], excess
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda: preset("XXL", user=USER, item=ITEM),
-            "size: expected one of XS, S, M, L, XL, found 'XXL'",
-        ),
-        (lambda: config("deep"), "overarch: expected 'mol' or .* found 'deep'"),
-        (lambda: config(num_interaction=0), "num_interaction: expected > 0 with crosses"),
-        (lambda: config(crosses=(), num_interaction=1), "and 0 without, found 1"),
-        (lambda: config(num_user=0), "num_user: expected a number > 0, found 0"),
-        (lambda: config(tasks=("a", "a")), "tasks: expected distinct"),
-    ],
-)
-def test_bad_configurations(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 def test_missing_inputs():

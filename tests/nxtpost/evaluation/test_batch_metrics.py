@@ -47,7 +47,7 @@ def test_hits_equal_a_loop_over_users(k):
     users, items = rng.normal(size=(7, 3)), rng.normal(size=(9, 3))
     labels = rng.integers(PAD, 9, (7, 5))
     labels[0], labels[1] = PAD, [3, 3, PAD, 3, 3]
-    found = knn_hits(jnp.asarray(users), jnp.asarray(items), jnp.asarray(labels), k=k)
+    found = knn_hits(jnp.asarray(users), jnp.asarray(items), labels_Bxm=jnp.asarray(labels), k=k)
     for b in range(7):
         best = np.argsort(-(items @ users[b]))[:k].tolist()
         expected = len(set(best) & set(labels[b].tolist())) if (labels[b] != PAD).any() else -1

@@ -39,16 +39,21 @@ def test_rank_equals_a_sort(data):
         row[: len(items)] = items
     rows = [(s, t, set(i.tolist()) - {PAD}) for s, t, i in zip(scores, targets, seen)]
     expected = [naive_rank(*row) for row in rows]
-    assert np.asarray(rank_of_targets(scores, targets, seen)).tolist() == expected
+    assert np.asarray(rank_of_targets(scores, targets, seen_BxS=seen)).tolist() == expected
     others = data.draw(st.sets(st.integers(0, N - 1)))
     allowed = sorted(others | set(targets.tolist()))
     expected = [naive_rank(*row, allowed) for row in rows]
     mask = np.isin(np.arange(N), allowed)
-    assert np.asarray(rank_of_targets(scores, targets, seen, mask)).tolist() == expected
+    assert (
+        np.asarray(rank_of_targets(scores, targets, seen_BxS=seen, candidates_N=mask)).tolist()
+        == expected
+    )
 
 
 def test_ties_count_against_the_target():
-    ranks = rank_of_targets(np.zeros((1, 5), np.float32), np.array([2]), np.array([[0, PAD]]))
+    ranks = rank_of_targets(
+        np.zeros((1, 5), np.float32), np.array([2]), seen_BxS=np.array([[0, PAD]])
+    )
     assert ranks.tolist() == [4]
 
 
@@ -189,7 +194,7 @@ def test_backfilled_items_are_scored_but_seen_by_nobody():
 def test_the_best_of_scores_are_a_sort():
     scores = np.array([[1.0, 5, 3, 4], [9, 8, 7, 6]], np.float32)
     left_out = np.array([[1, PAD], [PAD, PAD]])
-    ids, best = best_of_scores(scores, left_out, np.array([True, True, True, False]), k=3)
+    ids, best = best_of_scores(scores, left_out, allowed_N=np.array([True, True, True, False]), k=3)
     assert np.asarray(ids).tolist() == [[2, 0, PAD], [0, 1, 2]]
     assert np.asarray(best).tolist() == [[3, 1, -np.inf], [9, 8, 7]]
 
@@ -207,7 +212,7 @@ def test_debiased_ndcg_weighs_rare_targets_more():
     plain = evaluate(table_scores(), queries, max_len=9, popularity=counts, debias_power=0)
     assert plain["debiased_ndcg@10"] == pytest.approx(plain["ndcg@10"])
     with pytest.raises(ValueError, match="power: expected at least 0, found -1"):
-        inverse_propensity(counts, queries.targets, -1)
+        inverse_propensity(counts, queries.targets, power=-1)
 
 
 def test_queries_of_one_user_are_resampled_together():
@@ -224,15 +229,15 @@ def test_a_paired_difference_has_the_error_of_the_differences():
     one, other = rng.integers(1, 30, 1500), rng.integers(1, 30, 1500)
     other = np.where(rng.random(1500) < 0.8, one, other)  # most queries alike
     first, second = (metrics_of_ranks(ranks, bootstrap=0) for ranks in (one, other))
-    found = paired_difference(first, second, "hr@10", bootstrap=400)
+    found = paired_difference(first, second, name="hr@10", bootstrap=400)
     deltas = (one <= 10).astype(float) - (other <= 10)
     assert found.mean == pytest.approx(deltas.mean())
     assert found.mean == pytest.approx(first["hr@10"] - second["hr@10"])
     assert found.standard_error == pytest.approx(deltas.std() / np.sqrt(1500), rel=0.15)
-    reverse = paired_difference(second, first, "hr@10", bootstrap=400)
+    reverse = paired_difference(second, first, name="hr@10", bootstrap=400)
     assert found.share_at_most_zero + reverse.share_at_most_zero == pytest.approx(1, abs=0.05)
     better = metrics_of_ranks(np.ones(1500), bootstrap=0)
-    assert paired_difference(better, second, "mrr").share_at_most_zero == 0
+    assert paired_difference(better, second, name="mrr").share_at_most_zero == 0
     assert paired_difference(first, first, bootstrap=2).share_at_most_zero == 1
 
 
@@ -244,7 +249,7 @@ def test_what_cannot_be_paired_is_refused():
     with pytest.raises(ValueError, match="other: expected metrics of the same users"):
         paired_difference(left, right)
     with pytest.raises(ValueError, match="name: expected 'hr@k', 'ndcg@k' or 'mrr', found 'hit'"):
-        paired_difference(one, one, "hit")
+        paired_difference(one, one, name="hit")
     with pytest.raises(ValueError, match="bootstrap: expected at least 2 resamples, found 1"):
         paired_difference(one, one, bootstrap=1)
 

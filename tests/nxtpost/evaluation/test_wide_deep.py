@@ -30,7 +30,7 @@ def test_scores_equal_a_loop_over_pairs(with_content):
     model = WideDeep(N, num_buckets=7, hidden=(6, 4), width=3)
     params = set_up(model, content)
     histories, labels = rows([4, 5, 4], [7], [2, 11, 3, 0, 9]), np.array([5, 2, 5], np.int32)
-    found = score_matrix(model, params, histories, labels, content)
+    found = score_matrix(model, params, items_BxL=histories, labels_B=labels, content=content)
     p = jax.tree.map(np.asarray, params)
     table = content if with_content else p["vectors"]
     for b, history in enumerate(histories.tolist()):
@@ -92,7 +92,9 @@ def test_training_learns_who_follows_whom():
         return optax.apply_updates(params, updates), state
 
     def recall(params):
-        scores = score_matrix(model, params, first["items"], first["labels"][:, -1])
+        scores = score_matrix(
+            model, params, items_BxL=first["items"], labels_B=first["labels"][:, -1]
+        )
         return batch_recall(scores, first["labels"][:, -1], k=1)
 
     before = recall(params)

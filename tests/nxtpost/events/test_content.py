@@ -179,17 +179,23 @@ NAN = np.where(np.arange(3)[:, None] == 1, np.nan, ONES)
     [
         (np.ones(3), r"content: expected real numbers of shape \[n, d\], found float64 of shape"),
         (np.array([["a"]]), "content: expected real numbers"),
-        (NAN, "content: row 1 has NaN or infinity"),
+        (NAN, "content: expected finite numbers, found NaN or infinity in row 1"),
         ({}, "content: expected at least one channel"),
         ({"a/b": ONES}, "content: expected a word as a channel's name, found 'a/b'"),
-        ({"a": ONES, "b": ONES[:2]}, r"content\['b'\]: expected 3 rows, one an item, found 2"),
+        ({"a": ONES, "b": ONES[:2]}, r"content\['b'\]: expected 3 rows, one per item, found 2"),
         ({"a": SETS._replace(vectors=ONES)}, r"content\['a'\].vectors: expected .* \[n, s, d\]"),
         ({"a": SETS._replace(mask=ONES)}, r"content\['a'\].mask: expected bool of shape \(3, 4\)"),
-        (SETS._replace(vectors=np.full((3, 4, 2), np.inf)), "content.vectors: row 0 has NaN"),
-        (np.array([[1.0], [0.0]]), "content: item 1 has none .* needs an id embedding"),
+        (
+            SETS._replace(vectors=np.full((3, 4, 2), np.inf)),
+            r"content\.vectors: expected finite numbers, .* in row 0",
+        ),
+        (
+            np.array([[1.0], [0.0]]),
+            r"content: expected some .* no id embedding, found none of item 1",
+        ),
         (
             {"a": np.eye(3)[:, :1], "b": SETS._replace(mask=np.eye(3, 4, dtype=bool) * False)},
-            "content: item 1 has none",
+            r"content: expected some .*, found none of item 1",
         ),
     ],
 )
@@ -199,5 +205,5 @@ def test_bad_content_is_refused(content, message):
 
 
 def test_another_number_of_items_is_refused():
-    with pytest.raises(ValueError, match="content: expected 5 rows, one an item, found 3"):
+    with pytest.raises(ValueError, match="content: expected 5 rows, one per item, found 3"):
         check(ONES, num_items=5)

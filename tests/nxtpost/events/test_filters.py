@@ -27,7 +27,7 @@ def drawn(seed, num_users=6, num_items=9):
 def test_what_is_refused_is_in_no_history_and_no_label(seed, refused, action):
     sequences = drawn(seed)
     item_allowed = ~np.isin(np.arange(9), list(refused))
-    kept = apply_filter(sequences, item_allowed, sequences.actions != action)
+    kept = apply_filter(sequences, item_allowed, event_allowed=sequences.actions != action)
     assert len(kept) == len(sequences)
     np.testing.assert_array_equal(kept.static, sequences.static)
     for user in range(len(sequences)):
@@ -59,11 +59,17 @@ def test_without_a_mask_nothing_is_left_out():
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        ((np.ones(8, int), None), r"item_allowed: expected bool\[n\], found int64\[8\]"),
-        ((np.ones(1, bool), None), "item_allowed: expected at least 2 entries, one an item, found"),
-        ((None, np.ones(5, bool)), r"event_allowed: expected bool\[2\], found bool\[5\]"),
+        ({"item_allowed": np.ones(8, int)}, r"item_allowed: expected bool\[n\], found int64\[8\]"),
+        (
+            {"item_allowed": np.ones(1, bool)},
+            "item_allowed: expected at least 2 entries, one per item, found",
+        ),
+        (
+            {"event_allowed": np.ones(5, bool)},
+            r"event_allowed: expected bool\[2\], found bool\[5\]",
+        ),
     ],
 )
 def test_a_mask_of_another_shape_is_refused(masks, message):
     with pytest.raises(ValueError, match=message):
-        apply_filter(Sequences.from_events([0, 0], [1, 0]), *masks)
+        apply_filter(Sequences.from_events([0, 0], [1, 0]), **masks)

@@ -34,8 +34,8 @@ def test_order_beats_times_and_columns_move_together():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"users": [0, -1], "items": [0, 1]}, "users: expected ids from 0, found -1"),
-        ({"users": [0, 0], "items": [0, -3]}, "items: expected ids from 0, found -3"),
+        ({"users": [0, -1], "items": [0, 1]}, "users: expected whole .* found -1"),
+        ({"users": [0, 0], "items": [0, -3]}, "items: expected whole .* found -3"),
         ({"users": [0, 0], "items": [0]}, "items: expected 2 values, found 1"),
         ({"users": [0], "items": [0], "times": [np.nan]}, "expected finite numbers"),
         ({"users": [3], "items": [0], "num_users": 2}, "num_users: expected at least 4, found 2"),
@@ -79,7 +79,7 @@ def test_surfaces_and_static_features_follow_their_events_and_users():
     chosen = sequences.select([2, 1, 2])
     assert chosen.static.tolist() == [static[2], static[1], static[2]]
     assert sequences.ranges([1, 0], [3, 1]).static.tolist() == [static[2], static[0]]
-    assert sequences.ranges([1, 1], [1, 2], [1, 2]).static.tolist() == static[1:]
+    assert sequences.ranges([1, 1], [1, 2], users=[1, 2]).static.tolist() == static[1:]
     with pytest.raises(ValueError, match="users: expected the users of empty ranges"):
         sequences.ranges([1], [1])
 
@@ -93,10 +93,14 @@ def test_windows_know_their_users_static_features():
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"surfaces": [0]}, "surfaces: expected 2 values, one an event, found 1"),
-        ({"surfaces": [0, -1]}, "surfaces: expected ids from 0, found -1"),
-        ({"static": [1]}, r"static: expected shape \[1, G\], one row a user, found \(1,\)"),
-        ({"static": [[-2]]}, "static: expected ids from 0 or -1 for unknown, found -2"),
+        ({"surfaces": [0]}, "surfaces: expected 2 values, one per event, found 1"),
+        ({"surfaces": [0, -1]}, r"surfaces: expected whole numbers from 0 to 2\^31 - 1, found -1"),
+        ({"static": [1]}, r"static: expected 2 dimensions, found shape \[1\]"),
+        (
+            {"static": [[1], [2]]},
+            r"static: expected shape \[1, G\], one row per user, found \[2, 1\]",
+        ),
+        ({"static": [[-2]]}, "static: expected whole numbers from -1 .* found -2"),
     ],
 )
 def test_bad_columns_are_refused(columns, message):

@@ -48,7 +48,7 @@ def test_leave_last_holds_out_m_events_twice(sequences, m):
     split = leave_last(sequences, m)
     assert split.test.users.tolist() == list(range(2 * m + 1, 9))
     for queries, stop in ((split.validation, -2 * m), (split.test, -m)):
-        next_items = following(sequences, queries, m)
+        next_items = following(sequences, queries, m=m)
         for row, user in enumerate(queries.users):
             events = sequences[user].tolist()
             assert queries.histories[row].tolist() == events[:stop]
@@ -60,10 +60,10 @@ def test_leave_last_holds_out_m_events_twice(sequences, m):
 
 
 def test_what_follows_ends_with_the_user(sequences):
-    split = by_user(sequences, [8], [5, 1], m=2)
+    split = by_user(sequences, validation_users=[8], test_users=[5, 1], m=2)
     assert split.test.users.tolist() == [5]
     events = sequences[5].tolist()
-    assert following(sequences, split.test, 4).tolist() == [[*events[-2:], PAD, PAD]]
+    assert following(sequences, split.test, m=4).tolist() == [[*events[-2:], PAD, PAD]]
 
 
 def test_query_rows_do_not_depend_on_the_targets_time(sequences):
@@ -76,7 +76,7 @@ def test_query_rows_do_not_depend_on_the_targets_time(sequences):
 
 
 def test_by_user_holds_out_whole_users(sequences):
-    split = by_user(sequences, [8, 1, 3], np.array([5, 0]))
+    split = by_user(sequences, validation_users=[8, 1, 3], test_users=np.array([5, 0]))
     assert split.validation.users.tolist() == [3, 8]
     assert split.test.users.tolist() == [5]
     assert split.test.targets.tolist() == [sequences[5][-1]]
@@ -88,10 +88,10 @@ def test_by_user_holds_out_whole_users(sequences):
 
 
 def test_by_user_refuses_a_user_in_both_parts(sequences):
-    with pytest.raises(ValueError, match="user 3 is among the validation users too"):
-        by_user(sequences, [3], [3])
+    with pytest.raises(ValueError, match="test_users: expected no validation users, found 3"):
+        by_user(sequences, validation_users=[3], test_users=[3])
     with pytest.raises(ValueError, match=r"test_users: expected ids in \[0, 9\), found 9"):
-        by_user(sequences, [3], [9])
+        by_user(sequences, validation_users=[3], test_users=[9])
 
 
 def timed(seed, num_users=7, static=True):
@@ -116,7 +116,9 @@ def events_of(sequences, user):
 @given(st.integers(0, 1000), st.sampled_from(["next", "each"]), st.integers(0, 3))
 def test_global_time_equals_its_definition(seed, targets, min_history):
     sequences = timed(seed)
-    split = global_time(sequences, 4, 9, targets=targets, min_history=min_history)
+    split = global_time(
+        sequences, validation_from=4, test_from=9, targets=targets, min_history=min_history
+    )
     periods = {"validation": (4, 9), "test": (9, np.inf)}
     for name, (start, stop) in periods.items():
         expected = []
@@ -141,18 +143,18 @@ def test_global_time_refuses_what_it_cannot_cut():
     sequences = timed(0)
     plain = Sequences(sequences.items, sequences.offsets)
     with pytest.raises(ValueError, match="sequences: expected times, found none"):
-        global_time(plain, 1, 2)
+        global_time(plain, validation_from=1, test_from=2)
     with pytest.raises(ValueError, match="test_from: expected a time after validation_from=4"):
-        global_time(sequences, 4, 4)
+        global_time(sequences, validation_from=4, test_from=4)
     with pytest.raises(ValueError, match="targets: expected 'next' or 'each', found 'all'"):
-        global_time(sequences, 4, 5, targets="all")
+        global_time(sequences, validation_from=4, test_from=5, targets="all")
     with pytest.raises(ValueError, match="min_history: expected at least 0, found -1"):
-        global_time(sequences, 4, 5, min_history=-1)
+        global_time(sequences, validation_from=4, test_from=5, min_history=-1)
     backwards = Sequences([1, 2], [0, 2], times=[5.0, 4.0])
-    with pytest.raises(ValueError, match="sequences: number 0 has times out of order"):
-        global_time(backwards, 4, 5)
-    with pytest.raises(ValueError, match="sequences: number 0 has a time of NaN"):
-        global_time(Sequences([1], [0, 1], times=[np.nan]), 4, 5)
+    with pytest.raises(ValueError, match="sequences: expected the oldest event first"):
+        global_time(backwards, validation_from=4, test_from=5)
+    with pytest.raises(ValueError, match="sequences: expected finite times, found"):
+        global_time(Sequences([1], [0, 1], times=[np.nan]), validation_from=4, test_from=5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -183,11 +185,13 @@ def test_held_out_items_are_known_by_nobody(seed):
 def test_items_are_held_out_of_any_split():
     sequences = timed(3)
     split = hold_out_items(
-        sequences, np.arange(0, 60, 7), split=lambda s: global_time(s, 4, 9, targets="each")
+        sequences,
+        np.arange(0, 60, 7),
+        split=lambda s: global_time(s, validation_from=4, test_from=9, targets="each"),
     )
     assert len(with_targets(split.test, np.arange(0, 60, 7))[0])
     assert not np.isin(split.test.histories.items, np.arange(0, 60, 7)).any()
-    with pytest.raises(ValueError, match="items: expected ids from 0, at least one"):
+    with pytest.raises(ValueError, match="items: expected at least one, found none"):
         hold_out_items(sequences, [])
 
 
@@ -206,6 +210,9 @@ def test_truncated_histories_keep_the_last_events(n):
 
 def test_static_features_go_with_their_users():
     sequences = timed(2)
-    for split in (leave_one_out(sequences), by_user(sequences, [0, 2], [3])):
+    for split in (
+        leave_one_out(sequences),
+        by_user(sequences, validation_users=[0, 2], test_users=[3]),
+    ):
         np.testing.assert_array_equal(split.train.static, sequences.static)
         np.testing.assert_array_equal(split.test.histories.static[:, 0], split.test.users)

@@ -57,7 +57,7 @@ def test_popular_items_fill_up_from_the_front(seed, n):
         own = histories[row].tolist()
         missing = max(n - len(own), 0)
         fills.append([item for item in popular if item not in own][:missing][::-1])
-    check_filled(fill_with_popular(histories, train, n), histories, fills)
+    check_filled(fill_with_popular(histories, train, n=n), histories, fills)
 
 
 def similar(asked, train, others, content):
@@ -88,15 +88,15 @@ def test_similar_users_items_equal_their_definition(with_content):
         common = ranked([i for u in users[:2] for i in train[u]]) if alike else []
         order = common + [item for item in popular if item not in common]
         fills.append([i for i in order if i not in own][: max(6 - len(own), 0)][::-1])
-    filled = fill_from_similar_users(histories, train, 6, content=content, num_neighbours=2)
+    filled = fill_from_similar_users(histories, train, n=6, content=content, num_neighbours=2)
     check_filled(filled, histories, fills)
-    assert filled.items.tolist() != fill_with_popular(histories, train, 6).items.tolist()
+    assert filled.items.tolist() != fill_with_popular(histories, train, n=6).items.tolist()
 
 
 def test_a_user_without_events_gets_the_last_time_of_training():
     train = Sequences.from_events([0, 0, 1], [4, 5, 5], times=[1.0, 2, 9], actions=[2, 2, 0])
     filled = fill_with_popular(
-        Sequences(np.zeros(0), [0, 0], times=np.zeros(0), actions=np.zeros(0)), train, 2
+        Sequences(np.zeros(0), [0, 0], times=np.zeros(0), actions=np.zeros(0)), train, n=2
     )
     assert filled.items.tolist() == [4, 5]
     assert filled.times.tolist() == [9, 9]
@@ -107,12 +107,12 @@ def test_what_cannot_be_filled_is_refused():
     train = Sequences.from_events([0, 0], [4, 5])
     empty = Sequences(np.zeros(0), [0, 0])
     with pytest.raises(ValueError, match="n: expected at least 0, found -1"):
-        fill_with_popular(empty, train, -1)
+        fill_with_popular(empty, train, n=-1)
     with pytest.raises(ValueError, match="train: expected events, found none"):
-        fill_with_popular(empty, empty, 2)
+        fill_with_popular(empty, empty, n=2)
     with pytest.raises(ValueError, match="train: expected times, which the histories have"):
-        fill_with_popular(Sequences([1], [0, 1], times=[0.0]), train, 2)
+        fill_with_popular(Sequences([1], [0, 1], times=[0.0]), train, n=2)
     with pytest.raises(ValueError, match="content: expected it where histories or train have no"):
-        fill_from_similar_users(empty, train, 2)
+        fill_from_similar_users(empty, train, n=2)
     with pytest.raises(ValueError, match="num_neighbours: expected at least 1, found 0"):
-        fill_from_similar_users(empty, train, 2, content=np.ones((6, 2)), num_neighbours=0)
+        fill_from_similar_users(empty, train, n=2, content=np.ones((6, 2)), num_neighbours=0)

@@ -44,7 +44,7 @@ def recommender():
 def first_events(user, count, seed=5):
     events = log(seed=seed)
     start = events.offsets[user]
-    return events.ranges([start], [start + count], [user])
+    return events.ranges([start], [start + count], users=[user])
 
 
 def event(history):
@@ -58,8 +58,11 @@ def check(recommender, user, history, vector):
     np.testing.assert_allclose(vector, recommender.embed_users(history)[0], atol=1e-5)
     ids, cosines = recommender.recommend_user(user, 3)
     expected = recommender.recommend(history, 3)
-    np.testing.assert_array_equal(ids, expected[0][0])
-    np.testing.assert_allclose(cosines, expected[1][0], atol=1e-5)
+    np.testing.assert_array_equal(ids, expected.ids)
+    np.testing.assert_allclose(cosines, expected.scores, atol=1e-5)
+    kept = recommender.recommend_user(user, 3, exclude=[[int(ids[0, 0]), -1]], exclude_seen=False)
+    assert ids[0, 0] not in kept.ids
+    assert len(kept.pairs(0)) == 3
 
 
 @pytest.mark.parametrize("start", [0, 2])
@@ -68,7 +71,8 @@ def test_every_event_gives_the_vector_of_the_full_forward(recommender, start, mo
     calls = []
     whole = streaming.prefill
     monkeypatch.setattr(
-        "nxtpost_jax.serving.live_users.prefill", lambda *a: (calls.append(count), whole(*a))[1]
+        "nxtpost_jax.serving.live_users.prefill",
+        lambda *towers, **given: (calls.append(count), whole(*towers, **given))[1],
     )
     user = ("reader", start)
     for count in range(start + 1, 10):
@@ -83,18 +87,18 @@ def test_items_that_come_and_go_change_what_is_read(recommender):
     history = first_events(2, 3)
     recommender.update("a", event(history), history=first_events(2, 2))
     gone = int(history.items[1])
-    recommender.remove_items([gone])
+    recommender.remove([gone])
     ids, cosines = recommender.recommend_user("a", 3)
     expected = recommender.recommend(history, 3)
-    np.testing.assert_array_equal(ids, expected[0][0])
-    np.testing.assert_allclose(cosines, expected[1][0], atol=1e-5)
+    np.testing.assert_array_equal(ids, expected.ids)
+    np.testing.assert_allclose(cosines, expected.scores, atol=1e-5)
     longer = first_events(2, 4)
     assert gone != longer.items[-1]  # the seed sees to it
     check(recommender, "a", longer, recommender.update("a", event(longer)))
     with pytest.raises(ValueError, match="event: expected item ids of the catalogue"):
         recommender.update("a", dataclasses.replace(event(longer), item=gone))
     # It comes back with other content, in the slot that it had.
-    recommender.add_items(np.ones((1, 4)), [gone])
+    recommender.add(np.ones((1, 4)), [gone])
     longer = first_events(2, 5)
     check(recommender, "a", longer, recommender.update("a", event(longer)))
 
@@ -124,7 +128,7 @@ def test_a_backfill_shrinks_as_events_come(recommender):
 
 
 def test_a_user_without_events_is_read_by_static_features(recommender):
-    vectors = recommender.embed_users(log().ranges([0, 0], [0, 0], [1, 2]))
+    vectors = recommender.embed_users(log().ranges([0, 0], [0, 0], users=[1, 2]))
     assert np.isfinite(vectors).all()
 
 
@@ -133,11 +137,11 @@ def test_what_cannot_be_added_leaves_the_user_as_before(recommender):
     recommender.update("c", event(history), history=first_events(4, 1))
     good = event(history)
     cases = [
-        (dataclasses.replace(good, time=0.0), None, "event: number 0 has times out of order"),
+        (dataclasses.replace(good, time=0.0), None, "event: expected the oldest event first"),
         (dataclasses.replace(good, time=None), None, "event: expected time to be one, as before"),
         (dataclasses.replace(good, item=999), None, "event: expected item ids of the catalogue"),
-        (dataclasses.replace(good, item=-1), None, "event: expected ids from 0"),
-        (good, first_events(4, 1), "history: expected none, user 'c' has one already"),
+        (dataclasses.replace(good, item=-1), None, "event: expected whole numbers from 0"),
+        (good, first_events(4, 1), "history: expected none for user 'c', found a second one"),
     ]
     for bad, given, message in cases:
         with pytest.raises(ValueError, match=message):

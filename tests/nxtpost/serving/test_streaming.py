@@ -54,7 +54,14 @@ def test_every_prefix_equals_the_full_forward(config):
         event = event_at(histories, places)
         event["times"] += 77 * (t == 0)
         valid = t < np.array(LENGTHS)
-        cache, users = extend(model, params, cache, vectors_at(vectors, places), event, valid)
+        cache, users = extend(
+            model,
+            params,
+            cache=cache,
+            item_vectors_BxD=vectors_at(vectors, places),
+            features=event,
+            valid_B=valid,
+        )
         lengths = np.minimum(t + 1, LENGTHS)
         np.testing.assert_array_equal(cache.lengths_B, lengths)
         expected = full_forward(model, params, prefix(histories, lengths), vectors)
@@ -68,10 +75,12 @@ def test_a_prefilled_cache_goes_on_as_the_full_forward(name):
     model, params = set_up(CONFIGS[name], histories)
     lengths = np.array([M - 2, 2, 3, 0])
     start = prefix(histories, lengths)
-    cache, users = prefill(model, params, start, vectors)
+    cache, users = prefill(model, params, histories=start, item_vectors_BxLxD=vectors)
     np.testing.assert_allclose(users, full_forward(model, params, start, vectors), atol=1e-6)
     event = event_at(histories, lengths)
-    cache, users = extend(model, params, cache, vectors_at(vectors, lengths), event)
+    cache, users = extend(
+        model, params, cache=cache, item_vectors_BxD=vectors_at(vectors, lengths), features=event
+    )
     expected = full_forward(model, params, prefix(histories, lengths + 1), vectors)
     np.testing.assert_allclose(users, expected, atol=1e-5)
 
@@ -82,10 +91,14 @@ def test_a_narrow_prefill_leaves_room_to_go_on():
     narrow["items"][1, 2] = PAD
     vectors = item_vectors(histories)
     model, params = set_up(RICH, histories)
-    cache, _ = prefill(model, params, narrow, vectors[:, :3])
+    cache, _ = prefill(model, params, histories=narrow, item_vectors_BxLxD=vectors[:, :3])
     lengths = np.array([3, 2])
     _, users = extend(
-        model, params, cache, vectors_at(vectors, lengths), event_at(histories, lengths)
+        model,
+        params,
+        cache=cache,
+        item_vectors_BxD=vectors_at(vectors, lengths),
+        features=event_at(histories, lengths),
     )
     expected = full_forward(model, params, prefix(histories, lengths + 1), vectors)
     np.testing.assert_allclose(users, expected, atol=1e-5)
@@ -95,12 +108,19 @@ def test_a_full_row_is_refused_and_restarts_from_its_last_events():
     histories = drawn_histories([M, 2], M)
     vectors = item_vectors(histories)
     model, params = set_up(RICH, histories)
-    cache, before = prefill(model, params, histories, vectors)
+    cache, before = prefill(model, params, histories=histories, item_vectors_BxLxD=vectors)
     event = event_at(histories, np.array([0, 0]))
-    with pytest.raises(ValueError, match=f"row 0 is full at max_len={M} events"):
-        extend(model, params, cache, vectors[:, 0], event)
+    with pytest.raises(ValueError, match=f"found row 0 full at max_len={M} events"):
+        extend(model, params, cache=cache, item_vectors_BxD=vectors[:, 0], features=event)
     # Without an event for the full row the other one goes on, and the full one stays.
-    cache, users = extend(model, params, cache, vectors[:, 0], event, np.array([False, True]))
+    cache, users = extend(
+        model,
+        params,
+        cache=cache,
+        item_vectors_BxD=vectors[:, 0],
+        features=event,
+        valid_B=np.array([False, True]),
+    )
     np.testing.assert_allclose(users[0], before[0], atol=1e-6)
     np.testing.assert_array_equal(cache.lengths_B, [M, 3])
 
@@ -111,7 +131,7 @@ def test_a_full_row_is_refused_and_restarts_from_its_last_events():
     shifted["times"][:, 0] = 0
     shifted_vectors = np.roll(vectors, -1, axis=1)
     one = {name: value[:1] for name, value in shifted.items()}
-    new, restarted = prefill(model, params, one, shifted_vectors[:1])
+    new, restarted = prefill(model, params, histories=one, item_vectors_BxLxD=shifted_vectors[:1])
     cache = jax.tree.map(lambda old, row: old.at[np.array([0])].set(row), cache, new)
     np.testing.assert_array_equal(cache.lengths_B, [M, 3])
     expected = full_forward(model, params, one, shifted_vectors[:1])
@@ -122,9 +142,13 @@ def test_inside_a_trace_a_full_row_leaves_the_event_out():
     histories = drawn_histories([M], M)
     vectors = item_vectors(histories)
     model, params = set_up(RICH, histories)
-    cache, before = prefill(model, params, histories, vectors)
+    cache, before = prefill(model, params, histories=histories, item_vectors_BxLxD=vectors)
     event = event_at(histories, np.array([1]))
-    _, after = jax.jit(lambda cache: extend(model, params, cache, vectors[:, 1], event))(cache)
+    _, after = jax.jit(
+        lambda cache: extend(
+            model, params, cache=cache, item_vectors_BxD=vectors[:, 1], features=event
+        )
+    )(cache)
     np.testing.assert_allclose(after, before, atol=1e-6)
 
 
@@ -137,7 +161,7 @@ def test_events_come_without_a_retrace():
     @jax.jit
     def step(cache, vector, event):
         traces.append(1)
-        return extend(model, params, cache, vector, event)
+        return extend(model, params, cache=cache, item_vectors_BxD=vector, features=event)
 
     for t in range(3):
         cache, _ = step(cache, vectors[:, t], event_at(histories, np.array([t])))

@@ -162,7 +162,12 @@ def test_loss_equals_a_slow_one(objective):
     key = jax.random.key(3)
     fast = partial(loss, Tables(), objective=objective)
     value, metrics = jax.jit(fast)(
-        tables, batch, None, key, candidates=candidates, log_popularity=popularity
+        tables,
+        batch=batch,
+        content=None,
+        key=key,
+        candidates=candidates,
+        log_popularity=popularity,
     )
     slow = Slow(objective, tables, batch, key, candidates, np.exp(popularity)).value()
     np.testing.assert_allclose(value, slow, rtol=1e-5)
@@ -178,10 +183,17 @@ def test_a_full_softmax_is_the_sampled_one_over_the_catalogue():
     states, items = tables = drawn_tables(batch)
     labels = batch["labels"]
     sampled = short_term_loss(
-        *(states, items[labels], items, labels, jnp.arange(N)), temperature=TEMPERATURE
+        states,
+        items[labels],
+        negatives_NxD=items,
+        labels_BxL=labels,
+        negative_ids_N=jnp.arange(N),
+        temperature=TEMPERATURE,
     )
     objective = Objective("full_softmax")
-    full, _ = loss(Tables(), tables, batch, None, jax.random.key(0), objective=objective)
+    full, _ = loss(
+        Tables(), tables, batch=batch, content=None, key=jax.random.key(0), objective=objective
+    )
     np.testing.assert_allclose(full, sampled, rtol=1e-6)
 
 
@@ -215,9 +227,10 @@ def test_short_term_loss_equals_a_float64_loop(labelled):
     negative_ids = rng.integers(0, 8, 11)  # many hits on the positives
     arrays = [drawn_vectors(*shape, 5, seed=i) for i, shape in enumerate([(4, 6), (4, 6), (11,)])]
     value = short_term_loss(
-        *(jnp.asarray(x, jnp.float32) for x in arrays),
-        jnp.asarray(labels),
-        jnp.asarray(negative_ids),
+        *(jnp.asarray(x, jnp.float32) for x in arrays[:2]),
+        negatives_NxD=jnp.asarray(arrays[2], jnp.float32),
+        labels_BxL=jnp.asarray(labels),
+        negative_ids_N=jnp.asarray(negative_ids),
         temperature=TEMPERATURE,
     )
     np.testing.assert_allclose(value, reference(*arrays, labels, negative_ids), rtol=1e-5)
@@ -230,7 +243,9 @@ def test_negatives_that_are_all_hits_give_no_loss_and_a_finite_gradient():
     )
     ids = jnp.full(3, 2)
     objective = partial(short_term_loss, temperature=TEMPERATURE)
-    value, grad = jax.value_and_grad(objective)(states, positives, negatives, ids[None, :1], ids)
+    value, grad = jax.value_and_grad(objective)(
+        states, positives, negatives_NxD=negatives, labels_BxL=ids[None, :1], negative_ids_N=ids
+    )
     assert value == 0
     np.testing.assert_array_equal(grad, 0)
 
@@ -242,7 +257,7 @@ def test_a_batch_of_one_user_has_no_in_batch_negatives(name):
     batch = next(train_batches(sequences, max_len=L, batch_size=3, seed=0, epoch=0))
     objective = Objective(name, "in_batch", num_negatives=5)
     fast = jax.value_and_grad(partial(loss, Tables(), objective=objective), has_aux=True)
-    (value, _), grads = fast(drawn_tables(batch), batch, None, jax.random.key(0))
+    (value, _), grads = fast(drawn_tables(batch), batch=batch, content=None, key=jax.random.key(0))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert value == 0 if name == "sampled_softmax" else value > 0
 
@@ -275,7 +290,12 @@ def test_the_loss_at_a_position_has_no_gradient_to_later_inputs(name):
             states = model.apply({"params": params}, batch, vectors, method="encode_histories")
             positives = items[batch["labels"]]
             return short_term_loss(
-                states, positives, items, labels, jnp.arange(N), temperature=TEMPERATURE
+                states,
+                positives,
+                negatives_NxD=items,
+                labels_BxL=labels,
+                negative_ids_N=jnp.arange(N),
+                temperature=TEMPERATURE,
             )
 
         return jnp.abs(jax.grad(objective)(vectors)).sum(axis=(0, 2))
@@ -302,11 +322,13 @@ def test_the_long_loss_does_not_see_inputs_after_the_pooled_ones(name):
             column: np.where(at & (batch["items"] != PAD), other[column], batch[column])
             for column in ("items", "times", "actions", "surfaces")
         }
-        found, _ = fast(params, batch | changed, drawn_content(), jax.random.key(0))
+        found, _ = fast(
+            params, batch=batch | changed, content=drawn_content(), key=jax.random.key(0)
+        )
         return float(found), changed["items"]
 
     (unseen, items), (seen, _) = value(0), value(-1)
-    original, _ = fast(params, batch, drawn_content(), jax.random.key(0))
+    original, _ = fast(params, batch=batch, content=drawn_content(), key=jax.random.key(0))
     assert (items != batch["items"]).any()
     assert unseen == original
     assert abs(seen - original) > 1e-4
@@ -319,7 +341,10 @@ def test_padding_rows_and_columns_do_not_change_the_loss():
     wide = {name: np.pad(v, ((0, 2), (0, L - 5)), constant_values=PAD) for name, v in short.items()}
     model, params = set_up(PAPER, short, content)
     objective = jax.jit(partial(loss, model, num_negatives=7))
-    values = [objective(params, batch, content, jax.random.key(0)) for batch in (short, wide)]
+    values = [
+        objective(params, batch=batch, content=content, key=jax.random.key(0))
+        for batch in (short, wide)
+    ]
     np.testing.assert_allclose(values[0][0], values[1][0], rtol=1e-6)
     assert values[0][1]["positions"] == values[1][1]["positions"] == 8
 
@@ -344,8 +369,10 @@ def test_a_batch_sharded_over_eight_devices_gives_one_devices_loss_and_gradient(
     sharded = jax.device_put(batch, NamedSharding(mesh, P("data")))
     everywhere = jax.device_put((params, content), NamedSharding(mesh, P()))
     key = jax.random.key(5)
-    (one, _), one_grad = gradient(None)(params, batch, content, key)
-    (eight, metrics), eight_grad = gradient(mesh)(everywhere[0], sharded, everywhere[1], key)
+    (one, _), one_grad = gradient(None)(params, batch=batch, content=content, key=key)
+    (eight, metrics), eight_grad = gradient(mesh)(
+        everywhere[0], batch=sharded, content=everywhere[1], key=key
+    )
     assert len(sharded["items"].sharding.device_set) == 8
     assert metrics["positions"] == (batch["labels"] != PAD).sum()
     np.testing.assert_allclose(one, eight, rtol=1e-6)
@@ -365,7 +392,7 @@ def test_items_outside_the_candidates_are_never_negatives(name):
     def rows_with_gradient(candidates):
         fast = partial(loss, Tables(), objective=objective, candidates=candidates)
         (_, items), _ = jax.grad(fast, has_aux=True)(
-            drawn_tables(batch), batch, None, jax.random.key(0)
+            drawn_tables(batch), batch=batch, content=None, key=jax.random.key(0)
         )
         return np.flatnonzero(np.abs(items).sum(axis=1))
 
@@ -408,4 +435,11 @@ def test_what_an_objective_needs_is_asked_for(options, left_out, message):
     batch.pop(left_out, None)
     model, params = set_up(RICH, batch, drawn_content())
     with pytest.raises(ValueError, match=message):
-        loss(model, params, batch, None, jax.random.key(0), objective=Objective(**options))
+        loss(
+            model,
+            params,
+            batch=batch,
+            content=None,
+            key=jax.random.key(0),
+            objective=Objective(**options),
+        )

@@ -58,7 +58,7 @@ def test_co_engaged_posts_move_together_unseen_ones_too(log_q):
     train = Sequences.from_events(train.owners(np.arange(len(seen)))[seen], train.items[seen])
     model = NxtPost(NxtPostConfig(d_model=16, temperature=0.2))
     options = {"epochs": 20, "batch_size": 128, "tx": optax.adamw(1e-2), "log_q": log_q}
-    tower, losses = pretrain(model, train, content, **options)
+    tower, losses = pretrain(model, train, content=content, **options)
     assert losses[-1] < losses[0] - 0.3
     before = recall(content / np.linalg.norm(content, axis=1, keepdims=True), cluster)
     vectors = encode(model, {"post_tower": tower}, content)
@@ -72,7 +72,7 @@ def test_ids_alone_learn_too_and_ids_beside_content_stay_at_zero():
     tower, _ = pretrain(model, train, epochs=20, batch_size=128, tx=optax.adamw(1e-2))
     vectors = encode(model, {"post_tower": tower}, None, jnp.arange(ITEMS))
     assert recall(vectors, cluster) > 0.8
-    tower, _ = pretrain(model, train, content, epochs=1)
+    tower, _ = pretrain(model, train, content=content, epochs=1)
     np.testing.assert_array_equal(tower["id_embedding"], 0)
 
 
@@ -81,9 +81,9 @@ def test_the_tower_fits_into_the_whole_model():
     model = NxtPost(NxtPostConfig(d_model=16, max_len=4, num_layers=1))
     histories = {"items": np.array([[1, 2, 3, -1]], np.int32)}
     params = jax.eval_shape(model.init, jax.random.key(0), histories, content)["params"]
-    tower, _ = pretrain(model, train, content, epochs=1)
+    tower, _ = pretrain(model, train, content=content, epochs=1)
     chex.assert_trees_all_equal_shapes_and_dtypes(params["post_tower"], tower)
-    again, _ = pretrain(model, train, content, epochs=1)
+    again, _ = pretrain(model, train, content=content, epochs=1)
     jax.tree.map(np.testing.assert_array_equal, tower, again)
 
 
@@ -134,7 +134,7 @@ def test_the_loss_equals_a_loop_over_pairs(log_q):
     found = pair_loss(
         jnp.asarray(left, jnp.float32),
         jnp.asarray(right, jnp.float32),
-        jnp.asarray(pairs),
+        pairs_Px2=jnp.asarray(pairs),
         temperature=0.5,
         log_q_N=None if log_q is None else jnp.asarray(log_q, jnp.float32),
     )
@@ -157,10 +157,10 @@ def test_shares_are_counts_with_at_least_one():
 def test_bad_options_are_refused(options, message):
     train, content, _ = planted()
     with pytest.raises(ValueError, match=message):
-        pretrain(NxtPost(NxtPostConfig(d_model=4)), train, content, **options)
+        pretrain(NxtPost(NxtPostConfig(d_model=4)), train, content=content, **options)
 
 
 def test_users_of_one_item_each_give_no_pair():
     train = Sequences.from_events([0, 0, 1], [3, 3, 4])
     with pytest.raises(ValueError, match="expected two items of a user within 3, found none"):
-        pretrain(NxtPost(NxtPostConfig(d_model=4)), train, planted()[1], epochs=1)
+        pretrain(NxtPost(NxtPostConfig(d_model=4)), train, content=planted()[1], epochs=1)

@@ -1,0 +1,68 @@
+"""Items that enter a catalogue: checked, and encoded without training."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from nxtpost_jax.events import content as contents
+from nxtpost_jax.events.checks import item_ids
+from nxtpost_jax.events.content import Content
+from nxtpost_jax.serving.catalogue import Catalogue
+from nxtpost_jax.serving.reading import power_of_two
+from nxtpost_jax.towers.model import NxtPost
+
+
+def checked(
+    catalogue: Catalogue, known: Content, *, content: Content, ids: ArrayLike | None
+) -> tuple:
+    """Read what `Recommender.add` is given.
+
+    Args:
+      catalogue: items as they are now.
+      known: content of the items of the start, or None.
+      content: of m items, channels and widths as in `known`; None for removed ones of the start.
+      ids: int[m], or None.
+
+    Returns:
+      The items' content on the host, None where items are known by id only, and int32[m] ids.
+
+    Raises:
+      ValueError: see `Recommender.add`.
+    """
+    if content is None:
+        ids = item_ids("ids", [] if ids is None else ids)
+        back = catalogue.was_removed(ids)
+        if known is not None:  # without content nothing can be added, so all are of the start
+            back &= ids < contents.num_rows(known)
+        unknown = ids[~back]
+        if len(unknown) or not len(ids):
+            found = unknown[0] if len(unknown) else "none"
+            raise ValueError(
+                f"ids: expected removed items of the start without content, found {found}"
+            )
+        catalogue.checked_new_ids(ids, len(ids))
+        return jax.tree.map(np.asarray, contents.take(known, ids)), ids
+    if known is None:
+        raise ValueError("content: expected None where items are known by id only, found some")
+    content = contents.check(contents.load(content))
+    expected, found = contents.describe(known), contents.describe(content)
+    if found != expected:
+        raise ValueError(f"content: expected one item's as {expected}, found {found}")
+    return content, catalogue.checked_new_ids(ids, contents.num_rows(content))
+
+
+def encoded(model: NxtPost, params: optax.Params, content: Content, ids: np.ndarray) -> np.ndarray:
+    """Encode m items, m at least 1, filled up to a power of two: f32[m, D]."""
+    padded = np.resize(np.arange(len(ids)), power_of_two(len(ids)))
+    rows = jax.tree.map(lambda part: part[padded], content)
+    return np.asarray(_encode(model, params, rows, ids[padded]))[: len(ids)]
+
+
+@partial(jax.jit, static_argnums=0)
+def _encode(model, params, content, ids):
+    return model.apply({"params": params}, content, ids, method="encode_items")

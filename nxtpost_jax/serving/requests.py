@@ -1,0 +1,249 @@
+"""Answers of one moment: what a reader's parameters and catalogue say to a request."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from nxtpost_jax.evaluation.ranking import Metrics, evaluate
+from nxtpost_jax.evaluation.scoring import (
+    cosine_scores,
+    encode_catalogue,
+    nearest_items,
+    top_items,
+    user_vectors,
+)
+from nxtpost_jax.events.checks import as_rows, as_sequences, item_ids
+from nxtpost_jax.events.columns import as_array, whole_numbers
+from nxtpost_jax.events.content import Content
+from nxtpost_jax.events.sequences import PAD, Sequences
+from nxtpost_jax.events.splits import Queries
+from nxtpost_jax.serving.answer import Answer
+from nxtpost_jax.serving.reading import Backfill, Histories, Reader, chunks, left_out
+from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.training.finite import check_arrays
+
+
+def recommend(
+    reader: Reader,
+    histories: Histories,
+    *,
+    k: int,
+    exclude_seen: bool = True,
+    allowed: ArrayLike | None = None,
+    exclude: Histories | ArrayLike | None = None,
+) -> Answer:
+    """Find the k best items for each history, see `Recommender.recommend`."""
+    _check_k(k, len(reader.catalogue))
+    allowed_S = _allowed(reader, allowed)
+    histories = reader.checked("histories", histories)
+    seen = reader.seen(histories) if exclude_seen else None
+    out = _joined(seen, _excluded(reader, exclude, len(histories)))
+    parts = [
+        top_items(
+            reader.model,
+            reader.params,
+            item_vectors_NxD=reader.catalogue.vectors,
+            histories=batch,
+            left_out_BxS=left_out(out, rows),
+            allowed_N=allowed_S,
+            k=k,
+        )
+        for rows, batch in reader.batches("histories", histories)
+    ]
+    return _named(reader, parts, len(histories))
+
+
+def search(
+    reader: Reader,
+    vectors: ArrayLike,
+    *,
+    k: int,
+    seen: Sequences | None = None,
+    allowed: ArrayLike | None = None,
+    exclude: Histories | ArrayLike | None = None,
+) -> Answer:
+    """Find the k best items for user vectors, see `Recommender.search`; `seen` ones left out."""
+    _check_k(k, len(reader.catalogue))
+    allowed_S = _allowed(reader, allowed)
+    vectors = np.asarray(vectors, np.float32)
+    width = reader.model.config.d_model
+    if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors):
+        raise ValueError(f"vectors: expected shape [B, {width}], found {list(vectors.shape)}")
+    if not np.isfinite(vectors).all():
+        raise ValueError("vectors: expected finite numbers, found NaN or infinity")
+    seen = None if seen is None else reader.seen(seen)
+    out = _joined(seen, _excluded(reader, exclude, len(vectors)))
+    parts = [
+        nearest_items(
+            vectors[rows],
+            reader.catalogue.vectors,
+            left_out_BxS=left_out(out, rows),
+            allowed_N=allowed_S,
+            k=k,
+        )
+        for rows in chunks(len(vectors))
+    ]
+    return _named(reader, parts, len(vectors))
+
+
+def similar(reader: Reader, ids: ArrayLike, *, k: int) -> Answer:
+    """Find the k items nearest to each item, see `Recommender.similar`."""
+    catalogue = reader.catalogue
+    slots = catalogue.slots("ids", item_ids("ids", ids))
+    _check_k(k, len(catalogue) - 1)
+    parts = [
+        nearest_items(
+            catalogue.vectors[slots[rows]],
+            catalogue.vectors,
+            left_out_BxS=slots[rows][:, None],
+            allowed_N=catalogue.present,
+            k=k,
+        )
+        for rows in chunks(len(slots))
+    ]
+    return _named(reader, parts, len(slots))
+
+
+def embed_users(reader: Reader, histories: Histories) -> np.ndarray:
+    """Compute users' vectors, f32[B, D], see `Recommender.embed_users`."""
+    histories = reader.checked("histories", histories)
+    parts = [
+        user_vectors(
+            reader.model, reader.params, item_vectors_NxD=reader.catalogue.vectors, histories=batch
+        )
+        for _, batch in reader.batches("histories", histories)
+    ]
+    return np.concatenate([np.asarray(part) for part in parts])[: len(histories)]
+
+
+def rank_queries(
+    reader: Reader,
+    queries: Queries,
+    *,
+    candidates: ArrayLike | None = None,
+    popularity: ArrayLike | None = None,
+    backfill: Backfill | None = None,
+    **options,
+) -> Metrics:
+    """Rank the queries' targets among the catalogue, see `Recommender.evaluate`."""
+    catalogue = reader.catalogue
+    histories = reader.checked("queries", queries.histories)
+    read = reader.in_slots(reader.prepared("queries", histories, backfill=backfill))
+    targets = catalogue.slots("targets", queries.targets)
+    allowed_S = np.asarray(catalogue.present)
+    if candidates is not None:
+        slots = catalogue.slots("candidates", _ids("candidates", candidates))
+        allowed_S = allowed_S & catalogue.mask(slots)
+    return evaluate(
+        partial(cosine_scores, reader.model, reader.params, catalogue.vectors),
+        Queries(reader.seen(histories), targets, queries.users),
+        max_len=reader.model.config.max_len,
+        candidates=allowed_S,
+        popularity=None if popularity is None else catalogue.by_slot(popularity),
+        backfill=lambda _: read,
+        **options,
+    )
+
+
+def encoded_items(model: NxtPost, params: optax.Params, content: Content) -> jax.Array:
+    """Encode the items of the start: f32[N, D].
+
+    Raises:
+      FloatingPointError: a vector has NaN or infinity.
+    """
+    vectors_NxD = encode_catalogue(model, params, content=content)
+    check_arrays("items", vectors_NxD)
+    return vectors_NxD
+
+
+def items_of_foreign(model: NxtPost, params: optax.Params, content: Content) -> jax.Array:
+    """Encode the items of the start by parameters that may not be of this model: f32[N, D].
+
+    Raises:
+      ValueError: they are not.
+      FloatingPointError: a vector has NaN or infinity.
+    """
+    try:
+        return encoded_items(model, params, content)
+    except FloatingPointError:
+        raise
+    except Exception as error:  # of flax, whose types only model files import
+        found = str(error).partition("\n")[0]
+        raise ValueError(f"params: expected those of this model, found others: {found}") from error
+
+
+def validated(
+    reader: Reader, content: Content, queries: Queries, params: optax.Params
+) -> dict[str, float]:
+    """Rank queries by parameters of a fit under way, among the items that it began with."""
+    vectors = encoded_items(reader.model, params, content)
+    catalogue = dataclasses.replace(reader.catalogue, vectors=vectors)
+    reader = reader.at(params=params, catalogue=catalogue)
+    return rank_queries(reader, queries, bootstrap=0).values
+
+
+def _ids(name: str, ids: ArrayLike) -> np.ndarray:
+    ids = as_array(name, ids)
+    if ids.dtype == bool:
+        raise ValueError(
+            f"{name}: expected item ids (np.flatnonzero makes them of a mask), found {ids.dtype}"
+            f"{list(ids.shape)}"
+        )
+    return item_ids(name, ids)
+
+
+def _allowed(reader: Reader, allowed: ArrayLike | None):
+    """Join the catalogue's items with those that a request allows: bool[S]."""
+    catalogue = reader.catalogue
+    if allowed is None:
+        return catalogue.present
+    ids = _ids("allowed", allowed)
+    reader.check_known("allowed", ids)
+    return catalogue.present & catalogue.mask(catalogue.find(ids))
+
+
+def _excluded(
+    reader: Reader, exclude: Histories | ArrayLike | None, count: int
+) -> Sequences | None:
+    """Read the items that each query leaves out, in slots; padding and removed items are none."""
+    if exclude is None:
+        return None
+    if not isinstance(exclude, Sequences):
+        exclude = [_unpadded(row) for row in as_rows("exclude", exclude)]
+    lists = as_sequences("exclude", exclude)
+    if len(lists) != count:
+        raise ValueError(f"exclude: expected {count} lists, one per query, found {len(lists)}")
+    reader.check_known("exclude", lists.items)
+    return reader.seen(lists)
+
+
+def _unpadded(ids: np.ndarray) -> np.ndarray:
+    ids = whole_numbers("exclude", ids, lowest=PAD)
+    return ids[ids != PAD]
+
+
+def _joined(seen: Sequences | None, excluded: Sequences | None) -> Sequences | None:
+    """Put two lists per query into one."""
+    if seen is None or excluded is None:
+        return excluded if seen is None else seen
+    owners = [lists.owners(np.arange(len(lists.items))) for lists in (seen, excluded)]
+    items = np.concatenate([seen.items, excluded.items])
+    return Sequences.from_events(np.concatenate(owners), items, num_users=len(seen))
+
+
+def _check_k(k: int, most: int) -> None:
+    if not isinstance(k, (int, np.integer)) or not 1 <= k <= most:
+        raise ValueError(f"k: expected 1 to {most}, the catalogue's size, found {k!r}")
+
+
+def _named(reader: Reader, parts, count: int) -> Answer:
+    slots, scores = (np.concatenate([np.asarray(x) for x in part]) for part in zip(*parts))
+    if not (scores < np.inf).all():  # NaN is the highest score for a search, so none stays hidden
+        raise FloatingPointError("scores: expected finite numbers, found NaN; fit again")
+    return Answer(reader.catalogue.ids_of(slots[:count]), scores[:count])
