@@ -129,9 +129,8 @@ def device_panels(figures: Figures) -> list[Draw]:
         functools.partial(
             draw_groups,
             groups=shares(figure),
-            label=f"% of that with {counts[0]} device(s)",
+            label=f"% of that on {counts[0]} device{'s' * (counts[0] > 1)}",
             title=title,
-            log=True,
             shades=True,
         )
         for figure, title in titles.items()

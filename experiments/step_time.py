@@ -320,14 +320,14 @@ def time_panels(figures: Figures) -> list[Draw]:
         "The optimizer alone": alone,
         "A step of NxtPost": parts,
     }
-    label = "ms per step, mean over whole refresh cycles"
+    label = "ms per step, mean over cycles"
     return [
         functools.partial(
             draw_groups,
             groups=groups,
             title=title,
             label="ms per step" if groups is parts else label,
-            log=groups is not whole,
+            log=groups is alone,
         )
         for title, groups in shown.items()
         if groups

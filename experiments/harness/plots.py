@@ -118,6 +118,7 @@ def draw_curves(
     `log` makes the vertical axis logarithmic. A `target` is drawn as a line, and the first step
     or second at which each stage's metric is at least that as a mark with its number.
     """
+    reached: dict[str, float] = {}
     for name, lines in curves.items():
         points = [(line[against], line[metric]) for line in lines if line.get(metric) is not None]
         if not points:
@@ -128,9 +129,9 @@ def draw_curves(
             axes.plot(x, y, color=color, alpha=0.2, linewidth=1)
         axes.plot(x, running_mean(y, smooth), label=name, color=color, linestyle=dash)
         if target is not None and (y >= target).any():
-            _mark_first(axes, x[np.argmax(y >= target)], height=target, color=color)
+            reached[color] = x[np.argmax(y >= target)]
     if target is not None:
-        mark_level(axes, target, label=f"target {target:g}")
+        _mark_target(axes, target, reached=reached)
     if log:
         axes.set_yscale("log")
     label = label or metric
@@ -138,12 +139,17 @@ def draw_curves(
     axes.set(ylabel=label, title=f"{label[0].upper()}{label[1:]} by {against.rstrip('s')}")
 
 
-def _mark_first(axes: Axes, x: float, *, height: float, color: str) -> None:
-    """Draw a line from the horizontal axis up to a height, and write its place beside it."""
+def _mark_target(axes: Axes, target: float, *, reached: Mapping[str, float]) -> None:
+    """Draw the target, and from it down to the axis where the curve of each colour reaches it."""
+    axes.axhline(target, color=MARK, linestyle=":", linewidth=1.2)
+    near = {"textcoords": "offset points", "size": SMALL}
+    across, up = axes.get_yaxis_transform(), axes.get_xaxis_transform()
+    axes.annotate(f"target {target:g}", (0, target), (4, 3), xycoords=across, color=MARK, **near)
     low, _ = axes.get_ylim()
-    axes.vlines(x, low, height, color=color, linewidth=1)
+    axes.vlines(list(reached.values()), low, target, colors=list(reached), linewidth=1)
     axes.set_ylim(bottom=low)
-    axes.annotate(f" {x:g}", (x, 0.02), xycoords=axes.get_xaxis_transform(), color=color)
+    for color, x in reached.items():
+        axes.annotate(f"{x:g}", (x, 0.02), (3, 0), xycoords=up, color=color, **near)
 
 
 def running_mean(y: np.ndarray, width: int) -> np.ndarray:
@@ -244,6 +250,7 @@ def draw_groups(
             axes.annotate(three_digits(value), (value, place), (3, 0), **at)
     if log:
         axes.set_xscale("log")
+        label = f"{label} (logarithmic)"
     _name_rows(axes, list(groups))
     axes.margins(x=0.14)
     axes.set(xlabel=label, title=title)
@@ -289,20 +296,6 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         if axes.get_xlim()[1] >= 1000:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
-
-
-def mark_level(axes: Axes, value: float, *, label: str) -> None:
-    """Draw a horizontal reference line with its label on it."""
-    axes.axhline(value, color=MARK, linestyle=":", linewidth=1.2)
-    axes.annotate(
-        label,
-        (0.0, value),
-        (4, 3),
-        xycoords=axes.get_yaxis_transform(),
-        textcoords="offset points",
-        color=MARK,
-        size=SMALL,
-    )
 
 
 def draw_figure(panels: Sequence[Draw]) -> Figure:

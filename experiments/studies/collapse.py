@@ -167,13 +167,17 @@ def _outcome(found, config: PlantedConfig, seeds) -> Outcome:
 
 def collapse_panels(figures: Figures) -> list[Draw]:
     """Draw how pure the nodes are and how many are used, a dot per seed."""
-    labels = {"purity": "purity of the nodes", "used_share": "share of the nodes in use"}
+    shown = (
+        ("purity", "purity of the nodes", "Is the tree found?"),
+        ("used_share", "share of the nodes in use", "Do nodes collapse?"),
+    )
     return [
         functools.partial(
             draw_points,
             rows={name: own for (name,), own in pick(figures, rf"(.+)/\d+/{figure}").items()},
             label=label,
+            title=title,
             reference=1.0,
         )
-        for figure, label in labels.items()
+        for figure, label, title in shown
     ]
