@@ -1,7 +1,7 @@
 """Canonical checkpoints: a state without padding, pools or mesh.
 
     tree = to_canonical(state, params)                  # numpy: save it with orbax
-    state = from_canonical(tree, tx.init(params), params)
+    state = from_canonical(tree, tx.init(params), params=params)
 
 A `ShampooState` becomes `{"count", "plan", "blocks"}`. `blocks` maps the path of a parameter and
 the start of a piece (a grid of equal blocks) to the arrays of those blocks, in row-major order of
@@ -56,7 +56,7 @@ def to_canonical(state: Any, params: Any) -> Any:
     return jax.tree.map(convert, _unboxed(state), is_leaf=_is_shampoo)
 
 
-def from_canonical(tree: Any, like: Any, params: Any) -> Any:
+def from_canonical(tree: Any, like: Any, *, params: Any) -> Any:
     """Undo `to_canonical` for the devices that `like` lives on.
 
     Args:

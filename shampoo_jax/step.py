@@ -1,7 +1,8 @@
 """One step over the blocks that a device owns: accumulate, refresh, precondition, graft.
 
 Nothing here communicates. Arrays are `[n, ...]` with n the rows of this device; the order of
-operations is that of the paper's Algorithm 2 as its software runs it (docs/shampoo/how-it-works.md).
+operations is that of the Algorithm 2 of the paper, as its software runs it; more in
+docs/shampoo/how-it-works.md.
 """
 
 from typing import NamedTuple

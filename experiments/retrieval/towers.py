@@ -48,7 +48,7 @@ from nxtpost_jax.events.batches import training_windows
 from nxtpost_jax.events.sequences import gather_rows, window_index
 
 K = 10  # items a request asks for
-# The cross, chosen on MovieLens-1M's validation: docs/results/notes/monn-choices.md has the figures.
+# The cross, chosen on MovieLens-1M's validation (docs/results/notes/monn-choices.md).
 MET = 40  # latest items of a history that it counts
 WINDOW = 2  # events that an item follows within
 HALF_LIFE = 1.0  # of its recency, in items

@@ -104,8 +104,8 @@ def default_budget(items: int, k: int) -> int:
     """Return the items that a search scores where no budget is given.
 
     What keeps .95 of the exact best 100 grows as the root of the number of items: 4 to 5.4 roots
-    from 10,000 to 10,000,000 (docs/results/notes/hsnn-scale.md, scale). Twice that leaves room for scorers that are no
-    inner products.
+    from 10,000 to 10,000,000 (docs/results/notes/hsnn-scale.md). Twice that leaves room for scorers
+    that are no inner products.
     """
     return max(10 * k, math.ceil(10 * math.sqrt(items)))
 

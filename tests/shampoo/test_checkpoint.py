@@ -38,7 +38,7 @@ def _train(plan, mesh, params, state, seeds):
     with jax.set_mesh(mesh):
         params = jax.device_put(params, NamedSharding(mesh, P()))
         fresh = jax.jit(tx.init)(params)
-        state = fresh if state is None else shampoo_jax.from_canonical(state, fresh, params)
+        state = fresh if state is None else shampoo_jax.from_canonical(state, fresh, params=params)
         for seed in seeds:
             params, state = step(
                 jax.device_put(_draw(seed), NamedSharding(mesh, P())), state, params
@@ -93,7 +93,7 @@ def test_another_block_size_is_refused_by_name(saved):
     params, tree = saved
     fresh = shampoo_jax.shampoo(0.1, block_size=16, **OPTIONS).init(params)
     with pytest.raises(ValueError, match=r"block_size: expected 8 .*, found 16"):
-        shampoo_jax.from_canonical(tree, fresh, params)
+        shampoo_jax.from_canonical(tree, fresh, params=params)
 
 
 def test_other_parameters_and_other_moments_are_refused_by_name(saved):
@@ -101,10 +101,10 @@ def test_other_parameters_and_other_moments_are_refused_by_name(saved):
     fewer = {k: v for k, v in params.items() if k != "b"}
     fresh = shampoo_jax.shampoo(0.1, **PLAN, **OPTIONS).init(fewer)
     with pytest.raises(ValueError, match=r"params: expected \[\"\['b'\]\"\] .* found \[\]"):
-        shampoo_jax.from_canonical(tree, fresh, fewer)
+        shampoo_jax.from_canonical(tree, fresh, params=fewer)
     fresh = shampoo_jax.shampoo(0.1, **PLAN, **OPTIONS | {"momentum": 0.0}).init(params)
     with pytest.raises(ValueError, match=r"momentum: expected a state with the moments"):
-        shampoo_jax.from_canonical(tree, fresh, params)
+        shampoo_jax.from_canonical(tree, fresh, params=params)
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -210,7 +210,7 @@ def _check(case, folder):
         _check_refused(tree, other, case, params, refused)
         return
     again = _Run(case, case["devices"][1], params, case["move"])
-    state = shampoo_jax.from_canonical(tree, _kept(again, case["wrapper"]), params)
+    state = shampoo_jax.from_canonical(tree, _kept(again, case["wrapper"]), params=params)
     again.state = state.opt_state if case["wrapper"] == "train_state" else state
     found = again.steps(seeds[1])
     same = case["devices"][0] == case["devices"][1] and not case["move"]
@@ -230,4 +230,4 @@ def _check_refused(tree, other, case, params, refused):
     # Injected, a momentum that is on is a leaf of its own outside of ShampooState.
     message = rf"^{name}: expected .*, found |^tree: expected a leaf 'hyperparams/{name}'"
     with pytest.raises(ValueError, match=message):
-        shampoo_jax.from_canonical(tree, _kept(other, case["wrapper"]), params)
+        shampoo_jax.from_canonical(tree, _kept(other, case["wrapper"]), params=params)

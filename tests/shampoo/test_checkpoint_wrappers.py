@@ -46,7 +46,7 @@ def test_no_option_is_repeated():
     tx = shampoo_jax.shampoo(1e-2, block_size=8, round_to=16, max_pools=2)
     _, state = tx.update(params, tx.init(params), params)
     again = shampoo_jax.from_canonical(
-        shampoo_jax.to_canonical(state, params), tx.init(params), params
+        shampoo_jax.to_canonical(state, params), tx.init(params), params=params
     )
     _assert_equal(again, state)
 
@@ -58,7 +58,8 @@ def test_from_eight_devices_to_one_with_a_schedule_outside():
         shared = jax.device_put(PARAMS, NamedSharding(mesh, P()))
         _, state = jax.jit(tx.update)(shared, jax.jit(tx.init)(shared), shared)
     fresh = tx.init(PARAMS)
-    state = shampoo_jax.from_canonical(shampoo_jax.to_canonical(state, PARAMS), fresh, PARAMS)
+    tree = shampoo_jax.to_canonical(state, PARAMS)
+    state = shampoo_jax.from_canonical(tree, fresh, params=PARAMS)
     for x, like in zip(jax.tree.leaves(state), jax.tree.leaves(fresh), strict=True):
         assert x.sharding == like.sharding
         assert x.committed == like.committed
@@ -75,7 +76,7 @@ def test_orbax_restores_the_canonical_form(target, tmp_path):
         checkpointer.save(tmp_path / "state", tree)
         checkpointer.wait_until_finished()
         tree = checkpointer.restore(tmp_path / "state", *([tree] if target else []))
-    again = shampoo_jax.from_canonical(tree, tx.init(PARAMS), PARAMS)
+    again = shampoo_jax.from_canonical(tree, tx.init(PARAMS), params=PARAMS)
     ends = [_continued(tx, s, range(3, 6), params)[0] for s in (state, again)]
     _assert_equal(*ends)
 
@@ -100,7 +101,7 @@ def test_a_train_state_as_a_whole():
     for seed in range(3):
         whole = jax.jit(lambda s, g: s.apply_gradients(grads=g))(whole, _gradients(seed))
     again = shampoo_jax.from_canonical(
-        shampoo_jax.to_canonical(whole, whole.params), make(), PARAMS
+        shampoo_jax.to_canonical(whole, whole.params), make(), params=PARAMS
     )
     assert int(again.step) == 3
     ends = [s.apply_gradients(grads=_gradients(3)).params for s in (whole, again)]
@@ -122,7 +123,9 @@ def test_an_nnx_optimizer():
     assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(tree))
     other, again = make()
     nnx.update(other, nnx.state(model))
-    again.opt_state = shampoo_jax.from_canonical(tree, again.opt_state, nnx.state(other, nnx.Param))
+    again.opt_state = shampoo_jax.from_canonical(
+        tree, again.opt_state, params=nnx.state(other, nnx.Param)
+    )
     for pair in ((model, optimizer), (other, again)):
         train(*pair, range(3, 6))
     _assert_equal(nnx.state(model), nnx.state(other))
@@ -132,7 +135,7 @@ def test_random_keys_outside_come_back():
     tx = optax.chain(optax.add_noise(0.1, 0.5, key=3), _transform())
     params, state = _continued(tx, tx.init(PARAMS), range(2))
     tree = shampoo_jax.to_canonical(state, PARAMS)
-    again = shampoo_jax.from_canonical(tree, tx.init(PARAMS), PARAMS)
+    again = shampoo_jax.from_canonical(tree, tx.init(PARAMS), params=PARAMS)
     ends = [_continued(tx, s, range(2, 4), params)[0] for s in (state, again)]
     _assert_equal(*ends)
 
@@ -145,13 +148,13 @@ def test_what_does_not_fit_is_refused_by_name():
         shampoo_jax.to_canonical(state, {"layer/w": PARAMS["layer/w"]})
     turned = {**PARAMS, "layer/w": PARAMS["layer/w"].T}
     with pytest.raises(ValueError, match=r"^params: expected shapes \[12, 5\] of .*, found"):
-        shampoo_jax.from_canonical(tree, tx.init(turned), turned)
+        shampoo_jax.from_canonical(tree, tx.init(turned), params=turned)
     with pytest.raises(
         ValueError, match=r"^tree: expected a leaf '1/count' as in like, found none"
     ):
-        shampoo_jax.from_canonical(tree[:1], state, PARAMS)
+        shampoo_jax.from_canonical(tree[:1], state, params=PARAMS)
     with pytest.raises(ValueError, match=r"^tree: expected only the leaves of like, found '1/coun"):
-        shampoo_jax.from_canonical(tree, state[:1], PARAMS)
+        shampoo_jax.from_canonical(tree, state[:1], params=PARAMS)
     pair = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS)
     with pytest.raises(ValueError, match=r"^state: expected that of one model, found a batch"):
         shampoo_jax.to_canonical(jax.vmap(tx.init)(pair), PARAMS)
