@@ -13,16 +13,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from matplotlib.axes import Axes
 
 import nxtpost_jax
 from experiments.data.user_features import UserFeatures, read_user_features
-from experiments.harness.figures import figures_of, means_by_label, seed_figures
+from experiments.harness.figures import (
+    Figures,
+    by_position,
+    figures_of,
+    means_by_label,
+    seed_figures,
+)
 from experiments.harness.names import NAMES
-from experiments.harness.report import COLORS, Table, finish_axes
+from experiments.harness.plots import Draw, draw_lines
+from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Posed, Setting, Study
 from experiments.loop.training import TrainResult
 from experiments.tasks.next_item import (
@@ -159,21 +165,18 @@ def table_of(
     )
 
 
-def draw(
-    axes: Axes, *, lengths: Sequence[int], curves: Mapping[str, Sequence[Sequence[Metrics]]]
-) -> None:
-    """Draw NDCG@10 against the number of events known."""
-    for i, (name, seeds) in enumerate(curves.items()):
-        label = ROWS.get(name) or NAMES[name]
-        style: dict[str, Any] = {
-            "linestyle": "-" if name in ROWS else ":",
-            "color": COLORS[i % len(COLORS)],
-        }
-        axes.plot(lengths, means_by_label(seeds, "ndcg@10"), marker="o", label=label, **style)
-    axes.set_xlabel("events known of a user")
-    axes.set_ylabel("NDCG@10")
-    axes.set_title("Cold users")
-    finish_axes(axes)
+def length_panels(figures: Figures) -> list[Draw]:
+    """Draw NDCG@10 by the events known: NxtPost beside the baselines, and its ways to fill up."""
+    points = by_position(figures, "ndcg@10")
+    ways = {ROWS[name]: points[name] for name in ROWS if name in points}
+    baselines = ("popularity", "markov", "item_knn", "content_knn")
+    beside = {ROWS["none"]: points["none"]}
+    beside |= {NAMES[name]: points[name] for name in baselines if name in points}
+    draw = functools.partial(draw_lines, x_label="events known of a user", y_label="test NDCG@10")
+    return [
+        functools.partial(draw, curves=beside, title="Cold users"),
+        functools.partial(draw, curves=ways, title="Ways to serve them"),
+    ]
 
 
 def pose_users(options: ColdUsers) -> Posed:
@@ -206,7 +209,6 @@ def measure(setting: Setting[ColdUsers]) -> Outcome:
     if static:
         models |= curves_of(*static, fills={"static": None}, lengths=lengths)
     baselines = baseline_curves(problem, lengths, max_len=options.model.max_len)
-    curves = models | {name: [runs] for name, runs in baselines.items()}
     return Outcome(
         title=f"Cold users: {problem.protocol.data}",
         intro=f"Trained by {options.optimizer}; backfill up to {options.fill_to} events. "
@@ -215,7 +217,6 @@ def measure(setting: Setting[ColdUsers]) -> Outcome:
         metrics=seed_figures(models, options.all_seeds, lengths),
         baselines=figures_of(baselines, lengths),
         tables=[table_of(lengths, baselines, models, figure=f) for f in ("ndcg@10", "hr@10")],
-        panels=[functools.partial(draw, lengths=lengths, curves=curves)],
         found=found(lengths, baselines, models),
     )
 
@@ -240,6 +241,7 @@ STUDY = Study(
     minutes=10,
     claim="NxtPost serves users of whom little is known better than the baselines do.",
     presets=PRESETS,
+    claim_panels=length_panels,
     pose=pose_users,
     measure=measure,
 )

@@ -28,8 +28,11 @@ from sklearn.datasets import load_digits
 
 import shampoo_jax
 from experiments.bench.digits_model import Mlp
+from experiments.harness.figures import Figures, pick
+from experiments.harness.names import OPTIMIZERS
 from experiments.harness.options import ManySeeds, check_least
-from experiments.harness.report import Draw, Table, draw_curves, read_curves
+from experiments.harness.plots import Draw, draw_curves, draw_lines, read_curves
+from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome, Setting, Study
 from experiments.loop.training import TrainResult, train
@@ -219,7 +222,7 @@ def first_reaching(
 
 def table_of(rows: Sequence[DigitsRow], *, target: float, seeds: Sequence[int]) -> Table:
     """Lay the rows out with AdamW as the baseline."""
-    cells = {row.optimizer: list(dataclasses.astuple(row)) for row in rows}
+    cells = {row.optimizer: [_shown(row.optimizer), *dataclasses.astuple(row)[1:]] for row in rows}
     baselines = [row for name, row in cells.items() if name.startswith("adamw")]
     return Table(
         title=f"Digits: to {target:.0%} validation accuracy",
@@ -228,6 +231,12 @@ def table_of(rows: Sequence[DigitsRow], *, target: float, seeds: Sequence[int]) 
         rows=[row for row in cells.values() if row not in baselines],
         note=f"Medians of {len(seeds)} seed(s). Seconds leave out compilation and evaluation.",
     )
+
+
+def _shown(optimizer: str) -> str:
+    """Return what tables call an optimizer, or one at a learning rate, "adamw@0.01"."""
+    name, _, rate = optimizer.partition("@")
+    return f"{OPTIMIZERS[name]} at {rate}" if rate else OPTIMIZERS[name]
 
 
 def figures(rows: Sequence[DigitsRow]) -> tuple[dict[str, float], dict[str, float]]:
@@ -242,26 +251,29 @@ def figures(rows: Sequence[DigitsRow]) -> tuple[dict[str, float], dict[str, floa
     return {name: flat[name] for name in flat if name not in baselines}, baselines
 
 
-def panels_of(run: Run, *, seed: int) -> list[Draw]:
-    """Draw one seed's loss by step and by second, and its validation accuracy."""
-    ending = f"-{seed}"
-    curves = {
-        stage.removeprefix("digits-").removesuffix(ending): lines
-        for stage, lines in read_curves(run.folder).items()
-        if stage.startswith("digits-") and stage.endswith(ending)
-    }
-    loss = functools.partial(draw_curves, curves=curves, label="training loss", smooth=8, log=True)
+def panels_of(run: Run, *, seed: int, target: float) -> list[Draw]:
+    """Draw one seed's accuracy by step with the step that reaches the target, and its loss."""
+    lines = read_curves(run.folder)
+    stages = {name: f"digits-{name}-{seed}" for name in FACTORIES}
+    curves = {OPTIMIZERS[name]: lines[s] for name, s in stages.items() if s in lines}
+    if not curves:  # of a search, which trains at many learning rates
+        return []
+    draw = functools.partial(draw_curves, curves=curves)
+    accuracy = {"metric": "accuracy", "label": "validation accuracy", "target": target}
+    loss = {"label": "training loss", "smooth": 8, "log": True}
     return [
-        functools.partial(loss, against="step"),
-        functools.partial(loss, against="seconds"),
-        functools.partial(
-            draw_curves,
-            curves=curves,
-            against="step",
-            metric="accuracy",
-            label="validation accuracy",
-        ),
+        functools.partial(draw, against="step", **accuracy),
+        functools.partial(draw, against="seconds", **loss),
     ]
+
+
+def search_panels(figures: Figures) -> list[Draw]:
+    """Draw the steps to the target by learning rate, where several were tried."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for (name, rate), (steps,) in pick(figures, "(.+)@(.+)/steps").items():
+        curves.setdefault(OPTIMIZERS[name], []).append((float(rate), steps))
+    draw = functools.partial(draw_lines, x_label="learning rate", y_label="steps to the target")
+    return [functools.partial(draw, curves=curves, log_x=True)] if curves else []
 
 
 def choose_optimizers(learning_rates: Sequence[float]) -> dict[str, optax.GradientTransformation]:
@@ -298,14 +310,17 @@ def measure(setting: Setting[Digits]) -> Outcome:
         metrics=metrics,
         baselines=baselines,
         tables=[table_of(rows, target=options.target, seeds=options.all_seeds)],
-        panels=panels_of(setting.run, seed=options.seed),
+        panels=panels_of(setting.run, seed=options.seed, target=options.target),
         found=found(rows, target=options.target),
     )
 
 
 def found(rows: Sequence[DigitsRow], *, target: float) -> str:
     """Say in how many steps each optimizer reaches the target."""
-    steps = [f"{r.optimizer} in {r.steps:g}" if r.steps else f"{r.optimizer} never" for r in rows]
+    steps = [
+        f"{_shown(r.optimizer)} in {r.steps:g}" if r.steps else f"{_shown(r.optimizer)} never"
+        for r in rows
+    ]
     return f"Steps to {target:.0%} validation accuracy: {', '.join(steps)}."
 
 
@@ -315,6 +330,7 @@ STUDY = Study(
     minutes=0.5,
     claim="Shampoo reaches the target accuracy in fewer steps than AdamW.",
     presets=PRESETS,
+    claim_panels=search_panels,
     measure=measure,
 )
 main = STUDY.main

@@ -42,7 +42,7 @@ from experiments.retrieval.residual_monn import MoNNTraining
 from experiments.retrieval.searchers import dot_model
 from experiments.retrieval.towers import Asked, Searches, Towers
 from experiments.studies.handover import example_lines, hand_over, how_to_load
-from experiments.studies.path_report import Searched, Tested, report_of
+from experiments.studies.path_report import Searched, Tested, path_panels, report_of
 from experiments.studies.recipes import Recipe, choose_recipe, optimizers
 from experiments.tasks.next_item import (
     Problem,
@@ -300,11 +300,9 @@ def run_path(
 
 def run_digits(setting: Setting[EndToEnd]) -> Outcome:
     """Compare the optimizers on digits."""
+    own = setting.options
     options = digits.Digits(
-        seed=setting.options.seed,
-        seeds=setting.options.digits_seeds,
-        epochs=setting.options.digits_epochs,
-        keep=setting.options.keep,
+        seed=own.seed, seeds=own.digits_seeds, epochs=own.digits_epochs, keep=own.keep
     )
     return digits.measure(Setting(setting.run, options, setting.mesh, None))
 
@@ -341,6 +339,7 @@ STUDY = Study(
     claim="Towers, index and scorer trained by sharded Shampoo answer better than the baselines, "
     "and read a fraction of the items.",
     presets=PRESETS,
+    claim_panels=path_panels,
     pose=pose_path,
     measure=measure,
 )

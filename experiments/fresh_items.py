@@ -14,6 +14,7 @@ NDCG@10.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -24,7 +25,9 @@ import nxtpost_jax
 from experiments.data.content import content_vectors
 from experiments.data.interactions import Interactions
 from experiments.harness.errors import bad_input
+from experiments.harness.figures import Figures, pick
 from experiments.harness.names import NAMES
+from experiments.harness.plots import Draw, draw_groups
 from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome, Posed, Setting, Study
@@ -286,6 +289,25 @@ def table_of(
     )
 
 
+def part_panels(figures: Figures) -> list[Draw]:
+    """Draw HR@10 of the models and of content-KNN: warm, cold, and cold among cold ones alone."""
+    names = MODELS | {"content_knn": NAMES["content_knn"], "markov": NAMES["markov"]}
+    own = pick(figures, r"([^/]+)(?:/\d+)?/(warm|cold|cold_only)/hr@10")
+
+    def group(part: str) -> dict[str, float]:
+        return {
+            names[name]: float(np.median(own[name, part])) for name in names if (name, part) in own
+        }
+
+    known = {"known items": group("warm"), "cold items": group("cold")}
+    alone = {"cold items": group("cold_only")}
+    draw = functools.partial(draw_groups, label="test HR@10")
+    return [
+        functools.partial(draw, groups=known, title="Ranked among all items"),
+        functools.partial(draw, groups=alone, title="Ranked among the cold items"),
+    ]
+
+
 def _flat(name: str, scores: Scores) -> dict[str, float]:
     return {
         f"{name}/{part}/{figure}": value
@@ -350,6 +372,7 @@ STUDY = Study(
     claim="Items that training never saw are recommended better than by content-KNN, and known "
     "items no worse than by ids alone.",
     presets=PRESETS,
+    claim_panels=part_panels,
     pose=pose_command,
     measure=measure,
 )

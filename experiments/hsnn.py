@@ -28,12 +28,19 @@ from experiments.harness.errors import bad_input, exit_on_input_error
 from experiments.harness.options import Options, read_config
 from experiments.harness.study import Outcome, Posed, Setting, Study, over_seeds
 from experiments.retrieval.graph_training import train_towers
-from experiments.studies.collapse import run_planted
-from experiments.studies.drift import run_drift
+from experiments.studies.collapse import collapse_panels, run_planted
+from experiments.studies.drift import above_panels, run_drift
 from experiments.studies.frontier import frontier_outcome, run_frontier
+from experiments.studies.frontier_panels import frontier_panels
 from experiments.studies.frontier_points import remembered
 from experiments.studies.interests import run_interests
-from experiments.studies.learning import planted_task, run_learning, towers_task
+from experiments.studies.kept_panels import kept_panels
+from experiments.studies.learning import (
+    learning_panels,
+    planted_task,
+    run_learning,
+    towers_task,
+)
 from experiments.studies.options import (
     SMOKE,
     Drift,
@@ -44,8 +51,8 @@ from experiments.studies.options import (
     Scale,
     Scorers,
 )
-from experiments.studies.scale import run_scale
-from experiments.studies.scorers import run_scorers
+from experiments.studies.scale import run_scale, size_panels
+from experiments.studies.scorers import run_scorers, scorer_panels
 from experiments.tasks.next_item import data_name, read_interactions
 from experiments.tasks.pairs import pose_pairs
 from experiments.tasks.rated_events import make_examples
@@ -198,6 +205,7 @@ STUDIES = {
         minutes=30,
         claim="At equal recall of the exact answer HSNN scores fewer items than other indexes.",
         pose=functools.partial(pose_drawn, drawn=None),
+        claim_panels=frontier_panels,
         measure=measure_frontier,
     ),
     "scorers": study_of(
@@ -208,6 +216,7 @@ STUDIES = {
         claim="MoNNs find more of what users like than a two tower on the same features, and the "
         "index keeps most of that gain at a tenth of the operations.",
         pose=functools.partial(pose_drawn, drawn=drawn_ratings),
+        claim_panels=scorer_panels,
         measure=measure_scorers,
     ),
     "learning": study_of(
@@ -218,6 +227,7 @@ STUDIES = {
         claim="An index that is learned jointly with its towers keeps more of the exact answer "
         "than k-means on finished ones.",
         pose=pose_learning,
+        claim_panels=learning_panels,
         measure=measure_learning,
     ),
     "scale": study_of(
@@ -226,6 +236,7 @@ STUDIES = {
         about="operations, speed and memory by the catalogue's size",
         minutes=15,
         claim="The arithmetic of a query grows as the square root of the catalogue.",
+        claim_panels=size_panels,
         measure=measure_scale,
     ),
     "planted": study_of(
@@ -234,6 +245,7 @@ STUDIES = {
         about="a simulated tree: is it found, what cures collapse",
         minutes=2,
         claim="The learned nodes are the planted ones, and collapsed nodes come back.",
+        claim_panels=collapse_panels,
         measure=measure_planted,
     ),
     "drift": study_of(
@@ -243,6 +255,7 @@ STUDIES = {
         minutes=2,
         claim="An index that only takes new items in stays as good as one learned anew each day.",
         pose=functools.partial(pose_drawn, drawn=drawn_shop),
+        claim_panels=above_panels,
         measure=measure_drift,
     ),
     "interests": study_of(
@@ -251,6 +264,7 @@ STUDIES = {
         about="users of several interests (simulated)",
         minutes=4,
         claim="A MoNN finds what users of several interests like, and the index keeps most of it.",
+        claim_panels=kept_panels,
         measure=measure_interests,
     ),
 }

@@ -20,9 +20,10 @@ import numpy as np
 
 from experiments.harness.figures import baseline_figures, figures_of, ndcg_difference
 from experiments.harness.names import NAMES
-from experiments.harness.report import Table, draw_curves, read_curves, signed
+from experiments.harness.plots import draw_curves, read_curves
+from experiments.harness.report import Table, signed
 from experiments.harness.study import Outcome, Posed, Setting, Study
-from experiments.studies.optimizer_race import training_table
+from experiments.studies.optimizer_race import ranking_panels, training_table
 from experiments.tasks.next_item import (
     data_name,
     pose,
@@ -130,7 +131,7 @@ def measure(setting: Setting[NxtPostOptions]) -> Outcome:
     lines = read_curves(run.folder)
     curves = {NAMES[name]: lines[f"{name}-{options.seed}"] for name in results}
     # Against steps: seconds, which the table has, also count what else the machine did.
-    draw = functools.partial(draw_curves, curves=curves, against="step")
+    draw = functools.partial(draw_curves, curves=curves, against="step", metric="ndcg@10")
     return Outcome(
         title=f"NxtPost on {problem.protocol.data}",
         intro=f"Preset {options.preset}; loss {options.objective.loss}. "
@@ -139,10 +140,7 @@ def measure(setting: Setting[NxtPostOptions]) -> Outcome:
         metrics=figures_of(models, options.all_seeds),
         baselines=baseline_figures(baselines),
         tables=[ranking_table(baselines, models), training_table(results)],
-        panels=[
-            functools.partial(draw, metric="loss", label="training loss", smooth=8),
-            functools.partial(draw, metric="ndcg@10", label="validation NDCG@10"),
-        ],
+        panels=[functools.partial(draw, label="validation NDCG@10")],
         found=found(baselines, models),
     )
 
@@ -166,6 +164,7 @@ STUDY = Study(
     claim="NxtPost ranks the next item better than every baseline, and Shampoo trains it in "
     "fewer steps than AdamW.",
     presets=PRESETS,
+    claim_panels=ranking_panels,
     pose=pose_problem,
     measure=measure,
 )

@@ -19,13 +19,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-from matplotlib.axes import Axes
 
 import nxtpost_jax
 from experiments.harness.errors import bad_input
-from experiments.harness.figures import baseline_figures, ndcg_difference
+from experiments.harness.figures import Figures, baseline_figures, ndcg_difference, pick
 from experiments.harness.names import NAMES
 from experiments.harness.options import check_least
+from experiments.harness.plots import Draw, draw_points
 from experiments.harness.report import Table, signed
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome, Posed, Setting, Study
@@ -44,6 +44,7 @@ from experiments.tasks.nxtpost_training import SMOKE, TRAINED, NxtPostOptions, t
 from nxtpost_jax import Metrics, NxtPost, NxtPostConfig
 
 DEFAULT = "default"
+MOST_ROWS = 14  # variants of one panel
 
 
 class Change(NamedTuple):
@@ -255,19 +256,33 @@ def table_of(
     )
 
 
-def draw(axes: Axes, *, outcomes: Mapping[str, Ranked]) -> None:
-    """Draw each variant's difference to the default in NDCG@10, one dot a seed."""
-    names = [name for name in outcomes if name != DEFAULT]
+def against_default(outcomes: Mapping[str, Ranked]) -> dict[str, float]:
+    """Return each variant's difference in NDCG@10 by seed, with its paired standard error."""
     default = outcomes[DEFAULT].metrics
-    for i, name in enumerate(reversed(names)):
-        pairs = [ndcg_difference(a, b) for a, b in zip(outcomes[name].metrics, default)]
-        values = [d for d, _ in pairs]
-        axes.errorbar(np.mean(values), i, xerr=np.mean([e for _, e in pairs]), color="#0072b2")
-        axes.plot(values, [i] * len(values), ".", color="#d55e00")
-    axes.axvline(0, color="0.6", linewidth=1)
-    axes.set_yticks(range(len(names)), list(reversed(names)), fontsize=7)
-    axes.set_xlabel("NDCG@10 minus the default's (bar: s.e. over users)")
-    axes.set_title("One choice at a time")
+    figures = {}
+    for name, outcome in outcomes.items():
+        pairs = [ndcg_difference(a, b) for a, b in zip(outcome.metrics, default)]
+        if name != DEFAULT:
+            figures |= {f"{name}/{i}/above_default": d for i, (d, _) in enumerate(pairs)}
+            figures[f"{name}/above_default_se"] = float(np.mean([e for _, e in pairs]))
+    return figures
+
+
+def variant_panels(figures: Figures) -> list[Draw]:
+    """Draw each variant's difference to the default in NDCG@10, a dot per seed and the mean."""
+    rows = {name: own for (name,), own in pick(figures, r"(.+)/\d+/above_default").items()}
+    errors = {name: own[0] for (name,), own in pick(figures, r"(.+)/above_default_se").items()}
+    label = "NDCG@10 minus the default's\n(line: two standard errors)"
+    names = list(rows)
+    half = (len(names) + 1) // 2 if len(names) > MOST_ROWS else max(1, len(names))
+    draw = functools.partial(
+        draw_points, errors={n: 2 * e for n, e in errors.items()}, label=label, reference=0.0
+    )
+    return [
+        functools.partial(draw, rows={name: rows[name] for name in part})
+        for part in (names[:half], names[half:])
+        if part
+    ]
 
 
 def pose_ablation(options: Ablation) -> Posed:
@@ -314,10 +329,9 @@ def measure(setting: Setting[Ablation]) -> Outcome:
         intro=f"Trained by {options.optimizer}; m is {options.held_out} in the metrics. "
         f"{problem.protocol.describe()}",
         protocol=problem.protocol.asdict(),
-        metrics=figures,
+        metrics=figures | against_default(outcomes),
         baselines=baseline_figures(baselines) | flat,
         tables=[table_of(outcomes, axes, baselines=baselines, others=others)],
-        panels=[functools.partial(draw, outcomes=outcomes)],
         found=found(outcomes),
     )
 
@@ -338,6 +352,7 @@ STUDY = Study(
     minutes=60,
     claim="No single change of the default raises NDCG@10 by more than two standard errors.",
     presets=PRESETS,
+    claim_panels=variant_panels,
     pose=pose_ablation,
     measure=measure,
 )

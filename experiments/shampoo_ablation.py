@@ -31,9 +31,12 @@ import shampoo_jax
 from experiments.bench.character_model import CharacterModel
 from experiments.data.datasets import read_text
 from experiments.harness.errors import bad_input
+from experiments.harness.figures import Figures, pick
+from experiments.harness.names import OPTIMIZERS
 from experiments.harness.options import ManySeeds, WithData, check_least
+from experiments.harness.plots import Draw, draw_curves, draw_lines, read_curves
 from experiments.harness.provenance import DataName
-from experiments.harness.report import Table, draw_curves, read_curves
+from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome, Posed, Setting, Study
 from experiments.loop.training import TrainResult, train
@@ -208,7 +211,8 @@ def table_of(
     def row(name: str) -> list:
         own = results[name, best_rate(ends, name)]
         step_ms = 1e3 * float(np.median([r.seconds / r.steps for r in own]))
-        return [name, *(ends.get((name, rate)) for rate in rates), steps_to(own, target), step_ms]
+        losses = (ends.get((name, rate)) for rate in rates)
+        return [OPTIMIZERS[name], *losses, steps_to(own, target), step_ms]
 
     return Table(
         title="Validation loss at the end, by peak learning rate",
@@ -217,6 +221,19 @@ def table_of(
         rows=[row(name) for name in VARIANTS],
         note=f"Median of {seeds} seed(s); the last two columns at each optimizer's best rate.",
     )
+
+
+def rate_panels(figures: Figures) -> list[Draw]:
+    """Draw the validation loss at the end by learning rate."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for (name, rate), (loss,) in pick(figures, "(.+)/(.+)/validation_loss").items():
+        curves.setdefault(OPTIMIZERS[name], []).append((float(rate), loss))
+    draw = functools.partial(
+        draw_lines, curves=curves, log_x=True, title="The end by learning rate"
+    )
+    return [
+        functools.partial(draw, x_label="peak learning rate", y_label="validation loss at the end")
+    ]
 
 
 def pose_text(options: Ablation) -> Posed:
@@ -244,9 +261,12 @@ def measure(setting: Setting[Ablation]) -> Outcome:
     flat = {f"{name}/{rate:g}/validation_loss": value for (name, rate), value in ends.items()}
     best = {name: best_rate(ends, name) for name in ("adamw", *VARIANTS)}
     lines = read_curves(run.folder)
-    curves = {f"{n}, {rate:g}": lines[f"{n}-{rate:g}-{options.seed}"] for n, rate in best.items()}
+    curves = {OPTIMIZERS[n]: lines[f"{n}-{rate:g}-{options.seed}"] for n, rate in best.items()}
     draw = functools.partial(
-        draw_curves, curves=curves, metric="validation_loss", label="validation loss"
+        draw_curves,
+        curves=curves,
+        metric="validation_loss",
+        label="validation loss at its best rate",
     )
     own, theirs = (ends[name, best[name]] for name in ("shampoo", "adamw"))
     return Outcome(
@@ -256,7 +276,7 @@ def measure(setting: Setting[Ablation]) -> Outcome:
         metrics={k: v for k, v in flat.items() if not k.startswith("adamw")},
         baselines={k: v for k, v in flat.items() if k.startswith("adamw")},
         tables=[table_of(results, rates=options.rates, seeds=options.seeds)],
-        panels=[functools.partial(draw, against=against) for against in ("step", "seconds")],
+        panels=[functools.partial(draw, against="step")],
         found=f"At its best learning rate Shampoo ends at a validation loss of {own:.3f}, AdamW at "
         f"{theirs:.3f}.",
     )
@@ -268,6 +288,7 @@ STUDY = Study(
     minutes=210,
     claim="At each one's best learning rate Shampoo ends below AdamW.",
     presets=PRESETS,
+    claim_panels=rate_panels,
     pose=pose_text,
     measure=measure,
 )

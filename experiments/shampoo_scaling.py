@@ -11,6 +11,7 @@ all-gather; collectives in the program.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -20,7 +21,9 @@ import jax.numpy as jnp
 import shampoo_jax
 from experiments.bench.parameter_sets import PARAMETER_SETS, read_sets
 from experiments.harness.devices import make_mesh
+from experiments.harness.figures import Figures, pick
 from experiments.harness.options import Options
+from experiments.harness.plots import Draw, draw_groups
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting, Study
 from experiments.loop.sharding import replicated
@@ -105,6 +108,35 @@ def table_of(name: str, rows: dict[int, dict[str, Any]]) -> Table:
     return Table(title=name, columns=COLUMNS, baselines=cells[:1], rows=cells[1:])
 
 
+def device_panels(figures: Figures) -> list[Draw]:
+    """Draw what a device holds and computes, in per cent of what one of the fewest does."""
+    counts = sorted({int(count) for _, count in pick(figures, r"(.+)/(\d+)/state_bytes")})
+    if len(counts) < 2:
+        return []
+
+    def shares(figure: str) -> dict[str, dict[str, float]]:
+        own = pick(figures, rf"(.+)/(\d+)/{figure}")
+        return {
+            name: {
+                f"{count} devices": 100 * own[name, str(count)][0] / own[name, str(counts[0])][0]
+                for count in counts[1:]
+            }
+            for name in dict.fromkeys(name for name, _ in own)
+        }
+
+    titles = {"state_bytes": "Optimizer state per device", "operations": "Operations per device"}
+    return [
+        functools.partial(
+            draw_groups,
+            groups=shares(figure),
+            label=f"% of that on {counts[0]} device{'s' * (counts[0] > 1)}",
+            title=title,
+            shades=True,
+        )
+        for figure, title in titles.items()
+    ]
+
+
 def measure_sets(setting: Setting[Scaling]) -> Outcome:
     """Compile every set for every number of devices."""
     options = setting.options
@@ -141,6 +173,7 @@ STUDY = Study(
     minutes=2,
     claim="State and work per device fall with the number of devices, by one all-gather per step.",
     presets=PRESETS,
+    claim_panels=device_panels,
     measure=measure_sets,
     devices=lambda options: options.devices or max(options.counts),
 )

@@ -22,6 +22,8 @@ from matplotlib.axes import Axes
 
 from experiments.harness.errors import InputError, bad_input
 from experiments.harness.figures import (
+    Figures,
+    by_position,
     figures_of,
     means_by_label,
     ndcg_difference,
@@ -29,7 +31,8 @@ from experiments.harness.figures import (
 )
 from experiments.harness.names import NAMES
 from experiments.harness.options import check_least
-from experiments.harness.report import COLORS, Table, finish_axes, signed
+from experiments.harness.plots import Draw, Points, draw_lines
+from experiments.harness.report import Table, signed
 from experiments.harness.study import Outcome, Posed, Setting, Study
 from experiments.tasks.next_item import (
     baseline_scorers,
@@ -128,19 +131,34 @@ def table_of(
     )
 
 
-def draw(
-    axes: Axes, *, ages: Sequence[int], curves: Mapping[str, Sequence[Sequence[Metrics]]]
+def age_panels(figures: Figures) -> list[Draw]:
+    """Draw NDCG@10 by age, of each loss beside the baselines, and the share that is kept."""
+    points = by_position(figures, "ndcg@10")
+    losses = {f"NxtPost, {name}": points[name] for name in LOSSES if name in points}
+    kept = {
+        name: [(age, value / max(own[0][1], 1e-9)) for age, value, *_ in own]
+        for name, own in losses.items()
+    }
+    baselines = {NAMES[n]: points[n] for n in ("popularity", "markov", "item_knn") if n in points}
+    draw = functools.partial(draw_ages, ages=[age for age, *_ in next(iter(losses.values()))])
+    return [
+        functools.partial(
+            draw, curves=losses | baselines, y_label="test NDCG@10", title="Stale user vectors"
+        ),
+        functools.partial(draw, curves=kept, y_label="share of NDCG@10", title="What they keep"),
+    ]
+
+
+def draw_ages(
+    axes: Axes, *, curves: Mapping[str, Points], ages: Sequence[float], y_label: str, title: str
 ) -> None:
-    """Draw the share of NDCG@10 that is kept against the age."""
-    for i, (name, seeds) in enumerate(curves.items()):
-        ndcgs = means_by_label(seeds, "ndcg@10")
-        kept = [value / max(ndcgs[0], 1e-9) for value in ndcgs]
-        axes.plot(ages, kept, marker="o", color=COLORS[i % len(COLORS)], label=name)
-    axes.set_xscale("symlog")
-    axes.set_xlabel("events that the vector has not seen")
-    axes.set_ylabel("share of NDCG@10 kept")
-    axes.set_title("Stale user vectors")
-    finish_axes(axes)
+    """Draw curves against the age, whose axis is logarithmic but for its zero."""
+    x_label = "events that the vector has not seen"
+    draw_lines(axes, curves=curves, x_label=x_label, y_label=y_label, title=title)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xticks(ages, [f"{age:g}" for age in ages])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
 
 
 def pose_stale(options: Staleness) -> Posed:
@@ -194,7 +212,6 @@ def measure(setting: Setting[Staleness]) -> Outcome:
         metrics=seed_figures(models, options.all_seeds, options.ages),
         baselines=figures_of(baselines, options.ages),
         tables=[table_of(options.ages, baselines, models, figure=f) for f in ("ndcg@10", "hr@10")],
-        panels=[functools.partial(draw, ages=options.ages, curves=models)],
         found=found(options.ages, models),
     )
 
@@ -214,6 +231,7 @@ STUDY = Study(
     minutes=20,
     claim="Vectors trained by the long-term loss age better than those of the short-term loss.",
     presets=PRESETS,
+    claim_panels=age_panels,
     pose=pose_stale,
     measure=measure,
 )

@@ -11,6 +11,7 @@ batched product of XLA by block size, at the same number of parameters.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,9 @@ from jax.sharding import Mesh
 
 import shampoo_jax
 from experiments.bench.parameter_sets import PARAMETER_SETS, read_sets
+from experiments.harness.figures import Figures, pick
 from experiments.harness.options import OneSeed, check_least
+from experiments.harness.plots import Draw, draw_bars
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting, Study
 from experiments.step_time import Contestant, make_contestant
@@ -139,6 +142,24 @@ def product_table(turns: int) -> tuple[Table, dict[str, float]]:
     return table, {f"products/{side}/ms": ms for side, ms in times.items()}
 
 
+def part_panels(figures: Figures) -> list[Draw]:
+    """Draw the share of every part in its step, and the speed of products by side."""
+    panels = []
+    for (name,), (whole,) in pick(figures, "(.+)/ordinary step/ms").items():
+        parts = pick(figures, f"{name}/(?!ordinary)(.+)/ms")
+        shares = {part: (100 * ms / whole,) for (part,), (ms,) in parts.items()}
+        title, label = f"An ordinary step: {name}, {whole:.0f} ms", "% of the step"
+        panels.append(
+            functools.partial(draw_bars, bars=shares, label=label, title=title, neutral=True)
+        )
+    speeds = {
+        f"blocks of {side}": (2 * PARAMETERS * int(side) / ms / 1e6,)
+        for (side,), (ms,) in pick(figures, r"products/(\d+)/ms").items()
+    }
+    draw = functools.partial(draw_bars, bars=speeds, label="GFLOP/s", neutral=True)
+    return [*panels, functools.partial(draw, title="Batched products")]
+
+
 def measure(setting: Setting[StepProfile]) -> Outcome:
     """Time the parts."""
     options = setting.options
@@ -167,6 +188,7 @@ STUDY = Study(
     minutes=0.5,
     claim="Most of an ordinary step is its matrix products.",
     presets=PRESETS,
+    claim_panels=part_panels,
     measure=measure,
 )
 main = STUDY.main

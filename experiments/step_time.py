@@ -21,6 +21,7 @@ says:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -35,7 +36,10 @@ from experiments.bench import nxtpost_time
 from experiments.bench.parameter_sets import PARAMETER_SETS, Shapes, read_sets
 from experiments.bench.step_floor import eigendecompositions, products
 from experiments.bench.whole_step import WHOLE_STEPS
+from experiments.harness.figures import Figures, pick
+from experiments.harness.names import OPTIMIZERS
 from experiments.harness.options import OneSeed, check_least
+from experiments.harness.plots import Draw, draw_groups
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting, Study
 from experiments.loop.sharding import replicated, shard_batch
@@ -283,7 +287,11 @@ def tables_of(rows: Sequence[dict[str, Any]]) -> list[Table]:
     """Lay the rows out, a table a set, AdamW as the baseline."""
     tables = []
     for name in dict.fromkeys(row["set"] for row in rows):
-        own = [[row[column] for column in ROW[1:]] for row in rows if row["set"] == name]
+        own = [
+            [OPTIMIZERS[row["optimizer"]], *(row[column] for column in ROW[2:])]
+            for row in rows
+            if row["set"] == name
+        ]
         tables.append(Table(title=name, columns=ROW[1:], baselines=own[:1], rows=own[1:]))
     return tables
 
@@ -295,6 +303,35 @@ def _figures(rows: Sequence[dict[str, Any]], *, baselines: bool) -> dict[str, fl
         for column in ROW[2:]
         if (row["optimizer"] == "adamw") == baselines and row[column] is not None
     }
+
+
+def time_panels(figures: Figures) -> list[Draw]:
+    """Draw milliseconds per step, of whole steps and of optimizers alone, or of NxtPost's parts."""
+    steps: dict[str, dict[str, float]] = {}
+    for (name, optimizer), (ms,) in pick(figures, "(.+)/(.+)/amortised_ms").items():
+        steps.setdefault(name, {})[OPTIMIZERS[optimizer]] = ms
+    whole = {name: group for name, group in steps.items() if name in WHOLE_STEPS}
+    alone = {name: group for name, group in steps.items() if name not in WHOLE_STEPS}
+    parts: dict[str, dict[str, float]] = {}
+    for (optimizer, part), (ms,) in pick(figures, "nxtpost/(adamw|shampoo)/(.+)_ms").items():
+        parts.setdefault(part, {})[OPTIMIZERS[optimizer]] = ms
+    shown = {
+        "Whole training steps": whole,
+        "The optimizer alone": alone,
+        "A step of NxtPost": parts,
+    }
+    label = "ms per step, mean over cycles"
+    return [
+        functools.partial(
+            draw_groups,
+            groups=groups,
+            title=title,
+            label="ms per step" if groups is parts else label,
+            log=groups is alone,
+        )
+        for title, groups in shown.items()
+        if groups
+    ]
 
 
 def measure(setting: Setting[StepTime]) -> Outcome:
@@ -344,6 +381,7 @@ STUDY = Study(
     minutes=20,
     claim="A training step by Shampoo takes at most 1.1 times the time of one by AdamW.",
     presets=PRESETS,
+    claim_panels=time_panels,
     measure=measure,
     times_compilation=True,
 )

@@ -1,13 +1,49 @@
-"""Figures of ranked queries: flattened for summary.json, averaged, compared by user."""
+"""Figures of ranked queries: flattened for summary.json, picked from it, averaged, compared."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from nxtpost_jax import Metrics
 from nxtpost_jax.evaluation.metrics import gains
+
+Figures = Mapping[str, float | None]  # as in summary.json: metrics and baselines by name
+
+
+def pick(figures: Figures, pattern: str) -> dict[tuple[str, ...], list[float]]:
+    """Collect the figures whose whole name a pattern matches, by what its groups match.
+
+    A part of the name without a group, such as the seed in r"(.+)/\\d+/recall", makes one list.
+    """
+    found: dict[tuple[str, ...], list[float]] = {}
+    for name, value in figures.items():
+        match = re.fullmatch(pattern, name)
+        if match and value is not None:
+            found.setdefault(match.groups(""), []).append(value)
+    return found
+
+
+def by_position(figures: Figures, figure: str) -> dict[str, list[tuple[float, ...]]]:
+    """Read curves from figures that are named NAME/POSITION/FIGURE or NAME/SEED/POSITION/FIGURE.
+
+    Returns:
+      By name, rows of (position, mean over seeds), with the standard error where it was kept.
+    """
+    curves: dict[str, list[tuple[float, ...]]] = {}
+    for pattern in (r"([^/]+)/\d+/(\d+)/", r"([^/]+)/(\d+)/"):
+        errors = pick(figures, f"{pattern}{figure}_se")
+        for key, values in pick(figures, f"{pattern}{figure}").items():
+            means = (float(np.mean(own)) for own in (values, errors.get(key)) if own)
+            curves.setdefault(key[0], []).append((float(key[1]), *means))
+    return curves
+
+
+def with_errors(metrics: Metrics) -> dict[str, float]:
+    """Return the values by name, and the standard errors by names that end in "_se"."""
+    return metrics.values | {f"{name}_se": e for name, e in metrics.standard_errors.items()}
 
 
 def figures_of(runs: Mapping[str, Sequence[Metrics]], labels: Iterable) -> dict[str, float]:
@@ -17,7 +53,7 @@ def figures_of(runs: Mapping[str, Sequence[Metrics]], labels: Iterable) -> dict[
         f"{name}/{label}/{figure}": value
         for name, own in runs.items()
         for label, metrics in zip(labels, own)
-        for figure, value in metrics.values.items()
+        for figure, value in with_errors(metrics).items()
     }
 
 
@@ -36,7 +72,7 @@ def means_by_label(seeds: Sequence[Sequence[Metrics]], figure: str) -> list[floa
 
 def baseline_figures(baselines: Mapping[str, Metrics]) -> dict[str, float]:
     """Flatten the figures of `score_baselines`: NAME/FIGURE."""
-    return {f"{n}/{f}": value for n, m in baselines.items() for f, value in m.values.items()}
+    return {f"{n}/{f}": v for n, m in baselines.items() for f, v in with_errors(m).items()}
 
 
 def ndcg_difference(one: Metrics, other: Metrics) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What tables and plots call baselines and models."""
+"""What tables and plots call baselines, models and optimizers."""
 
 NAMES = {
     "popularity": "popularity",
@@ -10,4 +10,10 @@ NAMES = {
     "adamw": "NxtPost, AdamW",
     "shampoo": "NxtPost, Shampoo",
     "content_only": "NxtPost, Shampoo, content only",
+}
+OPTIMIZERS = {
+    "adamw": "AdamW",
+    "shampoo": "Shampoo",
+    "thrifty": "Shampoo, thrifty",
+    "shampoo, all at once": "Shampoo, all at once",
 }

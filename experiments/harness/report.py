@@ -1,37 +1,28 @@
-"""Tables for the terminal and for report.md, and the plots of a run as one PNG.
+"""Tables for the terminal and for report.md, which also shows the plots of a run.
 
-A table always carries its baselines: a figure without one says little. A plot is a row of panels,
-each drawn by a function of the matplotlib axes, such as
-`functools.partial(draw_curves, curves=curves, against="seconds")`.
+A table always carries its baselines: a figure without one says little.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import rich.box
 import rich.markup
 import rich.table
 import rich.text
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments.harness.run_folder import Run, read_metrics, write_atomically
+from experiments.harness.plots import Draw, save_figure
+from experiments.harness.run_folder import Run, write_atomically
 
 Cell = str | float | int | None
-Draw = Callable[[Axes], None]
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
-LINE_STYLES = ("-", "--", "-.", ":")
 COLUMN_GAP = 3  # spaces between two columns of a table on the terminal
-LEGEND_INSIDE = 6  # lines that a legend inside the axes may have
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,129 +154,6 @@ def markdown_table(table: Table) -> str:
 
 def _escape(cell: str) -> str:
     return cell.replace("|", "\\|")
-
-
-def read_curves(run_folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Group the lines of metrics.jsonl by stage, in the order in which the stages ran."""
-    curves: dict[str, list[dict[str, Any]]] = {}
-    for line in read_metrics(run_folder / "metrics.jsonl"):
-        curves.setdefault(line["stage"], []).append(line)
-    return curves
-
-
-def draw_curves(
-    axes: Axes,
-    *,
-    curves: Mapping[str, Sequence[Mapping[str, Any]]],
-    against: Literal["step", "seconds"],
-    metric: str = "loss",
-    label: str | None = None,
-    smooth: int = 1,
-    log: bool = False,
-) -> None:
-    """Draw one metric of several stages against steps or training seconds.
-
-    With `smooth` above 1 the line is a running mean over that many points, the points faint;
-    `log` makes the vertical axis logarithmic.
-    """
-    for i, (stage, lines) in enumerate(curves.items()):
-        points = [(line[against], line[metric]) for line in lines if line.get(metric) is not None]
-        if not points:
-            continue
-        x, y = np.array(points, dtype=float).T
-        style: dict[str, Any] = {"color": COLORS[i % len(COLORS)]}
-        style |= {"linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
-        if smooth > 1:
-            axes.plot(x, y, color=style["color"], alpha=0.2, linewidth=1)
-        axes.plot(x, _running_mean(y, smooth), label=stage, linewidth=1.8, **style)
-    if log:
-        axes.set_yscale("log")
-    axes.set_xlabel({"step": "step", "seconds": "training seconds (without compilation)"}[against])
-    axes.set_ylabel(label or metric)
-    axes.set_title(f"{label or metric} by {'step' if against == 'step' else 'second'}")
-    finish_axes(axes)
-
-
-def _running_mean(y: np.ndarray, width: int) -> np.ndarray:
-    """Average each point with up to `width - 1` before it."""
-    sums = np.cumsum(np.concatenate([[0.0], y]))
-    end = np.arange(1, len(y) + 1)
-    start = np.maximum(0, end - width)
-    return (sums[end] - sums[start]) / (end - start)
-
-
-def draw_recall(
-    axes: Axes,
-    *,
-    curves: Mapping[str, Sequence[tuple[float, float]]],
-    n_items: int,
-    label: str = "recall of the exact top 10",
-) -> None:
-    """Draw recall against items scored a query; a dotted line marks all items."""
-    for i, (name, points) in enumerate(curves.items()):
-        x, y = np.array(sorted(points), dtype=float).T
-        style: dict[str, Any] = {"color": COLORS[i % len(COLORS)]}
-        style |= {"linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
-        axes.plot(x, y, label=name, marker="o", markersize=4, linewidth=1.8, **style)
-    axes.axvline(n_items, color="0.4", linestyle=":", label=f"all {n_items:,} items")
-    axes.set_xscale("log")
-    axes.set_ylim(0.0, 1.03)
-    axes.set_xlabel("items scored a query")
-    axes.set_ylabel(label)
-    axes.set_title(f"{label} by cost")
-    finish_axes(axes)
-
-
-def line_style(i: int) -> dict[str, str]:
-    """Style the i-th of many lines: all colours first, then the next dashes."""
-    return {
-        "color": COLORS[i % len(COLORS)],
-        "linestyle": LINE_STYLES[i // len(COLORS) % len(LINE_STYLES)],
-    }
-
-
-def finish_axes(axes: Axes) -> None:
-    axes.grid(alpha=0.3, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    if _lines_below(axes):
-        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
-    elif axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
-
-
-def _lines_below(axes: Axes) -> int:
-    """Count the lines of a legend that is too long to lie inside the axes, else 0."""
-    lines = len(axes.get_legend_handles_labels()[0])
-    return lines if lines > LEGEND_INSIDE else 0
-
-
-def save_figure(path: Path, panels: Sequence[Draw]) -> None:
-    """Draw the panels side by side into a PNG; long legends lie below them, or one for all."""
-    figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
-    for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw(axes)
-    lines = max(map(_lines_below, figure.axes))
-    if lines and len(panels) > 1:
-        lines = _share_legend(figure) or lines
-    figure.set_figheight(3.6 + 0.19 * lines)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=130, format="png")
-    temporary.replace(path)
-
-
-def _share_legend(figure: Figure) -> int:
-    """Put one legend below panels that have the same lines; return its height in lines, or 0."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    if any(axes.get_legend_handles_labels()[1] != labels for axes in figure.axes):
-        return 0
-    for axes in figure.axes:
-        if legend := axes.get_legend():
-            legend.remove()
-    columns = len(figure.axes)
-    figure.legend(
-        handles, labels, ncols=columns, frameon=False, fontsize=8, loc="outside lower center"
-    )
-    return math.ceil(len(labels) / columns)
 
 
 def write_report(

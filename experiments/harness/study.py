@@ -26,10 +26,12 @@ from jax.sharding import Mesh
 
 from experiments.harness.devices import make_mesh, select_devices
 from experiments.harness.errors import exit_on_input_error
+from experiments.harness.figures import Figures
 from experiments.harness.options import Options, parse
+from experiments.harness.plots import Draw
 from experiments.harness.process import use_compilation_cache
 from experiments.harness.provenance import DataName
-from experiments.harness.report import Draw, Table, print_table, write_report
+from experiments.harness.report import Table, print_table, write_report
 from experiments.harness.results import check_keep, keep_result, log_test_evaluation, looked_at_test
 from experiments.harness.run_folder import Run, open_run
 
@@ -45,7 +47,8 @@ class Outcome:
       title, intro: of the report.
       protocol: how the figures came about.
       metrics, baselines: by name, for summary.json.
-      tables, panels: of the report.
+      tables: of the report.
+      panels: plots of what no figure says, such as the training, beside those of the claim.
       found: what this run says of the study's claim, a sentence or two with their figures; ""
         where the tables must speak.
       examples: lines for the terminal, behind the tables.
@@ -99,6 +102,12 @@ def pose_nothing(options: Options) -> Posed:
     return Posed()
 
 
+def draw_nothing(figures: Figures) -> Sequence[Draw]:
+    """Draw no claim: that of a study whose figures are single numbers."""
+    del figures
+    return ()
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Study(Generic[Config]):
     """A command.
@@ -110,6 +119,8 @@ class Study(Generic[Config]):
       claim: what the study is to show, one sentence; the outcome says whether it did.
       presets: named defaults, "default" among them.
       measure: does the work.
+      claim_panels: plots of the claim, from the metrics and baselines of summary.json alone: so a
+        kept result can be drawn again.
       pose: reads the data; before the run folder is made, so that bad input leaves none.
       devices: how many devices are needed; None for all.
       times_compilation: what it reports has compilation in it: no program is read from a cache.
@@ -121,6 +132,7 @@ class Study(Generic[Config]):
     claim: str
     presets: Mapping[str, Config]
     measure: Callable[[Setting[Config]], Outcome]
+    claim_panels: Callable[[Figures], Sequence[Draw]] = draw_nothing
     pose: Callable[[Config], Posed[Config]] = pose_nothing
     devices: Callable[[Config], int | None] = lambda options: options.devices
     times_compilation: bool = False
@@ -158,7 +170,7 @@ class Study(Generic[Config]):
             intro="\n\n".join([outcome.intro, f"Claim: {self.claim}", *remarks]),
             summary=summary,
             tables=outcome.tables,
-            panels=outcome.panels,
+            panels=[*self.claim_panels({**outcome.baselines, **outcome.metrics}), *outcome.panels],
         )
         for line in (*outcome.examples, *remarks):
             print(line)

@@ -20,7 +20,9 @@ from jax.typing import ArrayLike
 
 from experiments.data.drawn import Planted, planted_tree
 from experiments.harness.errors import bad_input
-from experiments.harness.report import Table, finish_axes, line_style
+from experiments.harness.figures import Figures, pick
+from experiments.harness.plots import Draw, draw_points
+from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
 from experiments.retrieval.nodes import log_learning, lti_config
@@ -111,7 +113,6 @@ def learn(
 def run_planted(run: Run, config: PlantedConfig, *, seeds: Sequence[int]) -> Outcome:
     """Learn with the remedies on and off, from every seed."""
     found: dict[str, list[dict[str, float]]] = {}
-    curves: dict[str, list[tuple[float, float]]] = {}
     for seed in seeds:
         drawn = planted_tree(
             items=config.items,
@@ -129,14 +130,12 @@ def run_planted(run: Run, config: PlantedConfig, *, seeds: Sequence[int]) -> Out
                 name = f"LTI, {optimizer}, {remedy}"
                 fitted = learn(drawn, config, optimizer=optimizer, seed=seed, **REMEDIES[remedy])
                 found.setdefault(name, []).append(measure_nodes(drawn, fitted.params["nodes"]))
-                points = [(r["step"], r["index_used_share"]) for r in fitted.metrics]
-                curves.setdefault(name, points)
                 log_learning(run, fitted.metrics, stage=f"{name}-{seed}")
                 print(f"seed {seed}, {name}: done", flush=True)
-    return _outcome(found, curves, config, seeds)
+    return _outcome(found, config, seeds)
 
 
-def _outcome(found, curves, config: PlantedConfig, seeds) -> Outcome:
+def _outcome(found, config: PlantedConfig, seeds) -> Outcome:
     metrics, rows = {}, []
     for name, own in found.items():
         cells = []
@@ -163,13 +162,22 @@ def _outcome(found, curves, config: PlantedConfig, seeds) -> Outcome:
         metrics=metrics,
         baselines={k: v for k, v in metrics.items() if k.startswith("k-means/")},
         tables=[table],
-        panels=[functools.partial(_draw, curves=curves)],
     )
 
 
-def _draw(axes, *, curves) -> None:
-    for i, (name, points) in enumerate(curves.items()):
-        axes.plot(*zip(*points), label=name, linewidth=1.5, **line_style(i))
-    axes.set_xlabel("step")
-    axes.set_ylabel("used nodes, share")
-    finish_axes(axes)
+def collapse_panels(figures: Figures) -> list[Draw]:
+    """Draw how pure the nodes are and how many are used, a dot per seed."""
+    shown = (
+        ("purity", "purity of the nodes", "Is the tree found?"),
+        ("used_share", "share of the nodes in use", "Do nodes collapse?"),
+    )
+    return [
+        functools.partial(
+            draw_points,
+            rows={name: own for (name,), own in pick(figures, rf"(.+)/\d+/{figure}").items()},
+            label=label,
+            title=title,
+            reference=1.0,
+        )
+        for figure, label, title in shown
+    ]

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.axes import Axes
 
 from experiments.data.interactions import Interactions
 from experiments.harness.errors import InputError
-from experiments.harness.report import COLORS, LINE_STYLES, Table, finish_axes, signed
+from experiments.harness.figures import Figures, pick
+from experiments.harness.plots import Draw, draw_lines, draw_points, running_mean
+from experiments.harness.report import Table, signed
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
 from experiments.retrieval.linear_towers import Adapted, adapt
@@ -31,6 +34,7 @@ from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.kmeans import kmeans
 
 K = 20  # items asked for
+WEEK = 7  # days that a curve is averaged over
 VARIANTS = ("stale", "refreshed", "joint, stale", "joint, trained on")
 
 
@@ -297,10 +301,36 @@ def _outcome(found, interactions, config: DriftConfig, timeline: Timeline, seeds
     )
 
 
-def _draw(axes, *, curves, label: str) -> None:
-    for i, (name, values) in enumerate(curves.items()):
-        style = {"color": COLORS[i], "linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
-        axes.plot(np.arange(1, len(values) + 1), values, label=name, linewidth=1.6, **style)
-    axes.set_xlabel("day")
-    axes.set_ylabel(label)
-    finish_axes(axes)
+def _draw(axes: Axes, *, curves: Mapping[str, np.ndarray], label: str) -> None:
+    """Draw curves by day: the mean of a week, the days themselves faint."""
+    weeks = {
+        name: list(enumerate(running_mean(values, WEEK), start=1))
+        for name, values in curves.items()
+    }
+    draw_lines(axes, curves=weeks, x_label="day (line: mean of the last 7)", y_label=label)
+    for line, values in zip(list(axes.lines), curves.values()):
+        line.set_marker("")
+        axes.plot(np.arange(1, len(values) + 1), values, color=line.get_color(), alpha=0.2)
+
+
+def above_panels(figures: Figures) -> list[Draw]:
+    """Draw the means over days, each beside what the stale index has, with paired errors."""
+    labels = {
+        "recall": f"Recall of the exact top {K}",
+        f"recall@{K}": f"Recall@{K} of the day's items",
+    }
+    panels = []
+    for figure, label in labels.items():
+        rows = {name: own for (name,), own in pick(figures, f"([^/]+)/{figure}_above").items()}
+        errors = pick(figures, f"([^/]+)/{figure}_above_se")
+        panels.append(
+            functools.partial(
+                draw_points,
+                rows={name: own for name, own in rows.items() if name != VARIANTS[0]},
+                errors={name: 2 * own[0] for (name,), own in errors.items()},
+                label="minus that of the stale index\n(line: two standard errors over days)",
+                title=label,
+                reference=0.0,
+            )
+        )
+    return panels

@@ -8,18 +8,15 @@ items.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator
 
-from experiments.harness.report import Table, finish_axes, line_style
+from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
 from experiments.retrieval.faiss_peers import FaissHNSW, FaissIVF, load_faiss
@@ -345,22 +342,4 @@ def frontier_outcome(problem: PairProblem, measured: Frontier, *, seed: int) -> 
             f"{name}/recall@{K}": float(np.nanmean(truth_of(e))) for name, e in exacts.items()
         },
         tables=tables,
-        panels=[
-            functools.partial(draw, curves=curves, cost=cost, of=of)
-            for cost, of in (("items_scored", "recall"), ("flops", "recall"), ("flops", "truth"))
-        ],
     )
-
-
-def draw(axes: Axes, *, curves: Sequence[Curve], cost: str, of: str) -> None:
-    """Draw recall against a cost."""
-    for i, curve in enumerate(curves):
-        x = [getattr(point, cost) for point in curve.points]
-        y = [np.nanmean(getattr(point, of)) for point in curve.points]
-        style: dict[str, Any] = line_style(i)
-        axes.plot(x, y, label=curve.name, marker="o", markersize=3, linewidth=1.4, **style)
-    axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # labels of all nine would overlap
-    axes.set_xlabel({"items_scored": "items scored a query", "flops": "FLOPs a query"}[cost])
-    axes.set_ylabel({"recall": "recall of the exact top 20", "truth": f"recall@{K}"}[of])
-    finish_axes(axes)

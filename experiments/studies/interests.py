@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.data.drawn import planted_tree
-from experiments.harness.report import draw_curves, read_curves
+from experiments.harness.plots import draw_curves, read_curves
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
 from experiments.loop.training import TrainResult

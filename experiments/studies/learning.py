@@ -18,7 +18,9 @@ import optax
 
 from experiments.data.drawn import planted_tree
 from experiments.harness.errors import bad_input
-from experiments.harness.report import Table, draw_recall, signed
+from experiments.harness.figures import Figures, pick
+from experiments.harness.plots import Draw, draw_points
+from experiments.harness.report import Table, signed
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
 from experiments.retrieval.linear_towers import Adapted, Vectors, adapt
@@ -28,7 +30,6 @@ from experiments.retrieval.searchers import (
     Requests,
     dot_model,
     measure_all,
-    recall_curve,
     truth_of,
 )
 from experiments.tasks.pairs import PairProblem
@@ -256,10 +257,6 @@ def _outcome(found, config: LearningConfig, num_items: int, *, protocol, seeds) 
         "held-out items by brute force over the variant's own towers. Used nodes, perplexity and "
         "max / mean are of the nearest nodes, no capacity applied.",
     )
-    curves = {name: recall_curve(learned[0].points) for name, learned in found.items()}
-    panel = functools.partial(
-        draw_recall, curves=curves, n_items=num_items, label="recall of the exact top 20"
-    )
     return Outcome(
         title=f"Index learning on {protocol['data']}",
         intro="Linear towers over given vectors; the index is learned jointly with them or "
@@ -268,5 +265,28 @@ def _outcome(found, config: LearningConfig, num_items: int, *, protocol, seeds) 
         metrics=metrics,
         baselines={f"{base}/recall": float(rows[0][1])},
         tables=[table],
-        panels=[panel],
     )
+
+
+def learning_panels(figures: Figures) -> list[Draw]:
+    """Draw each variant's recall above the first's, a dot per seed, with paired errors."""
+    shown = (
+        ("recall", "above_se", f"Recall of the exact top {K}"),
+        (f"recall@{K}", "truth_above_se", f"Recall@{K} of held-out items"),
+    )
+    panels = []
+    for figure, error, title in shown:
+        own = {name: v for (name,), v in pick(figures, rf"(.+)/\d+/{figure}").items()}
+        base = next(iter(own))
+        errors = pick(figures, f"([^/]+)/{error}")
+        panels.append(
+            functools.partial(
+                draw_points,
+                rows={n: list(np.subtract(v, own[base])) for n, v in own.items() if n != base},
+                errors={name: 2 * values[0] for (name,), values in errors.items()},
+                label=f"minus that of {base}\n(line: two standard errors)",
+                title=title,
+                reference=0.0,
+            )
+        )
+    return panels

@@ -1,12 +1,15 @@
-"""Who reaches a validation figure first: optimizers beside each other at the same budget."""
+"""Optimizers beside each other at the same budget: who is there first, and what they rank."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from experiments.harness.figures import Figures, pick
 from experiments.harness.names import NAMES
+from experiments.harness.plots import Draw, draw_bars
 from experiments.harness.report import Table
 from experiments.loop.training import TrainResult
 
@@ -61,6 +64,23 @@ def training_table(results: Mapping[str, Sequence[TrainResult]]) -> Table:
         note=f"Medians over seeds. The target, {target:.4f}, is the median best validation "
         f"NDCG@10 of {NAMES[first]}. Seconds leave out compilation and evaluation.",
     )
+
+
+def ranking_panels(figures: Figures) -> list[Draw]:
+    """Draw the test NDCG@10 of baselines and optimizers, medians of seeds, with standard errors.
+
+    Results from before the errors were kept are drawn with the range of the seeds' figures.
+    """
+    baselines = pick(figures, r"([^/]+)/ndcg@10")
+    models = pick(figures, r"([^/]+)/\d+/ndcg@10")
+    errors = pick(figures, r"([^/]+)/(?:\d+/)?ndcg@10_se")
+    bars = {}
+    for key, values in (baselines | models).items():
+        spread = (max(values) - min(values)) / 2
+        bars[NAMES[key[0]]] = (float(np.median(values)), float(np.mean(errors.get(key, [spread]))))
+    kind = "standard error over users" if errors else "half the range of the seeds"
+    label = f"test NDCG@10, all items ranked (line: {kind})"
+    return [functools.partial(draw_bars, bars=bars, label=label, title="The next item")]
 
 
 def _median(values) -> float | None:

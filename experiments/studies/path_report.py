@@ -6,8 +6,10 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
+from experiments.harness.figures import Figures, pick, with_errors
 from experiments.harness.names import NAMES
-from experiments.harness.report import Table, draw_curves, draw_recall, read_curves, signed
+from experiments.harness.plots import Draw, draw_bars, draw_curves, draw_recall, read_curves
+from experiments.harness.report import Table, signed
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
 from experiments.loop.training import TrainResult
@@ -108,6 +110,7 @@ def _search_figures(name: str, found: Retrieved) -> dict[str, float]:
     return {
         f"{name}/hr@10": found.metrics["hr@10"],
         f"{name}/ndcg@10": found.metrics["ndcg@10"],
+        f"{name}/ndcg@10_se": found.metrics.standard_errors["ndcg@10"],
         f"{name}/recall@10": found.recall,
         f"{name}/items_scored": found.items_scored,
         f"{name}/flops": found.flops,
@@ -128,12 +131,7 @@ def _all_search_figures(searches: Mapping[str, Searched]) -> dict[str, float]:
 
 
 def _ranking_figures(metrics: Mapping[str, Metrics]) -> dict[str, float]:
-    return {
-        f"{name}/{figure}": value
-        for name, m in metrics.items()
-        for source in (m.values, {f"{k}_se": v for k, v in m.standard_errors.items()})
-        for figure, value in source.items()
-    }
+    return {f"{name}/{f}": v for name, m in metrics.items() for f, v in with_errors(m).items()}
 
 
 def _training_figures(training: Mapping[str, TrainResult]) -> dict[str, float | None]:
@@ -170,6 +168,26 @@ def figures_of(problem: Problem, tested: Tested) -> tuple[dict, dict]:
     return metrics, _ranking_figures(tested.baselines)
 
 
+def path_panels(figures: Figures) -> list[Draw]:
+    """Draw the test NDCG@10 of all that answers, and how many items the searches read."""
+    # The headline's figures, those of Shampoo's model, are named by themselves.
+    values = {n or "shampoo": v[0] for (n,), v in pick(figures, "(?:(.+)/)?ndcg@10").items()}
+    errors = {n or "shampoo": v[0] for (n,), v in pick(figures, "(?:(.+)/)?ndcg@10_se").items()}
+    scored = pick(figures, "(.+)/items_scored")
+    bars = {NAMES[n]: (values[n], errors[n]) for n in NAMES if n in values}
+    reads = {}
+    for scorer, prefix in (("dot", ""), ("MoNN", "monn/")):
+        for search, how in (("exact", "exact search"), ("index", "HSNN index")):
+            key, name = f"{prefix}{search}", f"{scorer}, {how}"
+            bars[name] = (values[key], errors.get(key, 0.0))
+            reads[name] = scored[(key,)]
+    label = "test NDCG@10, all items ranked\n(line: standard error over users)"
+    return [
+        functools.partial(draw_bars, bars=bars, label=label, title="The next item"),
+        functools.partial(draw_bars, bars=reads, label="items scored per query", title="The cost"),
+    ]
+
+
 def found(tested: Tested) -> str:
     """Say what the run shows, in two sentences."""
     dot, monn = tested.searches["dot"], tested.searches["monn"]
@@ -184,8 +202,9 @@ def found(tested: Tested) -> str:
 def report_of(run: Run, problem: Problem, *, tested: Tested, digits: Outcome) -> Outcome:
     """Join the whole path's figures, tables and plots; `digits` is the optimizers' part."""
     metrics, baselines = figures_of(problem, tested)
-    stages = {s: lines for s, lines in read_curves(run.folder).items() if s in tested.models}
-    loss = functools.partial(draw_curves, curves=stages, label="training loss", smooth=8)
+    lines = read_curves(run.folder)
+    stages = {NAMES[stage]: lines[stage] for stage in tested.models}
+    draw = functools.partial(draw_curves, curves=stages, against="step", metric="ndcg@10")
     recall = {f"{each.name}, HSNN index": each.curve for each in tested.searches.values()}
     return Outcome(
         title="From interactions to retrieved items",
@@ -199,15 +218,7 @@ def report_of(run: Run, problem: Problem, *, tested: Tested, digits: Outcome) ->
             results_table(problem, tested),
         ],
         panels=[
-            functools.partial(loss, against="step"),
-            functools.partial(loss, against="seconds"),
-            functools.partial(
-                draw_curves,
-                curves=stages,
-                against="step",
-                metric="ndcg@10",
-                label="validation NDCG@10",
-            ),
+            functools.partial(draw, label="validation NDCG@10"),
             functools.partial(draw_recall, curves=recall, n_items=problem.num_items),
         ],
         found=found(tested),

@@ -18,7 +18,9 @@ import numpy as np
 
 from experiments.data.drawn import Planted, planted_tree
 from experiments.harness.errors import bad_input
-from experiments.harness.report import Table, finish_axes
+from experiments.harness.figures import Figures, pick
+from experiments.harness.plots import Draw, draw_lines
+from experiments.harness.report import Table
 from experiments.harness.run_folder import Run, read_metrics
 from experiments.harness.study import Outcome
 from experiments.harness.timing import median_seconds, percentiles_ms, seconds_of
@@ -297,27 +299,23 @@ def _outcome(points, config: ScaleConfig, seeds) -> Outcome:
         metrics=metrics,
         baselines={f"exact/{p.items}/flops": p.exact_flops for p in first},
         tables=[table],
-        panels=[functools.partial(_panel, points=points, attribute=a, label=t) for a, t in PANELS],
     )
 
 
-PANELS = (("flops", "FLOPs a query"), ("p50_ms", "p50 of one request, ms"))
-
-
-def _panel(axes, *, points, attribute: str, label: str) -> None:
-    """Draw the means over seeds by the catalogue's size."""
-
-    def means(found, attribute):
-        sizes = sorted({p.items for p in found})
-        own = [[getattr(p, attribute) for p in found if p.items == size] for size in sizes]
-        return sizes, np.mean(own, axis=1)
-
-    for name, found in points.items():
-        axes.plot(*means(found, attribute), "o-", label=name, markersize=4)
-    if attribute == "flops":
-        axes.plot(*means(next(iter(points.values())), "exact_flops"), "k:", label="exact")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("items")
-    axes.set_ylabel(label)
-    finish_axes(axes)
+def size_panels(figures: Figures) -> list[Draw]:
+    """Draw operations and latency by the catalogue's size, with the fitted exponents."""
+    fits = {name: own[0] for (name,), own in pick(figures, "(.+)/exponent").items()}
+    flops: dict[str, list[tuple[float, float]]] = {}
+    latency: dict[str, list[tuple[float, float]]] = {}
+    for (name, size), (value,) in pick(figures, r"(.+)/(\d+)/flops").items():
+        flops.setdefault(name, []).append((float(size), value / 1e6))
+    for (name, size), (value,) in pick(figures, r"(.+)/(\d+)/p50_ms").items():
+        latency.setdefault(name, []).append((float(size), value))
+    flops = {name: flops[name] for name in (*fits, "exact")}
+    draw = functools.partial(draw_lines, x_label="items", log_x=True, log_y=True)
+    grows = "; ".join(f"{name} N^{power:.2f}" for name, power in fits.items())
+    title = f"Growth: {grows}; exact N"
+    return [
+        functools.partial(draw, curves=flops, y_label="millions of FLOPs per query", title=title),
+        functools.partial(draw, curves=latency, y_label="p50 of one request, ms", title="Latency"),
+    ]

@@ -15,7 +15,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.harness.report import Table, draw_curves, read_curves
+from experiments.harness.figures import Figures, pick
+from experiments.harness.plots import Draw, draw_curves, draw_points, read_curves
+from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
 from experiments.retrieval.kept_gain import (
@@ -26,6 +28,7 @@ from experiments.retrieval.kept_gain import (
     kept_table,
     measure_kept,
 )
+from experiments.studies.kept_panels import kept_panels
 from experiments.studies.rated_scorer import (
     K,
     Scored,
@@ -176,3 +179,20 @@ def _outcome(run: Run, examples, config, tested, platts, seconds, *, protocol, s
         tables=[table],
         panels=panels,
     )
+
+
+def scorer_panels(figures: Figures) -> list[Draw]:
+    """Draw what exact search finds beyond the two tower's, and what an index keeps of it."""
+    gains = {NAMES[n]: own for (n,), own in pick(figures, "([^/]+)/gain").items() if n != "XS"}
+    changes = {NAMES[n]: own for (n,), own in pick(figures, "([^/]+)/ne_change").items()}
+    changes.pop(NAMES["XS"], None)
+    panels = []
+    for rows, figure, what in ((gains, "gain", f"recall@{K}"), (changes, "ne_change", "NE")):
+        errors = {
+            NAMES[n]: 2 * own[0] for (n,), own in pick(figures, f"([^/]+)/{figure}_se").items()
+        }
+        draw = functools.partial(draw_points, rows=rows, errors=errors, reference=0.0)
+        label = f"{what} minus the two tower's\n(line: two standard errors)"
+        if rows:
+            panels.append(functools.partial(draw, label=label, title=f"Exact search: {what}"))
+    return [*panels, *kept_panels(figures)]

@@ -73,7 +73,7 @@ def test_command_writes_a_whole_run_folder(tmp_path, capsys):
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["metrics"]["shampoo/test_accuracy"] > 0.5
     assert summary["baselines"]["adamw/test_accuracy"] > 0.5
-    assert "shampoo" in capsys.readouterr().out
+    assert "Shampoo" in capsys.readouterr().out
 
 
 def test_search_never_looks_at_the_test_split(tmp_path, monkeypatch):

@@ -1,25 +1,20 @@
-"""Tables and plots: figures as they are, baselines always, labels on every axis."""
+"""Tables and reports: figures as they are, baselines always."""
 
 import functools
 import io
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from experiments.harness.options import Options
+from experiments.harness.plots import draw_curves, read_curves
 from experiments.harness.progress import show_progress
 from experiments.harness.report import (
     Table,
-    _share_legend,
-    draw_curves,
-    draw_recall,
-    finish_axes,
     format_cell,
     markdown_table,
     print_table,
-    read_curves,
     write_report,
 )
 from experiments.harness.run_folder import open_run
@@ -121,48 +116,10 @@ def test_table_needs_baselines_and_full_rows():
         Table(title="T", columns=("a", "b"), baselines=[("x",)], rows=[])
 
 
-def axes():
-    return Figure().subplots()
-
-
-def test_curves_leave_out_gaps_and_smooth_over_the_past():
-    lines = [{"step": s, "seconds": s / 10, "loss": y} for s, y in ((1, 4.0), (2, None), (3, 2.0))]
-    ax = axes()
-    draw_curves(ax, curves={"adamw": lines, "none": [{"step": 1}]}, against="seconds", smooth=2)
-    raw, smoothed = ax.lines
-    np.testing.assert_allclose(raw.get_xydata(), [[0.1, 4.0], [0.3, 2.0]])
-    np.testing.assert_allclose(smoothed.get_ydata(), [4.0, 3.0])
-    assert ax.get_xlabel() == "training seconds (without compilation)"
-    assert ax.get_ylabel() == "loss"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["adamw"]
-
-
-def test_recall_is_drawn_by_cost_with_all_items_marked():
-    ax = axes()
-    draw_recall(ax, curves={"beam": [(50, 0.9), (10, 0.5)]}, n_items=100)
-    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[10, 0.5], [50, 0.9]])
-    assert ax.lines[1].get_xdata()[0] == 100
-    assert (ax.get_xlabel(), ax.get_xscale()) == ("items scored a query", "log")
-
-
-def test_panels_with_the_same_many_lines_share_a_legend():
-    figure = Figure()
-    panels = figure.subplots(1, 2)
-    for ax in panels:
-        for i in range(9):
-            ax.plot([0, 1], [i, i], label=str(i))
-        finish_axes(ax)
-    assert _share_legend(figure) == 5  # nine names in two columns
-    assert [ax.get_legend() for ax in panels] == [None, None]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list("012345678")
-    panels[1].plot([0, 1], [0, 1], label="another")
-    assert _share_legend(figure) == 0
-
-
 def test_report_holds_command_protocol_tables_and_plot(tmp_path):
     run = open_run("toy", Options(out=tmp_path / "run"), arguments=("--seed", "0"))
     for step in (1, 2):
-        run.log("adamw", step, loss=1.0 / step, seconds=0.1 * step)
+        run.log("AdamW", step, loss=1.0 / step, seconds=0.1 * step)
     summary = run.write_summary(
         protocol={"split": "leave one out"}, metrics={}, baselines={}, seeds=[0]
     )

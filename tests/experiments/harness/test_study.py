@@ -62,6 +62,22 @@ def test_a_study_leaves_summary_report_and_what_was_found(tmp_path, capsys):
     assert NOT_KEPT not in report  # nothing was looked at
 
 
+def test_the_claim_is_drawn_from_the_figures_before_other_panels(tmp_path):
+    drawn = []
+
+    def claim_panels(figures):
+        drawn.append(dict(figures))
+        return [lambda axes: drawn.append("claim")]
+
+    def with_a_panel(setting):
+        return dataclasses.replace(measure(setting), panels=[lambda axes: drawn.append("further")])
+
+    study = dataclasses.replace(STUDY, claim_panels=claim_panels, measure=with_a_panel)
+    study.main(["--out", str(tmp_path / "run")])
+    assert drawn == [{"hr": 42, "width": 7}, "claim", "further"]
+    assert "(report.png)" in (tmp_path / "run" / "report.md").read_text()
+
+
 def test_a_look_at_the_test_split_is_logged_and_said(tmp_path, capsys):
     out = tmp_path / "run"
     STUDY.main(["--out", str(out), "--seed", "1"])
