@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
 
 Distance = Literal["l2", "squared_l2", "cosine"]
 
@@ -15,7 +15,7 @@ _TINY = 1e-12
 
 
 def pairwise_distance(
-    vectors: ArrayLike, nodes: ArrayLike, *, distance: Distance = "l2"
+    vectors: jax.Array, nodes: jax.Array, *, distance: Distance = "l2"
 ) -> jax.Array:
     """Return d(j, k) between every vector and every node.
 
@@ -47,18 +47,19 @@ def _inner(vectors, nodes):
     return jnp.einsum("nd,kd->nk", vectors, nodes, precision=jax.lax.Precision.HIGHEST)
 
 
-def unit(vectors: ArrayLike) -> jax.Array:
+def unit(vectors: jax.Array | np.ndarray) -> jax.Array:
     """Scale vectors to length 1 along the last axis; zero stays zero, with a finite gradient."""
-    return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + _TINY)
+    lengths = jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + _TINY)
+    return jnp.divide(vectors, lengths)
 
 
 @functools.partial(jax.jit, static_argnames="distance")
 def nearest(
-    vectors: ArrayLike,
-    nodes: ArrayLike,
+    vectors: jax.Array,
+    nodes: jax.Array,
     *,
     distance: Distance = "l2",
-    blocked: ArrayLike | None = None,
+    blocked: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the nearest node of every vector, in blocks of rows that bound the memory.
 
@@ -81,7 +82,7 @@ def nearest(
     return jax.lax.map(of_row, vectors, batch_size=block)
 
 
-def first_least(row: ArrayLike) -> tuple[jax.Array, jax.Array]:
+def first_least(row: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return (int32 [], its value []) of the least of a row [K]; ties go to the lower index.
 
     Two plain reductions: XLA:CPU does not vectorise argmin, which takes four times as long as the

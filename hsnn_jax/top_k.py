@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 _LAST = jnp.iinfo(jnp.int32).max
 # Candidates looked at beyond the k best where some tie: pairs of equal items are common, and more
@@ -12,7 +11,7 @@ _LAST = jnp.iinfo(jnp.int32).max
 _SPARE = 8
 
 
-def top_k(scores: ArrayLike, ids: ArrayLike, *, k: int) -> tuple[jax.Array, jax.Array]:
+def top_k(scores: jax.Array, ids: jax.Array, *, k: int) -> tuple[jax.Array, jax.Array]:
     """Return the k best candidates of each row.
 
     Args:

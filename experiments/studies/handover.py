@@ -62,10 +62,14 @@ def example_lines(
 
 
 def name_of(interactions: Interactions, item: int) -> str:
-    """Call an item by the first line of its text, or by its id where it has none."""
-    texts = interactions.item_texts
-    text = texts[item].strip() if texts is not None else ""
-    return text.splitlines()[0] if text else str(interactions.item_ids[item])
+    """Call an item by its text, or by its id where it has none or one that begins with the id."""
+    known, texts = str(interactions.item_ids[item]), interactions.item_texts
+    text = " ".join(texts[item].split()) if texts is not None else ""
+    return known if not text or _letters(text).startswith(_letters(known)) else text
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).lower()
 
 
 def _cut(text: str) -> str:

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
 
 from hsnn_jax.lists.index import Index
+
+Array = jax.Array | np.ndarray
 
 _FEW = 64  # nodes that are put in order at first
 
@@ -40,9 +42,9 @@ def route(
     found: Candidates,
     index: Index,
     *,
-    left: ArrayLike,
-    budget: ArrayLike,
-    cost_weight: ArrayLike,
+    left: jax.Array,
+    budget: jax.Array,
+    cost_weight: jax.Array | float,
     max_beam: int,
 ) -> Beam:
     """Take each user's best nodes while the cumulative number of what they list fits the budget.
@@ -106,7 +108,7 @@ def _best(priority, counts, budget, size: int, most: int):
     return jax.lax.cond(jnp.all(enough), padded, longer)
 
 
-def open_counts(indexes: Sequence[Index], allowed: ArrayLike | None) -> list:
+def open_counts(indexes: Sequence[Index], allowed: Array | None) -> list:
     """Count the allowed items below each node: int32 [K] an index.
 
     Args:
@@ -128,8 +130,8 @@ def remaining(
     indexes: Sequence[Index],
     opened: Sequence,
     *,
-    allowed: ArrayLike | None,
-    exclude: ArrayLike | None,
+    allowed: Array | None,
+    exclude: Array | None,
 ) -> list:
     """Count the items below each node that a user may get: int32 [B, K] an index.
 
@@ -154,7 +156,7 @@ def remaining(
     return left[::-1]
 
 
-def unseen_items(beam: Beam, left: ArrayLike) -> jax.Array:
+def unseen_items(beam: Beam, left: jax.Array) -> jax.Array:
     """Count the items that each user may get and that no visited node lists, int32 [B].
 
     Args:
@@ -167,7 +169,7 @@ def unseen_items(beam: Beam, left: ArrayLike) -> jax.Array:
     return jnp.sum(left, axis=1, dtype=jnp.int32) - jnp.sum(listed, axis=1, dtype=jnp.int32)
 
 
-def slots_of(index: Index, ids: ArrayLike) -> Slots:
+def slots_of(index: Index, ids: Array) -> Slots:
     """Return where items int [...] are listed; ids outside [0, n), as padding, have node K."""
     num_nodes, capacity = index.nodes.shape[0], index.lists.shape[1]
     num_items = index.positions.shape[0]
@@ -177,7 +179,7 @@ def slots_of(index: Index, ids: ArrayLike) -> Slots:
 
 
 def owned(
-    beam: Beam, excluded: Slots | None, *, first_node: ArrayLike, index: Index
+    beam: Beam, excluded: Slots | None, *, first_node: jax.Array | int, index: Index
 ) -> tuple[Beam, Slots | None]:
     """Keep the visited nodes whose lists are held here, in order, numbered from `first_node`.
 

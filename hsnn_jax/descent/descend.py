@@ -6,15 +6,16 @@ is the items: N levels stand on N - 1 nested indexes.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.core import Tracer
 
 from hsnn_jax.chunks import by_chunks, num_rows
 from hsnn_jax.descent.beam import (
+    Array,
     Beam,
     Candidates,
     open_counts,
@@ -79,8 +80,8 @@ class Request(NamedTuple):
 
     levels: tuple[Level, ...]  # without scorers, the last one without features
     budgets: tuple  # int32 [B] an index
-    exclude: jax.Array | None  # int [B, E]
-    allowed: jax.Array | None  # bool [n]
+    exclude: Array | None  # int [B, E]
+    allowed: Array | None  # bool [n]
     cost_weight: jax.Array | float
     ensemble: dict | None
 
@@ -101,9 +102,9 @@ def prepare(
     k: int,
     budgets: Sequence,
     max_beams: Sequence,
-    exclude: ArrayLike | None = None,
-    allowed: ArrayLike | None = None,
-    cost_weight: ArrayLike = 0.0,
+    exclude: Array | None = None,
+    allowed: Array | None = None,
+    cost_weight: jax.Array | float = 0.0,
     ensemble: dict | None = None,
 ) -> tuple[Request, Static]:
     """Validate a request and sort it into traced and static values.
@@ -126,7 +127,7 @@ def prepare(
         num_nodes, capacity = index.nodes.shape[0], index.lists.shape[1]
         if max_beam is not None and max_beam < 1:
             raise ValueError(f"max_beam: expected a number >= 1, found {max_beam}")
-        if not isinstance(budget, jax.core.Tracer) and np.min(budget) < 1:
+        if not isinstance(budget, Tracer) and np.min(budget) < 1:
             raise ValueError(f"budget: expected numbers >= 1, found {np.min(budget)}")
         candidates = min(candidates, num_nodes)
         beams.append(candidates if max_beam is None else min(max_beam, candidates))
@@ -152,7 +153,7 @@ def local_search(
     *,
     request: Request,
     static: Static,
-    first_node: ArrayLike = 0,
+    first_node: jax.Array | int = 0,
 ) -> tuple:
     """Search the items' lists that are held here, those of nodes from `first_node` on.
 
@@ -202,6 +203,7 @@ def local_search(
                 found = expand(
                     level, beam, pages_of(beam, index, first=0, count=_most_pages(beam, index))
                 )
+        beam, index = beams[-1], indexes[-1]
         unseen = unseen_items(beam, left[-1])
         excluded = None if exclude is None else slots_of(index, exclude)
         beam, excluded = owned(beam, excluded, first_node=first_node, index=index)
@@ -274,7 +276,8 @@ def result(
         )
         flops = flops + per_user + per_row * slots
     nodes = indexes[0].nodes.shape[0] + jnp.sum(scored[:, :-1], axis=1, dtype=jnp.int32)
-    return SearchResult(ids, scores, scored[:, -1], flops, nodes, unseen)
+    # Every search has a level below the first, whose cost is an array.
+    return SearchResult(ids, scores, scored[:, -1], cast(jax.Array, flops), nodes, unseen)
 
 
 def flat(features: Any) -> Any:
@@ -288,7 +291,7 @@ def flat(features: Any) -> Any:
 
 
 def check_request(
-    num_items: int, num_users: int, *, k: int, exclude: ArrayLike | None, allowed: ArrayLike | None
+    num_items: int, num_users: int, *, k: int, exclude: Array | None, allowed: Array | None
 ) -> None:
     """Raise a ValueError unless k and the masks fit the items and users."""
     if not 1 <= k <= num_items:

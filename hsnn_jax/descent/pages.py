@@ -5,14 +5,15 @@ slots, as far as its extent, the last occupied slot.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
-from hsnn_jax.descent.beam import Beam, Slots
+from hsnn_jax.descent.beam import Array, Beam, Slots
 from hsnn_jax.lists.index import Index, Tiles
+
+_Number = TypeVar("_Number", int, jax.Array)
 
 _SLOTS = 8  # of a page; about half a page at the end of a list is free
 _ROUND = 64  # slots of a user that are scored at once
@@ -28,7 +29,7 @@ class Pages(NamedTuple):
     number: jax.Array  # int32 [B, P]: which page of the node's list
     rank: jax.Array  # int32 [B, P]: which node of the beam
     length: jax.Array  # int32 [B]
-    first: jax.Array  # int32 []: how many of the beam's pages come before these
+    first: jax.Array | int  # int32 []: how many of the beam's pages come before these
 
 
 def page_slots(index: Index) -> int:
@@ -36,7 +37,7 @@ def page_slots(index: Index) -> int:
     return min(_SLOTS, index.lists.shape[1])
 
 
-def pages_in(index: Index, slots: ArrayLike) -> Any:
+def pages_in(index: Index, slots: _Number) -> _Number:
     """Return how many pages hold the first slots of a list."""
     return -(-slots // page_slots(index))
 
@@ -52,7 +53,7 @@ def whole_rounds(index: Index, pages: int) -> int:
     return -(-pages // step) * step
 
 
-def pages_of(beam: Beam, index: Index, *, first: ArrayLike, count: int) -> Pages:
+def pages_of(beam: Beam, index: Index, *, first: jax.Array | int, count: int) -> Pages:
     """Lay out pages `first` to `first + count - 1` of all that the beam's nodes list.
 
     Args:
@@ -95,7 +96,7 @@ def score_pages(
     items: Any,
     users: Any,
     pages: Pages,
-    allowed: ArrayLike | None = None,
+    allowed: Array | None = None,
     excluded: Any = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Score what the pages list, a few pages of every user at a time.

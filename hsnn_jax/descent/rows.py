@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
+from hsnn_jax.descent.beam import Array
 from hsnn_jax.descent.descend import Level, SearchResult
 from hsnn_jax.descent.search import check_levels, compiled_brute_force
 from hsnn_jax.lists.index import Index, Tiles
@@ -17,10 +17,10 @@ def search_rows(
     levels: Sequence[Level],
     indexes: Sequence[Index],
     *,
-    rows: ArrayLike,
+    rows: Array,
     k: int,
     ensemble: dict | None = None,
-    exclude: ArrayLike | None = None,
+    exclude: Array | None = None,
 ) -> SearchResult:
     """Score these items alone: the exact answer to a filter that few items pass.
 

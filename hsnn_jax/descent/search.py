@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from hsnn_jax.chunks import by_chunks, num_rows
 from hsnn_jax.descent import descend
+from hsnn_jax.descent.beam import Array
 from hsnn_jax.descent.descend import (
     Level,
     Request,
@@ -44,9 +45,9 @@ def search(
     k: int,
     budget: ArrayLike,
     max_beam: int | None = None,
-    exclude: ArrayLike | None = None,
-    allowed: ArrayLike | None = None,
-    cost_weight: ArrayLike = 0.0,
+    exclude: Array | None = None,
+    allowed: Array | None = None,
+    cost_weight: jax.Array | float = 0.0,
     node_scorer: Callable | None = None,
     node_params: Any = None,
     node_features: Any = None,
@@ -107,8 +108,8 @@ def brute_force(
     items: Any,
     users: Any,
     k: int,
-    exclude: ArrayLike | None = None,
-    allowed: ArrayLike | None = None,
+    exclude: Array | None = None,
+    allowed: Array | None = None,
 ) -> SearchResult:
     """Score every item for every user: the exact answer, by the same scorer as `search`.
 
@@ -129,9 +130,9 @@ def search_levels(
     budgets: Sequence,
     ensemble: dict | None = None,
     max_beams: Sequence | None = None,
-    exclude: ArrayLike | None = None,
-    allowed: ArrayLike | None = None,
-    cost_weight: ArrayLike = 0.0,
+    exclude: Array | None = None,
+    allowed: Array | None = None,
+    cost_weight: jax.Array | float = 0.0,
 ) -> SearchResult:
     """Score the coarsest nodes, expand the best that the budget affords, and so on down to items.
 
@@ -182,8 +183,8 @@ def brute_force_levels(
     *,
     k: int,
     ensemble: dict | None = None,
-    exclude: ArrayLike | None = None,
-    allowed: ArrayLike | None = None,
+    exclude: Array | None = None,
+    allowed: Array | None = None,
 ) -> SearchResult:
     """Score all nodes and all items: the exact answer of the ensemble of all levels.
 
@@ -254,7 +255,7 @@ def prepare_levels(
 
 
 def check_levels(
-    levels: tuple[Level, ...], indexes: Sequence[Index], *, ensemble: dict | None
+    levels: Sequence[Level], indexes: Sequence[Index], *, ensemble: dict | None
 ) -> None:
     """Raise a ValueError unless the levels stand on these indexes."""
     if not indexes or len(levels) != len(indexes) + 1:
@@ -301,8 +302,8 @@ def compiled_brute_force(
     node_of: tuple,
     *,
     ensemble: dict | None,
-    exclude: ArrayLike | None,
-    allowed: ArrayLike | None,
+    exclude: jax.Array | None,
+    allowed: jax.Array | None,
     scorers: tuple,
     k: int,
 ) -> SearchResult:

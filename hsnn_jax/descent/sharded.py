@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,10 @@ from hsnn_jax.descent.search import prepare, prepare_levels
 from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.top_k import top_k
 
+_Tree = TypeVar("_Tree")
 
-def shard_index(index: Index, tiles: Tiles, *, mesh: Mesh, axis: str) -> tuple[Index, Tiles]:
+
+def shard_index(index: Index, tiles: _Tree, *, mesh: Mesh, axis: str) -> tuple[Index, _Tree]:
     """Spread lists and tiles over a mesh axis by node; everything else is replicated.
 
     `tiles` may be a pytree of several `Tiles`.
@@ -46,10 +48,10 @@ def auto_mesh(
         if axis is not None:
             raise ValueError(f"axis: expected none without a mesh, found {axis!r}")
         return None
-    axis = mesh.axis_names[0] if axis is None else axis
-    check_axis(mesh, axis, num_nodes=mesh.size if num_nodes is None else num_nodes)
+    chosen: str = mesh.axis_names[0] if axis is None else axis
+    check_axis(mesh, chosen, num_nodes=mesh.size if num_nodes is None else num_nodes)
     types = (AxisType.Auto,) * len(mesh.axis_names)
-    return Mesh(mesh.devices, mesh.axis_names, axis_types=types), axis
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types), chosen
 
 
 def check_axis(mesh: Mesh, axis: str, *, num_nodes: int) -> None:
@@ -132,7 +134,7 @@ def _sharded_search(indexes, tiles, request, *, static, mesh, axis):
         return *_join(ids, scores, static.k, axis), *cost
 
     everywhere, by_node = PartitionSpec(), PartitionSpec(axis)
-    last = Index(*[everywhere] * len(Index._fields))._replace(lists=by_node)
+    last = jax.tree.map(lambda _: everywhere, indexes[-1])._replace(lists=by_node)
     # What the gather returns is the same on all devices; the type system cannot know it.
     found = jax.shard_map(
         of_device,

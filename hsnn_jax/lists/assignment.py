@@ -14,7 +14,7 @@ _MAX_ROWS = 2**17  # that one call of `nearest` takes
 
 
 def assign(
-    vectors: ArrayLike, nodes: ArrayLike, *, capacity: int, distance: Distance = "l2"
+    vectors: ArrayLike, nodes: jax.Array | np.ndarray, *, capacity: int, distance: Distance = "l2"
 ) -> np.ndarray:
     """Put every item into the list of its nearest node that has room.
 
@@ -63,10 +63,10 @@ def place(
 
 @functools.partial(jax.jit, static_argnames=("capacity", "distance"))
 def assign_rows(
-    vectors: ArrayLike,
-    nodes: ArrayLike,
+    vectors: jax.Array,
+    nodes: jax.Array,
     *,
-    waiting: ArrayLike,
+    waiting: jax.Array,
     capacity: int,
     distance: Distance = "l2",
 ) -> tuple[jax.Array, jax.Array]:
@@ -104,7 +104,7 @@ def assign_rows(
     return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), ask, first)[0], wanted
 
 
-def rank_in_group(groups: ArrayLike) -> jax.Array:
+def rank_in_group(groups: jax.Array) -> jax.Array:
     """Return int32 [n]: how many earlier elements are in the group, int [n], of each element."""
     order = jnp.argsort(groups, stable=True)
     in_order = groups[order]
@@ -143,7 +143,7 @@ def _rank_in_group(groups):
     return np.arange(groups.size) - np.flatnonzero(starts)[np.cumsum(starts) - 1]
 
 
-def list_by(node_of: ArrayLike, num_nodes: int, *, capacity: int) -> np.ndarray:
+def list_by(node_of: np.ndarray, num_nodes: int, *, capacity: int) -> np.ndarray:
     """Lay out given nodes int [n] as lists int32 [K, C], ids ascending, -1 in free slots."""
     lists = np.full((num_nodes, capacity), -1, np.int32)
     order = np.argsort(node_of, kind="stable")

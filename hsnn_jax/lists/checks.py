@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 # Distances square lengths and k-means adds the squares up: from about 1e19 on that is infinite
@@ -42,7 +43,7 @@ def as_vectors(
         raise ValueError(f"{name}: expected at least one row, found none")
     with np.errstate(over="ignore"):
         vectors = vectors.astype(_float_type(vectors.dtype), copy=False)
-    if not isinstance(vectors, jax.core.Tracer):
+    if not isinstance(vectors, Tracer):
         _check_lengths(name, np.asarray(vectors))
     return vectors
 

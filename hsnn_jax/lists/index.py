@@ -103,7 +103,7 @@ def build_index(
     )
 
 
-def positions_of(lists: ArrayLike, rows: int) -> np.ndarray:
+def positions_of(lists: np.ndarray, rows: int) -> np.ndarray:
     """Return the slot of each row, int32 numpy [rows]; K * C where it is in no list."""
     slots = np.flatnonzero(lists.ravel() >= 0)
     positions = np.full(rows, lists.size, np.int32)
@@ -111,7 +111,7 @@ def positions_of(lists: ArrayLike, rows: int) -> np.ndarray:
     return positions
 
 
-def extents_of(lists: ArrayLike) -> jax.Array:
+def extents_of(lists: jax.Array) -> jax.Array:
     """Return int32 [...]: the slots of lists [..., C] up to the last occupied one."""
     slots = jnp.arange(1, lists.shape[-1] + 1, dtype=jnp.int32)
     return jnp.max(jnp.where(lists >= 0, slots, 0), axis=-1)

@@ -83,7 +83,7 @@ def nodes_of_items(indexes: Sequence[Index]) -> tuple:
 
 @functools.partial(jax.jit, static_argnames="distance")
 def representative_items(
-    indexes: Sequence[Index], item_vectors: ArrayLike, *, distance: Distance = "l2"
+    indexes: Sequence[Index], item_vectors: jax.Array, *, distance: Distance = "l2"
 ) -> tuple:
     """Return the item nearest to each node among those below it: int32 [K_l] an index.
 
@@ -113,7 +113,7 @@ def representative_items(
 
 
 def representatives_of_items(
-    indexes: Sequence[Index], item_vectors: ArrayLike, *, distance: Distance = "l2"
+    indexes: Sequence[Index], item_vectors: jax.Array, *, distance: Distance = "l2"
 ) -> tuple:
     """Return the representative of the node that each item is below: int32 [n] an index.
 

@@ -25,7 +25,7 @@ _BATCHES = (32, 1024)
 class Living(NamedTuple):
     """An index with what it takes to change it."""
 
-    index: Index
+    index: Index  # pyright: ignore[reportIncompatibleMethodOverride]  # not tuple's method
     tiles: Tiles  # item vectors, float32 [K, C, d]
     ids: np.ndarray  # int64 [n]: the caller's id in each row, -1 in a free row
     rows: tuple[np.ndarray, np.ndarray]  # the ids present, ascending, and their rows
@@ -37,7 +37,7 @@ def start(
     index: Index,
     item_vectors: ArrayLike,
     *,
-    ids: ArrayLike,
+    ids: np.ndarray,
     distance: Distance = "l2",
     baseline: dict[str, float] | None = None,
     features: Any = None,
@@ -170,7 +170,7 @@ def reassign(
         given, missing = ("ids", "vectors") if vectors is None else ("vectors", "ids")
         raise ValueError(f"{missing}: expected them together with {given}, found none")
     held = item_vectors(living), item_features(living)
-    if ids is not None:
+    if ids is not None and vectors is not None:
         width = living.index.nodes.shape[1]
         vectors = np.asarray(as_vectors("vectors", vectors, width=width, empty=True))
         ids, rows = _known_rows(living, ids, size=vectors.shape[0])
@@ -190,7 +190,7 @@ def item_features(living: Living) -> Any:
     return jax.tree.map(functools.partial(by_row, living.index), _held(living))
 
 
-def by_row(index: Index, tiles: ArrayLike) -> jax.Array:
+def by_row(index: Index, tiles: jax.Array) -> jax.Array:
     """Return what tiles [K, C, ...] hold of each item, [n, ...]; zeros in free rows."""
     flat = tiles.reshape(-1, *tiles.shape[2:])
     return flat.at[index.positions].get(mode="fill", fill_value=0)

@@ -16,7 +16,7 @@ def _check_positive(config, *names):
             raise ValueError(f"{name}: expected a number > 0, found {getattr(config, name)}")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, init=False)
 class Features:
     """The features of a user or an item, by name.
 
@@ -26,14 +26,12 @@ class Features:
         with -1. An id outside [0, vocabulary) counts as absent.
     """
 
-    dense: Sizes = ()
-    sparse: Sizes = ()
+    dense: tuple[tuple[str, int], ...]
+    sparse: tuple[tuple[str, int], ...]
 
-    def __post_init__(self):
-        for kind in ("dense", "sparse"):
-            sizes = tuple(
-                (str(name), int(size)) for name, size in dict(getattr(self, kind)).items()
-            )
+    def __init__(self, *, dense: Sizes = (), sparse: Sizes = ()) -> None:
+        for kind, given in (("dense", dense), ("sparse", sparse)):
+            sizes = tuple((str(name), int(size)) for name, size in dict(given).items())
             object.__setattr__(self, kind, sizes)
             for name, size in sizes:
                 if size <= 0:
@@ -130,7 +128,8 @@ def from_dict(fields: Mapping[str, Any]) -> MoNNConfig:
     sides = {name: Features(**fields[name]) for name in ("user", "item")}
     towers = ("user_tower", "item_tower", "interaction_tower")
     networks = {name: TowerConfig(**fields[name]) for name in towers}
-    return MoNNConfig(**(dict(fields) | sides | networks))
+    changes: dict[str, Any] = {**fields, **sides, **networks}
+    return MoNNConfig(**changes)
 
 
 class Size(NamedTuple):

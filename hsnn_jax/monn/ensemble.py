@@ -6,6 +6,7 @@ the MoNN's logit for the user and the representative of the node that holds the 
 Source: arXiv 2408.06653v3, joint optimisation of the index and MoNN.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ def init_ensemble(num_levels: int) -> dict:
     return {"weights": weights, "bias": jnp.zeros(num_levels)}
 
 
-def ensemble_logits(params: Any, outputs: ArrayLike) -> jax.Array:
+def ensemble_logits(params: Any, outputs: jax.Array) -> jax.Array:
     """Compute every level's logit: sum_{l <= n} w_nl output_l + b_n.
 
     Args:
@@ -55,7 +56,7 @@ def ensemble_logits(params: Any, outputs: ArrayLike) -> jax.Array:
     return logits + params["bias"].reshape((1,) * (outputs.ndim - 1) + (-1,))
 
 
-def level_logit(params: Any, outputs: ArrayLike) -> jax.Array:
+def level_logit(params: Any, outputs: jax.Array) -> jax.Array:
     """Compute the logit of level n = outputs.shape[-1] alone, as the search at that level does.
 
     Args:
@@ -70,11 +71,11 @@ def level_logit(params: Any, outputs: ArrayLike) -> jax.Array:
 
 
 def level_losses(
-    logits: ArrayLike,
-    labels: ArrayLike,
+    logits: jax.Array,
+    labels: jax.Array,
     *,
-    weights: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    weights: ArrayLike | Sequence[float] | None = None,
+    mask: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Compute one supervised loss a level, all with the pair's own label.
 
@@ -97,7 +98,7 @@ def level_losses(
     return weights @ per_level, per_level
 
 
-def interaction_mse(level_vectors: ArrayLike, item_vectors: ArrayLike) -> jax.Array:
+def interaction_mse(level_vectors: jax.Array, item_vectors: jax.Array) -> jax.Array:
     """Compute the auxiliary loss of a level's interaction tower: the MSE to the items' tower.
 
     The items' tower is the target and gets no gradient.

@@ -37,7 +37,11 @@ class SparseTable(NamedTuple):
 
 
 def count_dense(
-    values: ArrayLike, vocabulary: int, *, ages: ArrayLike | None = None, half_life: float = 1.0
+    values: jax.Array | np.ndarray,
+    vocabulary: int,
+    *,
+    ages: ArrayLike | None = None,
+    half_life: float = 1.0,
 ) -> DenseTable:
     """Count a history's attribute values, a column each.
 
@@ -63,7 +67,11 @@ def count_dense(
 
 
 def count_sparse(
-    values: ArrayLike, num_keys: int, *, ages: ArrayLike | None = None, half_life: float = 1.0
+    values: jax.Array | np.ndarray,
+    num_keys: int,
+    *,
+    ages: ArrayLike | None = None,
+    half_life: float = 1.0,
 ) -> SparseTable:
     """Count a history's attribute values, keeping the `num_keys` most frequent of them.
 
@@ -85,7 +93,7 @@ def count_sparse(
     return SparseTable(keys, counts, total, None if recency is None else latest)
 
 
-def lookup(table: DenseTable | SparseTable, values: ArrayLike) -> jax.Array:
+def lookup(table: DenseTable | SparseTable, values: jax.Array | np.ndarray) -> jax.Array:
     """Compute the cross features of users and items for one attribute.
 
     Args:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 
-def binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Return -y log p - (1 - y) log(1 - p) elementwise, p = sigmoid(logits), without overflow.
 
     Args:
@@ -23,7 +23,7 @@ def binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
 
 
 def multi_task_loss(
-    logits: ArrayLike, labels: ArrayLike, *, weights: ArrayLike, mask: ArrayLike | None = None
+    logits: jax.Array, labels: jax.Array, *, weights: ArrayLike, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Compute the weighted sum over tasks of the mean cross entropy of the labelled examples.
 
@@ -60,11 +60,11 @@ def multi_task_loss(
 
 
 def sampled_softmax(
-    positive_B: ArrayLike,
-    negative_BxN: ArrayLike,
+    positive_B: jax.Array,
+    negative_BxN: jax.Array,
     *,
-    kept_BxN: ArrayLike | None = None,
-    log_expected_BxN: ArrayLike | None = None,
+    kept_BxN: jax.Array | None = None,
+    log_expected_BxN: jax.Array | None = None,
 ) -> jax.Array:
     """Compute the mean of -log exp(s+) / (exp(s+) + sum over kept negatives exp(s-)).
 
@@ -86,7 +86,7 @@ def sampled_softmax(
 
 
 def distillation_loss(
-    student_logits: ArrayLike, teacher_logits: ArrayLike, *, mask: ArrayLike | None = None
+    student_logits: jax.Array, teacher_logits: jax.Array, *, mask: jax.Array | None = None
 ) -> jax.Array:
     """Compute the mean cross entropy of the student to the teacher's probabilities.
 

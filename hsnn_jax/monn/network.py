@@ -64,6 +64,7 @@ class MoNN(nn.Module):
     def interact(self, users: Any, items: Any) -> jax.Array:
         """Return the interaction tower's vectors [B, m, n, d] of encoded users and items."""
         crosses, read = {}, _num_statistics(self.config)
+        rows: tuple[int, ...] = ()
         for name in self.config.crosses:
             features = i2if.lookup(users["counts"][name], items["attributes"][name])
             rows = features.shape[:2]
@@ -253,7 +254,7 @@ def module_flops(config: MoNNConfig) -> dict[str, float]:
     }
 
 
-def _apply(config, params, *arguments, method=None):
+def _apply(config, params, *arguments, method=None) -> Any:
     return MoNN(config).apply({"params": params}, *arguments, method=method)
 
 

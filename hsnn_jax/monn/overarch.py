@@ -76,10 +76,10 @@ class Mixture(nn.Module):
         hidden, temperature = self.config.overarch_hidden, self.temperature
         return init_mixture(jax.random.split(key), pairs, hidden=hidden, temperature=temperature)
 
-    def user(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
+    def user(self, v_BxNxD: jax.Array) -> dict[str, Any]:
         return self._side(v_BxNxD, jax.nn.silu(self.user_gate(_flat(v_BxNxD))))
 
-    def item(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
+    def item(self, v_BxNxD: jax.Array) -> dict[str, Any]:
         return self._side(v_BxNxD, self.item_gate(_flat(v_BxNxD)))
 
     def _side(self, v_BxNxD, gate):
@@ -134,10 +134,10 @@ class DotMoL(Mixture):
         super().setup()
         self.dot = Dot(self.config)
 
-    def user(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
+    def user(self, v_BxNxD: jax.Array) -> dict[str, Any]:
         return super().user(v_BxNxD) | {"dot": self.dot.user(v_BxNxD)}
 
-    def item(self, v_BxNxD: jax.Array) -> dict[str, jax.Array]:
+    def item(self, v_BxNxD: jax.Array) -> dict[str, Any]:
         return super().item(v_BxNxD) | {"dot": self.dot.item(v_BxNxD)}
 
     def __call__(self, users: Any, items: Any, pair_BxMxNxD: jax.Array | None) -> jax.Array:

@@ -11,12 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from hsnn_jax.distance import unit
 
 
-def dot(params: Any, users: ArrayLike, items: ArrayLike) -> jax.Array:
+def dot(params: Any, users: jax.Array, items: jax.Array) -> jax.Array:
     """Return the inner products of users [B, d] and items [B, m, d]; `params` is not used."""
     del params
     # Items first: with users first XLA:CPU transposes a shared catalogue in every call.
@@ -62,7 +61,7 @@ def init_mixture(keys: jax.Array, pairs: int, *, hidden: int, temperature: float
     }
 
 
-def mol(params: dict, users: ArrayLike, items: ArrayLike) -> jax.Array:
+def mol(params: dict, users: jax.Array, items: jax.Array) -> jax.Array:
     """Score by a mixture of logits: a gated mean of the cosines of component embeddings.
 
     The gate is softmax(user gate * item gate + MLP(cosines)), so that the mixture depends on
@@ -84,7 +83,7 @@ def mol(params: dict, users: ArrayLike, items: ArrayLike) -> jax.Array:
     )
 
 
-def component_products(u_BxPxW: ArrayLike, x_BxMxQxW: ArrayLike) -> jax.Array:
+def component_products(u_BxPxW: jax.Array, x_BxMxQxW: jax.Array) -> jax.Array:
     """Return the inner products of all components of users and items: [B, M, P, Q].
 
     The items may be [1, M, Q, W], shared by all users.
@@ -93,7 +92,7 @@ def component_products(u_BxPxW: ArrayLike, x_BxMxQxW: ArrayLike) -> jax.Array:
 
 
 def mixture(
-    params: dict, cosines: ArrayLike, *, user_gate: ArrayLike, item_gate: ArrayLike
+    params: dict, cosines: jax.Array, *, user_gate: jax.Array, item_gate: jax.Array
 ) -> jax.Array:
     """Average cosines under a gate and divide by the temperature: [B, M].
 
@@ -154,7 +153,8 @@ def count_flops(function: Callable, *arguments: Any) -> float:
       function: jittable.
       *arguments: arrays or shapes.
     """
-    return jax.jit(function).lower(*arguments).cost_analysis().get("flops", 0.0)
+    costs = jax.jit(function).lower(*arguments).cost_analysis() or {}
+    return costs.get("flops", 0.0)
 
 
 def _with_leading(leading, x, drop=0):

@@ -29,7 +29,7 @@ import optax
 from jax.typing import ArrayLike
 
 from hsnn_jax.chunks import num_rows
-from hsnn_jax.descent.beam import open_counts, remaining, slots_of
+from hsnn_jax.descent.beam import Array, open_counts, remaining, slots_of
 from hsnn_jax.descent.descend import Level
 from hsnn_jax.descent.search import brute_force_levels
 from hsnn_jax.lists.checks import as_features, as_rows
@@ -74,7 +74,7 @@ class RouteScorer:
         """Whether items [1, m, ...] may be shared by all users."""
         return getattr(self.scorer, "shares_items", False)
 
-    def __call__(self, params: Any, users: Any, nodes: ArrayLike) -> jax.Array:
+    def __call__(self, params: Any, users: Any, nodes: Any) -> jax.Array:
         """Return float [B, m]; see `Routes.level` for what is read."""
         scores = self.scorer(params["scorer"], users["features"], nodes["features"])
         scores = jnp.exp(params["log_scale"]) * scores + nodes["bias"]
@@ -91,7 +91,12 @@ class Routes(NamedTuple):
     nodes: dict  # "features", a pytree of [K, ...], "bias" float32 [K], with crosses "node" int32
 
     def level(
-        self, scorer: Callable, params: Any, *, users: Any, crosses: ArrayLike | None = None
+        self,
+        scorer: Callable,
+        params: Any,
+        *,
+        users: Any,
+        crosses: Array | None = None,
     ) -> Level:
         """Return the level of nodes of a search.
 
@@ -104,7 +109,7 @@ class Routes(NamedTuple):
         return Level(RouteScorer(scorer), self.weights | {"scorer": params}, users, self.nodes)
 
 
-def node_shares(index: Index, wanted: ArrayLike) -> jax.Array:
+def node_shares(index: Index, wanted: jax.Array) -> jax.Array:
     """Return the share of the wanted items that each node lists, float32 [B, K].
 
     Args:
@@ -118,7 +123,7 @@ def node_shares(index: Index, wanted: ArrayLike) -> jax.Array:
 
 
 def beam_loss(
-    scores: ArrayLike, shares: ArrayLike, *, left: ArrayLike, num_asked: int
+    scores: jax.Array, shares: jax.Array, *, left: jax.Array, num_asked: int
 ) -> jax.Array:
     """Compute the mean loss of B users, points 2 and 3 of the module's text.
 
@@ -196,7 +201,9 @@ def fit_routes(
     learned, fixed = _split(start)
     state, losses = (jax.tree.map(jnp.copy, learned), tx.init(learned)), []
     for i in range(config.steps):
-        state, loss = step(state, fixed, params, index, data, jax.random.fold_in(key, i))
+        drawn = jax.random.fold_in(key, i)
+        # One at a time: see fit.py.
+        state, loss = jax.block_until_ready(step(state, fixed, params, index, data, drawn))
         losses.append(loss)
     losses = np.array_split(np.asarray(jax.device_get(losses)), min(10, config.steps))
     return _join(state[0], fixed), [float(part.mean()) for part in losses]
@@ -211,7 +218,7 @@ def fit_routes_to_exact(
     k: int,
     config: RouteConfig,
     key: jax.Array,
-    exclude: ArrayLike | None = None,
+    exclude: Array | None = None,
 ) -> tuple[Routes, list[float]]:
     """Find the exact best items of the users first, then `fit_routes` to them.
 

@@ -2,16 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance, nearest
 
 
 def replace_dead(
-    nodes: ArrayLike,
-    idle: ArrayLike,
+    nodes: jax.Array,
+    idle: jax.Array,
     *,
-    vectors: ArrayLike,
+    vectors: jax.Array,
     key: jax.Array,
     dead_after: int,
     distance: Distance = "l2",

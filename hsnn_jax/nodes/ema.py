@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from hsnn_jax.distance import Distance, nearest
 from hsnn_jax.nodes.dead_nodes import replace_dead
@@ -20,7 +19,7 @@ class EMAState(NamedTuple):
     idle: jax.Array  # int32 [K], batches since the node was used
 
 
-def ema_start(nodes: ArrayLike, batch_size: int) -> EMAState:
+def ema_start(nodes: jax.Array, batch_size: int) -> EMAState:
     """Start from nodes that each have had an even share of batches of this size."""
     counts = jnp.full(nodes.shape[0], batch_size / nodes.shape[0])
     idle = jnp.zeros(nodes.shape[0], jnp.int32)
@@ -30,10 +29,10 @@ def ema_start(nodes: ArrayLike, batch_size: int) -> EMAState:
 @functools.partial(jax.jit, static_argnames=("decay", "dead_after", "distance"))
 def ema_update(
     state: EMAState,
-    vectors: ArrayLike,
+    vectors: jax.Array,
     *,
     key: jax.Array,
-    decay: ArrayLike = 0.99,
+    decay: float = 0.99,
     dead_after: int = 0,
     distance: Distance = "l2",
 ) -> EMAState:

@@ -1,7 +1,7 @@
 """Fit the nodes of an index to frozen user and item vectors."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -82,16 +82,18 @@ def fit_index(
     if params is None:
         params = init_params(init_key, jnp.asarray(item_vectors), config=config)
     # The step donates its state; the caller keeps its own params.
-    params = jax.tree.map(jnp.copy, params)
+    nodes: dict = jax.tree.map(jnp.copy, params)
     idle = tuple(jnp.zeros(size, jnp.int32) for size in config.level_sizes)
-    state = _State(params, tx.init(params), empty_history(config), idle, jnp.zeros((), jnp.int32))
+    state = _State(nodes, tx.init(nodes), empty_history(config), idle, jnp.zeros((), jnp.int32))
     data = (jnp.asarray(user_vectors), jnp.asarray(item_vectors), jnp.asarray(positives))
     step = functools.partial(_step, tx=tx, config=config, batch_size=batch_size)
     step = jax.jit(step, donate_argnums=0)
     telemetry_every = log_every if telemetry_every is None else telemetry_every
     monitor, records = Monitor(item_vectors, distance=config.distance), []
     for i in range(config.total_steps):
-        state, metrics = step(state, data, draw_key)
+        # Where the optimizer's state is sharded, a step has collectives; XLA:CPU deadlocks when
+        # many steps of a mesh are queued (rendezvous of two of them wait for each other's threads).
+        state, metrics = jax.block_until_ready(step(state, data, draw_key))
         if (i + 1) % log_every == 0:
             del metrics["mean_assignment"]
             records.append({"step": i + 1} | {name: float(v) for name, v in metrics.items()})
@@ -113,7 +115,7 @@ def _step(state, data, key, *, tx, config, batch_size):
     (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     history = push_history(state.history, metrics["mean_assignment"])
-    params, idle = optax.apply_updates(state.params, updates), state.idle
+    params, idle = cast(dict, optax.apply_updates(state.params, updates)), state.idle
     metrics = {"loss": value} | metrics
     if config.dead_after:
         # Popular items alone would let the nodes of all others die.
@@ -127,7 +129,7 @@ def _step(state, data, key, *, tx, config, batch_size):
 
 
 def draw_batch(
-    key: jax.Array, users: Any, *, items: Any, positives: ArrayLike, batch_size: int
+    key: jax.Array, users: Any, *, items: Any, positives: jax.Array, batch_size: int
 ) -> dict:
     """Draw pairs uniformly, as a batch of `lti_loss` with the catalogue as its negatives."""
     pairs = jax.random.randint(key, (batch_size,), 0, positives.shape[0])

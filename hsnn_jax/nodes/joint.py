@@ -149,7 +149,8 @@ def joint_loss(
         for model, of_level, item in zip(models, params["models"], items)
     ]
     outputs_BxTxN = jnp.stack(outputs, axis=-1)
-    labels, mask = (_by_task(batch, name, outputs_BxTxN) for name in ("labels", "mask"))
+    labels = _by_task(batch["labels"], "labels", outputs_BxTxN)
+    mask = None if "mask" not in batch else _by_task(batch["mask"], "mask", outputs_BxTxN)
     level_logits = ensemble_logits(params["ensemble"], outputs_BxTxN)
     loss, per_level = level_losses(level_logits, labels, weights=config.level_weights, mask=mask)
     index_loss, metrics = _index_loss(
@@ -252,11 +253,9 @@ def _interactions(model, params, users, items):
     return interactions(model, params, users=users, items=encoded)[:, 0]
 
 
-def _by_task(batch, name, outputs_BxTxN):
+def _by_task(given, name, outputs_BxTxN):
     """Return labels or mask as [B, T]."""
-    if name not in batch:
-        return None
-    given, shape = batch[name], outputs_BxTxN.shape[:2]
+    shape = outputs_BxTxN.shape[:2]
     if given.shape not in (shape, shape[:1]) or given.size != shape[0] * shape[1]:
         raise ValueError(
             f"{name}: expected shape {list(shape)}, pairs and tasks, found {list(given.shape)}"

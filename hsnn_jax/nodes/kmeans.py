@@ -73,7 +73,7 @@ def _plus_plus(vectors, key, *, k):
     return jax.lax.fori_loop(1, k, draw, (seeds, closest))[0]
 
 
-def draw_rows(key: jax.Array, weights: ArrayLike, *, count: int) -> jax.Array:
+def draw_rows(key: jax.Array, weights: jax.Array, *, count: int) -> jax.Array:
     """Draw `count` rows, int [count], in proportion to weights float [n] >= 0.
 
     By the inverse of the cumulative sum: `jax.random.categorical` draws a number a row, which

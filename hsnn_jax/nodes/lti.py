@@ -65,13 +65,13 @@ def warmup(step: ArrayLike, config: LTIConfig) -> jax.Array:
 
 
 def quantise(
-    vectors: ArrayLike,
-    nodes: ArrayLike,
+    vectors: jax.Array,
+    nodes: jax.Array,
     *,
-    alpha: ArrayLike,
+    alpha: jax.Array | float,
     distance: Distance = "l2",
     sinkhorn_iterations: int = 0,
-    weights: ArrayLike | None = None,
+    weights: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Replace vectors by convex combinations of nodes.
 
@@ -100,12 +100,12 @@ class Quantised(NamedTuple):
 
 
 def quantise_levels(
-    vectors: ArrayLike,
+    vectors: jax.Array,
     nodes: Any,
     *,
-    alpha: ArrayLike,
+    alpha: jax.Array | float,
     config: LTIConfig,
-    weights: ArrayLike | None = None,
+    weights: jax.Array | None = None,
 ) -> Quantised:
     """Quantise level by level what the coarser levels have left.
 
@@ -142,14 +142,14 @@ def empty_history(config: LTIConfig) -> Any:
     return _like_num_nodes(levels, config)
 
 
-def push_history(history: Any, mean_assignment: ArrayLike) -> Any:
+def push_history(history: Any, mean_assignment: Any) -> Any:
     """Append a batch's mean assignment [K] and drop the oldest, at every level."""
     return jax.tree.map(
         lambda old, new: jnp.concatenate([old, new[None, :]])[1:], history, mean_assignment
     )
 
 
-def balance_penalty(mean_assignment: ArrayLike, history: ArrayLike) -> jax.Array:
+def balance_penalty(mean_assignment: jax.Array, history: jax.Array) -> jax.Array:
     """Return K times the sum over nodes of (mean assignment)^2: 1 when even, K when collapsed.
 
     Args:
@@ -240,13 +240,15 @@ def with_negatives(batch: dict, key: jax.Array | None, *, config: LTIConfig) -> 
     """Draw shared negatives from the catalogue, if the batch brings one and no negatives."""
     if "negatives" in batch or "catalogue" not in batch:
         return batch
+    if key is None:
+        raise ValueError("key: expected one, by which negatives are drawn, found none")
     catalogue = batch["catalogue"]
     ids = jax.random.randint(key, (config.num_negatives,), 0, catalogue.shape[0])
     return batch | {"negatives": catalogue[ids], "negative_ids": ids}
 
 
 def supervised_loss(
-    batch: dict, embedded: ArrayLike, *, shared: ArrayLike | None, config: LTIConfig
+    batch: dict, embedded: jax.Array, *, shared: jax.Array | None, config: LTIConfig
 ) -> jax.Array:
     """Return the loss [B] of each pair.
 

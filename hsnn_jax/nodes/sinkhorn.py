@@ -2,10 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 
-def sinkhorn(logits: ArrayLike, *, iterations: int, weights: ArrayLike | None = None) -> jax.Array:
+def sinkhorn(logits: jax.Array, *, iterations: int, weights: jax.Array | None = None) -> jax.Array:
     """Scale exp(logits) so that rows sum to 1 and every column holds the same share of them.
 
     In the log domain, by potentials g of the columns alone: a = softmax_k(logits + g), where

@@ -122,7 +122,8 @@ class Monitor:
     """
 
     def __init__(self, item_vectors: ArrayLike, *, distance: Distance = "l2") -> None:
-        self._items, self._distance = jnp.asarray(item_vectors), distance
+        self._items = jnp.asarray(item_vectors)
+        self._distance: Distance = distance
         self._previous: dict[str, Assignment] = {}
         self._warned = False
 

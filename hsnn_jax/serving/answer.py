@@ -57,8 +57,8 @@ def answer_of(found: SearchResult, ids: np.ndarray, *, k: int) -> Answer:
     return Answer(
         ids=np.pad(found_ids, missing, constant_values=-1),
         scores=np.pad(found.scores, missing, constant_values=-np.inf),
-        items_scored=found.items_scored,
-        unseen=found.unseen,
-        flops=found.flops,
-        nodes_scored=found.nodes_scored,
+        items_scored=np.asarray(found.items_scored),
+        unseen=np.asarray(found.unseen),
+        flops=np.asarray(found.flops),
+        nodes_scored=np.asarray(found.nodes_scored),
     )

@@ -34,7 +34,8 @@ class Content(NamedTuple):
     """What the folder holds."""
 
     coarser: tuple[Index, ...]
-    index: Index  # the last one, of the items
+    # The last one, of the items.
+    index: Index  # pyright: ignore[reportIncompatibleMethodOverride]  # not tuple's method
     item_vectors: np.ndarray  # float32 [n, d]; zeros in free rows
     item_ids: np.ndarray  # int64 [n]; -1 in free rows
     params: Any  # None, or nested dicts and tuples of arrays
@@ -148,7 +149,8 @@ def _is_ours(path):
 
 def _write_files(folder, arrays, header):
     with open(folder / _ARRAYS, "wb") as file:
-        np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+        named: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+        np.savez(file, **named)
         file.flush()
         os.fsync(file.fileno())
     header |= {"arrays": _digest_of_file(folder / _ARRAYS)}
@@ -301,7 +303,7 @@ def _name(prefix, entry, path):
     )
 
 
-def _unflatten(prefix, arrays):
+def _unflatten(prefix, arrays) -> Any:
     """Return what `_flatten` was given, {} where there is nothing."""
     tree = {}
     for name, value in arrays.items():

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -89,7 +89,7 @@ class Retriever:
         self.task = task
         self.slack = slack
         self._num_indexes = config.num_levels if self.nested else 1
-        self.max_beam = max_beam if np.ndim(max_beam) == 0 else tuple(max_beam)
+        self.max_beam = tuple(max_beam) if isinstance(max_beam, Iterable) else max_beam
         self.scorer = self._level_models(scorer).scorers[-1]
         # float32 [K, d]; a tuple of such, the coarsest first, where several levels are searched.
         self.nodes: jax.Array | tuple | None = None
@@ -369,8 +369,8 @@ class Retriever:
         return self._level_models(self.scorer if self.model is None else None)
 
     def _level_models(self, scorer):
-        given = dict(scorer=scorer, model=self.model, params=self.params, task=self.task)
-        return level_models(self._num_indexes + 1, **given)
+        given: dict[str, Any] = {"model": self.model, "params": self.params, "task": self.task}
+        return level_models(self._num_indexes + 1, scorer=scorer, **given)
 
     def _sums(self, codebooks):
         """Return `nodes` of the codes that a level of `LTIConfig` has."""
@@ -390,9 +390,8 @@ class Retriever:
 
     def _publish(self, now: Nested) -> None:
         """Let all searches from here on see this state."""
-        self._now = (
-            now if self._mesh is None else nested.place(now, self._mesh[0], axis=self._mesh[1])
-        )
+        mesh = self._mesh
+        self._now = now if mesh is None else nested.place(now, mesh[0], axis=mesh[1])
 
     def _built(self) -> Nested:
         if self._now is None:

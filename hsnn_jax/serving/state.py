@@ -223,7 +223,8 @@ def levels_for_routes(now: Nested, models: LevelModels, *, users: tuple) -> tupl
             "fit_routes: expected one level of nodes that the items' scorer scores, found "
             f"{len(now.indexes)} levels and {max(len(models.models), 1)} models"
         )
-    return levels(now._replace(routes=None), models, users=users, by_row=True)
+    nodes, items = levels(now._replace(routes=None), models, users=users, by_row=True)
+    return nodes, items
 
 
 def stats(now: Nested) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The whole path on small drawn data, and what a user can do wrong."""
 
+import csv
 import dataclasses
 import gzip
 import json
@@ -14,9 +15,10 @@ from experiments.data.datasets import read
 from experiments.data.download import ARCHIVES
 from experiments.harness.run_folder import SUMMARY_KEYS
 from experiments.retrieval import towers as retrieval
+from experiments.studies.handover import example_lines, name_of
 from experiments.tasks.neighbours import FOLDS, latest_first
 from experiments.tasks.next_item import pose
-from nxtpost_jax import NxtPost, NxtPostConfig, Sequences, train_batches
+from nxtpost_jax import NxtPost, NxtPostConfig, Recommender, Sequences, train_batches
 
 SMALL = (
     *("--devices", "1", "--epochs", "2", "--evaluate-every", "1", "--max-len", "8"),
@@ -90,6 +92,42 @@ def test_figures_are_consistent(run):
     assert metrics["monn/index/flops"] < metrics["monn/exact/flops"]
     # Exact search returns what the ranking of all items counts, ties apart.
     assert metrics["exact/hr@10"] == pytest.approx(metrics["hr@10"], abs=0.05)
+
+
+def test_the_recommender_left_behind_answers_as_the_run_did(run, folder):
+    summary = json.loads((run / "summary.json").read_text())
+    problem = pose(read(folder), content_dim=8, seed=0)
+    queries = problem.split.test
+    recommender = Recommender.load(run / "recommender")
+    answer = recommender.recommend(queries.histories, 10, exclude_seen=problem.protocol.seen_filter)
+    found = (answer.ids == queries.targets[:, None]).any(axis=1).mean()
+    # The index's exact search takes the same items, ties to the lower id.
+    assert found == pytest.approx(summary["metrics"]["exact/hr@10"], abs=1e-9)
+    rows = list(csv.reader((run / "items.csv").read_text(encoding="utf-8").splitlines()))
+    assert rows[0] == ["item", "id", "text"] and rows[4][:2] == ["3", "i03"]
+
+
+def test_examples_are_named_and_fit_on_80_columns(folder):
+    interactions = read(folder)
+    problem = pose(interactions, content_dim=8, seed=0)
+    config = NxtPostConfig(max_len=8, d_model=8, num_layers=1)
+    recommender = Recommender(config, problem.content, num_items=problem.num_items)
+    batch = next(train_batches(problem.split.train, max_len=8, batch_size=4, seed=0, epoch=0))
+    params = recommender.model.init(jax.random.key(0), batch, problem.content)["params"]
+    recommender.adopt(params)
+    lines = list(example_lines(recommender, problem, interactions, seed=0))
+    assert len(lines) == 3 * (1 + 5) and max(map(len, lines)) <= 80
+    assert lines[0].startswith("after   item number ")
+    assert all(re.match(r" {8}-?\d\.\d\d  item number \d+ near \d+$", x) for x in lines[1:6])
+
+
+def test_an_item_is_called_by_its_text_unless_that_repeats_its_id(folder):
+    interactions = read(folder)
+    assert name_of(interactions, 3) == "item number 3 near 4"
+    texts = ["i03 again", "", *interactions.item_texts[2:]]
+    ids = np.array(["i.03", *interactions.item_ids[1:]])
+    renamed = dataclasses.replace(interactions, item_texts=texts, item_ids=ids)
+    assert [name_of(renamed, 0), name_of(renamed, 1)] == ["i.03", "i01"]
 
 
 def test_a_finished_run_resumes_to_the_same_figures(run):

@@ -176,6 +176,13 @@ def test_loss_without_negatives_is_refused():
         lti_loss({"nodes": drawn_nodes()}, batch, key=None, step=0, config=config)
 
 
+def test_a_draw_of_negatives_without_a_key_is_refused():
+    batch = {name: drawn_batch()[name] for name in ("users", "positives")}
+    batch["catalogue"] = batch["positives"]
+    with pytest.raises(ValueError, match=r"key: expected one, .* found none"):
+        lti_loss({"nodes": drawn_nodes()}, batch, key=None, step=0, config=CONFIG)
+
+
 def test_alpha_runs_from_zero_to_its_maximum():
     config = LTIConfig(alpha_max=8.0, alpha_exponent=2.0, total_steps=100)
     found = [float(alpha_schedule(step, config)) for step in (0, 50, 100, 500)]
