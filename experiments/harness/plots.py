@@ -334,8 +334,10 @@ def _finish(figure: Figure, axes: Axes, *, beside: int) -> float:
     """Check and label what was drawn, put the legend below; return the height in inches."""
     handles, names = axes.get_legend_handles_labels()
     if len(names) > MOST_CURVES:
-        expected = f"at most {MOST_CURVES} curves, found {len(names)}"
-        raise ValueError(f"panel {axes.get_title()!r}: expected {expected}")
+        title = axes.get_title()
+        raise ValueError(
+            f"panel {title!r}: expected at most {MOST_CURVES} curves, found {len(names)}"
+        )
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
             _label_plainly(axis)
