@@ -69,21 +69,25 @@ def names(path: Path) -> set[str]:
 
 def compare(before: Path, after: Path) -> int:
     """Print every difference; return their number."""
-    differences, compared, left_out = 0, 0, set()
+    differences, compared, left_out, new_names = 0, 0, set(), set()
     for name in COMMANDS:
         paths = [folder / name / "summary.json" for folder in (before, after)]
         old, new = map(figures, paths)
         left_out |= {f"{name}: {key}" for key in names(paths[0]) - set(old)}
-        lost = names(paths[0]) ^ names(paths[1])
+        lost = names(paths[0]) - names(paths[1])
+        new_names |= {f"{name}: {key}" for key in names(paths[1]) - names(paths[0])}
         for key in sorted(lost):
-            print(f"{name}: {key} is in one of the two only")
+            print(f"{name}: {key} is gone")
         for key in sorted(set(old) & set(new)):
             compared += 1
             if old[key] != new[key]:
                 print(f"{name}: {key}: {old[key]} before, {new[key]} after")
                 differences += 1
         differences += len(lost)
-    print(f"{compared} figures compared, {differences} differences, {len(left_out)} times left out")
+    print(
+        f"{compared} figures compared, {differences} differences, {len(left_out)} times left out, "
+        f"{len(new_names)} figures are new"
+    )
     return differences
 
 
