@@ -1,4 +1,4 @@
 """How good an answer is: ranking among all items, metrics, baselines, the protocol.
 
-May import: events, towers, training.
+May import: arrays, events, towers, training.
 """

@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import ScoresFn
 from nxtpost_jax.events.columns import seconds
@@ -33,7 +33,7 @@ class ItemWeights:
 
     @classmethod
     def from_pairs(
-        cls, rows: ArrayLike, columns: ArrayLike, weights: ArrayLike, num_items: int
+        cls, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, num_items: int
     ) -> ItemWeights:
         """Add up weights of equal (row, column) pairs."""
         keys, slots = np.unique(rows * np.int64(num_items) + columns, return_inverse=True)
@@ -46,7 +46,7 @@ class ItemWeights:
         """Name the row of every entry: int64[nnz]."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
-    def scores(self, items_BxA: ArrayLike, coefficients_BxA: ArrayLike) -> np.ndarray:
+    def scores(self, items_BxA: np.ndarray, coefficients_BxA: np.ndarray) -> np.ndarray:
         """Add up rows: out[b] = sum over a of coefficients[b, a] * row items[b, a].
 
         Args:

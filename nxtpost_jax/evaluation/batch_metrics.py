@@ -12,13 +12,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.sequences import PAD
 
 
 @jax.jit
-def batch_ranks(scores_BxB: ArrayLike, labels_B: ArrayLike) -> jax.Array:
+def batch_ranks(scores_BxB: Array, labels_B: Array) -> jax.Array:
     """Rank each row's own label among all distinct labels of the batch.
 
     A label that several rows share is one candidate, not several, and never a competitor of
@@ -40,7 +40,7 @@ def batch_ranks(scores_BxB: ArrayLike, labels_B: ArrayLike) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames="k")
-def batch_recall(scores_BxB: ArrayLike, labels_B: ArrayLike, *, k: int) -> jax.Array:
+def batch_recall(scores_BxB: Array, labels_B: Array, *, k: int) -> jax.Array:
     """Compute the share of rows whose label is among the batch's k best: f32[].
 
     Args as in `batch_ranks`; rows without a label do not count, 0 when there is none.
@@ -53,9 +53,7 @@ def batch_recall(scores_BxB: ArrayLike, labels_B: ArrayLike, *, k: int) -> jax.A
 
 
 @partial(jax.jit, static_argnames="k")
-def knn_hits(
-    users_BxD: ArrayLike, items_NxD: ArrayLike, *, labels_Bxm: ArrayLike, k: int
-) -> jax.Array:
+def knn_hits(users_BxD: Array, items_NxD: Array, *, labels_Bxm: Array, k: int) -> jax.Array:
     """Count the distinct next posts of each user among the k items nearest to its vector.
 
     The index is the whole catalogue, seen items too. The paper's KNN hits@K is the mean of the

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from nxtpost_jax.events.columns import whole_numbers
 
@@ -116,7 +116,7 @@ def gains(ranks: ArrayLike, name: str) -> np.ndarray:
     return np.where(ranks <= int(k), gain, 0.0)
 
 
-def inverse_propensity(counts_N: ArrayLike, targets: ArrayLike, *, power: float) -> np.ndarray:
+def inverse_propensity(counts_N: ArrayLike, targets: np.ndarray, *, power: float) -> np.ndarray:
     """Weigh queries by 1 / (count of the target + 1)^power: float64[q].
 
     A target's chance to be observed is taken to grow with its popularity; power 0 is the plain
@@ -154,14 +154,14 @@ def paired_difference(
     Raises:
       ValueError: the queries or their users differ, or a value is out of range.
     """
-    users = one.users
+    users, others = one.users, other.users
     same = len(one.ranks) == len(other.ranks)
-    if not same or (users is not None) != (other.users is not None):
+    if not same or (users is None) != (others is None):
         raise ValueError(
             f"other: expected metrics of the same {len(one.ranks)} queries, found "
             f"{len(other.ranks)}"
         )
-    if users is not None and not np.array_equal(users, other.users):
+    if users is not None and others is not None and not np.array_equal(users, others):
         raise ValueError("other: expected metrics of the same users, found others")
     if bootstrap < 2:
         raise ValueError(f"bootstrap: expected at least 2 resamples, found {bootstrap}")

@@ -8,11 +8,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.evaluation.metrics import Metrics, inverse_propensity, metrics_of_ranks
 from nxtpost_jax.events.checks import checked_mask, item_ids
-from nxtpost_jax.events.columns import seconds
+from nxtpost_jax.events.columns import Moment, seconds
 from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
 from nxtpost_jax.events.splits import Queries
 
@@ -28,16 +29,16 @@ __all__ = [
     "unique_items",
 ]
 
-ScoresFn = Callable[[dict[str, np.ndarray]], np.ndarray]
+ScoresFn = Callable[[dict[str, np.ndarray]], Array]
 
 
 @jax.jit
 def rank_of_targets(
-    scores_BxN: ArrayLike,
-    targets_B: ArrayLike,
+    scores_BxN: Array,
+    targets_B: Array,
     *,
-    seen_BxS: ArrayLike,
-    candidates_N: ArrayLike | None = None,
+    seen_BxS: Array,
+    candidates_N: Array | None = None,
 ) -> jax.Array:
     """Rank each target among the candidates, less the ones its user has seen.
 
@@ -72,7 +73,7 @@ def rank_of_targets(
 
 @partial(jax.jit, static_argnames="k")
 def best_of_scores(
-    scores_BxN: ArrayLike, left_out_BxS: ArrayLike, *, allowed_N: ArrayLike | None = None, k: int
+    scores_BxN: Array, left_out_BxS: Array, *, allowed_N: Array | None = None, k: int
 ) -> tuple[jax.Array, jax.Array]:
     """Find each row's k best items.
 
@@ -104,7 +105,7 @@ def evaluate(
     candidates: ArrayLike | None = None,
     seen_filter: bool = True,
     backfill: Callable[[Sequences], Sequences] | None = None,
-    query_times: ArrayLike | None = None,
+    query_times: ArrayLike | Sequence[Moment] | None = None,
     coverage: bool = False,
     popularity: ArrayLike | None = None,
     debias_power: float = 0.5,
@@ -145,11 +146,11 @@ def evaluate(
     moments_Q = None if query_times is None else seconds("query_times", query_times)
     if moments_Q is not None and len(moments_Q) != len(queries):
         raise ValueError(f"query_times: expected {len(queries)}, found {len(moments_Q)}")
-    lists = _TopLists(max(ks)) if coverage else None
+    lists = None
     ranks = []
     for rows in _fixed_batches(len(queries), batch_size):
         batch = pad_histories(filled.select(rows), max_len)
-        if query_times is not None:
+        if moments_Q is not None:
             batch["query_times"] = moments_Q[rows]
         scores_BxN = scores_fn(batch)
         allowed_N = _candidates(candidates, scores_BxN.shape[1])
@@ -162,7 +163,8 @@ def evaluate(
                 rank_of_targets(scores_BxN, targets_B, seen_BxS=seen_BxS, candidates_N=allowed_N)
             )
         )
-        if lists is not None:
+        if coverage:
+            lists = lists or _TopLists(max(ks), allowed_N, num_items=scores_BxN.shape[1])
             lists.add(scores_BxN, seen_BxS, allowed_N)
     ranks = np.concatenate(ranks)[: len(queries)] if ranks else np.zeros(0, np.int32)
     weights = None
@@ -190,7 +192,7 @@ def last_times(histories: Sequences) -> np.ndarray:
     return histories.times[histories.offsets[1:] - 1]
 
 
-def dot_scores(users_fn: Callable, items_NxD: ArrayLike) -> ScoresFn:
+def dot_scores(users_fn: Callable, items_NxD: Array) -> ScoresFn:
     """Turn a function from histories to user vectors f32[B, D] into one to scores."""
     return partial(_dot_scores, users_fn, items_NxD)
 
@@ -210,17 +212,13 @@ def unique_items(histories: Sequences, width: int) -> np.ndarray:
 class _TopLists:
     """Collect which items any query's top lists hold."""
 
-    def __init__(self, k: int):
+    def __init__(self, k: int, allowed_N: np.ndarray | None, *, num_items: int):
         self._k = k
-        self._first_place_N = None  # the best place an item has in any list
-        self._num_candidates = 0
+        self._first_place_N = np.full(num_items, k)  # the best place an item has in any list
+        self._num_candidates = num_items if allowed_N is None else int(allowed_N.sum())
 
-    def add(self, scores_BxN: ArrayLike, seen_BxS: ArrayLike, allowed_N: ArrayLike) -> None:
-        num_items = scores_BxN.shape[1]
-        if self._first_place_N is None:
-            self._first_place_N = np.full(num_items, self._k)
-            self._num_candidates = num_items if allowed_N is None else int(allowed_N.sum())
-        k = min(self._k, num_items)
+    def add(self, scores_BxN: Array, seen_BxS: Array, allowed_N: Array | None) -> None:
+        k = min(self._k, len(self._first_place_N))
         ids_Bxk = np.asarray(best_of_scores(scores_BxN, seen_BxS, allowed_N=allowed_N, k=k)[0])
         places_Bxk = np.broadcast_to(np.arange(k)[None, :], ids_Bxk.shape)
         real_Bxk = ids_Bxk != PAD

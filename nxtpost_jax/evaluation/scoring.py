@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.evaluation.ranking import ScoresFn, best_of_scores
-from nxtpost_jax.events.content import Content, num_rows, take
-from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.events.content import Content, take
+from nxtpost_jax.towers.model import NxtPost, apply, count_items
 
 
 @partial(jax.jit, static_argnums=0)
-def encode_catalogue(model: NxtPost, params: optax.Params, *, content: Content = None) -> jax.Array:
+def encode_catalogue(model: NxtPost, params: Any, *, content: Content = None) -> jax.Array:
     """Encode every item: f32[N, D], N rows of content, or all ids without content."""
-    ids_N = jnp.arange(model.num_items if content is None else num_rows(content))
-    return model.apply({"params": params}, content, ids_N, method="encode_items")
+    ids_N = jnp.arange(count_items(model, content))
+    return apply(model, params, content, ids_N, method="encode_items")
 
 
 @partial(jax.jit, static_argnums=0)
 def user_vectors(
     model: NxtPost,
-    params: optax.Params,
+    params: Any,
     *,
-    item_vectors_NxD: ArrayLike,
-    histories: Mapping[str, ArrayLike],
+    item_vectors_NxD: Array,
+    histories: Mapping[str, Array],
 ) -> jax.Array:
     """Encode each history by its pooled states: f32[B, D].
 
@@ -39,17 +39,16 @@ def user_vectors(
     """
     items_BxL = histories["items"]
     vectors_BxLxD = take(item_vectors_NxD, items_BxL)
-    variables = {"params": params}
-    states_BxLxD = model.apply(variables, histories, vectors_BxLxD, method="encode_histories")
-    return model.apply(variables, states_BxLxD, items_BxL, method="pool")
+    states_BxLxD = apply(model, params, histories, vectors_BxLxD, method="encode_histories")
+    return apply(model, params, states_BxLxD, items_BxL, method="pool")
 
 
 @partial(jax.jit, static_argnums=0)
 def cosine_scores(
     model: NxtPost,
-    params: optax.Params,
-    item_vectors_NxD: ArrayLike,
-    histories: Mapping[str, ArrayLike],
+    params: Any,
+    item_vectors_NxD: Array,
+    histories: Mapping[str, Array],
 ) -> jax.Array:
     """Score every item for each history: f32[B, N], see `item_scores`."""
     return item_scores(
@@ -58,7 +57,7 @@ def cosine_scores(
     )
 
 
-def item_scores(vectors_BxD: ArrayLike, item_vectors_NxD: ArrayLike) -> jax.Array:
+def item_scores(vectors_BxD: Array, item_vectors_NxD: Array) -> jax.Array:
     """Compare users (or items) with items by cosine, or inner product: f32[B, N].
 
     An item of which nothing is known, neither content nor a trained id, has a vector of zeros. It
@@ -72,12 +71,12 @@ def item_scores(vectors_BxD: ArrayLike, item_vectors_NxD: ArrayLike) -> jax.Arra
 @partial(jax.jit, static_argnames=("model", "k"))
 def top_items(
     model: NxtPost,
-    params: optax.Params,
+    params: Any,
     *,
-    item_vectors_NxD: ArrayLike,
-    histories: Mapping[str, ArrayLike],
-    left_out_BxS: ArrayLike,
-    allowed_N: ArrayLike | None = None,
+    item_vectors_NxD: Array,
+    histories: Mapping[str, Array],
+    left_out_BxS: Array,
+    allowed_N: Array | None = None,
     k: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Find each history's k items of the highest cosine.
@@ -96,11 +95,11 @@ def top_items(
 
 @partial(jax.jit, static_argnames="k")
 def nearest_items(
-    vectors_BxD: ArrayLike,
-    item_vectors_NxD: ArrayLike,
+    vectors_BxD: Array,
+    item_vectors_NxD: Array,
     *,
-    left_out_BxS: ArrayLike,
-    allowed_N: ArrayLike | None = None,
+    left_out_BxS: Array,
+    allowed_N: Array | None = None,
     k: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Find the k items nearest to each vector, of users or of items; else as `top_items`."""
@@ -109,7 +108,7 @@ def nearest_items(
     )
 
 
-def model_scores(model: NxtPost, params: optax.Params, *, content: Content = None) -> ScoresFn:
+def model_scores(model: NxtPost, params: Any, *, content: Content = None) -> ScoresFn:
     """Build the `scores_fn` of `ranking.evaluate` for a trained model.
 
     Encodes the catalogue once. Building it again for other parameters traces nothing anew.

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
-from jax.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.content import Content, take
 from nxtpost_jax.events.sequences import PAD
+from nxtpost_jax.towers.model import apply
 from nxtpost_jax.towers.pooling import last_states
 from nxtpost_jax.training.losses import binary_cross_entropy
 from nxtpost_jax.training.negatives import Negatives, allowed
@@ -43,7 +44,7 @@ class WideDeep(nn.Module):
     width: int = 32
 
     @nn.compact
-    def __call__(self, items_BxL, candidates_M, content=None):
+    def __call__(self, items_BxL: Array, candidates_M: Array, content: Content = None) -> jax.Array:
         """Compute the logit of each candidate for each history: f32[B, M].
 
         Args:
@@ -81,7 +82,7 @@ class WideDeep(nn.Module):
         return nn.Dense(1, name="out")(nn.relu(x_BxMxH))[..., 0]
 
 
-def hash_pairs(left: ArrayLike, right: ArrayLike, num_buckets: int) -> jax.Array:
+def hash_pairs(left: Array, right: Array, num_buckets: int) -> jax.Array:
     """Hash pairs of ids from -1 into buckets: int32 of the shape both broadcast to."""
     left, right = (jnp.asarray(x).astype(jnp.uint32) + 1 for x in (left, right))
     mixed = left * jnp.uint32(0x9E3779B1) + right * jnp.uint32(0x85EBCA77)
@@ -89,7 +90,7 @@ def hash_pairs(left: ArrayLike, right: ArrayLike, num_buckets: int) -> jax.Array
     return ((mixed ^ (mixed >> 13)) % jnp.uint32(num_buckets)).astype(jnp.int32)
 
 
-def draw_examples(batch: Mapping[str, ArrayLike], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def draw_examples(batch: Mapping[str, Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Draw one position of each row: its inputs up to there are the history, its label follows.
 
     Args:
@@ -109,8 +110,8 @@ def draw_examples(batch: Mapping[str, ArrayLike], key: jax.Array) -> tuple[jax.A
 
 def loss(
     model: WideDeep,
-    params: optax.Params,
-    batch: Mapping[str, ArrayLike],
+    params: Any,
+    batch: Mapping[str, jax.Array],
     content: Content,
     key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -123,7 +124,7 @@ def loss(
       f32[] and metrics: `loss`.
     """
     items_BxL, labels_B = draw_examples(batch, key)
-    logits_BxB = model.apply({"params": params}, items_BxL, labels_B, content)
+    logits_BxB = apply(model, params, items_BxL, labels_B, content)
     own_BxS = jnp.concatenate([batch["items"], batch["labels"]], axis=1)
     kept_BxB = allowed(Negatives(labels_B, batch["users"]), batch["users"], own_BxS)
     loss_Bx1 = binary_cross_entropy(jnp.diagonal(logits_BxB)[:, None], logits_BxB, kept_BxB)
@@ -135,11 +136,11 @@ def loss(
 @partial(jax.jit, static_argnames="model")
 def score_matrix(
     model: WideDeep,
-    params: optax.Params,
+    params: Any,
     *,
-    items_BxL: ArrayLike,
-    labels_B: ArrayLike,
+    items_BxL: Array,
+    labels_B: Array,
     content: Content = None,
 ) -> jax.Array:
     """Score every row's label for every history, for `batch_metrics.batch_recall`: f32[B, B]."""
-    return model.apply({"params": params}, items_BxL, labels_B, content)
+    return apply(model, params, items_BxL, labels_B, content)

@@ -1,4 +1,4 @@
 """What users did: sequences, batches, splits, filters, and the content of items.
 
-May import: nothing else of the package.
+May import: arrays.
 """

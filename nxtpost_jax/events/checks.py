@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.columns import as_array, whole_numbers
 from nxtpost_jax.events.sequences import Sequences
 
 
-def as_sequences(name: str, histories: Sequences | Sequence) -> Sequences:
+def as_sequences(name: str, histories: Sequences | Sequence | Array) -> Sequences:
     """Join lists of item ids into `Sequences`; these pass as they are.
 
     Raises:
@@ -27,7 +28,7 @@ def as_sequences(name: str, histories: Sequences | Sequence) -> Sequences:
     return Sequences(item_ids(name, np.concatenate([np.zeros(0, np.int32), *arrays])), offsets)
 
 
-def as_rows(name: str, lists: Sequence) -> list[np.ndarray]:
+def as_rows(name: str, lists: Sequence | Array) -> list[np.ndarray]:
     """Make an array of each list, whatever its entries.
 
     Raises:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import datetime
 import numbers
+from collections.abc import Sequence
 
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 Moment = float | datetime.datetime | datetime.date | np.datetime64
 HIGHEST = 2**31 - 1  # ids are int32
@@ -58,7 +59,7 @@ def whole_numbers(
     return np.ascontiguousarray(values, dtype)
 
 
-def seconds(name: str, values: ArrayLike) -> np.ndarray:
+def seconds(name: str, values: ArrayLike | Sequence[Moment]) -> np.ndarray:
     """Read moments as float64 seconds.
 
     Args:
@@ -95,7 +96,7 @@ def seconds(name: str, values: ArrayLike) -> np.ndarray:
     return values
 
 
-def as_array(name: str, values: ArrayLike) -> np.ndarray:
+def as_array(name: str, values: ArrayLike | Sequence) -> np.ndarray:
     """Make an array.
 
     Raises:

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
+
+from nxtpost_jax.arrays import Array
 
 
 class ContentSet(NamedTuple):
@@ -30,12 +32,15 @@ class ContentSet(NamedTuple):
       mask: bool[N, S], True at a vector. A vector of zeros counts as absent too.
     """
 
-    vectors: jax.Array
-    mask: jax.Array
+    vectors: Array
+    mask: Array
 
 
-Channel = ArrayLike | ContentSet
+Channel = Array | ContentSet
 Content = Channel | Mapping[str, Channel] | None
+# What callers give: anything that numpy makes an array of, or the path of an .npy file.
+GivenChannel = ArrayLike | os.PathLike | ContentSet
+GivenContent = GivenChannel | Mapping[str, GivenChannel] | None
 
 
 def num_rows(content: Content) -> int:
@@ -43,7 +48,11 @@ def num_rows(content: Content) -> int:
     return jax.tree.leaves(content)[0].shape[0]
 
 
-def take(content: Content, ids: ArrayLike) -> Content:
+@overload
+def take(content: Array, ids: Array) -> jax.Array: ...
+@overload
+def take(content: Content, ids: Array) -> Content: ...
+def take(content: Content, ids: Array) -> Content:
     """Gather the content of items: each array [N, ...] becomes [*ids.shape, ...].
 
     Ids out of range, PAD among them, are clipped to the nearest item. None stays None.
@@ -52,7 +61,7 @@ def take(content: Content, ids: ArrayLike) -> Content:
     return jax.tree.map(lambda table: jnp.take(table, ids, axis=0, mode="clip"), content)
 
 
-def channels(content: Content) -> dict:
+def channels(content: Content) -> dict[str, Channel]:
     """Name the channels in a fixed order; the only channel of an array is called "content"."""
     if content is None:
         return {}
@@ -70,11 +79,11 @@ def present(channel: Channel) -> jax.Array:
 
 def present_in_set(channel: ContentSet) -> jax.Array:
     """Tell which vectors of sets are there: bool[..., S]."""
-    return channel.mask & jnp.any(channel.vectors != 0, axis=-1)
+    return jnp.logical_and(channel.mask, jnp.any(channel.vectors != 0, axis=-1))
 
 
 def check(
-    content: Content, *, num_items: int | None = None, allow_missing: bool = False
+    content: GivenContent, *, num_items: int | None = None, allow_missing: bool = False
 ) -> Content:
     """Read content into numpy arrays and refuse what no embedding can be.
 
@@ -111,7 +120,9 @@ def check(
     return content
 
 
-def of_catalogue(content: Content, *, id_embedding: bool, num_items: int | None) -> Content:
+def of_catalogue(
+    content: GivenContent, *, id_embedding: bool, num_items: int | None
+) -> tuple[Content, int]:
     """Read the content of a catalogue onto the device, or None where items are known by id only.
 
     A row of NaN says that an item has none, as readers of data put it. Such an item is known: it
@@ -123,22 +134,25 @@ def of_catalogue(content: Content, *, id_embedding: bool, num_items: int | None)
       id_embedding: whether items have a vector of their own; then one may lack content.
       num_items: expected N, needed without content.
 
+    Returns:
+      The content, and N.
+
     Raises:
       ValueError: see `check`; or the number of items is unknown, or nothing is known of them.
     """
     if content is not None:
-        content, told_absent_N = _without_nan_rows(load(content))
-        content = check(content, num_items=num_items, allow_missing=True)
+        given, told_absent_N = _without_nan_rows(load(content))
+        checked = check(given, num_items=num_items, allow_missing=True)
         if not id_embedding:
-            _refuse_absent(content, except_N=told_absent_N)
-        return jax.tree.map(jnp.asarray, content)
+            _refuse_absent(checked, except_N=told_absent_N)
+        return jax.tree.map(jnp.asarray, checked), num_rows(checked)
     if num_items is None or num_items < 1:
         raise ValueError(
             f"num_items: expected at least 1 where there is no content, found {num_items}"
         )
     if not id_embedding:
         raise ValueError("content: expected a matrix when id_embedding is off, found None")
-    return None
+    return None, num_items
 
 
 def with_nan_rows(vectors: np.ndarray) -> np.ndarray:
@@ -146,13 +160,11 @@ def with_nan_rows(vectors: np.ndarray) -> np.ndarray:
     return np.where(vectors.any(axis=1, keepdims=True), vectors, np.float32(np.nan))
 
 
-def load(content: Content) -> Content:
+def load(content: GivenContent) -> GivenContent:
     """Read .npy files where there are paths, in one channel or in each of several."""
-    if isinstance(content, (str, os.PathLike)):
-        return np.load(content, allow_pickle=False)
     if isinstance(content, Mapping):
-        return {name: load(channel) for name, channel in content.items()}
-    return content
+        return {name: _loaded(channel) for name, channel in content.items()}
+    return None if content is None else _loaded(content)
 
 
 def describe(content: Content) -> str:
@@ -163,7 +175,13 @@ def describe(content: Content) -> str:
     )
 
 
-def _without_nan_rows(content: Content):
+def _loaded(channel: GivenChannel) -> GivenChannel:
+    if isinstance(channel, (str, os.PathLike)):
+        return np.load(channel, allow_pickle=False)
+    return channel
+
+
+def _without_nan_rows(content: GivenContent):
     """Put zeros in the place of rows of NaN: the content, and bool[N] of these rows or None."""
     if isinstance(content, Mapping):
         parts = {name: _without_nan_rows(channel) for name, channel in content.items()}
@@ -171,20 +189,20 @@ def _without_nan_rows(content: Content):
         same = len({len(rows) for rows in told}) == 1  # else `check` refuses the content
         return (
             {name: channel for name, (channel, _) in parts.items()},
-            np.any(told, axis=0) if same else None,
+            np.logical_or.reduce(told) if same else None,
         )
     if isinstance(content, ContentSet):  # its mask says which vectors are there
         return content, None
     vectors = np.asarray(content)
     if vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.size:
         return vectors, None
-    rows = np.isnan(vectors).all(axis=1)
+    rows = np.asarray(np.isnan(vectors).all(axis=1))
     return np.where(rows[:, None], vectors.dtype.type(0), vectors), rows
 
 
 def _refuse_absent(content: Content, *, except_N: np.ndarray | None = None) -> None:
     parts = channels(content).values()
-    absent_N = ~np.any([_present_on_host(part) for part in parts], axis=0)
+    absent_N = ~np.logical_or.reduce([_present_on_host(part) for part in parts])
     if except_N is not None:
         absent_N &= ~except_N
     if absent_N.any():
@@ -233,5 +251,5 @@ def _checked_vectors(label: str, vectors, shape: str) -> np.ndarray:
 
 def _present_on_host(channel) -> np.ndarray:
     if isinstance(channel, ContentSet):
-        return (channel.mask & channel.vectors.any(axis=-1)).any(axis=-1)
+        return np.asarray((channel.mask & channel.vectors.any(axis=-1)).any(axis=-1))
     return channel.any(axis=-1)

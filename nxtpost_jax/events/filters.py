@@ -11,7 +11,7 @@ Source: NxtPost (arXiv 2202.03645), integrity filtering of training data and ind
 from __future__ import annotations
 
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from nxtpost_jax.events.checks import checked_mask
 from nxtpost_jax.events.sequences import Sequences
@@ -51,7 +51,7 @@ def apply_filter(
     return keep_events(sequences, keep)
 
 
-def keep_events(sequences: Sequences, keep: ArrayLike) -> Sequences:
+def keep_events(sequences: Sequences, keep: np.ndarray) -> Sequences:
     """Keep the events where bool[n_events] `keep` is True, and every user."""
     kept_before = np.concatenate([[0], np.cumsum(keep)])
     columns = {

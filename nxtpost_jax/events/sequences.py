@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
-from nxtpost_jax.events.columns import as_array, seconds, whole_numbers
+from nxtpost_jax.events.columns import Moment, as_array, seconds, whole_numbers
 
 PAD = -1
 _COLUMNS = {"times": seconds, "actions": whole_numbers, "surfaces": whole_numbers}  # per event
@@ -84,7 +85,7 @@ class Sequences:
         users: ArrayLike,
         items: ArrayLike,
         *,
-        times: ArrayLike | None = None,
+        times: ArrayLike | Sequence[Moment] | None = None,
         order: ArrayLike | None = None,
         actions: ArrayLike | None = None,
         surfaces: ArrayLike | None = None,
@@ -121,6 +122,7 @@ class Sequences:
         for name, value in ({"items": items, "order": order} | columns).items():
             if value is not None and len(value) != len(users):
                 raise ValueError(f"{name}: expected {len(users)} values, found {len(value)}")
+        static = None if static is None else as_array("static", static)
         num_users = _user_count(users, num_users)
         if key is not None and not np.isfinite(key).all():
             name = "times" if order is None else "order"
@@ -131,7 +133,7 @@ class Sequences:
         return cls(items[by], offsets, static=static, **_gathered(columns, by))
 
     def ranges(
-        self, starts: np.ndarray, stops: np.ndarray, *, users: ArrayLike | None = None
+        self, starts: ArrayLike, stops: ArrayLike, *, users: np.ndarray | None = None
     ) -> Sequences:
         """Cut out the event ranges `starts[i]:stops[i]`, each one sequence of the result.
 
@@ -201,7 +203,7 @@ def window_index(
 
 
 def gather_rows(
-    sequences: Sequences, index_BxL: ArrayLike, valid_BxL: ArrayLike
+    sequences: Sequences, index_BxL: np.ndarray, valid_BxL: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Gather the rows of `pad_histories` at the events that `window_index` gave.
 

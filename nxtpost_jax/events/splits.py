@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from nxtpost_jax.events.checks import check_times, item_ids
 from nxtpost_jax.events.columns import Moment, seconds, whole_numbers
@@ -48,7 +48,7 @@ class Queries:
     def __repr__(self) -> str:
         return f"Queries({len(self):,} targets, histories of {len(self.histories.items):,} events)"
 
-    def select(self, rows: ArrayLike) -> Queries:
+    def select(self, rows: np.ndarray) -> Queries:
         """Take some queries: an index array, or bool[q]."""
         rows = np.arange(len(self))[rows]
         return Queries(self.histories.select(rows), self.targets[rows], self.users[rows])
@@ -170,19 +170,20 @@ def global_time(
     if sequences.times is None:
         raise ValueError("sequences: expected times, found none")
     check_times("sequences", sequences)
-    (validation_from,) = seconds("validation_from", [validation_from])
-    (test_from,) = seconds("test_from", [test_from])
-    if not validation_from < test_from:
+    (validation_start,) = seconds("validation_from", [validation_from])
+    (test_start,) = seconds("test_from", [test_from])
+    if not validation_start < test_start:
         raise ValueError(
-            f"test_from: expected a time after validation_from={validation_from}, found {test_from}"
+            f"test_from: expected a time after validation_from={validation_start}, found "
+            f"{test_start}"
         )
     if targets not in ("next", "each"):
         raise ValueError(f"targets: expected 'next' or 'each', found {targets!r}")
     if min_history < 0:
         raise ValueError(f"min_history: expected at least 0, found {min_history}")
     times, owners = sequences.times, sequences.owners(np.arange(len(sequences.items)))
-    before = np.bincount(owners[times < validation_from], minlength=len(sequences))
-    periods = [(times >= validation_from) & (times < test_from), times >= test_from]
+    before = np.bincount(owners[times < validation_start], minlength=len(sequences))
+    periods = [(times >= validation_start) & (times < test_start), times >= test_start]
     queries = [
         _period_queries(sequences, owners, np.flatnonzero(period), targets, min_history)
         for period in periods
@@ -245,16 +246,16 @@ def _period_queries(sequences, owners, targets_at, targets, min_history) -> Quer
     if targets == "next":
         users, first = np.unique(users, return_index=True)
         targets_at = targets_at[first]
-    stops = _first_of_moment(sequences, owners)[targets_at]
+    stops = _first_of_moment(sequences.times, owners)[targets_at]
     asked = stops - sequences.offsets[users] >= min_history
     return _queries(sequences, users[asked], targets_at[asked], stops[asked])
 
 
-def _first_of_moment(sequences: Sequences, owners) -> np.ndarray:
+def _first_of_moment(times: np.ndarray, owners) -> np.ndarray:
     """Find the first event of the same user at each event's time: int64[n_events]."""
     events = np.arange(len(owners))
     new = np.ones(len(owners), bool)
-    new[1:] = (np.diff(owners) != 0) | (np.diff(sequences.times) != 0)
+    new[1:] = (np.diff(owners) != 0) | (np.diff(times) != 0)
     return np.maximum.accumulate(np.where(new, events, 0))
 
 

@@ -72,23 +72,24 @@ def fill_from_similar_users(
     _check(train, histories, n)
     if num_neighbours < 1:
         raise ValueError(f"num_neighbours: expected at least 1, found {num_neighbours}")
-    if content is None and (histories.static is None or train.static is None):
-        raise ValueError(
-            "content: expected it where histories or train have no static features, found None"
-        )
     num_items = int(train.items.max()) + 1
     ranked = _by_count(item_counts(train, num_items))
     short = np.flatnonzero(histories.lengths < n)
     others = np.flatnonzero(train.lengths > 0)
     others = others[np.argsort(-train.lengths[others], kind="stable")]  # ties: more events first
-    if content is None:
-        likeness = partial(_common_static, told_UxG=train.static[others])
+    if content is not None:
+        told_UxC = _means(train, others, content)
+        likeness = partial(_cosines, histories, content=content, told_UxC=told_UxC)
+    elif histories.static is not None and train.static is not None:
+        likeness = partial(_common_static, histories.static, told_UxG=train.static[others])
     else:
-        likeness = partial(_cosines, content=content, told_UxC=_means(train, others, content))
+        raise ValueError(
+            "content: expected it where histories or train have no static features, found None"
+        )
     fills = {}
     for start in range(0, len(short), _CHUNK):
         rows = short[start : start + _CHUNK]
-        for row, likeness_U in zip(rows.tolist(), likeness(histories, rows)):
+        for row, likeness_U in zip(rows.tolist(), likeness(rows)):
             fills[row] = ranked
             if likeness_U.any():
                 nearest = others[np.argsort(-likeness_U, kind="stable")[:num_neighbours]]
@@ -113,9 +114,9 @@ def _by_count(counts_N) -> np.ndarray:
     return order[counts_N[order] > 0]
 
 
-def _common_static(histories: Sequences, rows, *, told_UxG) -> np.ndarray:
+def _common_static(static: np.ndarray, rows, *, told_UxG) -> np.ndarray:
     """Count the known static features that users share: int[R, U]."""
-    asked_RxG = histories.static[rows]
+    asked_RxG = static[rows]
     equal_RxUxG = asked_RxG[:, None] == told_UxG[None]
     return (equal_RxUxG & (asked_RxG >= 0)[:, None]).sum(axis=2)
 
@@ -162,18 +163,21 @@ def _filled(histories: Sequences, train: Sequences, fills: dict, n: int) -> Sequ
     columns = {}
     for name in ("times", "actions", "surfaces"):
         if getattr(histories, name) is not None:
-            column = np.empty(offsets[-1], getattr(histories, name).dtype)
-            column[own] = getattr(histories, name)
-            column[new] = np.repeat(_value_of_fills(name, histories, train), counts)
+            known, told = getattr(histories, name), getattr(train, name)
+            column = np.empty(offsets[-1], known.dtype)
+            column[own] = known
+            if name == "times":
+                values = _times_of_fills(histories, times=known, last=told.max())
+            else:
+                values = np.full(len(histories), np.bincount(told).argmax())
+            column[new] = np.repeat(values, counts)
             columns[name] = column
     return Sequences(items, offsets, static=histories.static, **columns)
 
 
-def _value_of_fills(name: str, histories: Sequences, train: Sequences) -> np.ndarray:
-    """Choose a filled event's time, action or surface for each history."""
-    if name != "times":
-        return np.full(len(histories), np.bincount(getattr(train, name)).argmax())
+def _times_of_fills(histories: Sequences, *, times: np.ndarray, last: float) -> np.ndarray:
+    """Choose the time of each history's filled events: that of its first one, or the last."""
     has_events = histories.lengths > 0
-    times = np.full(len(histories), train.times.max())
-    times[has_events] = histories.times[histories.offsets[:-1][has_events]]
-    return times
+    chosen = np.full(len(histories), last)
+    chosen[has_events] = times[histories.offsets[:-1][has_events]]
+    return chosen

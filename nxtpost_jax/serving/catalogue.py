@@ -18,7 +18,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from nxtpost_jax.events.checks import item_ids
 from nxtpost_jax.events.sequences import PAD
@@ -135,7 +135,7 @@ class Catalogue:
         slots = np.asarray(slots)
         return np.where(slots == PAD, np.int32(PAD), self.ids[np.maximum(slots, 0)])
 
-    def mask(self, slots: ArrayLike) -> np.ndarray:
+    def mask(self, slots: np.ndarray) -> np.ndarray:
         """Mark slots, PAD among them ignored: bool[S]."""
         chosen_S = np.zeros(len(self.ids), bool)
         chosen_S[slots[slots != PAD]] = True
@@ -147,7 +147,7 @@ class Catalogue:
         known = (self.ids != PAD) & (self.ids < len(values))
         return np.where(known, values[np.where(known, self.ids, 0)], values.dtype.type(0))
 
-    def checked_new_ids(self, ids: ArrayLike, count: int) -> np.ndarray:
+    def checked_new_ids(self, ids: ArrayLike | None, count: int) -> np.ndarray:
         """Read the ids of items to add, or name them from `next_id` on: int32[count].
 
         Raises:

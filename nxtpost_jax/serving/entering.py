@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
-import optax
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from nxtpost_jax.events import content as contents
 from nxtpost_jax.events.checks import item_ids
-from nxtpost_jax.events.content import Content
+from nxtpost_jax.events.content import Content, GivenContent
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.reading import power_of_two
-from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.towers.model import NxtPost, apply
 
 
 def checked(
-    catalogue: Catalogue, known: Content, *, content: Content, ids: ArrayLike | None
-) -> tuple:
+    catalogue: Catalogue, known: Content, *, content: GivenContent, ids: ArrayLike | None
+) -> tuple[Content, np.ndarray]:
     """Read what `Recommender.add` is given.
 
     Args:
@@ -56,7 +56,7 @@ def checked(
     return content, catalogue.checked_new_ids(ids, contents.num_rows(content))
 
 
-def encoded(model: NxtPost, params: optax.Params, content: Content, ids: np.ndarray) -> np.ndarray:
+def encoded(model: NxtPost, params: Any, content: Content, ids: np.ndarray) -> np.ndarray:
     """Encode m items, m at least 1, filled up to a power of two: f32[m, D]."""
     padded = np.resize(np.arange(len(ids)), power_of_two(len(ids)))
     rows = jax.tree.map(lambda part: part[padded], content)
@@ -65,4 +65,4 @@ def encoded(model: NxtPost, params: optax.Params, content: Content, ids: np.ndar
 
 @partial(jax.jit, static_argnums=0)
 def _encode(model, params, content, ids):
-    return model.apply({"params": params}, content, ids, method="encode_items")
+    return apply(model, params, content, ids, method="encode_items")

@@ -44,13 +44,18 @@ class Event:
     surface: int | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Computed:
+    vector: np.ndarray  # f32[D]
+    read: Sequences  # what `cache` holds, in ids
+    cache: Cache
+    version: tuple[int, int]  # of the parameters and vectors behind vector and cache
+
+
 @dataclasses.dataclass
 class _User:
     events: Sequences  # one sequence, as the caller gave it
-    vector: np.ndarray | None = None  # f32[D]
-    read: Sequences | None = None  # what `cache` holds, in ids
-    cache: Cache | None = None
-    version: tuple[int, int] | None = None  # of the parameters and vectors behind vector and cache
+    computed: _Computed | None = None
 
 
 class LiveUsers:
@@ -109,17 +114,17 @@ class LiveUsers:
 
     def _read(self, user, state: _User, events: Sequences, reader: Reader) -> np.ndarray:
         read = reader.prepared("history", reader.checked("history", events))
-        fresh = state.version == reader.version and _begins_with(read, state.read)
-        new = len(read.items) - len(state.read.items) if fresh else None
-        if new == 0:
-            vector, cache = state.vector, state.cache
-        elif new == 1 and len(read.items) <= reader.model.config.max_len:
+        before = _still_true(state.computed, read, reader)
+        new = None if before is None else len(read.items) - len(before.read.items)
+        if before is not None and new == 0:
+            vector, cache = before.vector, before.cache
+        elif before is not None and new == 1 and len(read.items) <= reader.model.config.max_len:
             if user in self._users:  # `extend` takes the cache away, whether it succeeds or not
                 self._users[user] = _User(state.events)
-            vector, cache = _extended(state.cache, read, reader)
+            vector, cache = _extended(before.cache, read, reader)
         else:
             vector, cache = _prefilled(read, reader)
-        self._users[user] = _User(events, vector, read, cache, reader.version)
+        self._users[user] = _User(events, _Computed(vector, read, cache, reader.version))
         return vector
 
     def _start(self, user, history) -> _User:
@@ -131,6 +136,13 @@ class LiveUsers:
         if len(events) != 1:
             raise ValueError(f"history: expected that of one user, found {len(events)}")
         return _User(events)
+
+
+def _still_true(computed: _Computed | None, read: Sequences, reader: Reader) -> _Computed | None:
+    """Give what was computed if it is of these parameters and of the beginning of `read`."""
+    if computed is None or computed.version != reader.version:
+        return None
+    return computed if _begins_with(read, computed.read) else None
 
 
 def _extended(cache: Cache, read: Sequences, reader: Reader) -> tuple[np.ndarray, Cache]:
@@ -167,7 +179,7 @@ def _appended(events: Sequences, event: Event) -> Sequences:
             read = seconds if name == "times" else whole_numbers
             columns[name] = np.append(column, read("event", [value]))
     items = np.append(events.items, whole_numbers("event", [event.item]))
-    appended = Sequences(items, [0, len(items)], static=events.static, **columns)
+    appended = Sequences(items, np.array([0, len(items)]), static=events.static, **columns)
     check_times("event", appended)
     return appended
 
@@ -185,7 +197,7 @@ def _begins_with(longer: Sequences, shorter: Sequences) -> bool:
 def _features(read: Sequences) -> dict[str, np.ndarray]:
     """Lay out the last event as `streaming.extend` reads it."""
     row = pad_histories(
-        read.ranges([max(len(read.items) - 2, 0)], read.offsets[1:], users=[0]),
+        read.ranges([max(len(read.items) - 2, 0)], read.offsets[1:], users=np.zeros(1, int)),
         min(len(read.items), 2),
     )
     return {

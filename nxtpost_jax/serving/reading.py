@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.evaluation.ranking import unique_items
 from nxtpost_jax.events.checks import as_sequences, check_times, checked_mask
 from nxtpost_jax.events.filters import keep_events
@@ -20,7 +21,7 @@ from nxtpost_jax.towers.model import NxtPost
 SHORTEST_ROW = 16  # padded histories are no shorter, to bound the number of traced shapes
 MOST_ROWS = 256  # histories a compiled call, so that scores of a large catalogue fit in memory
 
-Histories = Sequences | Sequence
+Histories = Sequences | Sequence | Array
 EventFilter = Callable[[Sequences], np.ndarray]
 Backfill = Callable[[Sequences], Sequences]
 
@@ -58,7 +59,7 @@ class Reader:
         """Tell what was computed from parameters and vectors from what other ones give."""
         return self.state.num_fits, self.catalogue.revision
 
-    def at(self, **changes) -> Reader:
+    def at(self, **changes: Any) -> Reader:
         """Give a reader of another state: `params` or `catalogue`."""
         return dataclasses.replace(self, state=dataclasses.replace(self.state, **changes))
 
@@ -159,7 +160,7 @@ def chunks(count: int) -> Iterator[np.ndarray]:
         yield np.resize(rows, power_of_two(len(rows)))
 
 
-def left_out(seen: Sequences | None, rows: ArrayLike) -> np.ndarray:
+def left_out(seen: Sequences | None, rows: np.ndarray) -> np.ndarray:
     """List the distinct items of some histories: int32[B, S], a power of two wide."""
     if seen is None:
         return np.full((len(rows), 1), PAD, np.int32)

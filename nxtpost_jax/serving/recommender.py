@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import Metrics
 from nxtpost_jax.events import content as contents
 from nxtpost_jax.events.checks import as_sequences, check_below, check_times
-from nxtpost_jax.events.content import Content
+from nxtpost_jax.events.content import GivenContent
 from nxtpost_jax.events.splits import Queries
 from nxtpost_jax.serving import entering, requests, saving
 from nxtpost_jax.serving.answer import Answer
@@ -45,7 +46,7 @@ class Recommender:
     def __init__(
         self,
         config: NxtPostConfig,
-        content=None,
+        content: GivenContent = None,
         *,
         num_items: int | None = None,
         tx: optax.GradientTransformation | None = None,
@@ -69,15 +70,14 @@ class Recommender:
           ValueError: content has another shape, NaN, or an item without any while there is no
             id embedding; or the catalogue's size is unknown.
         """
-        by_id = config.id_embedding
-        content = contents.of_catalogue(content, id_embedding=by_id, num_items=num_items)
+        self.content, self.num_items = contents.of_catalogue(
+            content, id_embedding=config.id_embedding, num_items=num_items
+        )
         if tx is not None and not isinstance(tx, optax.GradientTransformation):
             raise ValueError(
                 f"tx: expected an optax transformation such as optax.adam(1e-3), found {tx!r:.60}"
             )
-        self.content = content
-        self.num_items = num_items if content is None else contents.num_rows(content)
-        self.model = NxtPost(config, self.num_items if by_id else None)
+        self.model = NxtPost(config, self.num_items if config.id_embedding else None)
         self.tx = _ADAMW if tx is None else tx
         self.event_filter = event_filter
         self.backfill = backfill
@@ -91,7 +91,7 @@ class Recommender:
         return f"Recommender({len(self.catalogue):,} items by {' and '.join(known)}, {state})"
 
     @property
-    def params(self) -> optax.Params | None:
+    def params(self) -> Any:
         """Give the model's parameters; None before `fit`."""
         return self._served.now.params
 
@@ -171,7 +171,7 @@ class Recommender:
             self._served.finish_fit(params, vectors)
         return records
 
-    def adopt(self, params: optax.Params) -> None:
+    def adopt(self, params: Any) -> None:
         """Serve by parameters of `model` that another loop has trained, as after `fit`.
 
         Raises:
@@ -182,7 +182,7 @@ class Recommender:
             vectors = requests.items_of_foreign(self.model, params, self.content)
             self._served.finish_fit(params, vectors)
 
-    def evaluate(self, queries: Queries, **options) -> Metrics:
+    def evaluate(self, queries: Queries, **options: Any) -> Metrics:
         """Rank the queries' targets among all items of the catalogue.
 
         Options are those of `ranking.evaluate`, in item ids (`candidates` too). Histories are
@@ -200,7 +200,7 @@ class Recommender:
         *,
         exclude_seen: bool = True,
         allowed: ArrayLike | None = None,
-        exclude: Histories | ArrayLike | None = None,
+        exclude: Histories | None = None,
     ) -> Answer:
         """Find the k best items for each history.
 
@@ -238,7 +238,7 @@ class Recommender:
         k: int,
         *,
         allowed: ArrayLike | None = None,
-        exclude: Histories | ArrayLike | None = None,
+        exclude: Histories | None = None,
     ) -> Answer:
         """Find the k best items for stored user vectors; else as `recommend`.
 
@@ -292,7 +292,7 @@ class Recommender:
         *,
         exclude_seen: bool = True,
         allowed: ArrayLike | None = None,
-        exclude: Histories | ArrayLike | None = None,
+        exclude: Histories | None = None,
     ) -> Answer:
         """Find the k best items for a user of `update`: an `Answer` of one row.
 
@@ -311,7 +311,7 @@ class Recommender:
         """Drop the events and the cache that `update` keeps of a user."""
         self._live.forget(user)
 
-    def add(self, content: Content = None, ids: ArrayLike | None = None) -> np.ndarray:
+    def add(self, content: GivenContent = None, ids: ArrayLike | None = None) -> np.ndarray:
         """Make items findable at once, without training.
 
         An item that training did not know has no id vector: it is its content. Nothing is

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
-import optax
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import Metrics, evaluate
 from nxtpost_jax.evaluation.scoring import (
@@ -36,7 +36,7 @@ def recommend(
     k: int,
     exclude_seen: bool = True,
     allowed: ArrayLike | None = None,
-    exclude: Histories | ArrayLike | None = None,
+    exclude: Histories | None = None,
 ) -> Answer:
     """Find the k best items for each history, see `Recommender.recommend`."""
     _check_k(k, len(reader.catalogue))
@@ -66,7 +66,7 @@ def search(
     k: int,
     seen: Sequences | None = None,
     allowed: ArrayLike | None = None,
-    exclude: Histories | ArrayLike | None = None,
+    exclude: Histories | None = None,
 ) -> Answer:
     """Find the k best items for user vectors, see `Recommender.search`; `seen` ones left out."""
     _check_k(k, len(reader.catalogue))
@@ -129,7 +129,7 @@ def rank_queries(
     candidates: ArrayLike | None = None,
     popularity: ArrayLike | None = None,
     backfill: Backfill | None = None,
-    **options,
+    **options: Any,
 ) -> Metrics:
     """Rank the queries' targets among the catalogue, see `Recommender.evaluate`."""
     catalogue = reader.catalogue
@@ -151,7 +151,7 @@ def rank_queries(
     )
 
 
-def encoded_items(model: NxtPost, params: optax.Params, content: Content) -> jax.Array:
+def encoded_items(model: NxtPost, params: Any, content: Content) -> jax.Array:
     """Encode the items of the start: f32[N, D].
 
     Raises:
@@ -162,7 +162,7 @@ def encoded_items(model: NxtPost, params: optax.Params, content: Content) -> jax
     return vectors_NxD
 
 
-def items_of_foreign(model: NxtPost, params: optax.Params, content: Content) -> jax.Array:
+def items_of_foreign(model: NxtPost, params: Any, content: Content) -> jax.Array:
     """Encode the items of the start by parameters that may not be of this model: f32[N, D].
 
     Raises:
@@ -178,9 +178,7 @@ def items_of_foreign(model: NxtPost, params: optax.Params, content: Content) -> 
         raise ValueError(f"params: expected those of this model, found others: {found}") from error
 
 
-def validated(
-    reader: Reader, content: Content, queries: Queries, params: optax.Params
-) -> dict[str, float]:
+def validated(reader: Reader, content: Content, queries: Queries, params: Any) -> dict[str, float]:
     """Rank queries by parameters of a fit under way, among the items that it began with."""
     vectors = encoded_items(reader.model, params, content)
     catalogue = dataclasses.replace(reader.catalogue, vectors=vectors)
@@ -208,9 +206,7 @@ def _allowed(reader: Reader, allowed: ArrayLike | None):
     return catalogue.present & catalogue.mask(catalogue.find(ids))
 
 
-def _excluded(
-    reader: Reader, exclude: Histories | ArrayLike | None, count: int
-) -> Sequences | None:
+def _excluded(reader: Reader, exclude: Histories | None, count: int) -> Sequences | None:
     """Read the items that each query leaves out, in slots; padding and removed items are none."""
     if exclude is None:
         return None

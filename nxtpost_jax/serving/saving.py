@@ -67,7 +67,7 @@ def save(path: str | os.PathLike, saved: Saved) -> None:
         "content": saved.content is not None,
     }
     items = {name: np.asarray(getattr(saved.catalogue, name)) for name in _CATALOGUE_ARRAYS}
-    files = {_PARAMS: _flat(saved.params), _CATALOGUE: items}
+    files: dict[str, dict[str, Any]] = {_PARAMS: _flat(saved.params), _CATALOGUE: items}
     if saved.content is not None:
         files[_CONTENT] = _content_arrays(saved.content)
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
-import optax
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from nxtpost_jax.serving.catalogue import Catalogue
 
@@ -50,7 +49,7 @@ class Served:
         with self._turn:
             yield self.now
 
-    def replace(self, params: optax.Params, catalogue: Catalogue) -> None:
+    def replace(self, params: Any, catalogue: Catalogue) -> None:
         """Put another state in place; only within `writing`."""
         num_fits = self.now.num_fits + (params is not self.now.params)
         self.now = State(params, catalogue, num_fits)
@@ -79,7 +78,7 @@ class Served:
         finally:
             self._fitting = False
 
-    def finish_fit(self, params: optax.Params, vectors_NxD: ArrayLike) -> None:
+    def finish_fit(self, params: Any, vectors_NxD: ArrayLike) -> None:
         """Serve by other parameters; what was removed meanwhile stays removed."""
         catalogue = Catalogue.of(vectors_NxD)
         with self._turn:

@@ -16,17 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.typing import ArrayLike
+from jax.core import Tracer
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.towers.blocks import attention, causal_attention
-from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.towers.model import NxtPost, apply
 
 
 class Cache(NamedTuple):
@@ -59,10 +59,10 @@ def init_cache(model: NxtPost, batch_size: int) -> Cache:
 @partial(jax.jit, static_argnums=0)
 def prefill(
     model: NxtPost,
-    params: optax.Params,
+    params: Any,
     *,
-    histories: Mapping[str, ArrayLike],
-    item_vectors_BxLxD: ArrayLike,
+    histories: Mapping[str, Array],
+    item_vectors_BxLxD: Array,
 ) -> tuple[Cache, jax.Array]:
     """Fill a cache by one forward over whole histories.
 
@@ -82,9 +82,8 @@ def prefill(
         values.append(v)
         return causal_attention(q, k, v)
 
-    variables = {"params": params}
-    states_BxLxD = model.apply(
-        variables, histories, item_vectors_BxLxD, attend=attend, method="encode_histories"
+    states_BxLxD = apply(
+        model, params, histories, item_vectors_BxLxD, attend=attend, method="encode_histories"
     )
     empty_slots = (0, model.config.max_len - items_BxL.shape[1])
     memory = [(0, 0), (0, 0), empty_slots, (0, 0), (0, 0)]
@@ -94,17 +93,17 @@ def prefill(
         jnp.pad(states_BxLxD, [(0, 0), empty_slots, (0, 0)]),
         jnp.sum(items_BxL != PAD, axis=1, dtype=jnp.int32),
     )
-    return cache, model.apply(variables, states_BxLxD, items_BxL, method="pool")
+    return cache, apply(model, params, states_BxLxD, items_BxL, method="pool")
 
 
 def extend(
     model: NxtPost,
-    params: optax.Params,
+    params: Any,
     *,
     cache: Cache,
-    item_vectors_BxD: ArrayLike,
+    item_vectors_BxD: Array,
     features: dict,
-    valid_B: ArrayLike | None = None,
+    valid_B: Array | None = None,
 ) -> tuple[Cache, jax.Array]:
     """Add one event to each user's history.
 
@@ -127,7 +126,7 @@ def extend(
     """
     lengths_B = cache.lengths_B
     valid_B = jnp.ones(lengths_B.shape, bool) if valid_B is None else jnp.asarray(valid_B)
-    if not any(isinstance(value, jax.core.Tracer) for value in (lengths_B, valid_B)):
+    if not any(isinstance(value, Tracer) for value in (lengths_B, valid_B)):
         full = np.flatnonzero(np.asarray(valid_B & (lengths_B >= model.config.max_len)))
         if len(full):
             raise ValueError(
@@ -160,9 +159,9 @@ def _extend(model, params, cache, item_vectors_BxD, features, valid_B):
     # A row without an event is read as an empty one: all it may change is the first free slot,
     # which only a user without any event reads.
     event["items"] = jnp.where(valid_B, 0, PAD)[:, None]
-    variables = {"params": params}
-    state_Bx1xD = model.apply(
-        variables,
+    state_Bx1xD = apply(
+        model,
+        params,
         event,
         item_vectors_BxD[:, None],
         positions_BxL=lengths_B[:, None],
@@ -172,5 +171,5 @@ def _extend(model, params, cache, item_vectors_BxD, features, valid_B):
     states_BxMxD = cache.states_BxMxD.at[rows_B, lengths_B].set(state_Bx1xD[:, 0], mode="drop")
     lengths_B += valid_B
     held_BxM = jnp.where(slots_M[None] < lengths_B[:, None], 0, PAD)
-    vectors_BxD = model.apply(variables, states_BxMxD, held_BxM, method="pool")
+    vectors_BxD = apply(model, params, states_BxMxD, held_BxM, method="pool")
     return Cache(keys, values, states_BxMxD, lengths_B), vectors_BxD

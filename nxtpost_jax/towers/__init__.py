@@ -1,4 +1,4 @@
 """The model: post tower, user tower, and what they are made of.
 
-May import: events.
+May import: arrays, events.
 """

@@ -9,13 +9,16 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 _STEPS = 256  # a dropout decision takes one random byte
 _QUERIES = 64  # queries a chunk of causal attention, at most
 
@@ -39,7 +42,7 @@ class Block(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x_BxLxD, attend=None):
+    def __call__(self, x_BxLxD: jax.Array, attend: Attend | None = None) -> jax.Array:
         """Map f32[B, L, D] to the same shape.
 
         Args:
@@ -78,7 +81,7 @@ class Block(nn.Module):
         return nn.Dense(width, name="feed_forward_out")(linear * nn.silu(gate))
 
 
-def causal_attention(q_BxLxHxK: ArrayLike, k_BxLxHxK: ArrayLike, v_BxLxHxK: ArrayLike) -> jax.Array:
+def causal_attention(q_BxLxHxK: Array, k_BxLxHxK: Array, v_BxLxHxK: Array) -> jax.Array:
     """Attend from each position to itself and earlier ones: f32[B, L, H, K].
 
     The queries go in chunks, each against the keys up to its last position: of the pairs that
@@ -95,7 +98,7 @@ def causal_attention(q_BxLxHxK: ArrayLike, k_BxLxHxK: ArrayLike, v_BxLxHxK: Arra
 
 
 def attention(
-    q_BxLxHxK: ArrayLike, k_BxMxHxK: ArrayLike, v_BxMxHxK: ArrayLike, visible_BxHxLxM: ArrayLike
+    q_BxLxHxK: Array, k_BxMxHxK: Array, v_BxMxHxK: Array, visible_BxHxLxM: Array
 ) -> jax.Array:
     """Average values under a softmax of q . k / sqrt(K) over the visible positions.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 _CHOICES = {
     "block": ("transformer", "gated"),
@@ -99,26 +99,32 @@ class NxtPostConfig:
             )
 
     @classmethod
-    def default(cls, **changes) -> NxtPostConfig:
+    def default(cls, **changes: Any) -> NxtPostConfig:
         """Gated blocks, and an id embedding that is dropped at times, joined to the content."""
-        return cls(**{"id_embedding": True} | changes)
+        preset: dict[str, Any] = {"id_embedding": True}
+        return cls(**preset | changes)
 
     @classmethod
-    def paper(cls, **changes) -> NxtPostConfig:
+    def paper(cls, **changes: Any) -> NxtPostConfig:
         """Choose as NxtPost's paper does where it says so; it gives no sizes and no rates.
 
         Content alone, a Transformer with a ReLU feed-forward layer, concatenated time, cosine,
         mean pooling. Its surfaces, actions and static features need sizes: pass them.
         """
-        return cls(**{"block": "transformer", "time_concat": True, "pooling": "mean"} | changes)
+        preset: dict[str, Any] = {
+            "block": "transformer",
+            "time_concat": True,
+            "pooling": "mean",
+        }
+        return cls(**preset | changes)
 
     @classmethod
-    def sasrec(cls, **changes) -> NxtPostConfig:
+    def sasrec(cls, **changes: Any) -> NxtPostConfig:
         """SASRec (Kang and McAuley 2018): ids, inner products, a Transformer as wide as d_model.
 
         Layer norms stand before queries, keys and values alike; SASRec normalises queries only.
         """
-        preset = {
+        preset: dict[str, Any] = {
             "block": "transformer",
             "id_embedding": True,
             "similarity": "dot",

@@ -7,20 +7,20 @@ width, F hidden width of the feed-forward layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.content import Content, num_rows, take
 from nxtpost_jax.towers.config import NxtPostConfig
 from nxtpost_jax.towers.pooling import Pooling, last_states
 from nxtpost_jax.towers.post_tower import PostTower
 from nxtpost_jax.towers.user_tower import UserTower
 
-__all__ = ["Encoded", "NxtPost", "NxtPostConfig", "last_states"]
+__all__ = ["Encoded", "NxtPost", "NxtPostConfig", "apply", "count_items", "last_states"]
 
 
 class Encoded(NamedTuple):
@@ -60,14 +60,16 @@ class NxtPost(nn.Module):
         self.user_tower = UserTower(self.config)
         self.pooling = Pooling(self.config)
 
-    def __call__(self, histories, content=None, *, deterministic: bool = True):
+    def __call__(
+        self, histories: Mapping[str, Array], content: Content = None, *, deterministic: bool = True
+    ) -> jax.Array:
         """Encode users; touches every parameter, for `init`."""
         states_BxLxD = self.encode_users(histories, content, deterministic=deterministic)
         self.pool(states_BxLxD, histories["items"])
         return states_BxLxD
 
     def encode_items(
-        self, content: Content, item_ids: ArrayLike | None = None, *, deterministic: bool = True
+        self, content: Content, item_ids: Array | None = None, *, deterministic: bool = True
     ) -> jax.Array:
         """Encode posts.
 
@@ -84,7 +86,7 @@ class NxtPost(nn.Module):
 
     def encode_users(
         self,
-        histories: Mapping[str, ArrayLike],
+        histories: Mapping[str, Array],
         content: Content = None,
         *,
         deterministic: bool = True,
@@ -106,11 +108,11 @@ class NxtPost(nn.Module):
 
     def encode_histories(
         self,
-        histories: Mapping[str, ArrayLike],
-        item_vectors_BxLxD: ArrayLike,
+        histories: Mapping[str, Array],
+        item_vectors_BxLxD: Array,
         *,
-        positions_BxL: ArrayLike | None = None,
-        attend: Callable | None = None,
+        positions_BxL: Array | None = None,
+        attend: Callable[..., jax.Array] | None = None,
     ) -> jax.Array:
         """Encode users whose items are encoded already; else as `encode_users`.
 
@@ -125,7 +127,7 @@ class NxtPost(nn.Module):
             item_vectors_BxLxD, histories, True, positions_BxL=positions_BxL, attend=attend
         )
 
-    def pool(self, states_BxLxD: ArrayLike, items_BxL: ArrayLike) -> jax.Array:
+    def pool(self, states_BxLxD: Array, items_BxL: Array) -> jax.Array:
         """Reduce each row's states to its final representation: f32[B, D].
 
         Args:
@@ -136,10 +138,10 @@ class NxtPost(nn.Module):
 
     def encode_batch(
         self,
-        batch: Mapping[str, ArrayLike],
-        item_ids: Sequence[ArrayLike],
-        content: Content = None,
+        batch: Mapping[str, Array],
+        item_ids: Sequence[Array],
         *,
+        content: Content = None,
         deterministic: bool = False,
     ) -> Encoded:
         """Encode users and the items of `item_ids`, under one draw of dropped ids.
@@ -162,13 +164,36 @@ class NxtPost(nn.Module):
         config = self.config
         if content is None or not config.id_embedding or not config.id_dropout:
             return None
+        assert self.num_items is not None  # `setup` refuses an id embedding without it
         key = self.make_rng("dropout")
         return jax.random.bernoulli(key, 1 - config.id_dropout, (self.num_items,))
 
     def _look_up(self, ids, content, keep_id):
         """Encode the items at arrays of ids, by the cheaper way: shapes decide."""
-        num_items = self.num_items if content is None else num_rows(content)
+        num_items = count_items(self, content)
         if num_items <= sum(array.size for array in ids):
             vectors_NxD = self.post_tower(content, jnp.arange(num_items), keep_id)
             return [take(vectors_NxD, array) for array in ids]
         return [self.post_tower(take(content, array), array, keep_id) for array in ids]
+
+
+def count_items(model: NxtPost, content: Content) -> int:
+    """Count the items that content describes or, without content, that have an id vector.
+
+    Raises:
+      ValueError: there is neither content nor an id embedding.
+    """
+    if content is not None:
+        return num_rows(content)
+    if model.num_items is None:
+        raise ValueError("content: expected a matrix when id_embedding is off, found None")
+    return model.num_items
+
+
+def apply(model: nn.Module, params: Any, *inputs: Any, **options: Any) -> Any:
+    """Call a model by its parameters; options are those of flax's `apply`, such as `method`.
+
+    No call here changes parameters, so the result is what the method gives, never the pair that
+    flax types it as too.
+    """
+    return model.apply({"params": params}, *inputs, **options)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.towers.config import NxtPostConfig
 from nxtpost_jax.towers.similarity import output
@@ -21,7 +21,7 @@ class Pooling(nn.Module):
     config: NxtPostConfig
 
     @nn.compact
-    def __call__(self, states_BxLxD, items_BxL):
+    def __call__(self, states_BxLxD: Array, items_BxL: Array) -> jax.Array:
         if self.config.pooling == "last":
             return last_states(states_BxLxD, items_BxL)
         scores_BxL = jnp.zeros(items_BxL.shape)
@@ -35,13 +35,13 @@ class Pooling(nn.Module):
         return output(pooled_BxD, self.config.similarity)
 
 
-def last_states(states_BxLxD: ArrayLike, items_BxL: ArrayLike) -> jax.Array:
+def last_states(states_BxLxD: Array, items_BxL: Array) -> jax.Array:
     """Take each row's state at its last event: f32[B, D]; at column 0 where there is none."""
     last_B = jnp.maximum(jnp.sum(items_BxL != PAD, axis=1) - 1, 0)
     return jnp.take_along_axis(states_BxLxD, last_B[:, None, None], axis=1)[:, 0]
 
 
-def read_positions(items_BxL: ArrayLike) -> jax.Array:
+def read_positions(items_BxL: Array) -> jax.Array:
     """Tell which positions hold something: bool[B, L].
 
     Those with an event, and the first of a row without any: it stands for the user alone.

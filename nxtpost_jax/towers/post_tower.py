@@ -5,12 +5,15 @@ Shape suffixes: K channels, D model width, C width of a channel, S vectors a set
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
-from nxtpost_jax.events.content import ContentSet, channels, present, present_in_set
+from nxtpost_jax.arrays import Array
+from nxtpost_jax.events.content import Content, ContentSet, channels, present, present_in_set
 from nxtpost_jax.towers.config import NxtPostConfig
 from nxtpost_jax.towers.similarity import normalise, output
 
@@ -28,7 +31,9 @@ class PostTower(nn.Module):
     num_items: int | None
 
     @nn.compact
-    def __call__(self, content, item_ids, keep_id):
+    def __call__(
+        self, content: Content, item_ids: Array | None, keep_id: jax.Array | None
+    ) -> jax.Array:
         if content is None and not self.config.id_embedding:
             raise ValueError("content: expected a matrix when id_embedding is off, found None")
         parts = []
@@ -41,7 +46,7 @@ class PostTower(nn.Module):
             table_NxD = self.param("id_embedding", start, shape)
             if item_ids is not None:
                 parts.append(_id_vectors(table_NxD, item_ids, keep_id))
-        return output(sum(parts), self.config.similarity)
+        return output(functools.reduce(operator.add, parts), self.config.similarity)
 
     def _content_vectors(self, named):
         if len(named) == 1:  # its parameters carry no channel's name
@@ -73,7 +78,7 @@ class PostTower(nn.Module):
         return jnp.sum(out, axis=-2) / jnp.maximum(jnp.sum(there, axis=-2), 1)
 
 
-def fuse(vectors_KxD: ArrayLike, scores_Kx1: ArrayLike, present_Kx1: ArrayLike) -> jax.Array:
+def fuse(vectors_KxD: Array, scores_Kx1: Array, present_Kx1: Array) -> jax.Array:
     """Average K vectors under a softmax of the scores of those present; zeros if none is.
 
     Args:

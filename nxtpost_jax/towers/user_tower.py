@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.towers.blocks import Block, dropout
 from nxtpost_jax.towers.config import NxtPostConfig
@@ -32,7 +35,15 @@ class UserTower(nn.Module):
     config: NxtPostConfig
 
     @nn.compact
-    def __call__(self, vectors_BxLxD, histories, deterministic, *, positions_BxL=None, attend=None):
+    def __call__(
+        self,
+        vectors_BxLxD: Array,
+        histories: Mapping[str, Array],
+        deterministic: bool,
+        *,
+        positions_BxL: Array | None = None,
+        attend: Callable[..., jax.Array] | None = None,
+    ) -> jax.Array:
         config = self.config
         length = vectors_BxLxD.shape[1]
         if length > config.max_len:

@@ -1,4 +1,4 @@
 """What the towers learn from: losses, negatives, objectives, steps.
 
-May import: events, towers.
+May import: arrays, events, towers.
 """

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.typing import ArrayLike
 
 
-def check_losses(losses: ArrayLike) -> None:
+def check_losses(losses: np.ndarray) -> None:
     """Refuse a loss that is NaN or infinite.
 
     Args:
@@ -25,7 +25,7 @@ def check_losses(losses: ArrayLike) -> None:
         )
 
 
-def check_arrays(name: str, tree: optax.Params) -> None:
+def check_arrays(name: str, tree: Any) -> None:
     """Refuse arrays that have NaN or infinity.
 
     Args:

@@ -13,9 +13,9 @@ import numpy as np
 import optax
 
 from nxtpost_jax.events.batches import train_batches
-from nxtpost_jax.events.content import Content, num_rows
+from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.sequences import Sequences
-from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.towers.model import NxtPost, count_items
 from nxtpost_jax.training import steps
 from nxtpost_jax.training.finite import check_losses
 from nxtpost_jax.training.negatives import log_popularity
@@ -63,7 +63,7 @@ def fit(
     if validate_every < 1:
         raise ValueError(f"validate_every: expected at least 1, found {validate_every}")
     candidates = jnp.asarray(np.unique(sequences.items))
-    num_items = model.num_items if content is None else num_rows(content)
+    num_items = count_items(model, content)
     known = {
         "objective": objective,
         "log_popularity": log_popularity(sequences, num_items) if objective.logq else None,

@@ -11,14 +11,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jax.typing import ArrayLike
+
+from nxtpost_jax.arrays import Array
 
 # A logit that no item has, and finite: a device that holds padding alone must not give NaN.
 _LOWEST = -1e30
 _CACHED = 2**21  # products that a CPU's cache holds
 
 
-def chunked_logsumexp(queries_PxD: ArrayLike, items_NxD: ArrayLike, *, chunk: int) -> jax.Array:
+def chunked_logsumexp(queries_PxD: Array, items_NxD: Array, *, chunk: int) -> jax.Array:
     """Compute log sum over items of exp(query . item) without ever holding all P x N products.
 
     The scan keeps a running maximum and sum; the backward pass computes each chunk's products
@@ -62,8 +63,8 @@ def _rows_at_a_time(queries_PxD, items_NxD):
 
 
 def sharded_logsumexp(
-    queries_PxD: ArrayLike,
-    items_NxD: ArrayLike,
+    queries_PxD: Array,
+    items_NxD: Array,
     *,
     mesh: Mesh,
     axis: str | tuple[str, ...],
@@ -100,7 +101,7 @@ def sharded_logsumexp(
     )
 
 
-def _running_sums(queries_PxD, items_NxD, num_items, chunk: int):
+def _running_sums(queries_PxD, items_NxD, num_items, chunk: int) -> tuple[jax.Array, jax.Array]:
     """Reduce the first `num_items` items: the largest logit f32[P], and sum exp(logit - it)."""
     num_items = jnp.minimum(num_items, len(items_NxD))
     size = math.ceil(len(items_NxD) / math.ceil(len(items_NxD) / chunk))

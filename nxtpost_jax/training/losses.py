@@ -6,18 +6,19 @@ labels of each (1, or m), N negatives, M candidates, S items of a row, D model w
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
-from functools import partial
+from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 
-from nxtpost_jax.events.content import Content, num_rows
+from nxtpost_jax.arrays import Array
+from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.sequences import PAD
-from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.towers.model import Encoded, NxtPost, apply, count_items
 from nxtpost_jax.training import negatives as negative_draws
 from nxtpost_jax.training.full_softmax import chunked_logsumexp, sharded_logsumexp
 from nxtpost_jax.training.objective import Objective, resolve
@@ -25,9 +26,7 @@ from nxtpost_jax.training.objective import Objective, resolve
 _MASKED = -1e9  # finite: a row with every negative masked keeps a finite gradient
 
 
-def sampled_softmax(
-    positive_PxQ: ArrayLike, negative_PxN: ArrayLike, kept_PxN: ArrayLike
-) -> jax.Array:
+def sampled_softmax(positive_PxQ: Array, negative_PxN: Array, kept_PxN: Array) -> jax.Array:
     """Compute -log exp(s+) / (exp(s+) + sum over the kept negatives exp(s-)): f32[P, Q].
 
     Args:
@@ -40,7 +39,7 @@ def sampled_softmax(
 
 
 def binary_cross_entropy(
-    positive_PxQ: ArrayLike, negative_PxN: ArrayLike, kept_PxN: ArrayLike, *, beta: float = 1.0
+    positive_PxQ: Array, negative_PxN: Array, kept_PxN: Array, *, beta: float = 1.0
 ) -> jax.Array:
     """Compute the mean cross entropy of a positive and its k kept negatives: f32[P, Q].
 
@@ -66,12 +65,12 @@ def calibrated_beta(num_negatives: int, num_candidates: int, calibration: float)
 
 
 def short_term_loss(
-    states_BxLxD: ArrayLike,
-    positives_BxLxD: ArrayLike,
+    states_BxLxD: Array,
+    positives_BxLxD: Array,
     *,
-    negatives_NxD: ArrayLike,
-    labels_BxL: ArrayLike,
-    negative_ids_N: ArrayLike,
+    negatives_NxD: Array,
+    labels_BxL: Array,
+    negative_ids_N: Array,
     temperature: float,
 ) -> jax.Array:
     """Score each state's next item against negatives that the whole batch shares.
@@ -106,15 +105,15 @@ def short_term_loss(
 
 def loss(
     model: NxtPost,
-    params: optax.Params,
+    params: Any,
     *,
-    batch: Mapping[str, ArrayLike],
+    batch: Mapping[str, Array],
     content: Content,
     key: jax.Array,
     objective: Objective | None = None,
     num_negatives: int | None = None,
-    candidates: ArrayLike | None = None,
-    log_popularity: ArrayLike | None = None,
+    candidates: Array | None = None,
+    log_popularity: Array | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Compute the training loss of a batch: short_weight * short-term + long_weight * long-term.
@@ -164,7 +163,7 @@ def loss(
     _check(objective, batch, log_popularity)
     draw_key, dropout_key = jax.random.split(key)
     if candidates is None:
-        num_items = model.num_items if content is None else num_rows(content)
+        num_items = count_items(model, content)
         candidates = jnp.arange(num_items, dtype=jnp.int32)
     labels = _scored_labels(objective, batch)
     if objective.loss == "full_softmax":
@@ -181,11 +180,12 @@ def loss(
             num_candidates=len(candidates),
             log_popularity=log_popularity,
         )
-    encoded = model.apply(
-        {"params": params},
+    encoded: Encoded = apply(
+        model,
+        params,
         batch,
         [*labels.values(), others_N],
-        content,
+        content=content,
         rngs={"dropout": dropout_key},
         method="encode_batch",
     )
@@ -203,7 +203,7 @@ def loss(
         loss_PxQ = score(queries_PxD, positive_PxQ, labels_PxQ, encoded.items[-1])
         terms[term] = _mean_over_labels(loss_PxQ, labels_PxQ)
     weights = {"short": objective.short_weight, "long": objective.long_weight}
-    value = sum(weights[term] * terms[term] for term in terms)
+    value = reduce(operator.add, (weights[term] * terms[term] for term in terms))
     metrics = {"loss": value, "positions": jnp.sum(batch["labels"] != PAD)}
     if len(terms) > 1:
         metrics |= {f"{term}_loss": terms[term] for term in terms}
@@ -305,7 +305,7 @@ def _pooled(model: NxtPost, params, batch, states_BxLxD):
     columns_L = jnp.arange(states_BxLxD.shape[1])
     read_BxL = columns_L[None, :] < batch["pooled_lengths"][:, None]
     items_BxL = jnp.where(read_BxL, batch["items"], PAD)
-    return model.apply({"params": params}, states_BxLxD, items_BxL, method="pool")
+    return apply(model, params, states_BxLxD, items_BxL, method="pool")
 
 
 def _mean_over_labels(loss_PxQ, labels_PxQ):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.sequences import PAD, Sequences
 
 _NOBODY = -1  # owner of a negative that comes from no row
@@ -29,7 +29,7 @@ class Negatives(NamedTuple):
     owners_N: jax.Array
 
 
-def draw_uniform(key: jax.Array, candidates: ArrayLike, num_negatives: int) -> Negatives:
+def draw_uniform(key: jax.Array, candidates: Array | int, num_negatives: int) -> Negatives:
     """Draw items with replacement, each as likely.
 
     Args:
@@ -42,7 +42,7 @@ def draw_uniform(key: jax.Array, candidates: ArrayLike, num_negatives: int) -> N
 
 
 def draw_in_batch(
-    key: jax.Array, labels_BxS: ArrayLike, users_B: ArrayLike, num_negatives: int
+    key: jax.Array, labels_BxS: Array, users_B: Array, num_negatives: int
 ) -> Negatives:
     """Draw from the batch's labels without replacement: the paper's negatives, at a fixed cost.
 
@@ -71,7 +71,7 @@ def join(*parts: Negatives) -> Negatives:
     return Negatives(*map(jnp.concatenate, zip(*parts)))
 
 
-def allowed(negatives: Negatives, users_B: ArrayLike, own_BxS: ArrayLike) -> jax.Array:
+def allowed(negatives: Negatives, users_B: Array, own_BxS: Array) -> jax.Array:
     """Tell which negatives are none of a row's own posts: bool[B, N].
 
     PAD is never a negative. An in-batch negative must be the label of another user and must
@@ -89,7 +89,7 @@ def allowed(negatives: Negatives, users_B: ArrayLike, own_BxS: ArrayLike) -> jax
 
 
 def log_expected_counts(
-    negatives: Negatives, num_candidates: int, log_popularity: ArrayLike | None = None
+    negatives: Negatives, num_candidates: int, log_popularity: Array | None = None
 ) -> jax.Array:
     """Compute the log of how often each negative's item is expected among all draws: f32[N].
 

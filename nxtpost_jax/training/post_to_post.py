@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import ArrayLike
 
-from nxtpost_jax.events.content import Content, num_rows, take
+from nxtpost_jax.arrays import Array
+from nxtpost_jax.events.content import Content, take
 from nxtpost_jax.events.sequences import Sequences
-from nxtpost_jax.towers.model import NxtPost
+from nxtpost_jax.towers.model import NxtPost, apply, count_items
 from nxtpost_jax.training.finite import check_arrays, check_losses
 
 _MASKED = -1e9  # finite: a row with every other item masked keeps a finite gradient
@@ -57,12 +57,12 @@ def pair_batches(pairs: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 
 
 def pair_loss(
-    left_PxD: ArrayLike,
-    right_PxD: ArrayLike,
+    left_PxD: Array,
+    right_PxD: Array,
     *,
-    pairs_Px2: ArrayLike,
+    pairs_Px2: Array,
     temperature: float,
-    log_q_N: ArrayLike | None = None,
+    log_q_N: Array | None = None,
 ) -> jax.Array:
     """Score each post's partner against the other pairs' posts, from both sides.
 
@@ -144,7 +144,7 @@ def pretrain(
         raise ValueError(f"epochs: expected at least 1, found {epochs}")
     tx = optax.adamw(1e-3) if tx is None else tx
     params, state = _init(model, tx, take(content, np.arange(2)), jax.random.key(seed))
-    num_items = model.num_items if content is None else num_rows(content)
+    num_items = count_items(model, content)
     log_q_N = jnp.asarray(log_shares(train, num_items)) if log_q else None
     content = jax.tree.map(jnp.asarray, content)
     means = []
@@ -174,9 +174,7 @@ def _init(model, tx, rows, key):
 def _step(model, tx, params, state, pairs_Px2, content, log_q_N):
     def objective(params):
         ids = pairs_Px2 if content is None else None
-        vectors_Px2xD = model.apply(
-            {"params": params}, take(content, pairs_Px2), ids, method="encode_items"
-        )
+        vectors_Px2xD = apply(model, params, take(content, pairs_Px2), ids, method="encode_items")
         left_PxD, right_PxD = vectors_Px2xD[:, 0], vectors_Px2xD[:, 1]
         temperature = model.config.temperature
         return pair_loss(

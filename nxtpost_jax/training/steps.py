@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 import optax
-from jax.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.content import Content
 from nxtpost_jax.towers.model import NxtPost
 from nxtpost_jax.training.finite import check_arrays, check_losses
@@ -21,10 +22,10 @@ from nxtpost_jax.training.objective import Objective, resolve
 def init(
     model: NxtPost,
     tx: optax.GradientTransformation,
-    batch: Mapping[str, ArrayLike],
+    batch: Mapping[str, Array],
     content: Content,
     key: jax.Array,
-) -> tuple[optax.Params, optax.OptState]:
+) -> tuple[Any, optax.OptState]:
     """Draw parameters and the optimizer's state for them."""
     params = model.init(key, batch, content)["params"]
     return params, tx.init(params)
@@ -38,17 +39,17 @@ def init(
 def step(
     model: NxtPost,
     tx: optax.GradientTransformation,
-    params: optax.Params,
+    params: Any,
     state: optax.OptState,
-    batch: Mapping[str, ArrayLike],
+    batch: Mapping[str, Array],
     content: Content,
     key: jax.Array,
-    candidates: ArrayLike,
+    candidates: Array,
     *,
     objective: Objective | None = None,
     num_negatives: int | None = None,
-    log_popularity: ArrayLike | None = None,
-) -> tuple[optax.Params, optax.OptState, jax.Array]:
+    log_popularity: Array | None = None,
+) -> tuple[Any, optax.OptState, jax.Array]:
     """Take one optimizer step; `params` and `state` are donated. Arguments as in `losses.loss`.
 
     Returns:
@@ -76,17 +77,17 @@ def step(
 def train_epoch(
     model: NxtPost,
     tx: optax.GradientTransformation,
-    params: optax.Params,
+    params: Any,
     state: optax.OptState,
     batches: Iterable[dict],
     content: Content,
     key: jax.Array,
-    candidates: ArrayLike,
+    candidates: Array,
     *,
     objective: Objective | None = None,
     num_negatives: int | None = None,
-    log_popularity: ArrayLike | None = None,
-) -> tuple[optax.Params, optax.OptState, float]:
+    log_popularity: Array | None = None,
+) -> tuple[Any, optax.OptState, float]:
     """Step through batches; step i draws from `fold_in(key, i)`.
 
     Returns:

@@ -140,7 +140,7 @@ def test_users_are_encoded_from_channels_both_ways():
     params = jax.jit(model.init)(KEY, histories, content)["params"]
     ids = [np.arange(40) % N]
     apply = jax.jit(partial(model.apply, deterministic=True, method="encode_batch"))
-    encoded = [apply({"params": params}, histories, ids, rows) for rows in (content, large)]
+    encoded = [apply({"params": params}, histories, ids, content=rows) for rows in (content, large)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *encoded)
 
 

@@ -47,7 +47,7 @@ def test_bad_events_are_refused(arguments, message):
 
 
 def test_a_user_beyond_the_last_is_refused():
-    with pytest.raises(IndexError, match="user 1"):
+    with pytest.raises(IndexError, match="user: expected 0 to 0, found 1"):
         Sequences.from_events([0], [0])[1]
 
 

@@ -34,7 +34,12 @@ def encode(model, params, histories, content):
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(model, params, histories, content):
     return model.apply(
-        {"params": params}, histories, [], content, deterministic=True, method="encode_batch"
+        {"params": params},
+        histories,
+        [],
+        content=content,
+        deterministic=True,
+        method="encode_batch",
     )
 
 
@@ -101,7 +106,9 @@ def test_a_batch_is_encoded_as_its_parts_are():
     ids = [np.arange(6).reshape(2, 3), np.array([7])]
     apply = jax.jit(model.apply, static_argnames=("method", "deterministic"))
     variables = {"params": params}
-    encoded = apply(variables, histories, ids, content, deterministic=True, method="encode_batch")
+    encoded = apply(
+        variables, histories, ids, content=content, deterministic=True, method="encode_batch"
+    )
     states = apply(variables, histories, content)
     items = apply(variables, content, jnp.arange(N), method="encode_items")
     pooled = apply(variables, states, histories["items"], method="pool")

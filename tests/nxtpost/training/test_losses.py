@@ -11,10 +11,9 @@ from jax.sharding import PartitionSpec as P
 
 from nxtpost_jax.events.batches import train_batches
 from nxtpost_jax.events.sequences import PAD, Sequences
-from nxtpost_jax.towers.model import Encoded, NxtPostConfig
 from nxtpost_jax.training import steps as training
 from nxtpost_jax.training.losses import binary_cross_entropy, calibrated_beta, loss, short_term_loss
-from nxtpost_jax.training.negatives import draw_in_batch, draw_uniform, log_popularity
+from nxtpost_jax.training.negatives import log_popularity
 from nxtpost_jax.training.objective import Objective
 from tests.nxtpost.configurations import (
     CONFIGS,
@@ -25,8 +24,16 @@ from tests.nxtpost.configurations import (
     drawn_histories,
     set_up,
 )
+from tests.nxtpost.slow_losses import (
+    TEMPERATURE,
+    Slow,
+    Tables,
+    drawn_batch,
+    drawn_sequences,
+    drawn_tables,
+    drawn_vectors,
+)
 
-TEMPERATURE = 0.05
 PAPER = dataclasses.replace(CONFIGS["paper"], dropout=0.0)
 BOTH = {"short_weight": 0.5, "long_weight": 2.0, "num_labels": 3}
 EVERY = 1000  # more negatives than a batch has labels
@@ -41,116 +48,6 @@ OBJECTIVES = {
     "gbce": Objective(loss="gbce", num_negatives=5, calibration=0.6, **BOTH),
     "full softmax": Objective(loss="full_softmax", chunk=7, **BOTH),
 }
-
-
-class Tables:
-    """Stands for the towers in tests of the loss alone: all vectors are parameters."""
-
-    config = NxtPostConfig(temperature=TEMPERATURE)
-    num_items = N
-
-    def apply(self, variables, *inputs, method, rngs=None):
-        del rngs
-        if method == "pool":
-            states, items = inputs
-            mean = jnp.mean(states, axis=1, where=(items != PAD)[..., None])
-            return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
-        assert method == "encode_batch"
-        states, vectors = variables["params"]
-        _, ids, _ = inputs
-        return Encoded(states, None, [jnp.take(vectors, jnp.maximum(i, 0), axis=0) for i in ids])
-
-
-def drawn_tables(batch):
-    shapes = [(*batch["items"].shape, 5), (N, 5)]
-    return tuple(
-        jnp.asarray(drawn_vectors(*shape, seed=i), jnp.float32) for i, shape in enumerate(shapes)
-    )
-
-
-def drawn_vectors(*shape, seed):
-    x = np.random.default_rng(seed).normal(size=shape)
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def drawn_sequences(lengths=(14, 3, 2, 9, 0, 4, 20), num_items=12, seed=0):
-    """Few items and long users: duplicates, and several windows of one user in a batch."""
-    items = np.random.default_rng(seed).integers(0, num_items, sum(lengths))
-    return Sequences(items, np.concatenate([[0], np.cumsum(lengths)]))
-
-
-def drawn_batch(num_labels, batch_size=16):
-    shapes = {"max_len": L, "batch_size": batch_size, "num_labels": num_labels}
-    return next(train_batches(drawn_sequences(), seed=0, epoch=0, **shapes))
-
-
-def draws(objective, batch, key, candidates):
-    """The negatives of `loss`, whose draw is tested apart: lists of ids and of owners."""
-    parts, pool = [], []
-    pool += [batch["labels"]] * (objective.short_weight > 0)
-    pool += [batch["long_labels"]] * (objective.long_weight > 0)
-    key = jax.random.split(key)[0]
-    keys = jax.random.split(key) if objective.negatives == "mixed" else [key, key]
-    if objective.negatives in ("uniform", "mixed"):
-        parts.append(draw_uniform(keys[0], candidates, objective.num_negatives))
-    if objective.negatives in ("in_batch", "mixed"):
-        labels = jnp.concatenate(pool, axis=1)
-        parts.append(draw_in_batch(keys[1], labels, batch["users"], objective.num_negatives))
-    return [np.concatenate([np.asarray(part[i]) for part in parts]).tolist() for i in (0, 1)]
-
-
-class Slow:
-    """The objective one label at a time in float64, from states and item vectors."""
-
-    def __init__(self, objective, tables, batch, key, candidates, popularity):
-        self.states, self.items = (np.asarray(x, np.float64) for x in tables)
-        self.objective, self.batch = objective, batch
-        self.candidates, self.popularity = np.asarray(candidates).tolist(), popularity
-        self.ids, self.owners = draws(objective, batch, key, candidates)
-
-    def value(self):
-        batch, objective = self.batch, self.objective
-        short = [
-            self.one(self.states[b, t], label, b, {label})
-            for b, row in enumerate(batch["labels"].tolist())
-            for t, label in enumerate(row)
-            if label != PAD
-        ]
-        long = []
-        for b, row in enumerate(batch["long_labels"].tolist()):
-            pooled = self.states[b, : batch["pooled_lengths"][b]].mean(axis=0)
-            pooled /= np.linalg.norm(pooled)
-            long += [self.one(pooled, i, b, set(row)) for i in row if i != PAD]
-        return objective.short_weight * np.mean(short) + objective.long_weight * np.mean(long)
-
-    def negatives(self, b, positives):
-        """Pairs of item and expected count."""
-        row = {*self.batch["items"][b].tolist(), *self.batch["labels"][b].tolist()}
-        row |= set(self.batch["long_labels"][b].tolist()) if self.objective.long_weight else set()
-        uniform = self.owners.count(-1)
-        in_batch = sum(o != -1 and i != PAD for i, o in zip(self.ids, self.owners))
-        for item, owner in zip(self.ids, self.owners):
-            own = owner != -1 and (owner == self.batch["users"][b] or item in row)
-            if item != PAD and item not in positives and not own:
-                share = self.popularity[item] if in_batch else 0
-                yield item, uniform / len(self.candidates) + in_batch * share
-
-    def one(self, query, label, b, positives):
-        logits = self.items @ query / TEMPERATURE
-        objective = self.objective
-        if objective.loss == "full_softmax":
-            return np.log(np.exp(logits[self.candidates]).sum()) - logits[label]
-        negatives = list(self.negatives(b, positives))
-        drawn = np.array([logits[i] for i, _ in negatives])
-        if objective.loss == "sampled_softmax":
-            if objective.logq:
-                drawn = drawn - np.log([count for _, count in negatives])
-            return np.log(np.exp(logits[label]) + np.exp(drawn).sum()) - logits[label]
-        alpha, t = len(self.ids) / (len(self.candidates) - 1), objective.calibration
-        beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha) if objective.loss == "gbce" else 1
-        probability = (1 / (1 + np.exp(-logits[label]))) ** beta
-        others = np.log(1 - 1 / (1 + np.exp(drawn)) * np.exp(drawn))
-        return -(np.log(probability) + others.sum()) / (1 + len(drawn))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
