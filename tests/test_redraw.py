@@ -17,7 +17,7 @@ KEPT = sorted(path.stem for path in RESULTS.glob("*.json"))
 
 
 def load_redraw():
-    spec = importlib.util.spec_from_file_location("redraw", RESULTS / "redraw.py")
+    spec = importlib.util.spec_from_file_location("redraw", ROOT / "docs" / "redraw.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,7 +1,7 @@
 """Draw the plots of kept results again, from their JSON alone.
 
-    python docs/results/redraw.py              # from the project's root: all that can be
-    python docs/results/redraw.py hsnn-scale   # one, by its name
+    python docs/redraw.py              # from the project's root: all that can be
+    python docs/redraw.py hsnn-scale   # one, by its name
 
 Each study draws its claim from the figures of summary.json; what was logged on the way, such as a
 loss by step, is in no JSON and comes back when the study is repeated (README.md says of which).
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent
+RESULTS = Path(__file__).parent / "results"
 sys.path.insert(0, str(RESULTS.parents[1]))
 
 from experiments.__main__ import all_studies  # noqa: E402
