@@ -22,12 +22,16 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     os.path.join(os.environ["XDG_CACHE_HOME"], "shampoo-nxtpost-hsnn", "compiled-by-tests"),
 )
-os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2 * 2**30))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 import jax
 import pytest
+
+from experiments.harness.process import prune
+
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    prune(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
 
 # Tracing makes many objects that live on: looking through them again and again takes a tenth.
 gc.freeze()

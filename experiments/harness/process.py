@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import jax
 
-CACHE_LIMIT = 2 * 2**30  # bytes of compiled programs that are kept; the least used ones go
+CACHE_LIMIT = 2 * 2**30  # bytes of compiled programs that are kept from one command to the next
 
 
 def cache_folder() -> Path:
@@ -27,8 +28,29 @@ def use_compilation_cache(on: bool) -> None:
         return
     named = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]  # run time
     if named is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        jax.config.update("jax_compilation_cache_max_size", CACHE_LIMIT)
+        folder = cache_folder() / "compiled"
+        prune(folder)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     # Small programs too: a smoke run compiles hundreds.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def prune(folder: Path, *, limit: int = CACHE_LIMIT) -> None:
+    """Delete the files that were read longest ago until those left have `limit` bytes at most.
+
+    Once per process: jax's own limit looks through the whole folder for each program that it
+    writes, which took longer than compiling.
+    """
+    found = []
+    for path in folder.glob("*"):
+        with contextlib.suppress(OSError):  # another process prunes too
+            told = path.stat()
+            found.append((told.st_atime, told.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= limit:
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
+            total -= size

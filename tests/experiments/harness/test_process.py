@@ -10,7 +10,7 @@ import jax
 import pytest
 
 import experiments
-from experiments.harness.process import cache_folder, use_compilation_cache
+from experiments.harness.process import cache_folder, prune, use_compilation_cache
 
 # Tells of the process it runs in, or runs a command and lists what it had to compile.
 TELL = (
@@ -103,6 +103,17 @@ def test_the_cache_can_be_switched_off_and_a_folder_of_the_users_stays():
         assert jax.config.jax_compilation_cache_dir == before
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
+
+
+def test_what_was_read_longest_ago_is_pruned(tmp_path):
+    for age, name in enumerate("cba"):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1000 + age, 5))
+    prune(tmp_path, limit=250)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    prune(tmp_path, limit=200)
+    assert len(list(tmp_path.iterdir())) == 2
+    prune(tmp_path / "none")
 
 
 def test_the_cache_lies_where_the_user_says(monkeypatch, tmp_path):
