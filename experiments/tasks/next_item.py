@@ -230,10 +230,6 @@ def train_nxtpost(
     def init_params(key):
         return model.init(key, first, content)["params"]
 
-    def validation_metrics(model: NxtPost, params: Params) -> Mapping[str, float]:
-        queries = problem.split.validation
-        return score(problem, model, params=params, queries=queries, bootstrap=0).values
-
     def loss(params, batch, key):
         return nxtpost_jax.loss(
             model,
@@ -257,7 +253,9 @@ def train_nxtpost(
         steps_per_epoch=nxtpost_jax.steps_per_epoch(train_part, **rows),
         seed=seed,
         mesh=mesh,
-        evaluate=functools.partial(evaluate or validation_metrics, model),
+        evaluate=functools.partial(
+            evaluate or functools.partial(validation_metrics, problem), model
+        ),
         evaluate_every=evaluate_every,
         select="ndcg@10",
         batch_shapes=buckets,
@@ -265,6 +263,12 @@ def train_nxtpost(
         opt_state_sharding=shampoo_jax.state_sharding,
     )
     return model, result
+
+
+def validation_metrics(problem: Problem, model: NxtPost, params: Params) -> Mapping[str, float]:
+    """Rank the validation targets among all items: what epochs are selected by."""
+    queries = problem.split.validation
+    return score(problem, model, params=params, queries=queries, bootstrap=0).values
 
 
 def score(

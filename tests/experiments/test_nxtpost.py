@@ -55,7 +55,7 @@ def test_epochs_are_selected_on_validation():
     batch = nxtpost_jax.pad_histories(asked.histories, 8)
     params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
     figures = next_item.validation_metrics(problem, model, params)
-    expected = next_item.score(problem, model, params, asked, bootstrap=0)
+    expected = next_item.score(problem, model, params=params, queries=asked, bootstrap=0)
     assert figures["ndcg@10"] == expected["ndcg@10"] > 0
 
 

@@ -202,7 +202,7 @@ def test_package_split_is_bounded_disjoint_and_independent_of_order():
     assert not np.any(validation & test)
     for part in (validation, test):
         assert 0.05 * sizes.sum() < sizes[part].sum() <= 0.1 * sizes.sum()
-    with pytest.raises(ValueError, match="groups=None"):
+    with pytest.raises(ValueError, match="interactions: expected groups, found None"):
         package_split(from_events("x", "0", Events(np.array([1]), np.array([1]))))
 
 
