@@ -77,5 +77,10 @@ def baseline_figures(baselines: Mapping[str, Metrics]) -> dict[str, float]:
 
 def ndcg_difference(one: Metrics, other: Metrics) -> tuple[float, float]:
     """Return the mean difference in NDCG@10 over the same queries, and its standard error."""
-    difference = gains(one.ranks, "ndcg@10") - gains(other.ranks, "ndcg@10")
-    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
+    return mean_and_error(gains(one.ranks, "ndcg@10") - gains(other.ranks, "ndcg@10"))
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Return the mean of float [n] and its standard error, NaN where one value tells of none."""
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+    return float(values.mean()), float(error)

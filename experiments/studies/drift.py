@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 
 from experiments.data.interactions import Interactions
 from experiments.harness.errors import InputError
-from experiments.harness.figures import Figures, pick
+from experiments.harness.figures import Figures, mean_and_error, pick
 from experiments.harness.plots import Draw, draw_lines, draw_points, running_mean
 from experiments.harness.report import Table, signed
 from experiments.harness.run_folder import Run
@@ -259,10 +259,9 @@ def _outcome(found, interactions, config: DriftConfig, timeline: Timeline, seeds
         shown = []
         for figure in ("recall", f"recall@{K}"):
             change = by_day(name, figure) - by_day(VARIANTS[0], figure)
-            change = change[np.isfinite(change)]
-            error = change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else float("nan")
-            metrics |= {f"{name}/{figure}_above": change.mean(), f"{name}/{figure}_above_se": error}
-            shown.append(signed(change.mean(), error) if name != VARIANTS[0] else None)
+            mean, error = mean_and_error(change[np.isfinite(change)])
+            metrics |= {f"{name}/{figure}_above": mean, f"{name}/{figure}_above_se": error}
+            shown.append(signed(mean, error) if name != VARIANTS[0] else None)
         cells = [values["recall"], shown[0], values[f"recall@{K}"], shown[1]]
         rows.append([name, *cells, *(values[f] for f in figures[2:])])
     columns = ("", "recall of exact 20", "above stale", f"recall@{K}", "above stale")

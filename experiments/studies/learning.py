@@ -18,7 +18,7 @@ import optax
 
 from experiments.data.drawn import planted_tree
 from experiments.harness.errors import bad_input
-from experiments.harness.figures import Figures, pick
+from experiments.harness.figures import Figures, mean_and_error, pick
 from experiments.harness.plots import Draw, draw_points
 from experiments.harness.report import Table, signed
 from experiments.harness.run_folder import Run
@@ -224,9 +224,7 @@ def _outcome(found, config: LearningConfig, num_items: int, *, protocol, seeds) 
         return np.array([np.nanmean(at(learned, of=of)) for learned in found[name]])
 
     def difference(name, of):
-        values = of_seeds(name, of) - of_seeds(base, of)
-        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-        return float(values.mean()), float(error)
+        return mean_and_error(of_seeds(name, of) - of_seeds(base, of))
 
     for name, learned in found.items():
         usage = {
