@@ -14,8 +14,8 @@ summary.json and report.md. `--resume` continues a stopped one.
 
 from __future__ import annotations
 
+import argparse
 import functools
-import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -277,21 +277,14 @@ def choose_task(argv: Sequence[str]) -> tuple[str, list[str]]:
       InputError: there is none, or it is unknown.
     """
     words = list(argv)
-    task = None
-    if words and not words[0].startswith("-"):
-        task = words.pop(0)
-    for i, word in enumerate(words):
-        if word == "--task" and i + 1 < len(words):
-            task = words[i + 1]
-            del words[i : i + 2]
-            break
-        if word.startswith("--task="):
-            task = word.partition("=")[2]
-            del words[i]
-            break
-    for previous, word in itertools.pairwise(words):
-        if task is None and previous == "--resume":
-            task = read_config(Path(word))["experiment"].partition(" ")[2]
+    first = words.pop(0) if words and not words[0].startswith("-") else None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--task", default=first)
+    named, words = parser.parse_known_args(words)
+    parser.add_argument("--resume", type=Path)
+    task, resume = named.task, parser.parse_known_args(words)[0].resume
+    if task is None and resume is not None:
+        task = read_config(resume)["experiment"].partition(" ")[2]
     if task not in STUDIES:
         raise bad_input("hsnn TASK", expected=f"one of {', '.join(STUDIES)}", found=str(task))
     return task, words

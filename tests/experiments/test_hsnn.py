@@ -105,6 +105,8 @@ def test_a_task_is_named_in_three_ways(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(saved))
     argv = ["--resume", str(tmp_path)]
     assert hsnn.choose_task(argv) == ("drift", argv)
+    argv = [f"--resume={tmp_path}"]
+    assert hsnn.choose_task(argv) == ("drift", argv)
 
 
 def test_help_alone_lists_the_tasks(capsys):
