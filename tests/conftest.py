@@ -30,6 +30,10 @@ import pytest
 
 from experiments.harness.process import prune
 
+# Each compiled program takes several memory maps, of which Linux gives a process 65,530: near the
+# end of the suite LLVM got none and aborted.
+MOST_MAPS = 30_000
+
 if "PYTEST_XDIST_WORKER" not in os.environ:
     prune(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
 
@@ -48,6 +52,16 @@ def pytest_addoption(parser):
     parser.addoption(
         "--precision", default=None, choices=("32", "64"), help="run one precision only"
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forget compiled programs where a worker of many test files holds too many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
