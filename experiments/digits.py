@@ -36,6 +36,7 @@ from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome, Setting, Study
 from experiments.loop.training import TrainResult, train
+from shampoo_jax import Blocks
 
 BATCH_SIZE = 128
 STEPS_BETWEEN_EVALUATIONS = 4  # an "epoch" of the loop; one pass over the data is 8.4 steps
@@ -45,7 +46,7 @@ OptimizerFactory = Callable[[float], optax.GradientTransformation]
 FACTORIES: dict[str, OptimizerFactory] = {
     "adamw": functools.partial(optax.adamw, b1=0.9, b2=0.99, weight_decay=1e-2),
     "shampoo": functools.partial(
-        shampoo_jax.shampoo, b1=0.9, b2=0.99, weight_decay=1e-2, block_size=256
+        shampoo_jax.shampoo, b1=0.9, b2=0.99, weight_decay=1e-2, blocks=Blocks(block_size=256)
     ),
 }
 # The best of GRID by steps to the target, as `--preset search` found (medians of seeds 0 to 2):

@@ -54,6 +54,7 @@ from experiments.tasks.next_item import (
     train_nxtpost,
 )
 from nxtpost_jax import NxtPost, NxtPostConfig, Objective, Queries
+from shampoo_jax import Blocks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,7 +209,7 @@ def search_by_both(
     nodes = min(options.nodes, problem.num_items // 4)
     config = lti_config(nodes=nodes, steps=options.index_steps)
     seeded = {"seed": options.seed, "mesh": mesh}
-    index_tx = shampoo_jax.shampoo(options.index_rate, block_size=256)
+    index_tx = shampoo_jax.shampoo(options.index_rate, blocks=Blocks(block_size=256))
     nodes = retrieval.learn_nodes(
         run, pairs, item_vectors=towers.item_vectors, config=config, tx=index_tx, **seeded
     )

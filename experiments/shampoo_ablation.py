@@ -40,12 +40,13 @@ from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome, Posed, Setting, Study
 from experiments.loop.training import TrainResult, train
+from shampoo_jax import Refresh
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 BATCH_SIZE, LENGTH = 32, 64
-VARIANTS: dict[str, dict[str, Any]] = {
-    "shampoo": {"precondition_frequency": 10},
-    "thrifty": {"precondition_frequency": 40, "statistics_frequency": 4},
+VARIANTS = {
+    "shampoo": Refresh(),
+    "thrifty": Refresh(precondition_frequency=40, statistics_frequency=4),
 }
 STEPS_BETWEEN_EVALUATIONS = 50  # an "epoch" of the loop
 VALIDATION_WINDOWS = 512
@@ -126,7 +127,7 @@ def make_optimizer(name: str, rate: float, *, steps: int) -> optax.GradientTrans
     if name == "adamw":
         tx = optax.adamw(schedule, **common)
     else:
-        tx = shampoo_jax.shampoo(schedule, block_size=128, **VARIANTS[name], **common)
+        tx = shampoo_jax.shampoo(schedule, refresh=VARIANTS[name], **common)
     return optax.chain(optax.clip_by_global_norm(1.0), tx)
 
 

@@ -27,6 +27,7 @@ from experiments.harness.plots import Draw, draw_groups
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting, Study
 from experiments.loop.sharding import replicated
+from shampoo_jax import Blocks
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 COLUMNS = ("devices", "state bytes", "share of one", "operations", "bytes received", "collectives")
@@ -69,8 +70,8 @@ def gathered_bytes(text: str) -> int:
 
 def measure(name: str, count: int, *, block_size: int) -> dict[str, Any]:
     """Compile one step for `count` devices."""
-    mesh = make_mesh(jax.devices()[:count])
-    tx = shampoo_jax.shampoo(1e-3, block_size=block_size)
+    mesh, blocks = make_mesh(jax.devices()[:count]), Blocks(block_size=block_size)
+    tx = shampoo_jax.shampoo(1e-3, blocks=blocks)
     with jax.set_mesh(mesh):
         params = {
             key: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=replicated(mesh))
@@ -84,7 +85,7 @@ def measure(name: str, count: int, *, block_size: int) -> dict[str, Any]:
         compiled = jax.jit(tx.update, donate_argnums=1).lower(params, state, params).compile()
     text, cost = compiled.as_text() or "", compiled.cost_analysis() or {}
     return {
-        "state_bytes": shampoo_jax.memory(params, devices=count, block_size=block_size)["total"],
+        "state_bytes": shampoo_jax.memory(params, devices=count, blocks=blocks)["total"],
         "operations": cost["flops"],
         "bytes_received": gathered_bytes(text) * (count - 1) // count,
         "collectives": count_collectives(text),

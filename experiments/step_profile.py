@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +27,9 @@ from experiments.harness.plots import Draw, draw_bars
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting, Study
 from experiments.step_time import Contestant, make_contestant
+from shampoo_jax import Blocks, Refresh
 from shampoo_jax.layout import from_pools, to_pools
-from shampoo_jax.plan import PlanConfig, make_plan
+from shampoo_jax.plan import make_plan
 from shampoo_jax.step import gram, multiply
 
 SIDES = (64, 128, 256, 512, 1024)
@@ -62,23 +64,24 @@ def _timed(function, *arguments) -> Contestant:
 def parts_of(name: str, *, block_size: int) -> dict[str, Contestant]:
     """Compile the parts of a step on drawn pools."""
     shapes = PARAMETER_SETS[name]()
-    plan = make_plan(tuple(shapes.values()), PlanConfig(block_size=block_size))
+    plan = make_plan(tuple(shapes.values()), Blocks(block_size=block_size))
+    kept = operator.attrgetter("preconditioned")
     keys = iter(jax.random.split(jax.random.key(0), 1000))
     leaves = [jax.random.normal(next(keys), shape) for shape in shapes.values()]
     pools = to_pools(leaves, plan, devices=1, dtype=jnp.float32)
     roots = [
-        [jax.random.normal(next(keys), (len(g), d, d)) for d in pool.dims]
+        [jax.random.normal(next(keys), (len(g), pool.dims[k], pool.dims[k])) for k in kept(pool)]
         for pool, g in zip(plan.pools, pools)
     ]
 
     def grams(pools):
-        return [[gram(g, axis) for axis in range(g.ndim - 1)] for g in pools]
+        return [[gram(g, k) for k in kept(pool)] for pool, g in zip(plan.pools, pools)]
 
     def applications(pools, roots):
         directions = []
-        for g, own in zip(pools, roots):
-            for axis, root in enumerate(own):
-                g = multiply(g, root, axis)
+        for pool, g, own in zip(plan.pools, pools, roots):
+            for k, root in zip(kept(pool), own):
+                g = multiply(g, root, k)
             directions.append(g)
         return directions
 
@@ -114,7 +117,11 @@ def medians(contestants: dict, turns: int) -> dict:
 
 def part_table(name: str, options: StepProfile, *, mesh: Mesh) -> tuple[Table, dict[str, float]]:
     """Time the parts beside the whole step, before any root is due."""
-    tx = shampoo_jax.shampoo(1e-3, block_size=options.block_size, start_preconditioning_step=10**6)
+    tx = shampoo_jax.shampoo(
+        1e-3,
+        blocks=Blocks(block_size=options.block_size),
+        refresh=Refresh(start_preconditioning_step=10**6),
+    )
     with jax.set_mesh(mesh):
         whole = make_contestant(tx, PARAMETER_SETS[name](), mesh=mesh, seed=options.seed)
         parts = parts_of(name, block_size=options.block_size)

@@ -50,6 +50,7 @@ from experiments.loop.train_step import (
     shardings_of,
     state_layout,
 )
+from shampoo_jax import Blocks, Refresh
 
 SETS = (*PARAMETER_SETS, *WHOLE_STEPS)
 ROW = (
@@ -100,30 +101,27 @@ PRESETS = {
 
 def optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
     """Build the contestants; roots are due from the second cycle on."""
-    common: dict[str, Any] = {
-        "block_size": options.block_size,
-        "precondition_frequency": options.frequency,
-        "start_preconditioning_step": options.frequency * (options.cycles + 1),
-    }
+    blocks = Blocks(block_size=options.block_size)
+    refresh = Refresh(
+        precondition_frequency=options.frequency,
+        start_preconditioning_step=options.frequency * (options.cycles + 1),
+    )
+    at_once = dataclasses.replace(refresh, stagger=False)
     return {
         "adamw": optax.adamw(1e-3),
-        "shampoo": shampoo_jax.shampoo(1e-3, **common),
-        "shampoo, all at once": shampoo_jax.shampoo(1e-3, stagger=False, **common),
+        "shampoo": shampoo_jax.shampoo(1e-3, blocks=blocks, refresh=refresh),
+        "shampoo, all at once": shampoo_jax.shampoo(1e-3, blocks=blocks, refresh=at_once),
     }
 
 
 def step_optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
     """Build the contestants of whole steps: default blocks, roots due from the first step on."""
-    common: dict[str, Any] = {"start_preconditioning_step": 1}
-    often: dict[str, Any] = {"precondition_frequency": options.frequency}
-    seldom: dict[str, Any] = {
-        "precondition_frequency": 4 * options.frequency,
-        "statistics_frequency": 4,
-    }
+    often = Refresh(options.frequency, start_preconditioning_step=1)
+    seldom = Refresh(4 * options.frequency, start_preconditioning_step=1, statistics_frequency=4)
     return {
         "adamw": optax.adamw(1e-3),
-        "shampoo": shampoo_jax.shampoo(1e-3, **often, **common),
-        "thrifty": shampoo_jax.shampoo(1e-3, **seldom, **common),
+        "shampoo": shampoo_jax.shampoo(1e-3, refresh=often),
+        "thrifty": shampoo_jax.shampoo(1e-3, refresh=seldom),
     }
 
 

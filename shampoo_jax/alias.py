@@ -4,18 +4,16 @@ Their signatures repeat that of `scale_by_shampoo` in full, so that an editor co
 misspelt option is a static error; what an option means is said there only.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from typing import Any, Literal, get_args
 
 import optax
-from jax.lax import PrecisionLike
-from jax.sharding import AbstractMesh, Mesh
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
-from shampoo_jax.config import Preconditioner, check_weight_decay
-from shampoo_jax.injection import injectable, static_args
-from shampoo_jax.plan import Shape
-from shampoo_jax.roots import Refreshed
+from shampoo_jax.config import check_weight_decay
+from shampoo_jax.dimension_numbers import Rule
+from shampoo_jax.injection import injectable
+from shampoo_jax.options import Blocks, Momentum, Refresh, Root, Sharding
 from shampoo_jax.transform import scale_by_shampoo
 
 DecayType = Literal["decoupled", "corrected", "independent", "l2"]
@@ -63,35 +61,17 @@ def shampoo(
     b2: ArrayLike = 0.95,
     b3: ArrayLike | None = None,
     eps: ArrayLike = 1e-6,
-    relative_eps: bool = True,
-    grafting: optax.GradientTransformation | Literal["auto"] | None = "auto",
-    precondition_frequency: int = 10,
-    start_preconditioning_step: int | None = None,
-    statistics_frequency: int = 1,
-    stagger: bool = True,
-    preconditioner: Preconditioner = "root_inverse",
-    eigenvalue_exponent: float | Mapping[int, float] = 0.5,
-    root: Callable[..., Refreshed] | None = None,
-    max_residual: float = 0.1,
-    bias_correction: bool = True,
-    momentum: ArrayLike = 0.0,
-    dampening: ArrayLike = 0.0,
-    nesterov: bool = False,
+    momentum: ArrayLike | Momentum = 0.0,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     decay_type: DecayType = "decoupled",
     peak_learning_rate: float | None = None,
     mask: optax.MaskOrFn = None,
-    block_size: int | None = 128,
-    target_dimensionality: int | None = 1,
-    exponents: Callable[[Shape], Sequence[float]] | None = None,
-    max_pools: int = 12,
-    round_to: int = 8,
-    factor_dtype: DTypeLike | None = None,
-    precision: PrecisionLike = None,
-    gather_dtype: DTypeLike | None = None,
-    mesh: Mesh | AbstractMesh | None = None,
-    mesh_axes: Sequence[str] | None = None,
-    param_specs: Any = None,
+    grafting: optax.GradientTransformation | Literal["auto"] | None = "auto",
+    dimension_numbers: Rule | None = None,
+    blocks: Blocks = Blocks(),
+    refresh: Refresh = Refresh(),
+    root: Root = Root(),
+    sharding: Sharding = Sharding(),
 ) -> optax.GradientTransformationExtraArgs:
     """Build Distributed Shampoo with a learning rate and weight decay.
 
@@ -133,33 +113,15 @@ def shampoo(
         b2=b2,
         b3=b3,
         eps=eps,
-        relative_eps=relative_eps,
-        grafting=grafting,
-        precondition_frequency=precondition_frequency,
-        start_preconditioning_step=start_preconditioning_step,
-        statistics_frequency=statistics_frequency,
-        stagger=stagger,
-        preconditioner=preconditioner,
-        eigenvalue_exponent=eigenvalue_exponent,
-        root=root,
-        max_residual=max_residual,
-        bias_correction=bias_correction,
         momentum=momentum,
-        dampening=dampening,
-        nesterov=nesterov,
-        block_size=block_size,
-        target_dimensionality=target_dimensionality,
-        exponents=exponents,
-        max_pools=max_pools,
-        round_to=round_to,
-        factor_dtype=factor_dtype,
-        precision=precision,
-        gather_dtype=gather_dtype,
-        mesh=mesh,
-        mesh_axes=mesh_axes,
-        param_specs=param_specs,
         weight_decay=0.0 if coupled else decay,
         mask=None if coupled else mask,
+        grafting=grafting,
+        dimension_numbers=dimension_numbers,
+        blocks=blocks,
+        refresh=refresh,
+        root=root,
+        sharding=sharding,
     )
     step = optax.scale_by_learning_rate(learning_rate)
     if coupled:
@@ -175,33 +137,17 @@ def soap(
     b2: ArrayLike = 0.95,
     b3: ArrayLike | None = None,
     eps: ArrayLike = 1e-8,
-    grafting: optax.GradientTransformation | Literal["auto"] | None = "auto",
-    precondition_frequency: int = 10,
-    start_preconditioning_step: int | None = None,
-    statistics_frequency: int = 1,
-    stagger: bool = True,
-    eigenvalue_exponent: float | Mapping[int, float] = 0.5,
-    root: Callable[..., Refreshed] | None = None,
-    max_residual: float = 0.1,
-    bias_correction: bool = True,
-    momentum: ArrayLike = 0.0,
-    dampening: ArrayLike = 0.0,
-    nesterov: bool = False,
+    momentum: ArrayLike | Momentum = 0.0,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     decay_type: DecayType = "decoupled",
     peak_learning_rate: float | None = None,
     mask: optax.MaskOrFn = None,
-    block_size: int | None = 128,
-    target_dimensionality: int | None = 1,
-    exponents: Callable[[Shape], Sequence[float]] | None = None,
-    max_pools: int = 12,
-    round_to: int = 8,
-    factor_dtype: DTypeLike | None = None,
-    precision: PrecisionLike = None,
-    gather_dtype: DTypeLike | None = None,
-    mesh: Mesh | AbstractMesh | None = None,
-    mesh_axes: Sequence[str] | None = None,
-    param_specs: Any = None,
+    grafting: optax.GradientTransformation | Literal["auto"] | None = "auto",
+    dimension_numbers: Rule | None = None,
+    blocks: Blocks = Blocks(),
+    refresh: Refresh = Refresh(),
+    root: Root = Root(),
+    sharding: Sharding = Sharding(),
 ) -> optax.GradientTransformationExtraArgs:
     """Build SOAP: Adam in the eigenbasis of Shampoo's factors (arXiv 2409.11321).
 
@@ -210,48 +156,30 @@ def soap(
       b1: decay of the filtered gradient.
       b2: decay of the factors and of the second moment.
       eps: added to the root of the second moment.
+      root: as in `shampoo`, its default preconditioner "soap". "eigenvalue_corrected" is the order
+        of the PyTorch original, which uses a basis in the step that refreshes it.
       ...: all others are those of `shampoo`.
 
     Returns:
       An optax transformation.
     """
+    if root.preconditioner == "root_inverse":
+        root = dataclasses.replace(root, preconditioner="soap")
     return shampoo(
         learning_rate,
         b1=b1,
         b2=b2,
         b3=b3,
         eps=eps,
-        grafting=grafting,
-        precondition_frequency=precondition_frequency,
-        start_preconditioning_step=start_preconditioning_step,
-        statistics_frequency=statistics_frequency,
-        stagger=stagger,
-        eigenvalue_exponent=eigenvalue_exponent,
-        root=root,
-        max_residual=max_residual,
-        bias_correction=bias_correction,
         momentum=momentum,
-        dampening=dampening,
-        nesterov=nesterov,
         weight_decay=weight_decay,
-        mask=mask,
-        block_size=block_size,
-        target_dimensionality=target_dimensionality,
-        exponents=exponents,
-        max_pools=max_pools,
-        round_to=round_to,
-        factor_dtype=factor_dtype,
-        precision=precision,
-        gather_dtype=gather_dtype,
-        mesh=mesh,
-        mesh_axes=mesh_axes,
-        param_specs=param_specs,
         decay_type=decay_type,
         peak_learning_rate=peak_learning_rate,
-        relative_eps=False,
-        preconditioner="soap",
+        mask=mask,
+        grafting=grafting,
+        dimension_numbers=dimension_numbers,
+        blocks=blocks,
+        refresh=refresh,
+        root=root,
+        sharding=sharding,
     )
-
-
-# For optax.inject_hyperparams(shampoo, static_args=STATIC_ARGS), where one wants them spelt out.
-STATIC_ARGS = static_args(shampoo)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from shampoo_jax.record import leaf_paths
+from shampoo_jax.record import leaf_names, leaf_paths
 
 
 class Aligned(NamedTuple):
@@ -17,6 +17,7 @@ class Aligned(NamedTuple):
       gradients: arrays, zeros where the gradient is missing.
       present: whether a leaf has a gradient.
       paths: of the leaves.
+      names: that lead to them.
       dtypes: that the updates must have.
       kept: for every leaf of the tree, whether it is one of these.
       treedef: of the parameters, or of the updates where there are none.
@@ -25,6 +26,7 @@ class Aligned(NamedTuple):
     gradients: list[jax.Array]
     present: tuple[bool, ...]
     paths: list[str]
+    names: list[tuple[str, ...]]
     dtypes: list[Any]
     kept: list[bool]
     treedef: Any
@@ -49,16 +51,19 @@ def align(updates: Any, params: Any, known: Collection[str]) -> Aligned:
     A tree may hold more: a module's functions, integers or frozen arrays have no gradient and were
     left out when the state was made.
     """
-    paths = leaf_paths(updates if params is None else params)
-    weights, treedef = jax.tree.flatten(updates if params is None else params)
+    whole = updates if params is None else params
+    paths = leaf_paths(whole)
+    weights, treedef = jax.tree.flatten(whole)
     gradients = treedef.flatten_up_to(updates)
     kept = [g is not None or path in known for g, path in zip(gradients, paths)]
-    rows = [(g, w, p) for g, w, p, keep in zip(gradients, weights, paths, kept) if keep]
+    every = zip(gradients, weights, paths, leaf_names(whole), kept)
+    rows = [(g, w, path, names) for g, w, path, names, keep in every if keep]
     return Aligned(
-        gradients=[jnp.zeros_like(w) if g is None else g for g, w, _ in rows],
-        present=tuple(g is not None for g, _, _ in rows),
-        paths=[path for _, _, path in rows],
-        dtypes=[w.dtype for _, w, _ in rows],
+        gradients=[jnp.zeros_like(w) if g is None else jnp.asarray(g) for g, w, *_ in rows],
+        present=tuple(g is not None for g, *_ in rows),
+        paths=[path for *_, path, _ in rows],
+        names=[names for *_, names in rows],
+        dtypes=[jnp.result_type(w) for _, w, *_ in rows],
         kept=kept,
         treedef=treedef,
     )

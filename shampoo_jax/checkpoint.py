@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from shampoo_jax import record
-from shampoo_jax.plan import Shape
-from shampoo_jax.record import BLOCK_OPTIONS, Blocks
+from shampoo_jax.options import Shape
+from shampoo_jax.record import BLOCK_OPTIONS, LeafBlocks
 from shampoo_jax.state import PoolState, ShampooState
 
 # The option that decides whether a state has this moment.
@@ -69,8 +69,8 @@ def from_canonical(tree: Any, like: Any, *, params: Any) -> Any:
       A state of the structure of `like`. Training continues as if it had not been interrupted.
 
     Raises:
-      ValueError: another block_size, target_dimensionality or exponents, other parameters, other
-        moments or dtypes than the saved ones, named.
+      ValueError: another block_size, target_dimensionality, dimension_numbers or exponents, other
+        parameters, other moments or dtypes than the saved ones, named.
     """
     shapes = _shapes(params)
     saved = {_key(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
@@ -147,7 +147,7 @@ def _pools(state: ShampooState) -> tuple[PoolState, ...]:
     return state.pools if isinstance(state.pools, tuple) else ()
 
 
-def _listed(state: ShampooState, shapes: dict[str, Shape]) -> list[tuple[int, Blocks]]:
+def _listed(state: ShampooState, shapes: dict[str, Shape]) -> list[tuple[int, LeafBlocks]]:
     """List (index of the pool, blocks) of a state, checked against the parameters."""
     listed = []
     for i, pool in enumerate(_pools(state)):
@@ -167,7 +167,7 @@ def _arrays(pool: PoolState) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in paths}
 
 
-def _place(moment: str, x: np.ndarray, pool: PoolState, b: Blocks) -> tuple:
+def _place(moment: str, x: np.ndarray, pool: PoolState, b: LeafBlocks) -> tuple:
     """Index the blocks `b` in one array of the pool, padding left out."""
     field, _, rest = moment.partition(".")
     if x.ndim == 0 or x.shape[0] != pool.last_refresh.shape[0]:
@@ -181,13 +181,14 @@ def _place(moment: str, x: np.ndarray, pool: PoolState, b: Blocks) -> tuple:
     return (b.rows,)
 
 
-def _described(state: ShampooState, listed: list[tuple[int, Blocks]]) -> dict[str, Any]:
+def _described(state: ShampooState, listed: list[tuple[int, LeafBlocks]]) -> dict[str, Any]:
     """Return what decides the blocks, as arrays; 0 stands for None, what is () is left out."""
     pools = _pools(state)
     options = record.options(pools[0].record) if pools else {}
     return {
         **{name: np.asarray(options[name] or 0) for name in BLOCK_OPTIONS if options},
         "shapes": {b.path: np.asarray(b.shape) for _, b in listed if b.shape},
+        "axes": {b.path: np.asarray(b.axes) for _, b in listed},
         "exponents": {b.name: np.asarray(b.exponents) for _, b in listed if b.exponents},
     }
 
@@ -250,7 +251,8 @@ def _check_plan(saved: dict[str, Any], expected: dict[str, Any], names: set[str]
             f"params: expected {sorted(theirs - mine)} of the checkpoint too and only those, "
             f"found {sorted(mine - theirs)} beyond them"
         )
-    _check_equal("params", "shapes", {name.rsplit("@", 1)[0] for name in names}, saved, expected)
+    _check_equal("params", "shapes", mine, saved, expected)
+    _check_equal("dimension_numbers", "axes", mine, saved, expected)
     _check_equal("exponents", "exponents", names, saved, expected)
 
 

@@ -99,7 +99,7 @@ def state_sharding(state: Any, mesh: AnyMesh, *, axes: Sequence[str] | None = No
     Args:
       state: any optax state that holds `ShampooState`s, of arrays or `jax.eval_shape` results.
       mesh: the mesh.
-      axes: mesh axes, default all of them; as given to `scale_by_shampoo(mesh_axes=...)`.
+      axes: mesh axes, default all of them; as in `Sharding.mesh_axes`.
 
     Raises:
       ValueError: an axis that the mesh does not have.

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
+from shampoo_jax.options import Sharding
 from shampoo_jax.state import ARRAYS
 from shampoo_jax.transform import scale_by_shampoo
 
@@ -20,7 +21,7 @@ def memory(params: Any, *, devices: int = 1, **options: Any) -> dict[str, int]:
     Args:
       params: tree of arrays or ShapeDtypeStructs.
       devices: number of devices that share the blocks.
-      **options: of `scale_by_shampoo`.
+      **options: of `scale_by_shampoo`; `sharding` is not read.
 
     Returns:
       Bytes by field of the state (`factors`, `roots`, `filtered`, `graft`, ...) and their `total`.
@@ -31,7 +32,7 @@ def memory(params: Any, *, devices: int = 1, **options: Any) -> dict[str, int]:
     if devices < 1:
         raise ValueError(f"devices: expected at least 1, found {devices}")
     mesh = AbstractMesh((devices,), ("blocks",), axis_types=(AxisType.Auto,))
-    tx = scale_by_shampoo(**options | {"mesh": mesh, "mesh_axes": None})
+    tx = scale_by_shampoo(**options | {"sharding": Sharding(mesh=mesh)})
     pools = jax.eval_shape(tx.init, params).pools
     pools = pools if isinstance(pools, tuple) else ()
     by_field = {

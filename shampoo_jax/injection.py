@@ -15,7 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # Those that may change from step to step.
-HYPERPARAMETERS = ("b1", "b2", "b3", "eps", "momentum", "dampening", "weight_decay")
+HYPERPARAMETERS = ("b1", "b2", "b3", "eps", "momentum", "weight_decay")
 DYNAMIC = ("learning_rate", *HYPERPARAMETERS)
 
 
@@ -61,8 +61,3 @@ def injectable(factory: Callable[P, T]) -> Callable[P, T]:
 
 def _open(value: Any) -> Any:
     return value.value if isinstance(value, _Static) else value
-
-
-def static_args(factory: Callable) -> tuple[str, ...]:
-    """Return the arguments that are no hyperparameters."""
-    return tuple(name for name in inspect.signature(factory).parameters if name not in DYNAMIC)

@@ -6,14 +6,15 @@ Everything here is plain Python on shapes; nothing depends on values or on the n
 
     leaf --merge--> merged shape --split--> blocks --orient, round--> class --merge--> pool
 
-* A *family* is the set of leaves with one merged shape; they are stacked before they are split, so
-  that the size of the program does not grow with the number of equal layers.
-* A *piece* is a grid of equal blocks in every leaf of a family (a dim that block_size does not
+* A *view* says how a leaf is read: its axes reordered, a batch of equal parameters, dims merged.
+* A *family* is the set of leaves with one merged shape; their parameters are stacked before they
+  are split, so that the size of the program does not grow with the number of equal layers.
+* A *piece* is a grid of equal blocks in every parameter of a family (a dim that block_size does not
   divide gives two pieces along it).
 * A *pool* holds blocks `[N, *dims]` of one order and one tuple of inverse exponents, each padded
   with zeros from its true size to `dims`.
 
-Rows of a pool are ordered by class, then true size, family, piece, leaf and grid position. A
+Rows of a pool are ordered by class, then true size, family, piece, leaf, batch and grid position. A
 refresh phase is a block's position among all, ordered by true size, modulo the frequency. It
 depends neither on rounding nor on how classes are merged into pools; equal blocks are dealt evenly
 over phases and, since a device owns a contiguous range of rows, over devices.
@@ -23,11 +24,12 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-Shape = tuple[int, ...]
+from shampoo_jax.dimension_numbers import DimensionNumbers
+from shampoo_jax.options import Blocks, Shape
 
 # Pools are grouped as if for this many devices: half of a pool's cost is that of its rows padded
 # to a multiple of it. The actual mesh never changes the grouping.
@@ -38,38 +40,64 @@ MAX_PRECONDITIONED_DIM = 8192
 POOL_OVERHEAD = 2.0e5
 
 
-def default_exponents(shape: Shape) -> tuple[float, ...]:
-    """Return the inverse exponent of each dim of a merged shape.
+def default_exponents(
+    shape: Shape, *, block_size: int | None = 128, factor_limit: float | None = 6.0
+) -> tuple[float, ...] | None:
+    """Return the inverse exponent of each dim of a merged shape, None for scalars and vectors.
 
-    1 / (2 k) for each of the k dims that are preconditioned (paper, section 3: k = order); a dim
-    above `MAX_PRECONDITIONED_DIM` gets 0, which makes a long table one-sided with exponent 1/2.
+    1 / (2 k) for each of the k dims that keep a factor (paper, section 3: k = order), 0 for others.
+    Dims above `MAX_PRECONDITIONED_DIM` have none: a long table is one-sided, with exponent 1/2. Nor
+    have, largest first, those whose factor and root would take more than `factor_limit` times the
+    block (`Blocks.factor_limit`). A vector's would take twice its length times the vector.
     """
-    kept = [size <= MAX_PRECONDITIONED_DIM for size in shape]
-    return tuple(1 / (2 * sum(kept)) if keep else 0.0 for keep in kept)
+    if len(shape) < 2:
+        return None
+    block = [min(size, block_size or size) for size in shape]
+    costs = [2 * size * size / math.prod(block) for size in block]
+    kept = {k for k, size in enumerate(shape) if size <= MAX_PRECONDITIONED_DIM}
+    while kept and factor_limit is not None and sum(costs[k] for k in kept) > factor_limit:
+        kept.remove(max(kept, key=lambda k: (costs[k], k)))
+    return tuple(1 / (2 * len(kept)) if k in kept else 0.0 for k in range(len(shape)))
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanConfig:
-    """What decides the plan; see `shampoo_jax.scale_by_shampoo` for the meaning of each field."""
+class View:
+    """How a leaf is read.
 
-    block_size: int | None = 128
-    target_dimensionality: int | None = 1
-    exponents: Callable[[Shape], Sequence[float]] = default_exponents
-    max_pools: int = 12
-    round_to: int = 8
+    Attributes:
+      perm: its axes in the order in which they are read, batch axes first.
+      batch: number of parameters that it holds.
+      merged: shape of each of them.
+      exponents: inverse exponent of each dim; 0 = no factor.
+      grafted: whether the grafting method alone gives its direction.
+    """
+
+    perm: Shape
+    batch: int
+    merged: Shape
+    exponents: tuple[float, ...]
+    grafted: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Leaves of one merged shape, stacked along a new first axis."""
+    """Leaves of one merged shape, their parameters stacked along a new first axis."""
 
     merged: Shape
+    exponents: tuple[float, ...]
+    grafted: bool
     leaves: tuple[int, ...]
+    batches: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of parameters."""
+        return sum(self.batches)
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A grid of equal blocks, the same in each leaf of a family.
+    """A grid of equal blocks, the same in each parameter of a family.
 
     Attributes:
       family: index into `Plan.families`.
@@ -77,7 +105,7 @@ class Piece:
       counts: number of blocks along each dim.
       block: true size of a block along each dim.
       perm: order in which the dims of a block become the dims of the pool.
-      row: first row in the pool; leaf-major, then row-major over the grid.
+      row: first row in the pool; leaf-major, then batch, then row-major over the grid.
     """
 
     family: int
@@ -88,8 +116,8 @@ class Piece:
     row: int = 0
 
     @property
-    def blocks_per_leaf(self) -> int:
-        """Number of blocks in one leaf."""
+    def blocks_per_parameter(self) -> int:
+        """Number of blocks in one parameter."""
         return math.prod(self.counts)
 
 
@@ -100,6 +128,7 @@ class Pool:
     Attributes:
       dims: padded size of each dim.
       exponents: inverse exponent of each dim; 0 = not preconditioned.
+      grafted: whether the grafting method alone gives the directions.
       pieces: what the rows are, in row order.
       leaf: int32 `[N]`, the leaf of a row.
       sizes: int32 `[N, order]`, true sizes.
@@ -108,6 +137,7 @@ class Pool:
 
     dims: Shape
     exponents: tuple[float, ...]
+    grafted: bool
     pieces: tuple[Piece, ...]
     leaf: np.ndarray
     sizes: np.ndarray
@@ -130,9 +160,10 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """Families and pools of a list of leaves."""
+    """Views, families and pools of a list of leaves."""
 
     shapes: tuple[Shape, ...]
+    views: tuple[View, ...]
     families: tuple[Family, ...]
     pools: tuple[Pool, ...]
 
@@ -165,22 +196,63 @@ def _chunks(size: int, limit: float) -> list[tuple[int, int, int]]:
     return [*runs, (whole * int(limit), 1, rest)] if rest else runs
 
 
-def _classes(families: Sequence[Family], config: PlanConfig) -> dict[tuple, list[Piece]]:
-    """Return the pieces of each class, keyed by (exponents, padded dims), oriented."""
+def _view(shape: Shape, roles: DimensionNumbers, config: Blocks) -> View:
+    """Return how a leaf of this shape is read."""
+    rest = tuple(k for k in range(len(shape)) if k not in roles.batch)
+    sides = roles.sides
+    perm = roles.batch + (rest if sides is None else tuple(k for side in sides for k in side))
+    if sides is None:
+        limit = config.block_size or math.inf
+        target = config.target_dimensionality
+        merged = merge_dims(tuple(shape[k] for k in rest), target=target, limit=limit)
+    else:
+        products = (math.prod(shape[k] for k in side) for side in sides)
+        merged = tuple(size for size in products if size != 1) or (1,)
+    exponents = _exponents(merged, config) if roles.precondition and 0 not in shape else None
+    if exponents is None:  # elementwise: neither order nor batch matter
+        return View(tuple(range(len(shape))), 1, (math.prod(shape),), (0.0,), True)
+    return View(perm, math.prod(shape[k] for k in roles.batch), merged, exponents, False)
+
+
+def _exponents(merged: Shape, config: Blocks) -> tuple[float, ...] | None:
+    if config.exponents is None:
+        size, limit = config.block_size, config.factor_limit
+        return default_exponents(merged, block_size=size, factor_limit=limit)
+    given = config.exponents(merged)
+    if given is None:
+        return None
+    exponents = tuple(float(e) for e in given)
+    if len(exponents) != len(merged) or min(exponents, default=0.0) < 0:
+        raise ValueError(
+            f"exponents: expected one non-negative number per dim of {merged}, found {exponents}"
+        )
+    return exponents
+
+
+def _families(views: Sequence[View], shapes: Sequence[Shape]) -> tuple[Family, ...]:
+    """Group the leaves that have elements."""
+    groups: dict[tuple, list[int]] = {}
+    for i, (view, shape) in enumerate(zip(views, shapes)):
+        if 0 not in shape:
+            groups.setdefault((view.merged, view.exponents, view.grafted), []).append(i)
+    return tuple(
+        Family(*key, tuple(leaves), tuple(views[i].batch for i in leaves))
+        for key, leaves in groups.items()
+    )
+
+
+def _classes(families: Sequence[Family], config: Blocks) -> dict[tuple, list[Piece]]:
+    """Return the pieces of each class, keyed by ((has factors, exponents), padded dims), oriented."""
     limit = config.block_size or math.inf
     classes: dict[tuple, list[Piece]] = {}
     for index, family in enumerate(families):
-        exponents = tuple(float(e) for e in config.exponents(family.merged))
-        if len(exponents) != len(family.merged) or min(exponents, default=0.0) < 0:
-            raise ValueError(
-                f"exponents: expected one non-negative number per dim of {family.merged}, "
-                f"found {exponents}"
-            )
-        for runs in itertools.product(*(_chunks(size, limit) for size in family.merged)):
+        # Where the grafting method alone acts, a row has as many elements as a whole block.
+        most = limit * limit if family.grafted else limit
+        for runs in itertools.product(*(_chunks(size, most) for size in family.merged)):
             start, counts, block = zip(*runs) if runs else ((), (), ())
             perm = tuple(sorted(range(len(block)), key=lambda k: (-block[k], k)))
             dims = tuple(-(-block[k] // config.round_to) * config.round_to for k in perm)
-            key = (tuple(exponents[k] for k in perm), dims)
+            key = ((not family.grafted, tuple(family.exponents[k] for k in perm)), dims)
             piece = Piece(index, tuple(start), tuple(counts), tuple(block), perm)
             classes.setdefault(key, []).append(piece)
     for pieces in classes.values():
@@ -233,16 +305,18 @@ def _make_pool(keys, classes, families, position) -> Pool:
     pieces, leaf, sizes, places, row = [], [], [], [], 0
     for key in keys:
         for piece in classes[key]:
-            leaves = families[piece.family].leaves
-            n = len(leaves) * piece.blocks_per_leaf
+            family = families[piece.family]
+            n = family.count * piece.blocks_per_parameter
             pieces.append(dataclasses.replace(piece, row=row))
-            leaf.append(np.repeat(leaves, piece.blocks_per_leaf))
+            owners = np.repeat(family.leaves, family.batches)
+            leaf.append(np.repeat(owners, piece.blocks_per_parameter))
             sizes.append(np.tile(_sizes(piece), (n, 1)))
             places.append(position[key, piece] + np.arange(n))
             row += n
     return Pool(
         dims=tuple(max(sizes_k) for sizes_k in zip(*(key[1] for key in keys))),
-        exponents=keys[0][0],
+        exponents=keys[0][0][1],
+        grafted=not keys[0][0][0],
         pieces=tuple(pieces),
         leaf=np.concatenate(leaf).astype(np.int32),
         sizes=np.concatenate(sizes).astype(np.int32),
@@ -257,47 +331,44 @@ def _budgets(groups: dict[tuple, list[tuple]], most: int) -> dict[tuple, int]:
 
 
 @functools.lru_cache(maxsize=64)
-def make_plan(shapes: tuple[Shape, ...], config: PlanConfig) -> Plan:
+def make_plan(
+    shapes: tuple[Shape, ...], config: Blocks, roles: tuple[DimensionNumbers, ...] = ()
+) -> Plan:
     """Plan the blocks and pools of leaves with these shapes.
 
     Args:
       shapes: the shapes of all leaves, in tree order; leaves without elements get no block.
       config: block size, merging of dims, exponents, cap on pools, rounding.
+      roles: of the axes of each leaf, as `dimension_numbers.resolve` returns them; none = unknown.
 
     Raises:
       ValueError: `config.exponents` returns a wrong number of exponents, or negative ones.
     """
-    limit = config.block_size or math.inf
-    by_merged: dict[Shape, list[int]] = {}
-    for i, shape in enumerate(shapes):
-        if 0 not in shape:
-            merged = merge_dims(shape, target=config.target_dimensionality, limit=limit)
-            by_merged.setdefault(merged, []).append(i)
-    families = tuple(Family(merged, tuple(leaves)) for merged, leaves in by_merged.items())
+    roles = roles or (DimensionNumbers(),) * len(shapes)
+    views = tuple(_view(shape, own, config) for shape, own in zip(shapes, roles, strict=True))
+    families = _families(views, shapes)
     classes = _classes(families, config)
+
+    def rows(piece: Piece) -> int:
+        return families[piece.family].count * piece.blocks_per_parameter
 
     position, place = {}, 0
     pieces = [(key, piece) for key in sorted(classes, reverse=True) for piece in classes[key]]
     # Not by padded size: a block must keep its phase when round_to changes.
     for key, piece in sorted(pieces, key=lambda x: (x[0][0], _sizes(x[1])), reverse=True):
         position[key, piece] = place
-        place += len(families[piece.family].leaves) * piece.blocks_per_leaf
+        place += rows(piece)
 
     groups: dict[tuple, list[tuple]] = {}
     for key in sorted(classes, reverse=True):
         groups.setdefault(key[0], []).append(key)
     pools = []
-    for exponents, most in _budgets(groups, config.max_pools).items():
-        keys = groups[exponents]
-        counts = np.array(
-            [
-                sum(len(families[p.family].leaves) * p.blocks_per_leaf for p in classes[k])
-                for k in keys
-            ]
-        )
-        dims = np.array([k[1] for k in keys]).reshape(len(keys), len(exponents))
-        for members in _merge_classes(dims, counts, exponents, most):
+    for kind, most in _budgets(groups, config.max_pools).items():
+        keys = groups[kind]
+        counts = np.array([sum(rows(piece) for piece in classes[key]) for key in keys])
+        dims = np.array([key[1] for key in keys]).reshape(len(keys), len(kind[1]))
+        for members in _merge_classes(dims, counts, kind[1], most):
             pools.append(
                 _make_pool([keys[i] for i in sorted(members)], classes, families, position)
             )
-    return Plan(shapes, families, tuple(pools))
+    return Plan(shapes, views, families, tuple(pools))

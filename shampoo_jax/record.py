@@ -13,18 +13,20 @@ from typing import Any, NamedTuple
 
 import jax
 
-from shampoo_jax.plan import Plan, PlanConfig, Pool, Shape
+from shampoo_jax.options import Blocks, Shape
+from shampoo_jax.plan import Plan, Pool
 
 # The options that decide the blocks; `max_pools` and `round_to` only decide how they are stacked.
 BLOCK_OPTIONS = ("block_size", "target_dimensionality")
 
 
-class Blocks(NamedTuple):
-    """The blocks of one piece of one parameter, consecutive rows of a pool.
+class LeafBlocks(NamedTuple):
+    """The blocks of one piece of one leaf, consecutive rows of a pool.
 
     Attributes:
-      path: of the parameter, as `jax.tree_util.keystr` writes it.
-      shape: of the parameter.
+      path: of the leaf, as `jax.tree_util.keystr` writes it.
+      shape: of the leaf.
+      axes: number of parameters stacked in the leaf, and its axes in the order of reading.
       start: first element of the piece in the merged shape.
       sizes: true size of a block along each dim of the pool.
       exponents: inverse exponent of each dim of the pool.
@@ -33,6 +35,7 @@ class Blocks(NamedTuple):
 
     path: str
     shape: Shape
+    axes: Shape
     start: Shape
     sizes: Shape
     exponents: tuple[float, ...]
@@ -49,19 +52,30 @@ def leaf_paths(tree: Any) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def _options(config: PlanConfig) -> dict[str, int | None]:
+def leaf_names(tree: Any) -> list[tuple[str, ...]]:
+    """Return the names that lead to every leaf."""
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
+    return [tuple(jax.tree_util.keystr((key,), simple=True) for key in path) for path in paths]
+
+
+def _options(config: Blocks) -> dict[str, float | None]:
     fields = (f.name for f in dataclasses.fields(config) if f.name != "exponents")
     return {name: getattr(config, name) for name in fields}
 
 
-def write(pool: Pool, plan: Plan, paths: Sequence[str], config: PlanConfig) -> str:
+def write(pool: Pool, plan: Plan, paths: Sequence[str], config: Blocks) -> str:
     """Describe the rows of a pool of leaves that have these paths."""
+
+    def described(i: int) -> list:
+        view = plan.views[i]
+        return [paths[i], plan.shapes[i], [view.batch, *view.perm]]
+
     pieces = [
         {
-            "leaves": [[paths[i], plan.shapes[i]] for i in plan.families[piece.family].leaves],
+            "leaves": [described(i) for i in plan.families[piece.family].leaves],
             "start": piece.start,
             "sizes": [piece.block[k] for k in piece.perm],
-            "blocks": piece.blocks_per_leaf,
+            "blocks": piece.blocks_per_parameter,
         }
         for piece in pool.pieces
     ]
@@ -74,25 +88,27 @@ def paths(records: Iterable[str]) -> set[str]:
     return {b.path for record in records for b in blocks(record)}
 
 
-def options(record: str) -> dict[str, int | None]:
+def options(record: str) -> dict[str, float | None]:
     """Return the options of the plan."""
     return json.loads(record)["options"]
 
 
-def blocks(record: str) -> Iterator[Blocks]:
+def blocks(record: str) -> Iterator[LeafBlocks]:
     """List the blocks in the order of their rows."""
     content, row = json.loads(record), 0
     for piece in content["pieces"]:
-        for path, shape in piece["leaves"]:
-            yield Blocks(
+        for path, shape, axes in piece["leaves"]:
+            rows = axes[0] * piece["blocks"]
+            yield LeafBlocks(
                 path=path,
                 shape=tuple(shape),
+                axes=tuple(axes),
                 start=tuple(piece["start"]),
                 sizes=tuple(piece["sizes"]),
                 exponents=tuple(content["exponents"]),
-                rows=slice(row, row + piece["blocks"]),
+                rows=slice(row, row + rows),
             )
-            row += piece["blocks"]
+            row += rows
 
 
 def check(found: Sequence[str], expected: Sequence[str]) -> None:
@@ -115,17 +131,24 @@ def check(found: Sequence[str], expected: Sequence[str]) -> None:
         return [[b._replace(path="") for b in blocks(record)] for record in records]
 
     if anonymous(found) != anonymous(expected):
-        same = _shapes(found) == _shapes(expected)
-        name = "exponents" if same else "params"
-        raise ValueError(
-            f"{name}: expected those that the state was made with, "
-            f"found {_exponents(expected) if same else _shapes(expected)}"
-        )
+        for name, what in (
+            ("params", _shapes),
+            ("dimension_numbers", _axes),
+            ("exponents", _kinds),
+        ):
+            if what(found) != what(expected):
+                raise ValueError(
+                    f"{name}: expected those that the state was made with, found {what(expected)}"
+                )
 
 
 def _shapes(records) -> list[Shape]:
     return sorted(b.shape for record in records for b in blocks(record) if not any(b.start))
 
 
-def _exponents(records) -> list[tuple[float, ...]]:
-    return sorted({b.exponents for record in records for b in blocks(record)})
+def _axes(records) -> list[tuple[Shape, Shape]]:
+    return sorted((b.shape, b.axes) for r in records for b in blocks(r) if not any(b.start))
+
+
+def _kinds(records) -> list[tuple[Shape, tuple[float, ...]]]:
+    return sorted({(b.shape, b.exponents) for record in records for b in blocks(record)})

@@ -20,19 +20,19 @@ from shampoo_jax.step import Local, phase_table, step_pool
 
 def _local(plan: Plan, present, config: ShampooConfig, devices, count) -> list[Local]:
     """Build this device's tables, from constants sliced by its index."""
-    index = devices.index()
+    index, refresh = devices.index(), config.refresh
     locals_ = []
     for pool in plan.pools:
         n = pool.rows(devices.count) // devices.count
         pad = pool.rows(devices.count) - pool.num_blocks
         here = np.pad(np.asarray(present)[pool.leaf], (0, pad))
         sizes = np.pad(pool.sizes, ((0, pad), (0, 0)))
-        table, counts = phase_table(pool, devices=devices.count, phases=config.phases)
-        if config.stagger:
-            phase, now = count % config.phases, count >= config.start
+        table, counts = phase_table(pool, devices=devices.count, phases=refresh.phases)
+        if refresh.stagger:
+            phase, now = count % refresh.phases, count >= refresh.start
         else:
-            later = (count > config.start) & (count % config.precondition_frequency == 0)
-            phase, now = 0, (count == config.start) | later
+            later = (count > refresh.start) & (count % refresh.precondition_frequency == 0)
+            phase, now = 0, (count == refresh.start) | later
         locals_.append(
             Local(
                 sizes=jnp.asarray(sizes).reshape(devices.count, n, len(pool.dims))[index],

@@ -67,7 +67,7 @@ def init_pool(
         return jnp.broadcast_to(jnp.eye(side, dtype=dtype)[None], (rows, side, side))
 
     return PoolState(
-        factors=tuple(jnp.zeros((rows, d, d), config.factor_dtype or dtype) for d in sides),
+        factors=tuple(jnp.zeros((rows, d, d), config.root.factor_dtype or dtype) for d in sides),
         roots=tuple(identity(d) for d in sides),
         eigenvalues=blocks() if config.eigenvalue_corrected else None,
         filtered=blocks() if config.uses_filter else None,
@@ -102,4 +102,4 @@ def init_pools(
 
 def records(plan: Plan, config: ShampooConfig, paths: Sequence[str]) -> list[str]:
     """Return the record of every pool."""
-    return [record.write(pool, plan, paths, config.plan) for pool in plan.pools]
+    return [record.write(pool, plan, paths, config.blocks) for pool in plan.pools]

@@ -112,15 +112,15 @@ def accumulate(
     def add(factors):
         new = []
         for axis, factor in zip(pool.preconditioned, factors):
-            outer = gram(g.astype(factor.dtype), axis, precision=config.precision)
+            outer = gram(g.astype(factor.dtype), axis, precision=config.root.precision)
             decay = jnp.where(active, jnp.asarray(config.b2, factor.dtype), 1)
             weight = jnp.asarray(_average_weight(config.b2), factor.dtype)
             new.append(per_row(decay, factor) * factor + weight * outer)
         return tuple(new)
 
-    if config.statistics_frequency == 1:
+    if config.refresh.statistics_frequency == 1:
         return add(state.factors)
-    now = (count - 1) % config.statistics_frequency == 0
+    now = (count - 1) % config.refresh.statistics_frequency == 0
     return lax.cond(now, add, lambda factors: factors, state.factors)
 
 
@@ -139,13 +139,13 @@ def _refresh_block(factors, roots, sizes, health, exponents, correction, count, 
     for k, (factor, root) in enumerate(zip(factors, roots)):
         a = factor / correction.astype(factor.dtype)
         refreshed.append(
-            config.root(
+            config.solver(
                 a,
                 sizes[k],
                 root.astype(factor.dtype),
                 exponent=exponents[k],
                 eps=jnp.asarray(config.eps, factor.dtype),
-                relative_eps=config.relative_eps,
+                relative_eps=config.root.relative_eps,
             )
         )
         zero |= jnp.trace(a) == 0
@@ -154,7 +154,7 @@ def _refresh_block(factors, roots, sizes, health, exponents, correction, count, 
     residual = jnp.stack(residuals).max().astype(jnp.float32)
     condition = jnp.stack([r.condition for r in refreshed]).max().astype(jnp.float32)
     condition = jnp.where(jnp.isnan(condition), jnp.inf, condition)
-    accepted = residual <= config.max_residual
+    accepted = residual <= config.refresh.max_residual
     values = [r.value.astype(root.dtype) for r, root in zip(refreshed, roots)]
     # A factor that has seen no gradient yet has no root to fail at.
     new_health = _Health(
@@ -207,8 +207,8 @@ def refresh_roots(
     config: ShampooConfig,
 ) -> tuple[tuple[jax.Array, ...], "_Health"]:
     """Refresh the roots of the blocks that are due; return all roots and their health."""
-    gathered = (count - 1) // config.statistics_frequency + 1
-    correction = _correction(config.b2, gathered, factors[0].dtype, on=config.bias_correction)
+    gathered = (count - 1) // config.refresh.statistics_frequency + 1
+    correction = _correction(config.b2, gathered, factors[0].dtype, on=config.root.bias_correction)
     exponents = [pool.exponents[k] for k in pool.preconditioned]
     sizes = local.sizes[:, np.array(pool.preconditioned)]
 
@@ -240,24 +240,24 @@ def filter_gradient(
     else:
         b3 = jnp.asarray(config.b3, g.dtype)
         f = b3 * state.filtered + (1 - b3) * g
-    return f / (1 - b3 * b1 ** (count - 1)) if config.bias_correction else f, m
+    return f / (1 - b3 * b1 ** (count - 1)) if config.root.bias_correction else f, m
 
 
 def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, count, config):
     """EShampoo / SOAP: divide by the root of the second moment in the eigenbasis."""
     assert state.eigenvalues is not None
-    rotated = _along_all(g, roots, pool, transpose=True, precision=config.precision)
+    rotated = _along_all(g, roots, pool, transpose=True, precision=config.root.precision)
     b2 = jnp.asarray(config.b2, g.dtype)
     weight = jnp.asarray(_average_weight(config.b2), g.dtype)
     v = b2 * state.eigenvalues + weight * jnp.square(rotated)
     v = jnp.where(per_row(active, v), v, state.eigenvalues)
-    correction = _correction(config.b2, count, g.dtype, on=config.bias_correction)
+    correction = _correction(config.b2, count, g.dtype, on=config.root.bias_correction)
     power = config.power(len(pool.dims))
     root = jnp.sqrt(v / correction) if power == 0.5 else (v / correction) ** power
     denominator = root + jnp.asarray(config.eps, g.dtype)
-    rotated_f = _along_all(f, roots, pool, transpose=True, precision=config.precision)
+    rotated_f = _along_all(f, roots, pool, transpose=True, precision=config.root.precision)
     scaled = jnp.where(denominator > 0, rotated_f / jnp.where(denominator > 0, denominator, 1), 0)
-    return _along_all(scaled, roots, pool, precision=config.precision), v
+    return _along_all(scaled, roots, pool, precision=config.root.precision), v
 
 
 def _graft(p, p_graft, last_refresh, count, config):
@@ -268,8 +268,8 @@ def _graft(p, p_graft, last_refresh, count, config):
     scale = _norms(p_graft) / (_norms(p) + jnp.asarray(1e-16, p.dtype))
     ready = (
         last_refresh > 0
-        if config.stagger
-        else jnp.broadcast_to(count >= config.start, last_refresh.shape)
+        if config.refresh.stagger
+        else jnp.broadcast_to(count >= config.refresh.start, last_refresh.shape)
     )
     return jnp.where(per_row(ready, p), p * per_row(scale, p), p_graft)
 
@@ -326,9 +326,9 @@ def step_pool(
         bases = state.roots if config.refreshes_last else roots
         p, eigenvalues = _corrected_direction(state, pool, g, f, bases, active, count, config)
     else:
-        p = _along_all(f, roots, pool, precision=config.precision)
+        p = _along_all(f, roots, pool, precision=config.root.precision)
     if config.grafts:
-        p = _graft(p, p_graft, health.last_refresh, count, config)
+        p = p_graft if pool.grafted else _graft(p, p_graft, health.last_refresh, count, config)
     momentum = state.momentum
     if momentum is not None:
         p, momentum = _momentum(state, p, w, active, config)

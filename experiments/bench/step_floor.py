@@ -1,8 +1,8 @@
 """The floor of a Shampoo step: the bare arithmetic that no implementation avoids.
 
-Blocks of true size, without padding, grouped by shape: for an order-2 block G [a, b] the products
-G G^T, G^T G, X G and (X G) Y; for an order-1 block its outer product and one product. Accumulators
-are donated. No norms, moments, copies or communication.
+Blocks of true size, without padding, grouped by shape: for a block G [a, b] the products G G^T,
+G^T G, X G and (X G) Y; a side without a factor has none. Accumulators are donated. No norms,
+moments, copies or communication.
 """
 
 from __future__ import annotations
@@ -10,22 +10,31 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from experiments.bench.parameter_sets import Shapes
-from shampoo_jax.plan import PlanConfig, make_plan
+from shampoo_jax import Blocks
+from shampoo_jax.plan import make_plan
 
 
-def block_shapes(shapes: Shapes, *, block_size: int) -> dict[tuple[int, ...], int]:
-    """Count the blocks of each true shape, longest side first."""
-    plan = make_plan(tuple(shapes.values()), PlanConfig(block_size=block_size, round_to=1))
+class Kind(NamedTuple):
+    """Blocks that do the same work: their true shape, and the sides that have a factor."""
+
+    shape: tuple[int, ...]
+    sides: tuple[int, ...]
+
+
+def block_kinds(shapes: Shapes, *, block_size: int) -> dict[Kind, int]:
+    """Count the blocks of each kind that has a factor, longest side first."""
+    plan = make_plan(tuple(shapes.values()), Blocks(block_size=block_size, round_to=1))
     counts: Counter = Counter()
     for pool in plan.pools:
-        counts.update(tuple(map(int, sizes)) for sizes in pool.sizes)
+        if pool.preconditioned:
+            counts.update(Kind(tuple(map(int, s)), pool.preconditioned) for s in pool.sizes)
     return dict(counts)
 
 
@@ -35,17 +44,19 @@ def _draw(shape: tuple[int, ...], seed: int) -> jax.Array:
 
 def products(shapes: Shapes, *, block_size: int) -> Callable[[], Any]:
     """Return a call that does one step's products on drawn blocks."""
-    blocks = [
-        _draw((n, *shape), i)
-        for i, (shape, n) in enumerate(block_shapes(shapes, block_size=block_size).items())
+    kinds = block_kinds(shapes, block_size=block_size)
+    blocks = [_draw((n, *kind.shape), i) for i, (kind, n) in enumerate(kinds.items())]
+    sides = [kind.sides for kind in kinds]
+    factors = [
+        [jnp.zeros((n, kind.shape[k], kind.shape[k])) for k in kind.sides]
+        for kind, n in kinds.items()
     ]
-    factors = [[jnp.zeros((g.shape[0], d, d)) for d in g.shape[1:]] for g in blocks]
     roots = jax.tree.map(lambda x: x + jnp.eye(x.shape[-1])[None], factors)
 
-    def one(g, factors, roots):
+    def one(g, sides, factors, roots):
         letters = "abcd"[: g.ndim - 1]
         new, p = [], g
-        for k, (factor, root) in enumerate(zip(factors, roots)):
+        for k, factor, root in zip(sides, factors, roots):
             other = letters.replace(letters[k], "z")
             new.append(factor + jnp.einsum(f"n{letters},n{other}->n{letters[k]}z", g, g))
             p = jnp.einsum(f"n{letters},nz{letters[k]}->n{other}", p, root)
@@ -53,7 +64,7 @@ def products(shapes: Shapes, *, block_size: int) -> Callable[[], Any]:
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(factors, blocks, roots):  # all are arguments, or XLA would fold the products away
-        pairs = [one(g, f, r) for g, f, r in zip(blocks, factors, roots)]
+        pairs = [one(*kind) for kind in zip(blocks, sides, factors, roots)]
         return [f for f, _ in pairs], [p for _, p in pairs]
 
     carry = [factors]
@@ -68,10 +79,9 @@ def products(shapes: Shapes, *, block_size: int) -> Callable[[], Any]:
 def eigendecompositions(shapes: Shapes, *, block_size: int) -> Callable[[], Any]:
     """Return a call that decomposes every factor once, one after the other."""
     sides: Counter = Counter()
-    for shape, n in block_shapes(shapes, block_size=block_size).items():
-        sides.update(dict.fromkeys(shape, 0))
-        for side in shape:
-            sides[side] += n
+    for kind, n in block_kinds(shapes, block_size=block_size).items():
+        for k in kind.sides:
+            sides[kind.shape[k]] += n
     grams = []
     for i, (side, n) in enumerate(sides.items()):
         x = _draw((n, side, 2 * side), 1000 + i)

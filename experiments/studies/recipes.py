@@ -10,6 +10,7 @@ import optax
 
 import shampoo_jax
 from experiments.tasks.next_item import Problem
+from shampoo_jax import Blocks
 
 LONG_USERS = 20  # mean training events of a user from which "long" applies
 
@@ -72,6 +73,6 @@ def optimizers(recipe: Recipe, *, steps: int) -> dict[str, optax.GradientTransfo
     return {
         "adamw": optax.adamw(schedule(recipe.adamw_rate), b1=0.9, b2=0.98, weight_decay=0.01),
         "shampoo": shampoo_jax.shampoo(
-            schedule(recipe.shampoo_rate), b1=0.9, b2=0.95, weight_decay=0.01, block_size=256
+            schedule(recipe.shampoo_rate), weight_decay=0.01, blocks=Blocks(block_size=256)
         ),
     }

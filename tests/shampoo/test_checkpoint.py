@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import shampoo_jax
+from tests.shampoo.grouped import grouped
 
 SHAPES = {"a": (20, 12), "b": (7,), "c": (3, 9, 10), "d": (16, 16)}
 PLAN = {"block_size": 8, "max_pools": 4}
@@ -28,7 +29,7 @@ def _mesh(shape):
 
 
 def _train(plan, mesh, params, state, seeds):
-    tx = shampoo_jax.shampoo(0.1, **plan, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.1, **grouped(**plan, **OPTIONS))
 
     @jax.jit
     def step(grads, state, params):
@@ -91,7 +92,7 @@ def test_the_canonical_form_does_not_depend_on_the_mesh(saved):
 
 def test_another_block_size_is_refused_by_name(saved):
     params, tree = saved
-    fresh = shampoo_jax.shampoo(0.1, block_size=16, **OPTIONS).init(params)
+    fresh = shampoo_jax.shampoo(0.1, **grouped(block_size=16, **OPTIONS)).init(params)
     with pytest.raises(ValueError, match=r"block_size: expected 8 .*, found 16"):
         shampoo_jax.from_canonical(tree, fresh, params=params)
 
@@ -99,18 +100,18 @@ def test_another_block_size_is_refused_by_name(saved):
 def test_other_parameters_and_other_moments_are_refused_by_name(saved):
     params, tree = saved
     fewer = {k: v for k, v in params.items() if k != "b"}
-    fresh = shampoo_jax.shampoo(0.1, **PLAN, **OPTIONS).init(fewer)
+    fresh = shampoo_jax.shampoo(0.1, **grouped(**PLAN, **OPTIONS)).init(fewer)
     with pytest.raises(ValueError, match=r"params: expected \[\"\['b'\]\"\] .* found \[\]"):
         shampoo_jax.from_canonical(tree, fresh, params=fewer)
-    fresh = shampoo_jax.shampoo(0.1, **PLAN, **OPTIONS | {"momentum": 0.0}).init(params)
+    fresh = shampoo_jax.shampoo(0.1, **grouped(**PLAN, **OPTIONS | {"momentum": 0.0})).init(params)
     with pytest.raises(ValueError, match=r"momentum: expected a state with the moments"):
         shampoo_jax.from_canonical(tree, fresh, params=params)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_memory_is_what_is_allocated(devices):
-    told = shampoo_jax.memory(_draw(0), devices=devices, **PLAN)
-    tx = shampoo_jax.scale_by_shampoo(**PLAN)
+    told = shampoo_jax.memory(_draw(0), devices=devices, **grouped(**PLAN))
+    tx = shampoo_jax.scale_by_shampoo(**grouped(**PLAN))
     with jax.set_mesh(_mesh((devices,))):
         state = jax.jit(tx.init)(_draw(0))
     found = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state.pools))

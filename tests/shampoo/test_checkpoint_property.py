@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 
 import shampoo_jax
 from shampoo_jax import grafting
+from tests.shampoo.grouped import grouped
 
 SHAPES = [(5,), (9, 4), (4, 9), (3, 2, 7), (), (11, 10), (10,), (3, 3, 2, 4)]
 FILLED = [(9, 4), (4, 9), (11, 10)]
@@ -62,7 +63,7 @@ def _labels(params):
 
 def _wrapped(name, rate, options):
     def make(**other):
-        return shampoo_jax.shampoo(rate, **{**options, **other})
+        return shampoo_jax.shampoo(rate, **grouped(**{**options, **other}))
 
     def multi_steps():
         steps = optax.MultiSteps(make(), every_k_schedule=2)
@@ -78,7 +79,9 @@ def _wrapped(name, rate, options):
             {"most": make(), "first": make(b1=0.5, max_pools=3)}, _labels
         ),
         "multi_steps": multi_steps,
-        "injected": lambda: optax.inject_hyperparams(shampoo_jax.shampoo)(rate, **options),
+        "injected": lambda: optax.inject_hyperparams(shampoo_jax.shampoo)(
+            rate, **grouped(**options)
+        ),
         "train_state": make,
     }[name]()
 

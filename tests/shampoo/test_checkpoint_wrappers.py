@@ -13,13 +13,15 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import shampoo_jax
+from shampoo_jax import Blocks
+from tests.shampoo.grouped import grouped
 
 PARAMS = {"layer/w": jnp.linspace(-1.0, 1.0, 60).reshape(12, 5), "b": jnp.ones((7,))}
 OPTIONS = {"block_size": 8, "precondition_frequency": 2}
 
 
 def _transform():
-    return shampoo_jax.shampoo(optax.linear_schedule(0.1, 0.0, 9), **OPTIONS)
+    return shampoo_jax.shampoo(optax.linear_schedule(0.1, 0.0, 9), **grouped(**OPTIONS))
 
 
 def _gradients(seed, params=PARAMS):
@@ -43,7 +45,7 @@ def _assert_equal(found, expected):
 def test_no_option_is_repeated():
     """A block size that is not the default, on a matrix that more than one block covers."""
     params = {"w": jnp.ones((24, 20))}
-    tx = shampoo_jax.shampoo(1e-2, block_size=8, round_to=16, max_pools=2)
+    tx = shampoo_jax.shampoo(1e-2, blocks=Blocks(block_size=8, round_to=16, max_pools=2))
     _, state = tx.update(params, tx.init(params), params)
     again = shampoo_jax.from_canonical(
         shampoo_jax.to_canonical(state, params), tx.init(params), params=params

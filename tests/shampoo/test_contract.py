@@ -10,16 +10,20 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import shampoo_jax
+from shampoo_jax import Blocks
+from tests.shampoo.grouped import grouped
 
 
 def _shampoo(learning_rate=0.1, **options):
     return shampoo_jax.shampoo(
-        learning_rate, block_size=8, precondition_frequency=2, **{"eps": 1e-3, **options}
+        learning_rate, **grouped(block_size=8, precondition_frequency=2, **{"eps": 1e-3, **options})
     )
 
 
 def _soap(learning_rate=0.1, **options):
-    return shampoo_jax.soap(learning_rate, block_size=8, precondition_frequency=2, **options)
+    return shampoo_jax.soap(
+        learning_rate, **grouped(block_size=8, precondition_frequency=2, **options)
+    )
 
 
 def _adam(learning_rate=0.1):
@@ -129,7 +133,7 @@ def test_init_on_shapes_only(make):
     ],
 )
 def test_injected_hyperparameters_give_the_same_updates(name, values, x64):
-    fixed = {"block_size": 8, "precondition_frequency": 2}
+    fixed = grouped(block_size=8, precondition_frequency=2)
     factory = getattr(shampoo_jax, name)
     plain = factory(0.1, **values, **fixed)
     injected = optax.inject_hyperparams(factory)(learning_rate=0.1, **values, **fixed)
@@ -150,8 +154,8 @@ def test_injected_hyperparameters_give_the_same_updates(name, values, x64):
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 def test_injected_hyperparameters_on_a_mesh(kind):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
-    injected = optax.inject_hyperparams(shampoo_jax.shampoo, static_args=shampoo_jax.STATIC_ARGS)
-    options = {"weight_decay": 0.1, "momentum": 0.5, "block_size": 8, "precondition_frequency": 2}
+    injected = optax.inject_hyperparams(shampoo_jax.shampoo)
+    options = grouped(weight_decay=0.1, momentum=0.5, block_size=8, precondition_frequency=2)
     ends = []
     for make in (injected, shampoo_jax.shampoo):
         tx = make(0.1, **options)
@@ -282,14 +286,27 @@ def test_integer_and_complex_leaves_are_refused():
         ),
         ({"nesterov": True}, "nesterov: expected False without momentum, found True"),
         ({"b1": 0.0, "b3": 0.5}, "b3: expected None when b1 is 0, found 0.5"),
-        ({"factor_dtype": jnp.int32}, "factor_dtype: expected a floating dtype or None, found"),
+        ({"factor_dtype": jnp.int32}, "factor_dtype: expected float32, float64 or None, found"),
         ({"max_pools": 0}, "max_pools: expected an integer >= 1, found 0"),
+        ({"factor_dtype": jnp.bfloat16}, "factor_dtype: expected float32, float64 or None, found"),
+        ({"factor_limit": -1.0}, r"factor_limit: expected a number in \[0, inf\], found -1.0"),
+        ({"b2": optax.constant_schedule(0.9)}, "b2: expected a number; for a schedule, optax.inj"),
+        (
+            {"eps": optax.constant_schedule(0.9)},
+            "eps: expected a number; for a schedule, optax.inj",
+        ),
+        (
+            {"blocks": {"block_size": 8}},
+            "blocks: expected a shampoo_jax.Blocks, found {'block_size",
+        ),
+        ({"sharding": "data"}, "sharding: expected a shampoo_jax.Sharding, found 'data'"),
+        ({"solver": "eigh"}, "solver: expected a function or None, found 'eigh'"),
         ({"max_residual": 0.0}, "max_residual: expected a positive number, found 0.0"),
     ],
 )
 def test_hyperparameters_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        shampoo_jax.scale_by_shampoo(**options)
+        shampoo_jax.scale_by_shampoo(**grouped(**options))
 
 
 def test_grafting_decay_out_of_range_is_refused():
@@ -318,7 +335,7 @@ def test_any_elementwise_transformation_grafts():
 
 
 def test_exponents_of_a_wrong_length_are_refused():
-    tx = shampoo_jax.scale_by_shampoo(exponents=lambda shape: (0.5,))
+    tx = shampoo_jax.scale_by_shampoo(blocks=Blocks(exponents=lambda shape: (0.5,)))
     with pytest.raises(ValueError, match="exponents: expected one non-negative number per dim"):
         tx.init({"w": jnp.zeros((300, 270))})
 

@@ -12,6 +12,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import shampoo_jax
+from shampoo_jax import Blocks, Refresh, Sharding
+from tests.shampoo.grouped import grouped
 
 SHAPES = {"w": (48, 40), "b": (33,), "conv": (3, 3, 8, 16), "s": (), "t": (96, 16), "none": (0, 4)}
 SPECS = {"w": P("d", "m"), "t": P(("d", "m")), "conv": P(None, None, "m")}
@@ -53,7 +55,7 @@ def _steps(tx, params, n=7):
 
 @functools.cache
 def _alone(momentum, stagger):
-    tx = shampoo_jax.shampoo(0.1, momentum=momentum, stagger=stagger, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.1, momentum=momentum, **grouped(stagger=stagger, **OPTIONS))
     return _steps(tx, _draw(0))[0]
 
 
@@ -69,7 +71,7 @@ def test_replicated_parameters_give_the_same_result_on_any_mesh(shape, kind):
     mesh = _mesh(shape, kind)
     with jax.set_mesh(mesh):
         params = jax.device_put(_draw(0), NamedSharding(mesh, P()))
-        found, _, _ = _steps(shampoo_jax.shampoo(0.1, **OPTIONS), params)
+        found, _, _ = _steps(shampoo_jax.shampoo(0.1, **grouped(**OPTIONS)), params)
     _assert_close(found, _alone(0.0, True))
 
 
@@ -80,7 +82,7 @@ def test_sharded_parameters_give_the_same_result(shape, momentum, stagger, kind)
     mesh = _mesh(shape, kind)
     specs = _specs(mesh)
     given = {"param_specs": specs} if kind == AxisType.Auto else {}
-    tx = shampoo_jax.shampoo(0.1, momentum=momentum, stagger=stagger, **given, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.1, momentum=momentum, **grouped(stagger=stagger, **given, **OPTIONS))
     with jax.set_mesh(mesh):
         params = {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in _draw(0).items()}
         found, _, _ = _steps(tx, params)
@@ -101,7 +103,7 @@ def _collectives(tx, params, mesh):
 def test_one_all_gather_for_replicated_parameters():
     mesh = _mesh((4, 2))
     params = jax.device_put(_draw(0), NamedSharding(mesh, P()))
-    counts = _collectives(shampoo_jax.shampoo(0.1, **OPTIONS), params, mesh)
+    counts = _collectives(shampoo_jax.shampoo(0.1, **grouped(**OPTIONS)), params, mesh)
     assert counts.pop("all-gather") == 1
     assert not any(counts.values()), counts
 
@@ -111,7 +113,7 @@ def test_at_most_two_collectives_for_sharded_parameters(momentum):
     mesh = _mesh((4, 2))
     specs = _specs(mesh)
     params = {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in _draw(0).items()}
-    tx = shampoo_jax.shampoo(0.1, param_specs=specs, momentum=momentum, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.1, momentum=momentum, **grouped(param_specs=specs, **OPTIONS))
     counts = _collectives(tx, params, mesh)
     assert counts.pop("all-gather") == 2
     assert not any(counts.values()), counts
@@ -119,7 +121,7 @@ def test_at_most_two_collectives_for_sharded_parameters(momentum):
 
 def test_state_is_sharded_and_state_sharding_says_so():
     mesh = _mesh((8,))
-    tx = shampoo_jax.shampoo(0.1, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.1, **grouped(**OPTIONS))
     params = jax.device_put(_draw(0), NamedSharding(mesh, P()))
     with jax.set_mesh(mesh):
         state = jax.jit(tx.init)(params)
@@ -133,7 +135,9 @@ def test_state_is_sharded_and_state_sharding_says_so():
 
 
 def test_more_devices_than_blocks():
-    tx = shampoo_jax.shampoo(0.1, block_size=16, precondition_frequency=2, eps=1e-2)
+    tx = shampoo_jax.shampoo(
+        0.1, eps=1e-2, blocks=Blocks(block_size=16), refresh=Refresh(precondition_frequency=2)
+    )
     params = {"w": jnp.arange(12.0).reshape(4, 3) / 7}
 
     def end(params):
@@ -155,7 +159,9 @@ def test_gather_in_bfloat16_rounds_directions_only():
     params = jax.device_put(_draw(0), NamedSharding(mesh, P()))
     results = []
     for dtype in (None, jnp.bfloat16):
-        tx = shampoo_jax.scale_by_shampoo(gather_dtype=dtype, block_size=16)
+        tx = shampoo_jax.scale_by_shampoo(
+            blocks=Blocks(block_size=16), sharding=Sharding(gather_dtype=dtype)
+        )
         with jax.set_mesh(mesh):
             updates, state = jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)
         results.append((updates, state))
@@ -168,7 +174,7 @@ def test_gather_in_bfloat16_rounds_directions_only():
 
 def test_inside_the_callers_own_shard_map():
     mesh = _mesh((8,))
-    tx = shampoo_jax.shampoo(0.1, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.1, **grouped(**OPTIONS))
     params = _draw(0)
 
     def loop(params, grads):
@@ -185,13 +191,13 @@ def test_inside_the_callers_own_shard_map():
 
 def test_an_unknown_axis_is_refused():
     mesh = _mesh((8,))
-    tx = shampoo_jax.scale_by_shampoo(mesh=mesh, mesh_axes=("model",))
+    tx = shampoo_jax.scale_by_shampoo(sharding=Sharding(mesh=mesh, mesh_axes=("model",)))
     with pytest.raises(ValueError, match=r"mesh_axes: expected axes .*, found 'model'"):
         tx.init(_draw(0))
 
 
 def test_a_state_of_another_mesh_is_refused():
-    tx = shampoo_jax.scale_by_shampoo(block_size=16)
+    tx = shampoo_jax.scale_by_shampoo(blocks=Blocks(block_size=16))
     state = tx.init(_draw(0))
     with jax.set_mesh(_mesh((8,))), pytest.raises(ValueError, match="must see the same mesh"):
         tx.update(_draw(1), state)

@@ -7,7 +7,7 @@ from jax import export
 from jax.sharding import AxisType
 
 import shampoo_jax
-from shampoo_jax import roots
+from shampoo_jax import Blocks, Root, Sharding, roots
 
 PARAMS = {
     "w": jax.ShapeDtypeStruct((40, 24), jnp.float32),
@@ -22,7 +22,9 @@ def test_init_and_update_lower(platform, root, devices):
     mesh = jax.make_mesh(
         (devices,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
     )
-    tx = shampoo_jax.shampoo(0.1, block_size=16, root=root, mesh=mesh)
+    tx = shampoo_jax.shampoo(
+        0.1, blocks=Blocks(block_size=16), root=Root(solver=root), sharding=Sharding(mesh=mesh)
+    )
     init = export.export(jax.jit(tx.init), platforms=[platform])(PARAMS)
     state = jax.eval_shape(tx.init, PARAMS)
     update = export.export(jax.jit(tx.update), platforms=[platform])(PARAMS, state, PARAMS)
@@ -35,6 +37,6 @@ def test_init_and_update_lower(platform, root, devices):
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_soap_lowers(platform):
-    tx = shampoo_jax.soap(0.1, block_size=16, root=roots.qr_basis)
+    tx = shampoo_jax.soap(0.1, blocks=Blocks(block_size=16), root=Root(solver=roots.qr_basis))
     state = jax.eval_shape(tx.init, PARAMS)
     export.export(jax.jit(tx.update), platforms=[platform])(PARAMS, state, PARAMS)

@@ -7,7 +7,9 @@ import optax
 import pytest
 
 import shampoo_jax
+from shampoo_jax import Blocks, Refresh
 from shampoo_jax.roots import Refreshed, eigh_root
+from tests.shampoo.grouped import grouped
 
 OPTIONS = {"block_size": 8, "precondition_frequency": 2}
 
@@ -48,7 +50,7 @@ def test_a_gradient_that_is_not_finite_enters_nothing(bad, leaves, dtype):
     grads = [_noise(params, seed) for seed in range(6)]
     for leaf in leaves:
         grads[2] = {**grads[2], leaf: jnp.full_like(params[leaf], bad)}
-    tx = shampoo_jax.shampoo(0.01, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.01, **grouped(**OPTIONS))
     end, state = _run(tx, params, grads)
     _assert_finite(end, state)
     blocks = {"w": 2, "b": 1}
@@ -62,13 +64,13 @@ def test_a_skipped_block_is_as_if_its_gradient_were_missing():
     bad[1]["w"] = jnp.full_like(params["w"], jnp.nan)
     missing = [dict(g) for g in grads]
     missing[1]["w"] = None
-    tx = shampoo_jax.shampoo(0.01, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.01, **grouped(**OPTIONS))
     ends = [_run(tx, params, g)[0] for g in (bad, missing)]
     np.testing.assert_array_equal(ends[0]["w"], ends[1]["w"])
 
 
 def test_all_zero_gradients_for_a_thousand_steps():
-    tx = shampoo_jax.shampoo(0.01, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.01, **grouped(**OPTIONS))
     params = _params()
     zeros = jax.tree.map(jnp.zeros_like, params)
 
@@ -91,7 +93,9 @@ def test_the_scale_of_gradients_does_not_matter(scale):
     params = _params()
     ends = []
     for s in (1.0, scale):
-        tx = shampoo_jax.shampoo(0.01, grafting=shampoo_jax.grafting.adam(eps=0.0), **OPTIONS)
+        tx = shampoo_jax.shampoo(
+            0.01, grafting=shampoo_jax.grafting.adam(eps=0.0), **grouped(**OPTIONS)
+        )
         end, state = _run(tx, params, [_noise(params, seed, s) for seed in range(6)])
         _assert_finite(end, state)
         ends.append(end)
@@ -113,7 +117,7 @@ def test_rank_one_gradients_and_condition_1e12():
         g = _noise(params, seed)
         stretched.append({**g, "w": g["w"] * jnp.logspace(0, -6, 12)[:, None]})
     for grads in (ranks, stretched):
-        end, state = _run(shampoo_jax.shampoo(0.01, **OPTIONS), params, grads)
+        end, state = _run(shampoo_jax.shampoo(0.01, **grouped(**OPTIONS)), params, grads)
         _assert_finite(end, state)
         assert jnp.abs(end["w"] - params["w"]).max() < 1.0
         assert shampoo_jax.diagnostics(state).failures.sum() == 0
@@ -125,7 +129,7 @@ def test_a_root_that_fails_keeps_the_previous_one_and_is_counted():
         broken = jnp.trace(a) > 100.0
         return Refreshed(jnp.where(broken, jnp.nan, good.value), good.residual, good.condition)
 
-    tx = shampoo_jax.shampoo(0.01, root=failing, b2=0.5, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.01, b2=0.5, **grouped(solver=failing, **OPTIONS))
     params = _params()
     quiet = [_noise(params, seed, 0.1) for seed in range(4)]
     _, before = _run(tx, params, quiet)
@@ -133,7 +137,7 @@ def test_a_root_that_fails_keeps_the_previous_one_and_is_counted():
     _assert_finite(end, [pool._replace(residual=jnp.zeros(1)) for pool in after[0].pools])
     assert jnp.isinf(shampoo_jax.diagnostics(after).residual).any()
     assert shampoo_jax.diagnostics(before).failures.sum() == 0
-    assert (shampoo_jax.diagnostics(after).failures[:3] > 0).all()
+    assert all((pool.failures > 0).all() for pool in after[0].pools if pool.factors)
     for old, new in zip(before[0].pools, after[0].pools):
         for a, b in zip(old.roots, new.roots):
             np.testing.assert_array_equal(a, b)
@@ -144,7 +148,7 @@ def test_a_large_residual_is_refused():
     def sloppy(a, size, previous, **options):
         return eigh_root(a, size, previous, **options)._replace(residual=jnp.float32(0.5))
 
-    tx = shampoo_jax.shampoo(0.01, root=sloppy, max_residual=0.4, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.01, **grouped(solver=sloppy, max_residual=0.4, **OPTIONS))
     params = _params()
     _, state = _run(tx, params, [_noise(params, seed) for seed in range(4)])
     health = shampoo_jax.diagnostics(state).summary()
@@ -155,7 +159,10 @@ def test_a_large_residual_is_refused():
 
 def test_diagnostics_measure_the_condition():
     tx = shampoo_jax.scale_by_shampoo(
-        b2=1.0, eps=1e-3, stagger=False, block_size=8, precondition_frequency=1
+        b2=1.0,
+        eps=1e-3,
+        blocks=Blocks(block_size=8),
+        refresh=Refresh(stagger=False, precondition_frequency=1),
     )
     params = {"w": jnp.zeros((4, 4))}
     g = {"w": jnp.diag(jnp.array([1.0, 0.5, 0.1, 0.01]))}

@@ -2,19 +2,20 @@
 
 import pytest
 
-from shampoo_jax.plan import PlanConfig, make_plan
+from shampoo_jax import Blocks
+from shampoo_jax.plan import make_plan
 
 SHAPES = ((9, 4), (5,), (3, 2, 7), (11, 10), (10, 6), (9, 4), (), (13, 2), (0, 3))
 
 
 def _positions(**options):
     """Return the position of every block, named by leaf, start of its piece and place therein."""
-    plan, found = make_plan(SHAPES, PlanConfig(**options)), {}
+    plan, found = make_plan(SHAPES, Blocks(**options)), {}
     for pool in plan.pools:
         for piece in pool.pieces:
             row = piece.row
             for leaf in plan.families[piece.family].leaves:
-                for place in range(piece.blocks_per_leaf):
+                for place in range(piece.blocks_per_parameter):
                     found[leaf, piece.start, place] = int(pool.position[row])
                     row += 1
     return found

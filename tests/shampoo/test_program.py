@@ -30,7 +30,7 @@ def _operations(layers: int) -> dict[str, int]:
 def test_products_and_roots_do_not_grow_with_the_number_of_layers():
     few, many = _operations(20), _operations(200)
     assert few == many
-    factors = 3  # two of the kernels, one of the biases
+    factors = 2  # of the kernels; the biases have none
     assert few["products"] == factors * (2 + 1 + 3)  # step, root, and the probe of the root
     assert few["eigendecompositions"] == factors
 

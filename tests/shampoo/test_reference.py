@@ -11,6 +11,7 @@ import pytest
 import shampoo_jax
 from shampoo_jax import grafting
 from tests.references import shampoo_reference
+from tests.shampoo.grouped import grouped
 
 CASES = range(6)
 
@@ -54,9 +55,14 @@ def _transform(o):
     names = ("b1", "b2", "b3", "eps", "relative_eps", "precondition_frequency", "block_size")
     names += ("momentum", "nesterov", "weight_decay", "bias_correction")
     given = {name: getattr(o, name) for name in names}
-    return shampoo_jax.shampoo(
-        o.learning_rate, grafting=_grafting(o), stagger=False, max_residual=np.inf, **given
-    )
+    given |= {"grafting": _grafting(o), "stagger": False, "max_residual": np.inf}
+    given |= {"target_dimensionality": 1, "exponents": _exponents}
+    return shampoo_jax.shampoo(o.learning_rate, **grouped(**given))
+
+
+def _exponents(shape):
+    """1 / (2 order), vectors and long sides too, as the paper has it."""
+    return (1 / (2 * len(shape)),) * len(shape)
 
 
 @pytest.mark.parametrize("seed", CASES)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import shampoo_jax
-from shampoo_jax import grafting, roots
+from shampoo_jax import Blocks, Momentum, Refresh, Root, grafting, roots
 
 HERE = pathlib.Path(__file__).parent / "trajectories"
 
@@ -66,10 +66,10 @@ def _exponents(override):
 
 def _momentum(averaging):
     if averaging is None:
-        return {}
+        return 0.0
     if averaging["type"] != "classic":
         raise NotImplementedYet(f"iterate averaging {averaging['type']}")
-    return {k: averaging[k] for k in ("momentum", "dampening", "nesterov")}
+    return Momentum(averaging["momentum"], averaging["dampening"], averaging["nesterov"])
 
 
 def transform_of(c) -> object:
@@ -98,21 +98,27 @@ def transform_of(c) -> object:
         b2=c["beta2"],
         b3=c["beta3"],
         eps=c["epsilon"],
-        relative_eps=False,
+        momentum=_momentum(c["iterate_averaging"]),
         grafting=_grafting(c["grafting"]),
-        preconditioner="eigenvalue_corrected" if corrected else "root_inverse",
-        root=_root(preconditioner),
-        eigenvalue_exponent={int(k): v for k, v in override.items()} if corrected else 0.5,
-        exponents=_exponents({} if corrected else override),
-        precondition_frequency=c["precondition_frequency"],
-        start_preconditioning_step=None if start == -1 else start,
-        stagger=False,
-        bias_correction=c["use_bias_correction"],
-        block_size=None if size == "inf" else size,
-        target_dimensionality=None if target == "inf" else target,
-        factor_dtype=preconditioner.get("factor_matrix_dtype"),
-        max_residual=np.inf,  # the reference keeps every finite root
-        **_momentum(c["iterate_averaging"]),
+        blocks=Blocks(
+            block_size=None if size == "inf" else size,
+            target_dimensionality=None if target == "inf" else target,
+            exponents=_exponents({} if corrected else override),
+        ),
+        refresh=Refresh(
+            precondition_frequency=c["precondition_frequency"],
+            start_preconditioning_step=None if start == -1 else start,
+            stagger=False,
+            max_residual=np.inf,  # the reference keeps every finite root
+        ),
+        root=Root(
+            preconditioner="eigenvalue_corrected" if corrected else "root_inverse",
+            solver=_root(preconditioner),
+            relative_eps=False,
+            eigenvalue_exponent={int(k): v for k, v in override.items()} if corrected else 0.5,
+            bias_correction=c["use_bias_correction"],
+            factor_dtype=preconditioner.get("factor_matrix_dtype"),
+        ),
     )
 
 

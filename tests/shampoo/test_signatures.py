@@ -10,7 +10,8 @@ import optax
 import pytest
 
 import shampoo_jax
-from shampoo_jax import roots
+from shampoo_jax import Blocks, Refresh, Root, roots
+from tests.shampoo.grouped import grouped
 
 FACTORIES = {
     "shampoo": functools.partial(shampoo_jax.shampoo, 1e-2),
@@ -28,9 +29,9 @@ def _options(factory):
 def test_the_options_are_those_of_scale_by_shampoo(name):
     own, base = _options(getattr(shampoo_jax, name)), _options(shampoo_jax.scale_by_shampoo)
     added = {"learning_rate", "decay_type", "peak_learning_rate"}
-    fixed = {"relative_eps", "preconditioner"} if name == "soap" else set()
     changed = {"b1", "b2", "eps"} if name == "soap" else set()
-    assert set(own) == set(base) - fixed | added
+    assert set(own) == set(base) | added
+    assert len(own) <= 16
     for option in set(own) - added - changed:
         assert own[option] == base[option]
 
@@ -45,6 +46,7 @@ def test_every_option_arrives(name, monkeypatch):
     )
     own = _options(getattr(shampoo_jax, name))
     numbers = {"weight_decay": 0.25, "peak_learning_rate": 1.0}
+    numbers["root"] = Root(preconditioner="soap")
     skipped = {"learning_rate", "decay_type"}
     marks = {k: numbers.get(k, object()) for k in own if k not in skipped}
     getattr(shampoo_jax, name)(1e-2, **marks)
@@ -63,15 +65,13 @@ def test_a_misspelt_option_is_refused(name):
 def test_injected_without_static_args(name):
     factory = getattr(shampoo_jax, name)
     rate = {"learning_rate": 1e-2} if "learning_rate" in _options(factory) else {}
-    fixed = {"block_size": 2, "precondition_frequency": 2, "root": None, "momentum": 0.5}
-    fixed |= {
-        "exponents": lambda shape: (0.3,) * len(shape),
-        "mask": lambda p: {k: k != "b" for k in p},
-    }
+    fixed = {"blocks": Blocks(block_size=2, exponents=lambda shape: (0.3,) * len(shape))}
+    fixed |= {"refresh": Refresh(precondition_frequency=2), "momentum": 0.5}
+    fixed |= {"mask": lambda p: {k: k != "b" for k in p}}
     tx = optax.inject_hyperparams(factory)(**rate, **fixed)
     plain = factory(**rate, **fixed)
     state, expected = jax.jit(tx.init)(PARAMS), plain.init(PARAMS)
-    numbers = {"b1", "b2", "eps", "momentum", "dampening", "weight_decay"}
+    numbers = {"b1", "b2", "eps", "momentum", "weight_decay"}
     assert set(state.hyperparams) == numbers | set(rate)
     for _ in range(3):
         updates, state = jax.jit(tx.update)(PARAMS, state, PARAMS)
@@ -81,7 +81,7 @@ def test_injected_without_static_args(name):
 
 def test_injected_numbers_act_and_schedules_are_followed():
     rates = optax.linear_schedule(1.0, 0.0, 2)
-    tx = optax.inject_hyperparams(shampoo_jax.shampoo)(rates, root=roots.newton_root)
+    tx = optax.inject_hyperparams(shampoo_jax.shampoo)(rates, root=Root(solver=roots.newton_root))
     state, norms = tx.init(PARAMS), []
     for _ in range(3):
         updates, state = jax.jit(tx.update)(PARAMS, state, PARAMS)
@@ -104,8 +104,8 @@ def test_momentum_that_is_off_takes_no_buffer_when_injected():
 def test_any_integer_counts(make):
     counts = {"precondition_frequency": 2, "statistics_frequency": 2, "block_size": 2}
     counts |= {"start_preconditioning_step": 3, "max_pools": 3, "round_to": 4}
-    plain = shampoo_jax.shampoo(1e-2, **counts)
-    tx = shampoo_jax.shampoo(1e-2, **{k: make(v) for k, v in counts.items()})
+    plain = shampoo_jax.shampoo(1e-2, **grouped(**counts))
+    tx = shampoo_jax.shampoo(1e-2, **grouped(**{k: make(v) for k, v in counts.items()}))
     state = tx.init(PARAMS)
     assert jax.tree.structure(state) == jax.tree.structure(plain.init(PARAMS))
     found, _ = tx.update(PARAMS, state, PARAMS)

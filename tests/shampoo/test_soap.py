@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import shampoo_jax
+from shampoo_jax import Refresh
+from tests.shampoo.grouped import grouped
 
 B1, B2, EPS = 0.9, 0.95, 1e-6
 
@@ -41,7 +43,7 @@ def _soap_of_the_paper(gradients, frequency):
 def test_soap_is_the_loop_of_the_paper(frequency, x64):
     gradients = _gradients((4, 4), 7)
     options = {"precondition_frequency": frequency, "target_dimensionality": None}
-    tx = shampoo_jax.soap(1.0, b1=B1, b2=B2, eps=EPS, stagger=False, **options)
+    tx = shampoo_jax.soap(1.0, b1=B1, b2=B2, eps=EPS, **grouped(stagger=False, **options))
     params = jnp.zeros((4, 4))
     state, step = tx.init(params), jax.jit(tx.update)
     for g, expected in zip(gradients, _soap_of_the_paper(gradients, frequency), strict=True):
@@ -54,7 +56,7 @@ def test_soap_is_the_loop_of_the_paper(frequency, x64):
 def test_no_step_jumps(frequency, stagger):
     """The root mean square of a step is at most about the learning rate, as Adam's."""
     params = jnp.zeros((32, 16))
-    tx = shampoo_jax.soap(1.0, precondition_frequency=frequency, stagger=stagger)
+    tx = shampoo_jax.soap(1.0, refresh=Refresh(precondition_frequency=frequency, stagger=stagger))
     state, step = tx.init(params), jax.jit(tx.update)
     for g in _gradients((32, 16), 8):
         updates, state = step(jnp.asarray(g, jnp.float32), state, params)

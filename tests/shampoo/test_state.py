@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import shampoo_jax
-from shampoo_jax import grafting
+from shampoo_jax import Blocks, Root, grafting
+from tests.shampoo.grouped import grouped
 
 METHODS = {
     "auto": "auto",
@@ -34,12 +35,12 @@ def _make(kind, method, averages):
     momentum, b1 = averages
     return shampoo_jax.shampoo(
         1e-2,
-        preconditioner=kind,
         grafting=METHODS[method],
         momentum=momentum,
         b1=b1,
         weight_decay=1e-2,
-        block_size=8,
+        blocks=Blocks(block_size=8),
+        root=Root(preconditioner=kind),
     )
 
 
@@ -66,22 +67,22 @@ def test_a_fresh_eager_state_is_donated_with_its_parameters(kind):
 
 def test_a_state_of_other_options_or_parameters_is_refused_by_name():
     params = {"w": jnp.ones((16, 16))}
-    state = shampoo_jax.scale_by_shampoo(block_size=8).init(params)
+    state = shampoo_jax.scale_by_shampoo(blocks=Blocks(block_size=8)).init(params)
     for options, message in (
         ({"block_size": 4}, "block_size: expected 8 as in the state, found 4"),
         ({"block_size": 8, "round_to": 4}, "round_to: expected 8 as in the state, found 4"),
         ({"block_size": 8, "exponents": lambda shape: (0.5, 0.5)}, "exponents: expected those"),
     ):
-        tx = shampoo_jax.scale_by_shampoo(**options)
+        tx = shampoo_jax.scale_by_shampoo(**grouped(**options))
         with pytest.raises(ValueError, match=f"^{message}"):
             tx.update(params, state)
     same_rows = {"w": jnp.ones((32, 8))}
     with pytest.raises(ValueError, match=r"^params: expected .* found \[\(32, 8\)\]"):
-        shampoo_jax.scale_by_shampoo(block_size=8).update(same_rows, state)
+        shampoo_jax.scale_by_shampoo(blocks=Blocks(block_size=8)).update(same_rows, state)
 
 
 def test_containers_of_the_same_leaves_may_change():
-    tx = shampoo_jax.scale_by_shampoo(block_size=8)
+    tx = shampoo_jax.scale_by_shampoo(blocks=Blocks(block_size=8))
     leaves = [jnp.ones((4, 3)), jnp.ones((5,))]
     state = tx.init(leaves)
     as_list, _ = tx.update(leaves, state)

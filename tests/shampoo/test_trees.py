@@ -7,6 +7,8 @@ import optax
 import pytest
 
 import shampoo_jax
+from shampoo_jax import Blocks, Refresh
+from tests.shampoo.grouped import grouped
 
 OPTIONS = {"block_size": 8, "precondition_frequency": 2}
 
@@ -36,7 +38,9 @@ def test_a_decay_mask_is_what_adamw_takes(mask, momentum):
     params = _params()
     found, expected = [], []
     for decay in (0.5, 0.0):
-        tx = shampoo_jax.shampoo(1.0, weight_decay=decay, mask=mask, momentum=momentum, **OPTIONS)
+        tx = shampoo_jax.shampoo(
+            1.0, weight_decay=decay, mask=mask, momentum=momentum, **grouped(**OPTIONS)
+        )
         found.append(tx.update(params, tx.init(params), params)[0])
         tx = optax.adamw(1.0, weight_decay=decay, mask=mask)
         expected.append(tx.update(params, tx.init(params), params)[0])
@@ -51,8 +55,10 @@ def test_a_module_with_functions_integers_and_frozen_arrays(momentum):
     part = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3), "act": None, "n": None, "fixed": None}
     module = {**part, "act": jnp.tanh, "n": jnp.int32(3), "fixed": jnp.ones((5,))}
     mask = {"w": True, "act": False, "n": False, "fixed": False}
-    tx = shampoo_jax.shampoo(0.1, weight_decay=0.1, momentum=momentum, mask=mask, **OPTIONS)
-    alone = shampoo_jax.shampoo(0.1, weight_decay=0.1, momentum=momentum, **OPTIONS)
+    tx = shampoo_jax.shampoo(
+        0.1, weight_decay=0.1, momentum=momentum, mask=mask, **grouped(**OPTIONS)
+    )
+    alone = shampoo_jax.shampoo(0.1, weight_decay=0.1, momentum=momentum, **grouped(**OPTIONS))
     state, expected = tx.init(part), alone.init({"w": part["w"]})
     for _ in range(3):
         updates, state = tx.update(part, state, module)
@@ -63,7 +69,7 @@ def test_a_module_with_functions_integers_and_frozen_arrays(momentum):
 
 def test_a_missing_gradient_of_a_parameter_is_not_a_frozen_array():
     params = {"w": jnp.ones((4, 3)), "b": jnp.ones((5,))}
-    tx = shampoo_jax.shampoo(0.1, **OPTIONS)
+    tx = shampoo_jax.shampoo(0.1, **grouped(**OPTIONS))
     updates, _ = tx.update({"w": params["w"], "b": None}, tx.init(params), params)
     np.testing.assert_array_equal(updates["b"], jnp.zeros((5,)))
 
@@ -92,7 +98,7 @@ def test_grafting_methods_may_be_made_while_tracing(wrap):
 
     @wrap
     def first_update(decay):
-        tx = shampoo_jax.shampoo(1e-2, grafting=optax.trace(decay), block_size=8)
+        tx = shampoo_jax.shampoo(1e-2, grafting=optax.trace(decay), blocks=Blocks(block_size=8))
         return tx.update(params, tx.init(params), params)[0]["w"]
 
     assert (first_update(jnp.asarray(0.5)) < 0).all()
@@ -102,7 +108,9 @@ def test_refresh_phases_follow_the_steps():
     """With stagger a block whose position is p is refreshed at the steps t = p modulo k."""
     frequency, steps = 3, 8
     params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(40, 8)))}
-    tx = shampoo_jax.scale_by_shampoo(precondition_frequency=frequency, block_size=8)
+    tx = shampoo_jax.scale_by_shampoo(
+        blocks=Blocks(block_size=8), refresh=Refresh(precondition_frequency=frequency)
+    )
     state, step = tx.init(params), jax.jit(tx.update)
     for t in range(1, steps + 1):
         _, state = step(params, state)

@@ -18,6 +18,7 @@ from experiments.harness.options import OneSeed
 from experiments.harness.run_folder import open_run, read_metrics
 from experiments.loop.sharding import replicated
 from experiments.loop.train_step import state_layout
+from shampoo_jax import Refresh
 from tests.experiments import tiny_problem
 from tests.experiments.tiny_problem import EPOCHS, STEPS, batches, train_tiny
 
@@ -139,7 +140,7 @@ def test_finished_stage_is_restored_and_not_trained_again(run):
 def test_sharded_shampoo_resumes_to_the_same_bits(run):
     """Its blocks are sharded over the mesh by its own layout, and come back on their owners."""
     arguments = {
-        "tx": shampoo_jax.shampoo(1e-2, precondition_frequency=3),
+        "tx": shampoo_jax.shampoo(1e-2, refresh=Refresh(precondition_frequency=3)),
         "opt_state_sharding": shampoo_jax.state_sharding,
         "devices": 4,
         "evaluate": None,
