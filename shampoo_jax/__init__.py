@@ -1,7 +1,8 @@
 """Distributed Shampoo (arXiv 2309.06497) as an optax transform."""
 
-from shampoo_jax import dimension_numbers, grafting, roots
+from shampoo_jax import dimension_numbers, grafting, orthogonal, roots
 from shampoo_jax.alias import shampoo, soap
+from shampoo_jax.averaging import averaged, averaged_params
 from shampoo_jax.checkpoint import from_canonical, to_canonical
 from shampoo_jax.dimension_numbers import DimensionNumbers
 from shampoo_jax.distribution import state_sharding
@@ -23,12 +24,15 @@ __all__ = [
     "Root",
     "ShampooState",
     "Sharding",
+    "averaged",
+    "averaged_params",
     "default_exponents",
     "diagnostics",
     "dimension_numbers",
     "from_canonical",
     "grafting",
     "memory",
+    "orthogonal",
     "roots",
     "scale_by_shampoo",
     "shampoo",
