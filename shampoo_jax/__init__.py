@@ -8,6 +8,7 @@ from shampoo_jax.dimension_numbers import DimensionNumbers
 from shampoo_jax.distribution import state_sharding
 from shampoo_jax.footprint import memory
 from shampoo_jax.health import Diagnostics, diagnostics
+from shampoo_jax.kl import kl_shampoo, kl_soap
 from shampoo_jax.options import Blocks, Momentum, Refresh, Root, Sharding
 from shampoo_jax.plan import default_exponents
 from shampoo_jax.state import PoolState, ShampooState
@@ -31,6 +32,8 @@ __all__ = [
     "dimension_numbers",
     "from_canonical",
     "grafting",
+    "kl_shampoo",
+    "kl_soap",
     "memory",
     "orthogonal",
     "roots",
