@@ -23,11 +23,11 @@ from shampoo_jax.options import Shape
 from shampoo_jax.record import BLOCK_OPTIONS, LeafBlocks
 from shampoo_jax.state import PoolState, ShampooState
 
-# The option that decides whether a state has this moment.
+# The option or the argument that decides whether a state has this moment.
 _OPTION_OF = {
     "factors": "exponents",
     "roots": "exponents",
-    "spectra": "preconditioner",
+    "spectra": "root",
     "eigenvalues": "preconditioner",
     "filtered": "b1",
     "momentum": "momentum",

@@ -49,7 +49,8 @@ def polar(m: jax.Array, *, nuclear_norm: bool = False) -> jax.Array:
         u, s, vt = jnp.linalg.svd(m, full_matrices=False)
         kept = s > max(m.shape) * jnp.finfo(m.dtype).eps * s[0]
         size = jnp.sum(s) if nuclear_norm else 1.0
-        return size * jnp.matmul(u * kept.astype(m.dtype), vt, precision=_HIGHEST)
+        return size * jnp.matmul(u * kept[None, :].astype(m.dtype), vt, precision=_HIGHEST)
 
     # Batched LAPACK calls inside a larger program can park all threads of the XLA pool on CPU.
-    return lax.platform_dependent(m, cpu=lambda m: lax.map(one, m), default=jax.vmap(one))
+    one_by_one = jax.custom_batching.sequential_vmap(one)
+    return lax.platform_dependent(m, cpu=jax.vmap(one_by_one), default=jax.vmap(one))
