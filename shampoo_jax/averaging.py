@@ -29,7 +29,7 @@ class AveragedState(NamedTuple):
     """State of `averaged`."""
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  # int32 [], steps taken
-    z: optax.Params  # the sequence that takes the steps, like the parameters
+    z: optax.Params  # the sequence that takes the steps: float32, float64 where parameters are
     total: jax.Array  # float32 []: sum of the weights lr_t^p so far
     training: jax.Array  # float32 []: t, by which X is found again
     inner: optax.OptState
@@ -79,7 +79,7 @@ def averaged(
     def init(params: Any) -> Any:
         return AveragedState(
             count=jnp.zeros((), jnp.int32),
-            z=jax.tree.map(jnp.array, params),
+            z=jax.tree.map(_wide_copy, params),
             total=jnp.zeros((), jnp.float32),
             training=jnp.asarray(training, jnp.float32),
             inner=inner.init(params),
@@ -102,7 +102,8 @@ def averaged(
             m, t = (jnp.asarray(x, z.dtype) for x in (keep, state.training))
             u = u.astype(z.dtype)
             z = z * (1 - jnp.asarray(rate * wd, z.dtype)) if decay else z
-            return (1 - m * t) * u + (1 - m) * (z - y), z + u
+            move = (1 - m * t) * u + (1 - m) * (z - y.astype(z.dtype))
+            return move.astype(y.dtype), z + u
 
         args = [_leaves(updates), _leaves(steps), *map(jax.tree.leaves, (state.z, params, decays))]
         new = [one(*leaf) for leaf in zip(*args, strict=True)]
@@ -129,14 +130,18 @@ def averaged_params(state: optax.OptState, params: optax.Params) -> optax.Params
     z, t = found[0].z, found[0].training
 
     def one(y, z):
-        share = t.astype(y.dtype)
-        return (y - (1 - share) * z) / share
+        share = t.astype(z.dtype)
+        return ((y - (1 - share) * z) / share).astype(y.dtype)
 
     return jax.tree.map(one, params, z)
 
 
 def _at(value: optax.ScalarOrSchedule, count: jax.Array) -> Any:
     return value(count) if callable(value) else value
+
+
+def _wide_copy(x: Any) -> jax.Array:
+    return jnp.array(x, jnp.result_type(jnp.float32, x))  # not the same buffer: both are donated
 
 
 def _leaves(tree: Any) -> list:

@@ -29,11 +29,21 @@ def spectrum(
       relative_eps: see `eps`.
     """
     lam = rotated_diagonal(a, q.astype(a.dtype))
-    real = lax.broadcasted_iota(jnp.int32, lam.shape, lam.ndim - 1) < size[..., None]
+    real = _real(lam, size)
     lowest = jnp.where(real, lam, jnp.inf).min(-1, keepdims=True)
     largest = jnp.where(real, lam, 0).max(-1, keepdims=True)
     ridge = jnp.asarray(eps, a.dtype) * (largest if relative_eps else 1)
     return jnp.where(real, lam - jnp.minimum(lowest, 0) + ridge, 1)
+
+
+def _real(lam: jax.Array, size: jax.Array) -> jax.Array:
+    return lax.broadcasted_iota(jnp.int32, lam.shape, lam.ndim - 1) < size[..., None]
+
+
+def condition(lam: jax.Array, size: jax.Array) -> jax.Array:
+    """Largest over smallest eigenvalue `[...]`, padding left out."""
+    real = _real(lam, size)
+    return jnp.where(real, lam, -jnp.inf).max(-1) / jnp.where(real, lam, jnp.inf).min(-1)
 
 
 def inverse_powers(lam: jax.Array, exponent: float) -> jax.Array:

@@ -86,10 +86,15 @@ def _refresh_block(factors, kept, sizes, health, exponents, correction, count, c
     finite = [jnp.isfinite(r.value).all() for r in refreshed]
     residuals = [jnp.where(ok, r.residual, jnp.inf) for ok, r in zip(finite, refreshed)]
     residual = jnp.stack(residuals).max().astype(jnp.float32)
-    condition = jnp.stack([r.condition for r in refreshed]).max().astype(jnp.float32)
+    values = [r.value.astype(root.dtype) for r, root in zip(refreshed, roots)]
+    conditions, new_spectra = [r.condition for r in refreshed], ()
+    if spectra:
+        lams = [_spectrum(a, v, n, config) for a, v, n in zip(matrices, values, sizes)]
+        conditions = [spectra_lib.condition(lam, n) for lam, n in zip(lams, sizes)]
+        new_spectra = tuple(lam.astype(old.dtype) for lam, old in zip(lams, spectra))
+    condition = jnp.stack(conditions).max().astype(jnp.float32)
     condition = jnp.where(jnp.isnan(condition), jnp.inf, condition)
     accepted = residual <= config.refresh.max_residual
-    values = [r.value.astype(root.dtype) for r, root in zip(refreshed, roots)]
     # A factor that has seen no gradient yet has no root to fail at.
     new_health = _Health(
         last_refresh=jnp.where(accepted, count, health.last_refresh),
@@ -97,10 +102,6 @@ def _refresh_block(factors, kept, sizes, health, exponents, correction, count, c
         condition=jnp.where(zero, health.condition, condition),
         failures=health.failures + (~accepted & ~zero),
     )
-    new_spectra = spectra
-    if spectra:
-        lams = [_spectrum(a, v, n, config) for a, v, n in zip(matrices, values, sizes)]
-        new_spectra = tuple(s.astype(old.dtype) for s, old in zip(lams, spectra))
     new, old = (tuple(values), new_spectra), (roots, spectra)
     return jax.tree.map(lambda n, o: jnp.where(accepted, n, o), new, old), new_health
 
@@ -173,11 +174,10 @@ def refresh_roots(
     def run(kind):
         return lambda carry: kind(local, sizes, carry, factors, active, refresh)
 
-    tracked = config.root.track_eigenvalues
-    carry = ((state.roots, () if tracked else state.spectra), _health(state))
+    carry = ((state.roots, state.spectra), _health(state))
     kinds = {"cpu": run(_refresh_loop), "default": run(_refresh_batch)}
     (roots, spectra), health = lax.platform_dependent(carry, **kinds)
-    if tracked:
+    if config.root.track_eigenvalues:
         spectra = _track(state.spectra, roots, factors, sizes, active, correction, config)
     return roots, spectra, health
 

@@ -60,7 +60,8 @@ def scale_by_shampoo(
       mask: tree of bools, a prefix of that of the parameters, or a function of them giving one:
         where decay applies.
       grafting: see `shampoo_jax.grafting`; "auto" = Adam with decay `b2` (AdaGrad where `b2` is 1),
-        or none for the eigenvalue-corrected form, which needs none; None = no grafting.
+        or none for the eigenvalue-corrected form, which needs none, and where `root` tracks
+        eigenvalues, except for blocks without factors; None = no grafting.
       dimension_numbers: function (path, leaf) that says which axes of a parameter are stacks of
         layers or experts, which belong to one side of a matrix, and what the grafting method alone
         shall step. Ready ones are in `shampoo_jax.dimension_numbers`; None = by shape alone.

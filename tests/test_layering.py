@@ -31,10 +31,9 @@ MODEL_FILES = {
 # Modules beside the rooms: they import no room, but for those that join some.
 JOINS = {
     "hsnn_jax/cost_curves.py": {"lists", "descent"},
-    "shampoo_jax/alias.py": {"roots"},
     "shampoo_jax/config.py": {"roots"},
+    "shampoo_jax/options.py": {"roots"},
     "shampoo_jax/step.py": {"roots"},
-    "shampoo_jax/transform.py": {"roots"},
 }
 ROOMS = sorted(
     path.parent.relative_to(ROOT).as_posix()

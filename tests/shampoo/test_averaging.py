@@ -78,6 +78,17 @@ def test_a_missing_gradient_leaves_both_sequences_as_they_are():
     assert not np.allclose(params["w"], _draw(0)["w"])
 
 
+def test_half_precision_is_averaged_in_float32():
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), _draw(0))
+    tx = averaged(shampoo_jax.shampoo(1e-4, b1=0.0), 1e-4, evaluation=0.9)
+    updates, state = tx.update(params, tx.init(params), params)
+    assert {x.dtype for x in jax.tree.leaves((updates, params))} == {jnp.dtype(jnp.bfloat16)}
+    assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(averaged_params(state, params)))
+    for name, z in state.z.items():
+        step = params[name].astype(jnp.float32) - z
+        np.testing.assert_allclose(step, 1e-4 * jnp.sign(z), rtol=0.3)
+
+
 def test_inside_scan_with_donation_and_a_checkpoint():
     tx = optax.chain(
         optax.clip_by_global_norm(10.0), averaged(shampoo_jax.shampoo(0.1, b1=0.0), 0.1)

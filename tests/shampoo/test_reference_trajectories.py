@@ -55,9 +55,9 @@ def _solver(preconditioner):
     solver = preconditioner.get("solver", {"type": "eigh"})
     stability = solver.get("stability", {"type": "perturbation"})
     options = {k: v for k, v in solver.items() if k not in ("type", "stability")}
-    if stability["type"] == "pseudo_inverse":
+    if stability["type"] == "pseudo_inverse" and kind != "eigenvalue_corrected":
         # Formed at every use from what the last refresh stored, the root is the same.
-        if kind == "eigenvalue_corrected" or solver["type"] != "eigh" or options.get("tolerance"):
+        if solver["type"] != "eigh" or options.get("tolerance"):
             raise NotImplementedYet(f"{preconditioner['type']} by {solver['type']}, pseudo-inverse")
         cuts = {k: v for k, v in stability.items() if k != "type"}
         return "root_inverse", factors, functools.partial(roots.pseudo_inverse_root, **cuts)

@@ -26,6 +26,8 @@ def test_of_a_padded_matrix(relative, x64):
         ridge = 1e-3 * (own.max() if relative else 1)
         np.testing.assert_allclose(lam[:size], own - min(own.min(), 0) + ridge, rtol=1e-9)
         np.testing.assert_array_equal(lam[size:], 1)
+        condition = spectra.condition(lam, jnp.asarray(size))
+        np.testing.assert_allclose(condition, lam[:size].max() / lam[:size].min())
 
 
 def test_an_eigenvalue_of_zero_has_no_inverse():
@@ -47,9 +49,10 @@ def _end(root, frequency=3, steps=8, **options):
 
 
 def test_the_root_is_that_of_the_last_refresh(x64):
-    expected, _ = _end(Root())
-    found, _ = _end(Root(preconditioner="eigendecomposed"))
+    expected, pool = _end(Root())
+    found, own = _end(Root(preconditioner="eigendecomposed"))
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(own.condition, pool.condition, rtol=1e-4)
 
 
 def test_tracked_eigenvalues_are_those_of_the_factors_now(x64):
