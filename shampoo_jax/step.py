@@ -260,6 +260,26 @@ def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, coun
     return _along_all(scaled, roots, pool, precision=config.root.precision), v
 
 
+def _move_second_moment(v, pool: Pool, local: Local, old, new, active):
+    """Carry the second moment of refreshed rows over to their new bases.
+
+    An average of squares along the old axes says nothing of their products. Taken to be
+    uncorrelated there, coordinate k of the new basis has the sum of (old_j . new_k)^2 v_j. Where
+    columns only change places, as QR's do, that is exact.
+    """
+
+    def move(v):
+        rows = local.due_rows
+        moved = v[rows]
+        for axis, a, b in zip(pool.preconditioned, old, new):
+            overlap = jnp.einsum("nij,nik->njk", a[rows], b[rows])
+            moved = multiply(moved, jnp.square(overlap), axis, transpose=True)
+        due = (jnp.arange(rows.shape[0]) < local.due) & active[rows]
+        return v.at[jnp.where(due, rows, v.shape[0])].set(moved, mode="drop")
+
+    return lax.cond(local.due > 0, move, lambda v: v, v)
+
+
 def _graft(p, p_graft, last_refresh, count, config):
     """Give P the norm of the grafting direction per block; before the first root, take that one."""
     # Norms read finished arrays: fused into the reduction, a division or root per element would run
@@ -321,10 +341,13 @@ def step_pool(
     )
     eigenvalues = state.eigenvalues
     if config.eigenvalue_corrected:
-        # A new basis meets a second moment that was gathered in the old one; with the gradient of
-        # this step in it already, F is large just where that moment is still zero.
+        # A basis that has seen the gradient of this step turns F to where the second moment, which
+        # was gathered in the basis before, is still zero.
         bases = state.roots if config.refreshes_last else roots
         p, eigenvalues = _corrected_direction(state, pool, g, f, bases, active, count, config)
+        if config.refreshes_last and pool.preconditioned:
+            moving = (local, state.roots, roots, active)
+            eigenvalues = _move_second_moment(eigenvalues, pool, *moving)
     else:
         p = _along_all(f, roots, pool, precision=config.root.precision)
     if config.grafts:

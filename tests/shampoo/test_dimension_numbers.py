@@ -46,9 +46,7 @@ def test_stacked_layers_are_separate_leaves(shape, block_size):
     gradients = _gradients(shape)
     stacked = _directions(LAYERS, gradients, block_size=block_size)
     for i in range(shape[0]):
-        one = _directions(
-            dimension_numbers.flax, [g[i] for g in gradients], block_size=block_size
-        )
+        one = _directions(dimension_numbers.flax, [g[i] for g in gradients], block_size=block_size)
         np.testing.assert_allclose(stacked[:, i], one, rtol=1e-5, atol=1e-5)
 
 
@@ -106,9 +104,7 @@ class Block(nn.Module):
 class Stack(nn.Module):
     @nn.compact
     def __call__(self, x):
-        layers = nn.scan(
-            Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3
-        )
+        layers = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
         x, _ = layers(name="layers")(x, None)
         return nn.Conv(4, (3, 3))(x)
 
