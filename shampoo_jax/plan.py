@@ -242,7 +242,7 @@ def _families(views: Sequence[View], shapes: Sequence[Shape]) -> tuple[Family, .
 
 
 def _classes(families: Sequence[Family], config: Blocks) -> dict[tuple, list[Piece]]:
-    """Return the pieces of each class, keyed by ((has factors, exponents), padded dims), oriented."""
+    """Return the oriented pieces by class: ((has factors, exponents), padded dims)."""
     limit = config.block_size or math.inf
     classes: dict[tuple, list[Piece]] = {}
     for index, family in enumerate(families):

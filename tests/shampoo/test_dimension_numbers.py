@@ -210,5 +210,5 @@ def test_roles_that_do_not_fit_are_refused_by_name(roles, message):
 def test_a_state_of_another_rule_is_refused_by_name():
     params = {"layers": jnp.ones((4, 30, 20))}
     state = shampoo_jax.shampoo(1e-2, dimension_numbers=LAYERS).init(params)
-    with pytest.raises(ValueError, match="^dimension_numbers: expected those that the state"):
+    with pytest.raises(ValueError, match=r"^dimension_numbers: expected those that the state"):
         shampoo_jax.shampoo(1e-2).update(params, state, params)

@@ -22,7 +22,8 @@ def _soap_of_the_paper(gradients, frequency):
     """arXiv 2409.11321, algorithm 3: project with the old bases, step, then refresh them.
 
     The second moment goes to the new bases as if it were diagonal: where their columns only change
-    places, as the paper's code has it. Until the first refresh the bases are the identity; the paper skips its first step instead.
+    places, as the paper's code has it. Until the first refresh the bases are the identity; the
+    paper skips its first step instead.
     """
     rows, columns = gradients[0].shape
     left, right = np.zeros((rows, rows)), np.zeros((columns, columns))
