@@ -14,8 +14,10 @@ from jax import lax
 from jax.lax import PrecisionLike
 
 from shampoo_jax.config import ShampooConfig
+from shampoo_jax.differentiable import norms, power
 from shampoo_jax.grafting import per_row
 from shampoo_jax.plan import Pool
+from shampoo_jax.roots import Refreshed
 from shampoo_jax.state import PoolState
 
 _LETTERS = "abcdefghijklm"
@@ -78,10 +80,6 @@ def _along_all(x, matrices, pool: Pool, *, transpose=False, precision=None):
     for axis, matrix in zip(pool.preconditioned, matrices):
         x = multiply(x, matrix, axis, transpose=transpose, precision=precision)
     return x
-
-
-def _norms(x: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.square(x), axis=tuple(range(1, x.ndim))))
 
 
 def _average_weight(b2):
@@ -149,6 +147,7 @@ def _refresh_block(factors, roots, sizes, health, exponents, correction, count, 
             )
         )
         zero |= jnp.trace(a) == 0
+    refreshed = [Refreshed(r.value, *lax.stop_gradient(r[1:])) for r in refreshed]
     finite = [jnp.isfinite(r.value).all() for r in refreshed]
     residuals = [jnp.where(ok, r.residual, jnp.inf) for ok, r in zip(finite, refreshed)]
     residual = jnp.stack(residuals).max().astype(jnp.float32)
@@ -166,20 +165,40 @@ def _refresh_block(factors, roots, sizes, health, exponents, correction, count, 
     return tuple(jnp.where(accepted, v, r) for v, r in zip(values, roots)), new_health
 
 
+# Whether a flag is set in any of the models that `jax.vmap` steps at once. A `lax.cond` whose
+# predicate differs per model runs both sides, at every step; by this one it skips the work that no
+# model wants. Inside, each model selects for itself.
+_anywhere = jax.custom_batching.custom_vmap(lambda flag: flag)
+
+
+@_anywhere.def_vmap
+def _anywhere_vmap(axis_size, in_batched, flag):
+    del axis_size
+    return _anywhere(flag.any(0) if in_batched[0] else flag), False
+
+
 def _refresh_loop(local: Local, sizes, carry, factors, active, refresh):
-    """Refresh the due rows one after the other (CPU); the trip count is that of this step."""
+    """Refresh the due rows one after the other (CPU); a step without any skips the work.
+
+    The trip count is static, as differentiation in reverse mode asks.
+    """
 
     def one(i, carry):
         row = local.due_rows[i]
+        wanted = (i < local.due) & active[row]
 
-        def compute(carry):
-            roots, health = jax.tree.map(lambda x: x[row], carry)
-            new = refresh(tuple(f[row] for f in factors), roots, sizes[row], health)
-            return jax.tree.map(lambda x, v: x.at[row].set(v), carry, new)
+        def compute(old):
+            new = refresh(tuple(f[row] for f in factors), old[0], sizes[row], old[1])
+            return jax.tree.map(lambda n, o: jnp.where(wanted, n, o), new, old)
 
-        return lax.cond(active[row], compute, lambda carry: carry, carry)
+        old = jax.tree.map(lambda x: x[row], carry)
+        new = lax.cond(_anywhere(wanted), compute, lambda old: old, old)
+        return jax.tree.map(lambda x, v: x.at[row].set(v), carry, new)
 
-    return lax.fori_loop(0, local.due, one, carry)
+    def loop(carry):
+        return lax.fori_loop(0, local.due_rows.shape[0], one, carry)
+
+    return lax.cond(_anywhere(local.due > 0), loop, lambda carry: carry, carry)
 
 
 def _refresh_batch(local: Local, sizes, carry, factors, active, refresh):
@@ -194,7 +213,7 @@ def _refresh_batch(local: Local, sizes, carry, factors, active, refresh):
         target = jnp.where(due, rows, active.shape[0])
         return jax.tree.map(lambda x, v: x.at[target].set(v, mode="drop"), carry, new)
 
-    return lax.cond(local.due > 0, compute, lambda carry: carry, carry)
+    return lax.cond(_anywhere(local.due > 0), compute, lambda carry: carry, carry)
 
 
 def refresh_roots(
@@ -252,8 +271,7 @@ def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, coun
     v = b2 * state.eigenvalues + weight * jnp.square(rotated)
     v = jnp.where(per_row(active, v), v, state.eigenvalues)
     correction = _correction(config.b2, count, g.dtype, on=config.root.bias_correction)
-    power = config.power(len(pool.dims))
-    root = jnp.sqrt(v / correction) if power == 0.5 else (v / correction) ** power
+    root = power(v / correction, config.power(len(pool.dims)))
     denominator = root + jnp.asarray(config.eps, g.dtype)
     rotated_f = _along_all(f, roots, pool, transpose=True, precision=config.root.precision)
     scaled = jnp.where(denominator > 0, rotated_f / jnp.where(denominator > 0, denominator, 1), 0)
@@ -277,7 +295,7 @@ def _move_second_moment(v, pool: Pool, local: Local, old, new, active):
         due = (jnp.arange(rows.shape[0]) < local.due) & active[rows]
         return v.at[jnp.where(due, rows, v.shape[0])].set(moved, mode="drop")
 
-    return lax.cond(local.due > 0, move, lambda v: v, v)
+    return lax.cond(_anywhere(local.due > 0), move, lambda v: v, v)
 
 
 def _graft(p, p_graft, last_refresh, count, config):
@@ -285,7 +303,7 @@ def _graft(p, p_graft, last_refresh, count, config):
     # Norms read finished arrays: fused into the reduction, a division or root per element would run
     # unvectorized on CPU, four times slower than the whole rest.
     p, p_graft = lax.optimization_barrier((p, p_graft))
-    scale = _norms(p_graft) / (_norms(p) + jnp.asarray(1e-16, p.dtype))
+    scale = norms(p_graft) / (norms(p) + jnp.asarray(1e-16, p.dtype))
     ready = (
         last_refresh > 0
         if config.refresh.stagger

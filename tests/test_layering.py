@@ -29,7 +29,12 @@ MODEL_FILES = {
     "experiments/bench/digits_model.py",
 }
 # Modules beside the rooms: they import no room, but for those that join some.
-JOINS = {"hsnn_jax/cost_curves.py": {"lists", "descent"}}
+JOINS = {
+    "hsnn_jax/cost_curves.py": {"lists", "descent"},
+    "shampoo_jax/config.py": {"roots"},
+    "shampoo_jax/options.py": {"roots"},
+    "shampoo_jax/step.py": {"roots"},
+}
 ROOMS = sorted(
     path.parent.relative_to(ROOT).as_posix()
     for package in EVERYTHING

@@ -34,21 +34,29 @@ def _grafting(spec):
 
 def _root(preconditioner):
     solver = preconditioner.get("solver", {"type": "eigh"})
-    stability = solver.get("stability", {"type": "perturbation"})["type"]
+    stability = solver.get("stability", {"type": "perturbation"})
     known = {
         ("root_inv", "eigh"): roots.eigh_root,
         ("root_inv", "coupled_newton"): roots.newton_root,
+        ("root_inv", "coupled_higher_order"): roots.higher_order_root,
+        # The root is formed from what the last refresh stored: the same at every use.
+        ("eigendecomposed", "eigh"): roots.eigh_root,
         ("eigenvalue_corrected", "eigh"): roots.eigh_basis,
         ("eigenvalue_corrected", "qr"): roots.qr_basis,
     }
-    name = f"{preconditioner['type']} by {solver['type']}, {stability}"
     key = (preconditioner["type"], solver["type"])
-    if key not in known or stability != "perturbation":
+    name = f"{preconditioner['type']} by {solver['type']}, {stability['type']}"
+    if key not in known:
         raise NotImplementedYet(name)
-    options = {k: solver[k] for k in ("tolerance", "max_iterations") if k in solver}
-    if solver["type"] in ("eigh", "qr") and options.pop("tolerance", 0):
+    root, options = known[key], {k: v for k, v in solver.items() if k not in ("type", "stability")}
+    if stability["type"] == "pseudo_inverse":
+        if root is not roots.eigh_root:
+            raise NotImplementedYet(name)
+        root = roots.pseudo_inverse_root
+        options |= {k: v for k, v in stability.items() if k != "type"}
+    elif root is roots.eigh_root and options.pop("tolerance", 0):
         raise NotImplementedYet(f"{name}, adaptive")
-    return functools.partial(known[key], **options)
+    return functools.partial(root, **options)
 
 
 def _exponents(override):
