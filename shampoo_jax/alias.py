@@ -30,7 +30,7 @@ def _product(a: optax.ScalarOrSchedule, b: optax.ScalarOrSchedule) -> optax.Scal
     return a * b
 
 
-def _decay(
+def decay_multiple(
     weight_decay: optax.ScalarOrSchedule,
     decay_type: DecayType,
     learning_rate: optax.ScalarOrSchedule,
@@ -106,7 +106,7 @@ def shampoo(
       >>> bool(loss(params) < before)
       True
     """
-    decay = _decay(weight_decay, decay_type, learning_rate, peak_learning_rate)
+    decay = decay_multiple(weight_decay, decay_type, learning_rate, peak_learning_rate)
     coupled = decay_type == "l2"
     scale = scale_by_shampoo(
         b1=b1,

@@ -82,12 +82,16 @@ def _is_function(mask: Any) -> bool:
     return bool(leaves) and all(callable(x) for x in leaves)
 
 
+def decay_flags(params: Any, mask: optax.MaskOrFn) -> Any:
+    """Return the tree of the parameters with a bool per leaf: whether decay applies."""
+    tree = True if mask is None else mask(params) if _is_function(mask) else mask
+    return jax.tree.map(lambda m, part: jax.tree.map(lambda _: bool(m), part), tree, params)
+
+
 def masked_weights(own: Aligned, params: Any, mask: optax.MaskOrFn) -> list[jax.Array]:
     """Return the parameters of the leaves, zero where decay does not apply."""
     weights = own.of(params)
     if mask is None:
         return weights
-    tree = mask(params) if _is_function(mask) else mask
-    whole = jax.tree.map(lambda m, part: jax.tree.map(lambda _: bool(m), part), tree, params)
-    flags = own.pick(jax.tree.leaves(whole))
+    flags = own.pick(jax.tree.leaves(decay_flags(params, mask)))
     return [w if decays else jnp.zeros_like(w) for w, decays in zip(weights, flags)]

@@ -23,10 +23,11 @@ from shampoo_jax.options import Shape
 from shampoo_jax.record import BLOCK_OPTIONS, LeafBlocks
 from shampoo_jax.state import PoolState, ShampooState
 
-# The option that decides whether a state has this moment.
+# The option or the argument that decides whether a state has this moment.
 _OPTION_OF = {
     "factors": "exponents",
     "roots": "exponents",
+    "spectra": "root",
     "eigenvalues": "preconditioner",
     "filtered": "b1",
     "momentum": "momentum",
@@ -172,10 +173,10 @@ def _place(moment: str, x: np.ndarray, pool: PoolState, b: LeafBlocks) -> tuple:
     field, _, rest = moment.partition(".")
     if x.ndim == 0 or x.shape[0] != pool.last_refresh.shape[0]:
         return (...,)
-    if field in ("factors", "roots"):
+    if field in ("factors", "roots", "spectra"):
         dims = [k for k, e in enumerate(b.exponents) if e != 0]
-        side = b.sizes[dims[int(rest)]]
-        return (b.rows, slice(0, side), slice(0, side))
+        side = slice(0, b.sizes[dims[int(rest)]])
+        return (b.rows, *(side,) * (x.ndim - 1))
     if x.ndim == 1 + len(b.sizes):
         return (b.rows, *(slice(0, size) for size in b.sizes))
     return (b.rows,)

@@ -41,7 +41,7 @@ class ShampooConfig:
     @property
     def eigenvalue_corrected(self) -> bool:
         """Whether a second moment is kept in the eigenbasis (EShampoo, SOAP)."""
-        return self.root.preconditioner != "root_inverse"
+        return self.root.preconditioner in ("eigenvalue_corrected", "soap")
 
     @property
     def refreshes_last(self) -> bool:
@@ -49,10 +49,23 @@ class ShampooConfig:
         return self.root.preconditioner == "soap"
 
     @property
+    def keeps_spectra(self) -> bool:
+        """Whether eigenvalues of the factors are kept beside their eigenvectors."""
+        return self.root.keeps_spectra
+
+    @property
     def solver(self) -> Callable[..., roots.Refreshed]:
         """The function that refreshes a root or a basis."""
-        default = roots.eigh_basis if self.eigenvalue_corrected else roots.eigh_root
-        return self.root.solver or default
+        inverse = self.root.preconditioner == "root_inverse"
+        return self.root.solver or (roots.eigh_root if inverse else roots.eigh_basis)
+
+    @property
+    def start(self) -> int:
+        """First step that may refresh a root."""
+        given = self.refresh.start_preconditioning_step
+        if given is not None:
+            return given
+        return 1 if self.refreshes_last else self.refresh.precondition_frequency
 
     @property
     def uses_filter(self) -> bool:
@@ -69,17 +82,21 @@ class ShampooConfig:
         """Whether updates need the parameters."""
         return not _is_zero(self.weight_decay)
 
-    @property
-    def grafts(self) -> bool:
-        """Whether directions take the norm of a grafting method."""
+    def grafts(self, alone: bool) -> bool:
+        """Return whether directions take the norm of a grafting method, or are its own.
+
+        Args:
+          alone: for the blocks without factors, which it steps alone, or for the others.
+        """
         if isinstance(self.grafting, str):
-            return not self.eigenvalue_corrected
+            # Eigenvalues that are renewed at every step are right in scale, from the first on.
+            scaled = self.root.track_eigenvalues and not alone
+            return not (self.eigenvalue_corrected or scaled)
         return self.grafting is not None
 
-    @property
-    def graft(self) -> grafting_lib.Grafting:
-        """The grafting method; without one, a stateless stand-in whose result is not used."""
-        if self.grafting is None or not self.grafts:
+    def graft(self, alone: bool) -> grafting_lib.Grafting:
+        """Return the grafting method; without one, a stand-in whose result is not used."""
+        if self.grafting is None or not self.grafts(alone):
             return grafting_lib.sgd()
         if isinstance(self.grafting, str):
             is_sum = isinstance(self.b2, int | float) and self.b2 == 1

@@ -8,6 +8,7 @@ direction whose norm, per block, scales Shampoo's. Any elementwise optax transfo
 `elementwise`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from shampoo_jax import orthogonal
 from shampoo_jax.differentiable import power
 
 
@@ -111,16 +113,24 @@ def _check_decay(b2: ArrayLike) -> None:
         raise ValueError(f"b2: expected a number in [0, 1) for grafting, found {b2!r}")
 
 
-def adam(b2: ArrayLike = 0.999, eps: ArrayLike = 1e-8) -> Grafting:
-    """Graft Adam: F / (sqrt(v / (1 - b2^t)) + eps), v an average of G^2 with decay `b2`."""
+def adam(b2: ArrayLike = 0.999, eps: ArrayLike = 1e-8, *, weighted: bool = True) -> Grafting:
+    """Graft Adam: F / (sqrt(v / (1 - b2^t)) + eps), v an average of G^2 with decay `b2`.
+
+    Without `weighted`, v <- b2 v + G^2, a sum that decays and needs no correction.
+    """
+    if not weighted:
+        return rmsprop(b2, eps, weighted=False)
     _check_decay(b2)
     return _second_moment(b2, 1 - b2, eps, lambda count, dtype: 1 - jnp.asarray(b2, dtype) ** count)
 
 
-def rmsprop(b2: ArrayLike = 0.99, eps: ArrayLike = 1e-8) -> Grafting:
-    """Graft RMSProp: F / (sqrt(v) + eps), v an average of G^2 with decay `b2`."""
+def rmsprop(b2: ArrayLike = 0.99, eps: ArrayLike = 1e-8, *, weighted: bool = True) -> Grafting:
+    """Graft RMSProp: F / (sqrt(v) + eps), v an average of G^2 with decay `b2`.
+
+    Without `weighted`, v <- b2 v + G^2, a sum that decays.
+    """
     _check_decay(b2)
-    return _second_moment(b2, 1 - b2, eps)
+    return _second_moment(b2, 1 - b2 if weighted else 1.0, eps)
 
 
 def adagrad(eps: ArrayLike = 1e-10) -> Grafting:
@@ -138,5 +148,40 @@ def sgd() -> Grafting:
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         del params, extra_args
         return updates, state
+
+    return Grafting(init, update)
+
+
+def spectral(
+    orthogonalize: Callable[[jax.Array], jax.Array] = orthogonal.newton_schulz,
+    *,
+    norm: Grafting | None = None,
+) -> Grafting:
+    """Graft spectral descent, as Muon: F with all singular values set to 1.
+
+    A block of order 2 is a matrix; of one of a higher order the longest dim is one side and all
+    others together the other; a vector is divided by its norm. Where no dim has a factor,
+    `Blocks(exponents=lambda shape: (0,) * len(shape))`, it is the direction itself, per block.
+    `optax.contrib.muon` orthogonalizes whole matrices and leaves all else to Adam.
+
+    Args:
+      orthogonalize: `shampoo_jax.orthogonal.newton_schulz` or `polar`, their options bound by
+        `functools.partial`.
+      norm: method whose norm per block the direction takes; None = its own.
+    """
+
+    def init(params: Any) -> Any:
+        return optax.EmptyState() if norm is None else norm.init(params)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        blocks = updates.reshape(updates.shape[0], -1)
+        matrices = updates.reshape(updates.shape[0], *updates.shape[1:2], -1)
+        direction = orthogonalize(matrices).reshape(blocks.shape)
+        if norm is not None:
+            other, state = norm.update(updates, state, params, **extra_args)
+            size = jnp.linalg.norm(other.reshape(blocks.shape), axis=1, keepdims=True)
+            own = jnp.linalg.norm(direction, axis=1, keepdims=True)
+            direction = direction * size / (own + jnp.asarray(1e-16, own.dtype))
+        return direction.reshape(updates.shape), state
 
     return Grafting(init, update)

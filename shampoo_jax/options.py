@@ -18,7 +18,8 @@ from jax.typing import ArrayLike, DTypeLike
 
 from shampoo_jax.roots import Refreshed
 
-Preconditioner = Literal["root_inverse", "eigenvalue_corrected", "soap"]
+Preconditioner = Literal["root_inverse", "eigendecomposed", "eigenvalue_corrected", "soap"]
+Factors = Literal["gram", "kl", "kl_sum"]
 Shape = tuple[int, ...]
 
 
@@ -72,8 +73,9 @@ class Refresh:
     Attributes:
       precondition_frequency: steps between two refreshes of a root. A run of fewer steps than this
         sees the grafting method and nothing else.
-      start_preconditioning_step: first step that may refresh; None = `precondition_frequency`.
-        Before its first refresh a block takes the grafting direction.
+      start_preconditioning_step: first step that may refresh; None = `precondition_frequency`, or 1
+        for SOAP, which begins with the basis of the first gradient. Before its first refresh a
+        block takes the grafting direction.
       statistics_frequency: steps between two updates of the factors.
       stagger: refresh a part of the blocks at every step rather than all at once: the same work
         without spikes. False = the paper.
@@ -107,13 +109,6 @@ class Refresh:
         check(ok, "max_residual", self.max_residual, "a positive number")
 
     @property
-    def start(self) -> int:
-        """First step that may refresh a root."""
-        if self.start_preconditioning_step is None:
-            return self.precondition_frequency
-        return self.start_preconditioning_step
-
-    @property
     def phases(self) -> int:
         """Number of groups that blocks are dealt into for refreshing."""
         return self.precondition_frequency if self.stagger else 1
@@ -124,11 +119,26 @@ class Root:
     """What is made of the factors, and by which solver.
 
     Attributes:
-      preconditioner: `root_inverse`: roots of the factors; `eigenvalue_corrected`: their
-        eigenvectors, and a second moment in that basis (EShampoo); `soap`: the same, but a step
-        takes the basis of the step before, refreshed after its use, and the second moment moves
-        with the basis (arXiv 2409.11321).
-      solver: function of `shampoo_jax.roots`; None = `eigh_root` or `eigh_basis`.
+      preconditioner: `root_inverse`: roots of the factors; `eigendecomposed`: the same roots, kept
+        as eigenvectors and eigenvalues, for what that allows: an adaptive refresh (the `tolerance`
+        of a solver of bases) and `track_eigenvalues`; `eigenvalue_corrected`: eigenvectors, and a
+        second moment in that basis (EShampoo); `soap`: the same, but a step takes the basis of the
+        step before, refreshed after its use, and the second moment moves with the basis (arXiv
+        2409.11321).
+      solver: function of `shampoo_jax.roots`; None = `eigh_root`, or `eigh_basis` for all but
+        `root_inverse`.
+      factors: outer products that the factors average. `gram`: G G^T, the paper; `kl`: G multiplied
+        along all other dims by their last inverse roots, averaged over those dims (KL-Shampoo,
+        arXiv 2509.03378, which has all exponents 1/2); `kl_sum`: the same, summed over those dims
+        (the PyTorch original), so that factors of a long matrix disagree on their scale.
+      track_eigenvalues: renew the eigenvalues of the factors at every step, in the basis of the
+        last refresh: one more product per factor. Directions then have the right scale from the
+        first step on, and "auto" grafts blocks without factors alone.
+      weighted: the weight of a new outer product (and square, in the eigenvalue-corrected form) is
+        1 - b2. False = 1, and no bias correction of either: a sum that decays.
+      trace_scaling: power by which a factor A is divided by its trace before the root is taken, A
+        max(trace A, eps)^-power; None = 0. It acts through an absolute `eps`, or on the direction
+        without grafting.
       relative_eps: `eps` is a multiple of the factor's largest eigenvalue. Absolute otherwise, as
         in the paper.
       eigenvalue_exponent: power of the second moment in the eigenbasis, one number or one per
@@ -138,11 +148,16 @@ class Root:
       precision: of the products, as in `jax.lax.dot`.
 
     Raises:
-      ValueError: an unknown preconditioner, or a dtype that is not floating.
+      ValueError: an unknown preconditioner or rule, a dtype that is not floating, or eigenvalues to
+        track where none are kept.
     """
 
     preconditioner: Preconditioner = "root_inverse"
     solver: Callable[..., Refreshed] | None = None
+    factors: Factors = "gram"
+    track_eigenvalues: bool = False
+    weighted: bool = True
+    trace_scaling: float | None = None
     relative_eps: bool = True
     eigenvalue_exponent: float | Mapping[int, float] = 0.5
     bias_correction: bool = True
@@ -153,11 +168,30 @@ class Root:
         kinds = get_args(Preconditioner)
         kind = self.preconditioner
         check(kind in kinds, "preconditioner", kind, f"one of {kinds}")
+        check(
+            self.factors in get_args(Factors),
+            "factors",
+            self.factors,
+            f"one of {get_args(Factors)}",
+        )
+        kept = self.keeps_spectra or not self.track_eigenvalues
+        check(kept, "track_eigenvalues", True, "False unless eigendecomposed, or factors are kl")
+        if self.trace_scaling is not None:
+            number = isinstance(self.trace_scaling, int | float)
+            check(number, "trace_scaling", self.trace_scaling, "a number or None")
+            check_number("trace_scaling", self.trace_scaling, 0, math.inf, open_high=True)
         if self.solver is not None:
             check(callable(self.solver), "solver", self.solver, "a function or None")
         if self.factor_dtype is not None:
             wide = jnp.dtype(self.factor_dtype) in (jnp.float32, jnp.float64)
             check(wide, "factor_dtype", self.factor_dtype, "float32, float64 or None")
+
+    @property
+    def keeps_spectra(self) -> bool:
+        """Whether eigenvalues of the factors are kept: where a root is formed from a basis."""
+        if self.preconditioner == "root_inverse":
+            return False
+        return self.preconditioner == "eigendecomposed" or self.factors != "gram"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ class PoolState(NamedTuple):
 
     factors: tuple[jax.Array, ...]  # [rows, d_k, d_k] factor_dtype: averaged Gram matrices L_k
     roots: tuple[jax.Array, ...]  # [rows, d_k, d_k]: L_k^-e_k, or the eigenvectors of L_k
+    spectra: tuple[jax.Array, ...]  # [rows, d_k]: eigenvalues of the factors, () where not kept
     eigenvalues: jax.Array | None  # [rows, *dims]: second moment in the eigenbasis
     filtered: jax.Array | None  # [rows, *dims]: average of gradients, decay b1
     momentum: jax.Array | None  # [rows, *dims]: heavy-ball buffer
@@ -69,10 +70,11 @@ def init_pool(
     return PoolState(
         factors=tuple(jnp.zeros((rows, d, d), config.root.factor_dtype or dtype) for d in sides),
         roots=tuple(identity(d) for d in sides),
+        spectra=tuple(jnp.ones((rows, d), dtype) for d in sides) if config.keeps_spectra else (),
         eigenvalues=blocks() if config.eigenvalue_corrected else None,
         filtered=blocks() if config.uses_filter else None,
         momentum=blocks() if config.uses_momentum else None,
-        graft=config.graft.init(blocks()),
+        graft=config.graft(pool.grafted).init(blocks()),
         last_refresh=counter(),
         residual=jnp.zeros((rows,), jnp.float32),
         condition=jnp.ones((rows,), jnp.float32),

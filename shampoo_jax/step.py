@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.lax import PrecisionLike
 
+from shampoo_jax import spectra as spectra_lib
+from shampoo_jax import statistics
 from shampoo_jax.config import ShampooConfig
 from shampoo_jax.differentiable import norms, power
 from shampoo_jax.grafting import per_row
 from shampoo_jax.plan import Pool
+from shampoo_jax.products import along_all, multiply
 from shampoo_jax.roots import Refreshed
 from shampoo_jax.state import PoolState
-
-_LETTERS = "abcdefghijklm"
 
 
 class Local(NamedTuple):
@@ -54,74 +54,6 @@ def phase_table(pool: Pool, *, devices: int, phases: int) -> tuple[np.ndarray, n
     return table, counts
 
 
-def gram(g: jax.Array, axis: int, *, precision: PrecisionLike = None) -> jax.Array:
-    """Contract `[n, *dims]` with itself over all dims but one: `[n, d, d]`."""
-    dims = _LETTERS[: g.ndim - 1]
-    other = dims.replace(dims[axis], "z")
-    return jnp.einsum(f"Z{dims},Z{other}->Z{dims[axis]}z", g, g, precision=precision)
-
-
-def multiply(
-    x: jax.Array,
-    matrix: jax.Array,
-    axis: int,
-    *,
-    transpose: bool = False,
-    precision: PrecisionLike = None,
-) -> jax.Array:
-    """Multiply `[n, *dims]` by `[n, d, d]` along one dim (by its transpose if asked)."""
-    dims = _LETTERS[: x.ndim - 1]
-    letters = dims[axis] + "z" if transpose else "z" + dims[axis]
-    out = dims.replace(dims[axis], "z")
-    return jnp.einsum(f"Z{dims},Z{letters}->Z{out}", x, matrix, precision=precision)
-
-
-def _along_all(x, matrices, pool: Pool, *, transpose=False, precision=None):
-    for axis, matrix in zip(pool.preconditioned, matrices):
-        x = multiply(x, matrix, axis, transpose=transpose, precision=precision)
-    return x
-
-
-def _average_weight(b2):
-    """1 for a plain sum (b2 == 1), else 1 - b2; also for a traced b2."""
-    if isinstance(b2, (int, float)):
-        return 1.0 if b2 == 1 else 1 - b2
-    return jnp.where(b2 == 1, 1.0, 1 - b2)
-
-
-def _correction(beta, steps, dtype, *, on: bool):
-    """1 - beta^steps in the blocks' precision; 1 where correction is off or beta is 1."""
-    if not on:
-        return jnp.ones((), dtype)
-    beta = jnp.asarray(beta, dtype)
-    return jnp.where(beta == 1, 1, 1 - jnp.where(beta == 1, 0, beta) ** steps)
-
-
-def accumulate(
-    state: PoolState,
-    pool: Pool,
-    g: jax.Array,
-    active: jax.Array,
-    count: jax.Array,
-    config: ShampooConfig,
-) -> tuple[jax.Array, ...]:
-    """Return the factors after this step's gradient, on steps that gather statistics."""
-
-    def add(factors):
-        new = []
-        for axis, factor in zip(pool.preconditioned, factors):
-            outer = gram(g.astype(factor.dtype), axis, precision=config.root.precision)
-            decay = jnp.where(active, jnp.asarray(config.b2, factor.dtype), 1)
-            weight = jnp.asarray(_average_weight(config.b2), factor.dtype)
-            new.append(per_row(decay, factor) * factor + weight * outer)
-        return tuple(new)
-
-    if config.refresh.statistics_frequency == 1:
-        return add(state.factors)
-    now = (count - 1) % config.refresh.statistics_frequency == 0
-    return lax.cond(now, add, lambda factors: factors, state.factors)
-
-
 class _Health(NamedTuple):
     """Counters of refreshing: of all rows `[n]`, or of one block `[]`."""
 
@@ -131,11 +63,13 @@ class _Health(NamedTuple):
     failures: jax.Array
 
 
-def _refresh_block(factors, roots, sizes, health, exponents, correction, count, config):
+def _refresh_block(factors, kept, sizes, health, exponents, correction, count, config):
     """Refresh the roots of one block; a bad one keeps the previous roots and is counted."""
-    refreshed, zero = [], False
+    roots, spectra = kept
+    refreshed, matrices, zero = [], [], False
     for k, (factor, root) in enumerate(zip(factors, roots)):
-        a = factor / correction.astype(factor.dtype)
+        a = statistics.corrected(factor, correction, config)
+        matrices.append(a)
         refreshed.append(
             config.solver(
                 a,
@@ -162,7 +96,28 @@ def _refresh_block(factors, roots, sizes, health, exponents, correction, count, 
         condition=jnp.where(zero, health.condition, condition),
         failures=health.failures + (~accepted & ~zero),
     )
-    return tuple(jnp.where(accepted, v, r) for v, r in zip(values, roots)), new_health
+    new_spectra = spectra
+    if spectra:
+        lams = [_spectrum(a, v, n, config) for a, v, n in zip(matrices, values, sizes)]
+        new_spectra = tuple(s.astype(old.dtype) for s, old in zip(lams, spectra))
+    new, old = (tuple(values), new_spectra), (roots, spectra)
+    return jax.tree.map(lambda n, o: jnp.where(accepted, n, o), new, old), new_health
+
+
+def _spectrum(a, basis, size, config):
+    eps, relative = config.eps, config.root.relative_eps
+    return spectra_lib.spectrum(a, basis, size, eps=eps, relative_eps=relative)
+
+
+def _track(spectra, bases, factors, sizes, active, correction, config):
+    """Renew all eigenvalues in the bases of the last refresh; a zero factor keeps its own."""
+    new = []
+    for k, (lam, basis, factor) in enumerate(zip(spectra, bases, factors)):
+        a = statistics.corrected(factor, correction, config)
+        found = _spectrum(a, basis, sizes[:, k], config).astype(lam.dtype)
+        use = active & (jnp.trace(a, axis1=1, axis2=2) > 0)
+        new.append(jnp.where(use[:, None], found, lam))
+    return tuple(new)
 
 
 # Whether a flag is set in any of the models that `jax.vmap` steps at once. A `lax.cond` whose
@@ -206,8 +161,8 @@ def _refresh_batch(local: Local, sizes, carry, factors, active, refresh):
 
     def compute(carry):
         rows = local.due_rows
-        roots, health = jax.tree.map(lambda x: x[rows], carry)
-        new = jax.vmap(refresh)(tuple(f[rows] for f in factors), roots, sizes[rows], health)
+        kept, health = jax.tree.map(lambda x: x[rows], carry)
+        new = jax.vmap(refresh)(tuple(f[rows] for f in factors), kept, sizes[rows], health)
         due = (jnp.arange(rows.shape[0]) < local.due) & active[rows]
         # Rows that are not due point past the end and are dropped.
         target = jnp.where(due, rows, active.shape[0])
@@ -224,21 +179,26 @@ def refresh_roots(
     active: jax.Array,
     count: jax.Array,
     config: ShampooConfig,
-) -> tuple[tuple[jax.Array, ...], "_Health"]:
-    """Refresh the roots of the blocks that are due; return all roots and their health."""
-    gathered = (count - 1) // config.refresh.statistics_frequency + 1
-    correction = _correction(config.b2, gathered, factors[0].dtype, on=config.root.bias_correction)
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...], "_Health"]:
+    """Refresh the blocks that are due; return all roots, their spectra and their health."""
+    gathered = statistics.gathered(count, config)
+    correction = statistics.correction(config, gathered, factors[0].dtype)
     exponents = [pool.exponents[k] for k in pool.preconditioned]
     sizes = local.sizes[:, np.array(pool.preconditioned)]
 
-    def refresh(factors, roots, sizes, health):
-        return _refresh_block(factors, roots, sizes, health, exponents, correction, count, config)
+    def refresh(factors, kept, sizes, health):
+        return _refresh_block(factors, kept, sizes, health, exponents, correction, count, config)
 
     def run(kind):
         return lambda carry: kind(local, sizes, carry, factors, active, refresh)
 
-    carry = (state.roots, _health(state))
-    return lax.platform_dependent(carry, cpu=run(_refresh_loop), default=run(_refresh_batch))
+    tracked = config.root.track_eigenvalues
+    carry = ((state.roots, () if tracked else state.spectra), _health(state))
+    kinds = {"cpu": run(_refresh_loop), "default": run(_refresh_batch)}
+    (roots, spectra), health = lax.platform_dependent(carry, **kinds)
+    if tracked:
+        spectra = _track(state.spectra, roots, factors, sizes, active, correction, config)
+    return roots, spectra, health
 
 
 def _health(state: PoolState) -> _Health:
@@ -265,17 +225,18 @@ def filter_gradient(
 def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, count, config):
     """EShampoo / SOAP: divide by the root of the second moment in the eigenbasis."""
     assert state.eigenvalues is not None
-    rotated = _along_all(g, roots, pool, transpose=True, precision=config.root.precision)
+    axes, precision = pool.preconditioned, config.root.precision
+    rotated = along_all(g, roots, axes, transpose=True, precision=precision)
     b2 = jnp.asarray(config.b2, g.dtype)
-    weight = jnp.asarray(_average_weight(config.b2), g.dtype)
+    weight = jnp.asarray(statistics.average_weight(config), g.dtype)
     v = b2 * state.eigenvalues + weight * jnp.square(rotated)
     v = jnp.where(per_row(active, v), v, state.eigenvalues)
-    correction = _correction(config.b2, count, g.dtype, on=config.root.bias_correction)
+    correction = statistics.correction(config, count, g.dtype)
     root = power(v / correction, config.power(len(pool.dims)))
     denominator = root + jnp.asarray(config.eps, g.dtype)
-    rotated_f = _along_all(f, roots, pool, transpose=True, precision=config.root.precision)
+    rotated_f = along_all(f, roots, axes, transpose=True, precision=precision)
     scaled = jnp.where(denominator > 0, rotated_f / jnp.where(denominator > 0, denominator, 1), 0)
-    return _along_all(scaled, roots, pool, precision=config.root.precision), v
+    return along_all(scaled, roots, axes, precision=precision), v
 
 
 def _move_second_moment(v, pool: Pool, local: Local, old, new, active):
@@ -307,7 +268,7 @@ def _graft(p, p_graft, last_refresh, count, config):
     ready = (
         last_refresh > 0
         if config.refresh.stagger
-        else jnp.broadcast_to(count >= config.refresh.start, last_refresh.shape)
+        else jnp.broadcast_to(count >= config.start, last_refresh.shape)
     )
     return jnp.where(per_row(ready, p), p * per_row(scale, p), p_graft)
 
@@ -349,12 +310,13 @@ def step_pool(
     finite = jnp.isfinite(jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))))
     active = local.present & finite
     g = jnp.where(per_row(active, g), g, 0)
-    factors, roots, health = (), state.roots, _health(state)
+    factors, roots, spectra, health = (), state.roots, state.spectra, _health(state)
     if pool.preconditioned:
-        factors = accumulate(state, pool, g, active, count, config)
-        roots, health = refresh_roots(state, pool, local, factors, active, count, config)
+        factors = statistics.accumulate(state, pool, g, local.sizes, active, count, config)
+        refreshed = refresh_roots(state, pool, local, factors, active, count, config)
+        roots, spectra, health = refreshed
     f, filtered = filter_gradient(state, g, active, count, config)
-    p_graft, graft = config.graft.update(
+    p_graft, graft = config.graft(pool.grafted).update(
         f, state.graft, None, gradient=g, count=count, active=active
     )
     eigenvalues = state.eigenvalues
@@ -366,9 +328,11 @@ def step_pool(
         if config.refreshes_last and pool.preconditioned:
             moving = (local, state.roots, roots, active)
             eigenvalues = _move_second_moment(eigenvalues, pool, *moving)
+    elif config.keeps_spectra:
+        p = spectra_lib.direction(f, roots, spectra, pool, precision=config.root.precision)
     else:
-        p = _along_all(f, roots, pool, precision=config.root.precision)
-    if config.grafts:
+        p = along_all(f, roots, pool.preconditioned, precision=config.root.precision)
+    if config.grafts(pool.grafted):
         p = p_graft if pool.grafted else _graft(p, p_graft, health.last_refresh, count, config)
     momentum = state.momentum
     if momentum is not None:
@@ -377,6 +341,7 @@ def step_pool(
     new = PoolState(
         factors=factors,
         roots=roots,
+        spectra=spectra,
         eigenvalues=eigenvalues,
         filtered=filtered,
         momentum=momentum,

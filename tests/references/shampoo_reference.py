@@ -31,6 +31,9 @@ class Options:
     nesterov: bool = False
     weight_decay: float = 0.0
     bias_correction: bool = True
+    weighted: bool = True
+    graft_weighted: bool = True
+    trace_scaling: float | None = None
 
 
 def merged(shape, limit):
@@ -74,15 +77,17 @@ class Block:
     def step(self, g, w, t):
         """Return the direction before the learning rate."""
         o = self.options
-        weight = 1.0 if o.b2 == 1 else 1 - o.b2
+        weight = 1 - o.b2 if o.weighted and o.b2 < 1 else 1.0
         for k in range(len(self.shape)):
             unfolded = np.moveaxis(g, k, 0).reshape(self.shape[k], -1)
             self.factors[k] = o.b2 * self.factors[k] + weight * unfolded @ unfolded.T
         if t % o.precondition_frequency == 0:
-            correction = 1 - o.b2**t if o.bias_correction and o.b2 < 1 else 1.0
+            corrects = o.bias_correction and o.weighted and o.b2 < 1
+            correction = 1 - o.b2**t if corrects else 1.0
             exponent = 1 / (2 * len(self.shape))
             self.roots = [
-                inverse_root(a / correction, exponent, o.eps, o.relative_eps) for a in self.factors
+                inverse_root(self.scaled(a / correction), exponent, o.eps, o.relative_eps)
+                for a in self.factors
             ]
         f = self.filtered(g, t)
         p = f
@@ -100,6 +105,13 @@ class Block:
             p = p + o.momentum * self.buffer if o.nesterov else self.buffer
         return p
 
+    def scaled(self, a):
+        """A max(trace(A), eps)^-trace_scaling; a relative eps is no floor."""
+        o = self.options
+        if o.trace_scaling is None:
+            return a
+        return a * max(np.trace(a), 0.0 if o.relative_eps else o.eps) ** -o.trace_scaling
+
     def filtered(self, g, t):
         """The gradient averaged with decay b1; F mixes the old average with b3."""
         o = self.options
@@ -116,9 +128,9 @@ class Block:
         if o.graft == "sgd":
             return f
         decay = 1.0 if o.graft == "adagrad" else o.graft_b2
-        weight = 1.0 if o.graft == "adagrad" else 1 - decay
+        weight = 1 - decay if o.graft_weighted and o.graft != "adagrad" else 1.0
         self.v = decay * self.v + weight * g * g
-        correction = 1 - decay**t if o.graft == "adam" else 1.0
+        correction = 1 - decay**t if o.graft == "adam" and o.graft_weighted else 1.0
         return f / (np.sqrt(self.v / correction) + o.graft_eps)
 
 

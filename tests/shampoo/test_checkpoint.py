@@ -108,6 +108,32 @@ def test_other_parameters_and_other_moments_are_refused_by_name(saved):
         shampoo_jax.from_canonical(tree, fresh, params=params)
 
 
+@pytest.mark.parametrize("make", [shampoo_jax.kl_shampoo, shampoo_jax.kl_soap])
+def test_eigenvalues_of_factors_continue_in_other_padding(make):
+    params = {"w": _draw(0)["d"]}
+
+    def steps(tx, params, state, seeds):
+        for seed in seeds:
+            updates, state = jax.jit(tx.update)({"w": _draw(seed)["d"]}, state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    first, second = (
+        make(0.1, eps=1e-2, **grouped(block_size=8, precondition_frequency=2, round_to=n))
+        for n in (4, 8)
+    )
+    params, state = steps(first, params, first.init(params), range(4))
+    tree = shampoo_jax.to_canonical(state, params)
+    again = shampoo_jax.from_canonical(tree, second.init(params), params=params)
+    expected, _ = steps(first, params, state, range(4, 7))
+    found, _ = steps(second, params, again, range(4, 7))
+    np.testing.assert_allclose(found["w"], expected["w"], rtol=1e-4, atol=1e-4)
+    plan = grouped(block_size=8, exponents=lambda shape: (0.5, 0.5))
+    other = shampoo_jax.shampoo(0.1, grafting=None, **plan)
+    with pytest.raises(ValueError, match=r"^(root|preconditioner): expected a state with the mom"):
+        shampoo_jax.from_canonical(tree, other.init(params), params=params)
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_memory_is_what_is_allocated(devices):
     told = shampoo_jax.memory(_draw(0), devices=devices, **grouped(**PLAN))

@@ -4,8 +4,8 @@
 
 In float64, eps far above its rounding: what may differ between meshes or paddings is the order in
 which products are summed, 1e-16 relative, and roots with condition at most 100 carry that on. The
-bases of SOAP are only determined where factors have full rank, so that form draws matrices that few
-gradients fill.
+bases of SOAP, and eigenvalues that are tracked in a basis, are only determined where factors have
+full rank, so that these forms draw matrices that few gradients fill.
 """
 
 import os
@@ -28,7 +28,7 @@ from tests.shampoo.grouped import grouped
 
 SHAPES = [(5,), (9, 4), (4, 9), (3, 2, 7), (), (11, 10), (10,), (3, 3, 2, 4)]
 FILLED = [(9, 4), (4, 9), (11, 10)]
-KINDS = ["root_inverse", "eigenvalue_corrected", "soap"]
+KINDS = ["root_inverse", "eigendecomposed", "eigenvalue_corrected", "soap"]
 BEFORE, AFTER = 5, 2  # MultiSteps is saved half-way
 
 # A table: optax's own schedules are float32, rounded differently from one mesh to the next.
@@ -112,10 +112,13 @@ def cases(draw):
         "b1": draw(st.sampled_from([0.0, 0.8])),
         "momentum": draw(st.sampled_from([0.0, 0.5])),
         "weight_decay": draw(st.sampled_from([0.0, 0.1])),
+        "factors": draw(st.sampled_from(["gram", "kl", "kl_sum"])),
         "eps": 1e-2,
     }
+    keeps = shampoo_jax.Root(options["preconditioner"], factors=options["factors"]).keeps_spectra
+    options["track_eigenvalues"] = keeps and draw(st.booleans())
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3))
-    if options["preconditioner"] == "soap":
+    if options["preconditioner"] == "soap" or options["track_eigenvalues"]:
         options |= {"block_size": None, "target_dimensionality": None}
         shapes = [shape for shape in shapes if shape in FILLED] or FILLED[:1]
     return {

@@ -26,11 +26,17 @@ def _soap(learning_rate=0.1, **options):
     )
 
 
+def _kl_shampoo(learning_rate=0.1, **options):
+    return shampoo_jax.kl_shampoo(
+        learning_rate, **grouped(block_size=8, precondition_frequency=2, **options)
+    )
+
+
 def _adam(learning_rate=0.1):
     return optax.adam(learning_rate)
 
 
-OPTIMIZERS = {"shampoo": _shampoo, "soap": _soap, "adam": _adam}
+OPTIMIZERS = {"shampoo": _shampoo, "soap": _soap, "kl_shampoo": _kl_shampoo, "adam": _adam}
 both = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
@@ -130,6 +136,8 @@ def test_init_on_shapes_only(make):
     [
         ("shampoo", {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "weight_decay": 0.1, "momentum": 0.5}),
         ("soap", {"b1": 0.8, "b2": 0.9, "eps": 1e-6, "weight_decay": 0.1}),
+        ("kl_shampoo", {"b1": 0.8, "b2": 0.9, "eps": 1e-3, "weight_decay": 0.1}),
+        ("kl_soap", {"b1": 0.8, "b2": 0.9, "eps": 1e-3, "weight_decay": 0.1}),
     ],
 )
 def test_injected_hyperparameters_give_the_same_updates(name, values, x64):
@@ -280,6 +288,14 @@ def test_integer_and_complex_leaves_are_refused():
         ({"grafting": "adam"}, "grafting: expected 'auto', None or a method .*, found 'adam'"),
         ({"grafting": shampoo_jax.grafting.adam}, "grafting: expected .*, found <function adam"),
         ({"preconditioner": "kfac"}, "preconditioner: expected one of .*, found 'kfac'"),
+        ({"factors": "fisher"}, "factors: expected one of .*, found 'fisher'"),
+        ({"track_eigenvalues": True}, "track_eigenvalues: expected False unless .*, found True"),
+        (
+            {"track_eigenvalues": True, "preconditioner": "soap"},
+            "track_eigenvalues: expected False unless .*, found True",
+        ),
+        ({"trace_scaling": -1.0}, r"trace_scaling: expected a number in \[0, inf\), found -1.0"),
+        ({"trace_scaling": "half"}, "trace_scaling: expected a number or None, found 'half'"),
         (
             {"stagger": False, "start_preconditioning_step": 3},
             "start_preconditioning_step: expected at least precondition_frequency",

@@ -12,13 +12,16 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import shampoo_jax
-from shampoo_jax import Blocks, Refresh, Sharding
+from shampoo_jax import Blocks, Refresh, Root, Sharding, averaged, grafting, orthogonal
 from tests.shampoo.grouped import grouped
 
 SHAPES = {"w": (48, 40), "b": (33,), "conv": (3, 3, 8, 16), "s": (), "t": (96, 16), "none": (0, 4)}
 SPECS = {"w": P("d", "m"), "t": P(("d", "m")), "conv": P(None, None, "m")}
 # eps well above float32 rounding: the test compares devices, not the conditioning of roots.
 OPTIONS = {"block_size": 16, "precondition_frequency": 3, "eps": 1e-2, "weight_decay": 0.01}
+
+EIGENDECOMPOSED = Root(preconditioner="eigendecomposed", track_eigenvalues=True)
+POLAR = orthogonal.polar
 
 
 def _draw(seed):
@@ -89,6 +92,43 @@ def test_sharded_parameters_give_the_same_result(shape, momentum, stagger, kind)
     for name, value in found.items():
         assert value.sharding.is_equivalent_to(NamedSharding(mesh, specs[name]), value.ndim)
     _assert_close(found, _alone(momentum, stagger))
+
+
+VARIANTS = {
+    "eigendecomposed": lambda **o: shampoo_jax.shampoo(0.1, **o, root=EIGENDECOMPOSED),
+    "kl_shampoo": lambda **o: shampoo_jax.kl_shampoo(0.1, **o),
+    "kl_soap": lambda **o: shampoo_jax.kl_soap(0.1, **o),
+    "spectral": lambda **o: shampoo_jax.shampoo(0.1, **o, grafting=grafting.spectral(POLAR)),
+    "averaged": lambda **o: averaged(shampoo_jax.shampoo(0.1, **o), 0.1, evaluation=0.9),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_give_the_same_result_and_gather_once(name, x64):
+    """In float64: rounding must not turn the bases of factors of less than full rank."""
+    options = {"weight_decay": 0.01, "eps": 1e-2} if name != "averaged" else {"eps": 1e-2}
+    options |= grouped(block_size=16, precondition_frequency=2, stagger=False)
+    tx, mesh = VARIANTS[name](**options), _mesh((8,))
+    params = {"w": _draw(0)["w"].astype(float), "b": _draw(0)["b"].astype(float)}
+
+    def run(params):
+        state, step = jax.jit(tx.init)(params), jax.jit(tx.update)
+        for seed in range(1, 6):
+            grads = {k: _draw(seed)[k].astype(float) for k in params}
+            grads = jax.tree.map(lambda g, p: jax.device_put(g, p.sharding), grads, params)
+            updates, state = step(grads, state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+        return params
+
+    alone = run(params)
+    with jax.set_mesh(mesh):
+        shared = jax.device_put(params, NamedSharding(mesh, P()))
+        found = run(shared)
+    for key, value in alone.items():
+        np.testing.assert_allclose(found[key], value, rtol=0, atol=1e-9, err_msg=key)
+    counts = _collectives(tx, shared, mesh)
+    assert counts.pop("all-gather") == 1
+    assert not any(counts.values()), counts
 
 
 def _collectives(tx, params, mesh):

@@ -37,8 +37,8 @@ def test_products_and_roots_do_not_grow_with_the_number_of_layers():
     assert few["eigendecompositions"] == factors
 
 
-# Where a whole number of blocks per device is far from their share: of 39 equal blocks on 32 devices
-# some device has two; 221 blocks of a hundred shapes are four per device on 64.
+# Where a whole number of blocks per device is far from their share: of 39 equal blocks on 32
+# devices some has two; 221 blocks of a hundred shapes are four per device on 64.
 COARSE = {("sequences", 32): 1.6, ("odd200", 64): 1.75}
 
 

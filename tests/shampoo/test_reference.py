@@ -13,7 +13,7 @@ from shampoo_jax import grafting
 from tests.references import shampoo_reference
 from tests.shampoo.grouped import grouped
 
-CASES = range(6)
+CASES = range(10)
 
 
 def _draw_case(seed):
@@ -36,6 +36,9 @@ def _draw_case(seed):
         nesterov=bool(momentum and rng.integers(2)),
         weight_decay=float(rng.choice([0.0, 0.1])),
         bias_correction=bool(rng.integers(2)),
+        weighted=seed % 3 != 2,
+        graft_weighted=seed % 3 != 1,
+        trace_scaling=[None, 0.5, 1.0][int(rng.integers(3))],
     )
     draw = lambda: {k: rng.normal(size=s) for k, s in shapes.items()}  # noqa: E731
     return draw(), [draw() for _ in range(8)], options
@@ -48,12 +51,14 @@ def _grafting(o):
         return grafting.sgd()
     if o.graft == "adagrad":
         return grafting.adagrad(eps=o.graft_eps)
-    return getattr(grafting, o.graft)(b2=o.graft_b2, eps=o.graft_eps)
+    method = getattr(grafting, o.graft)
+    return method(b2=o.graft_b2, eps=o.graft_eps, weighted=o.graft_weighted)
 
 
 def _transform(o):
     names = ("b1", "b2", "b3", "eps", "relative_eps", "precondition_frequency", "block_size")
     names += ("momentum", "nesterov", "weight_decay", "bias_correction")
+    names += ("weighted", "trace_scaling")
     given = {name: getattr(o, name) for name in names}
     given |= {"grafting": _grafting(o), "stagger": False, "max_residual": np.inf}
     given |= {"target_dimensionality": 1, "exponents": _exponents}
@@ -85,6 +90,32 @@ def test_equals_the_reference_in_float64(seed, x64):
         for p in params.values()
     )
     assert sum(int((pool.last_refresh > 0).sum()) for pool in state[0].pools) == blocks
+
+
+def test_a_dim_of_exponent_zero_is_not_rotated(x64):
+    """The second moment of the eigenvalue-corrected form keeps the parameter's own axis there."""
+    rng, b2, eps = np.random.default_rng(0), 0.9, 1e-8
+    tx = shampoo_jax.soap(
+        1.0,
+        b1=0.0,
+        b2=b2,
+        eps=eps,
+        **grouped(
+            preconditioner="eigenvalue_corrected",
+            exponents=lambda shape: (0, 1),
+            precondition_frequency=1,
+        ),
+    )
+    params = jnp.zeros((4, 3))
+    state, second, right = tx.init(params), 0.0, 0.0
+    for t in range(1, 4):
+        g = rng.normal(size=(4, 3))
+        updates, state = jax.jit(tx.update)(jnp.asarray(g), state, params)
+        right = b2 * right + (1 - b2) * g.T @ g
+        q = np.linalg.eigh(right)[1]
+        second = b2 * second + (1 - b2) * (g @ q) ** 2
+        expected = (g @ q / (np.sqrt(second / (1 - b2**t)) + eps)) @ q.T
+        np.testing.assert_allclose(updates, -expected, rtol=1e-7, atol=1e-9)
 
 
 def test_the_reference_agrees_with_a_trajectory():

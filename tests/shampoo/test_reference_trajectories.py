@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import shampoo_jax
-from shampoo_jax import Blocks, Momentum, Refresh, Root, grafting, roots
+from shampoo_jax import Blocks, Momentum, Refresh, Root, grafting, orthogonal, roots
 
 HERE = pathlib.Path(__file__).parent / "trajectories"
 
@@ -24,46 +24,89 @@ def _grafting(spec):
         return None
     if spec["type"] == "sgd":
         return grafting.sgd()
-    if spec.get("drop_weighting_factor_on_gsquare"):
-        raise NotImplementedYet("grafting without the weighting factor")
     options = {"eps": spec["epsilon"]}
     if spec["type"] != "adagrad":
         options["b2"] = spec["beta2"]
+        options["weighted"] = not spec.get("drop_weighting_factor_on_gsquare", False)
     return getattr(grafting, spec["type"])(**options)
 
 
-def _root(preconditioner):
+# The preconditioner of a type and the rule of its factors.
+KINDS = {
+    "root_inv": ("root_inverse", "gram"),
+    "root_inv_kl": ("root_inverse", "kl_sum"),
+    "eigendecomposed": ("eigendecomposed", "gram"),
+    "eigendecomposed_kl": ("eigendecomposed", "kl_sum"),
+    "eigenvalue_corrected": ("eigenvalue_corrected", "gram"),
+    "spectral": ("root_inverse", "gram"),
+}
+SOLVERS = {
+    ("root_inverse", "eigh"): roots.eigh_root,
+    ("root_inverse", "coupled_newton"): roots.newton_root,
+    ("root_inverse", "coupled_higher_order"): roots.higher_order_root,
+    ("basis", "eigh"): roots.eigh_basis,
+    ("basis", "qr"): roots.qr_basis,
+}
+
+
+def _solver(preconditioner):
+    """Return the preconditioner of shampoo_jax, its rule for the factors, and its solver."""
+    kind, factors = KINDS[preconditioner["type"]]
     solver = preconditioner.get("solver", {"type": "eigh"})
     stability = solver.get("stability", {"type": "perturbation"})
-    known = {
-        ("root_inv", "eigh"): roots.eigh_root,
-        ("root_inv", "coupled_newton"): roots.newton_root,
-        ("root_inv", "coupled_higher_order"): roots.higher_order_root,
-        # The root is formed from what the last refresh stored: the same at every use.
-        ("eigendecomposed", "eigh"): roots.eigh_root,
-        ("eigenvalue_corrected", "eigh"): roots.eigh_basis,
-        ("eigenvalue_corrected", "qr"): roots.qr_basis,
-    }
-    key = (preconditioner["type"], solver["type"])
-    name = f"{preconditioner['type']} by {solver['type']}, {stability['type']}"
-    if key not in known:
-        raise NotImplementedYet(name)
-    root, options = known[key], {k: v for k, v in solver.items() if k not in ("type", "stability")}
+    options = {k: v for k, v in solver.items() if k not in ("type", "stability")}
     if stability["type"] == "pseudo_inverse":
-        if root is not roots.eigh_root:
-            raise NotImplementedYet(name)
-        root = roots.pseudo_inverse_root
-        options |= {k: v for k, v in stability.items() if k != "type"}
-    elif root is roots.eigh_root and options.pop("tolerance", 0):
-        raise NotImplementedYet(f"{name}, adaptive")
-    return functools.partial(root, **options)
+        # Formed at every use from what the last refresh stored, the root is the same.
+        if kind == "eigenvalue_corrected" or solver["type"] != "eigh" or options.get("tolerance"):
+            raise NotImplementedYet(f"{preconditioner['type']} by {solver['type']}, pseudo-inverse")
+        cuts = {k: v for k, v in stability.items() if k != "type"}
+        return "root_inverse", factors, functools.partial(roots.pseudo_inverse_root, **cuts)
+    if kind == "root_inverse" and solver["type"] == "eigh":
+        options = {}
+    known = SOLVERS[kind if kind == "root_inverse" else "basis", solver["type"]]
+    return kind, factors, functools.partial(known, **options)
 
 
-def _exponents(override):
-    """Return the exponents function of an inverse_exponent_override."""
+def _root(c, override):
+    preconditioner = c["preconditioner"]
+    kind, factors, solver = _solver(preconditioner)
+    scaled = preconditioner.get("use_trace_scaling", False)
+    exponent = 0.5
+    if kind == "eigenvalue_corrected":
+        exponent = {int(k): v for k, v in override.items()}
+    return Root(
+        preconditioner=kind,
+        solver=solver,
+        factors=factors,
+        weighted=not preconditioner.get("drop_weighting_factor_on_gsquare", False),
+        trace_scaling=preconditioner.get("trace_scaling_exponent", 0.5) if scaled else None,
+        relative_eps=False,
+        eigenvalue_exponent=exponent,
+        bias_correction=c["use_bias_correction"],
+        factor_dtype=preconditioner.get("factor_matrix_dtype"),
+    )
+
+
+def _orthogonalized(spec):
+    """Return the spectral direction, which shampoo_jax grafts."""
+    options = {k: v for k, v in spec.items() if k != "type"}
+    if spec["type"] == "svd":
+        return functools.partial(orthogonal.polar, nuclear_norm=any(options.values()))
+    coefficients, iterations = options["coefficients"], options["num_iterations"]
+    kinds = {"coefficients": tuple(coefficients), "iterations": iterations}
+    return functools.partial(orthogonal.newton_schulz, **kinds)
+
+
+def _exponents(preconditioner, override):
+    """Return the exponents function of a preconditioner: 0 = a dim without a factor."""
+    ignored = preconditioner.get("ignored_basis_change_dims") or {}
 
     def exponents(shape):
         order = len(shape)
+        if preconditioner["type"] == "spectral":
+            return [0.0] * order
+        if preconditioner["type"] == "eigenvalue_corrected":
+            return [0.0 if k in ignored.get(str(order), ()) else 1.0 for k in range(order)]
         special = override.get(str(order), 1 / (2 * max(order, 1)))
         if isinstance(special, dict):
             return [special.get(str(k), 1 / (2 * order)) for k in range(order)]
@@ -73,61 +116,64 @@ def _exponents(override):
 
 
 def _momentum(averaging):
-    if averaging is None:
+    if averaging is None or averaging["type"] != "classic":
         return 0.0
-    if averaging["type"] != "classic":
-        raise NotImplementedYet(f"iterate averaging {averaging['type']}")
     return Momentum(averaging["momentum"], averaging["dampening"], averaging["nesterov"])
 
 
 def transform_of(c) -> object:
     """Return the shampoo_jax transform of a trajectory's config."""
-    preconditioner = c["preconditioner"]
-    for name in ("use_trace_scaling", "drop_weighting_factor_on_gsquare"):
-        if preconditioner.get(name):
-            raise NotImplementedYet(name)
-    if preconditioner.get("ignored_basis_change_dims"):
-        raise NotImplementedYet("ignored_basis_change_dims")
-    corrected = preconditioner["type"] == "eigenvalue_corrected"
+    preconditioner, averaging = c["preconditioner"], c["iterate_averaging"]
     override = preconditioner.get("inverse_exponent_override") or {}
-    schedule = c["lr_schedule"]
+    spectral = preconditioner["type"] == "spectral"
     size, target = c["max_preconditioner_dim"], c["target_parameter_dimensionality"]
     start = c["start_preconditioning_step"]
     rate = c["lr"]
-    if schedule is not None:
-        table = np.asarray(schedule)
+    if c["lr_schedule"] is not None:
+        table = np.asarray(c["lr_schedule"])
         rate = lambda count: jnp.asarray(table)[count]  # noqa: E731
-    return shampoo_jax.shampoo(
+    decay = {"weight_decay": c["weight_decay"], "decay_type": c["weight_decay_type"].lower()}
+    decay["peak_learning_rate"] = c["lr"]
+    averages = averaging is not None and averaging["type"] != "classic"
+    method = _grafting(c["grafting"])
+    if spectral:
+        if start > 1:
+            raise NotImplementedYet("spectral descent with a start")
+        method = grafting.spectral(
+            _orthogonalized(preconditioner["orthogonalization"]), norm=method
+        )
+    tx = shampoo_jax.shampoo(
         rate,
-        peak_learning_rate=c["lr"],
-        weight_decay=c["weight_decay"],
-        decay_type=c["weight_decay_type"].lower(),
+        **({} if averages and decay["decay_type"] != "l2" else decay),
         b1=c["beta1"],
         b2=c["beta2"],
         b3=c["beta3"],
         eps=c["epsilon"],
-        momentum=_momentum(c["iterate_averaging"]),
-        grafting=_grafting(c["grafting"]),
+        momentum=_momentum(averaging),
+        grafting=method,
         blocks=Blocks(
             block_size=None if size == "inf" else size,
             target_dimensionality=None if target == "inf" else target,
-            exponents=_exponents({} if corrected else override),
+            exponents=_exponents(preconditioner, override),
         ),
         refresh=Refresh(
             precondition_frequency=c["precondition_frequency"],
             start_preconditioning_step=None if start == -1 else start,
-            stagger=False,
+            stagger=spectral,  # a block without factors then takes the grafting direction
             max_residual=np.inf,  # the reference keeps every finite root
         ),
-        root=Root(
-            preconditioner="eigenvalue_corrected" if corrected else "root_inverse",
-            solver=_root(preconditioner),
-            relative_eps=False,
-            eigenvalue_exponent={int(k): v for k, v in override.items()} if corrected else 0.5,
-            bias_correction=c["use_bias_correction"],
-            factor_dtype=preconditioner.get("factor_matrix_dtype"),
-        ),
+        root=_root(c, override),
     )
+    return _averaged(tx, rate, averaging, decay) if averages else tx
+
+
+def _averaged(tx, rate, averaging, decay):
+    if averaging["type"] == "gpa":
+        kind = {"evaluation": averaging["eval_interp_coeff"]}
+    else:
+        kind = {"weight_power": averaging["eval_coeff_lr_power"]}
+    own = {} if decay["decay_type"] == "l2" else decay
+    return shampoo_jax.averaged(tx, rate, training=averaging["train_interp_coeff"], **kind, **own)
 
 
 def _run(case, z, dtype):

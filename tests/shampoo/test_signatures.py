@@ -16,8 +16,11 @@ from tests.shampoo.grouped import grouped
 FACTORIES = {
     "shampoo": functools.partial(shampoo_jax.shampoo, 1e-2),
     "soap": functools.partial(shampoo_jax.soap, 1e-2),
+    "kl_shampoo": functools.partial(shampoo_jax.kl_shampoo, 1e-2),
+    "kl_soap": functools.partial(shampoo_jax.kl_soap, 1e-2),
     "scale_by_shampoo": shampoo_jax.scale_by_shampoo,
 }
+COMPLETE = [name for name in FACTORIES if name != "scale_by_shampoo"]
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3), "b": jnp.ones((5,))}
 
 
@@ -25,18 +28,18 @@ def _options(factory):
     return inspect.signature(factory).parameters
 
 
-@pytest.mark.parametrize("name", ["shampoo", "soap"])
+@pytest.mark.parametrize("name", COMPLETE)
 def test_the_options_are_those_of_scale_by_shampoo(name):
     own, base = _options(getattr(shampoo_jax, name)), _options(shampoo_jax.scale_by_shampoo)
     added = {"learning_rate", "decay_type", "peak_learning_rate"}
-    changed = {"b1", "b2", "eps"} if name == "soap" else set()
+    changed = {"b1", "b2", "eps"} if name.endswith("soap") else set()
     assert set(own) == set(base) | added
     assert len(own) <= 16
     for option in set(own) - added - changed:
         assert own[option] == base[option]
 
 
-@pytest.mark.parametrize("name", ["shampoo", "soap"])
+@pytest.mark.parametrize("name", COMPLETE)
 def test_every_option_arrives(name, monkeypatch):
     """No option is dropped between the alias and scale_by_shampoo."""
     module = inspect.getmodule(inspect.unwrap(shampoo_jax.shampoo))
@@ -46,7 +49,8 @@ def test_every_option_arrives(name, monkeypatch):
     )
     own = _options(getattr(shampoo_jax, name))
     numbers = {"weight_decay": 0.25, "peak_learning_rate": 1.0}
-    numbers["root"] = Root(preconditioner="soap")
+    numbers["root"] = Root(preconditioner="soap", factors="kl")
+    numbers["blocks"] = Blocks(exponents=lambda shape: None)
     skipped = {"learning_rate", "decay_type"}
     marks = {k: numbers.get(k, object()) for k in own if k not in skipped}
     getattr(shampoo_jax, name)(1e-2, **marks)

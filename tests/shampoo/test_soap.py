@@ -22,8 +22,8 @@ def _soap_of_the_paper(gradients, frequency):
     """arXiv 2409.11321, algorithm 3: project with the old bases, step, then refresh them.
 
     The second moment goes to the new bases as if it were diagonal: where their columns only change
-    places, as the paper's code has it. Until the first refresh the bases are the identity; the
-    paper skips its first step instead.
+    places, as the paper's code has it. The first step goes by the identity; the paper leaves it
+    out.
     """
     rows, columns = gradients[0].shape
     left, right = np.zeros((rows, rows)), np.zeros((columns, columns))
@@ -37,7 +37,7 @@ def _soap_of_the_paper(gradients, frequency):
         directions.append(q_left @ scaled @ q_right.T)
         left = B2 * left + (1 - B2) * g @ g.T
         right = B2 * right + (1 - B2) * g.T @ g
-        if t % frequency == 0:
+        if t == 1 or t % frequency == 0:
             old = q_left, q_right
             q_left, q_right = np.linalg.eigh(left)[1], np.linalg.eigh(right)[1]
             second = ((old[0].T @ q_left) ** 2).T @ second @ (old[1].T @ q_right) ** 2

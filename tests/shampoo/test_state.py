@@ -22,7 +22,7 @@ METHODS = {
     "optax": optax.scale_by_adam(),
     "momentum": optax.trace(0.9),
 }
-KINDS = ("root_inverse", "eigenvalue_corrected", "soap")
+KINDS = ("root_inverse", "eigendecomposed", "eigenvalue_corrected", "soap")
 SPACE = list(itertools.product(KINDS, METHODS, ((0.0, 0.9), (0.5, 0.0))))
 
 
