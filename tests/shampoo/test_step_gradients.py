@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import export
 
 import shampoo_jax
 from shampoo_jax import roots
@@ -129,3 +130,15 @@ def test_mapped_gradients_are_those_of_separate_models(x64, name):
         alone = gradient(jax.tree.map(lambda p, k=k: p[k], several), 0.03)
         for name in alone:
             np.testing.assert_allclose(together[name][k], alone[name], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("name", ["shampoo", "soap, qr"])
+def test_mapped_gradients_lower_for_accelerators(name, platform):
+    """There the refresh is one batch, whose derivative is another."""
+    params, x, y = jax.tree.map(jnp.float32, problem())
+    f = functools.partial(after_steps, x=x, y=y, optimizer=OPTIMIZERS[name])
+    several = jax.tree.map(lambda p: jnp.stack([p, p]), params)
+    gradient = jax.jit(jax.vmap(jax.grad(f), (0, None)))
+    text = export.export(gradient, platforms=[platform])(several, 0.03).mlir_module()
+    assert "stablehlo.dot_general" in text and "lapack" not in text
