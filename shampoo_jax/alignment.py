@@ -50,6 +50,9 @@ def align(updates: Any, params: Any, known: Collection[str]) -> Aligned:
 
     A tree may hold more: a module's functions, integers or frozen arrays have no gradient and were
     left out when the state was made.
+
+    Raises:
+      ValueError: a gradient of another shape than its parameter.
     """
     whole = updates if params is None else params
     paths = leaf_paths(whole)
@@ -57,6 +60,10 @@ def align(updates: Any, params: Any, known: Collection[str]) -> Aligned:
     gradients = treedef.flatten_up_to(updates)
     kept = [g is not None or path in known for g, path in zip(gradients, paths)]
     every = zip(gradients, weights, paths, leaf_names(whole), kept)
+    for path, g, w in zip(paths, gradients, weights):
+        if g is not None and jnp.shape(g) != jnp.shape(w):
+            expected = f"shape {jnp.shape(w)} as its parameter"
+            raise ValueError(f"updates{path}: expected {expected}, found {jnp.shape(g)}")
     rows = [(g, w, path, names) for g, w, path, names, keep in every if keep]
     return Aligned(
         gradients=[jnp.zeros_like(w) if g is None else jnp.asarray(g) for g, w, *_ in rows],

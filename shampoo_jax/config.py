@@ -60,6 +60,14 @@ class ShampooConfig:
         return self.root.solver or (roots.eigh_root if inverse else roots.eigh_basis)
 
     @property
+    def start(self) -> int:
+        """First step that may refresh a root."""
+        given = self.refresh.start_preconditioning_step
+        if given is not None:
+            return given
+        return 1 if self.refreshes_last else self.refresh.precondition_frequency
+
+    @property
     def uses_filter(self) -> bool:
         """Whether gradients are averaged; a traced b1 always is."""
         return not _is_zero(self.b1)

@@ -104,9 +104,11 @@ def resolve(rule: Rule | None, path: Path, leaf: Any) -> DimensionNumbers:
     """
     found = rule(path, leaf) if rule is not None else None
     found = DimensionNumbers() if found is None else found
-    where = f"dimension_numbers: of {'/'.join(path) or 'the parameter'} {tuple(leaf.shape)}"
+    where = f"of {'/'.join(path) or 'the parameter'} {tuple(leaf.shape)}"
     if not isinstance(found, DimensionNumbers):
-        raise ValueError(f"{where}, expected DimensionNumbers or None, found {found!r}")
+        raise ValueError(
+            f"dimension_numbers: expected DimensionNumbers or None {where}, found {found!r}"
+        )
     order = len(leaf.shape)
     sides = found.sides if found.sides is None else tuple(map(tuple, found.sides))
     named = [*found.batch, *(k for side in sides or () for k in side)]
@@ -114,7 +116,9 @@ def resolve(rule: Rule | None, path: Path, leaf: Any) -> DimensionNumbers:
     distinct = len(set(axes)) == len(axes) and set(axes) <= set(range(order))
     if not distinct or (sides is not None and len(axes) != order):
         whole = "every axis once" if sides is not None else "some axes, once each"
-        raise ValueError(f"{where}, expected {whole}, found batch={found.batch}, sides={sides}")
+        raise ValueError(
+            f"dimension_numbers: expected {whole} {where}, found batch={found.batch}, sides={sides}"
+        )
     batch = tuple(k % order for k in found.batch)
     positive = sides and tuple(tuple(k % order for k in side) for side in sides)
     return DimensionNumbers(batch, positive, bool(found.precondition))

@@ -18,6 +18,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from shampoo_jax import orthogonal
+from shampoo_jax.differentiable import power
 
 
 class Grafting(optax.GradientTransformationExtraArgs):
@@ -101,7 +102,7 @@ def _second_moment(decay, weight, eps, correction=lambda count, dtype: 1) -> Gra
         # The direction reads the moment that is stored: then XLA updates it in place.
         nu = decay * state.nu + weight * gradient * gradient
         nu = jnp.where(per_row(active, nu), nu, state.nu)
-        denominator = jnp.sqrt(nu / correction(count, nu.dtype)) + eps
+        denominator = power(nu / correction(count, nu.dtype), 0.5) + eps
         return _divide(updates, denominator), SecondMomentState(nu)
 
     return Grafting(init, update)

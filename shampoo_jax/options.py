@@ -74,8 +74,9 @@ class Refresh:
     Attributes:
       precondition_frequency: steps between two refreshes of a root. A run of fewer steps than this
         sees the grafting method and nothing else.
-      start_preconditioning_step: first step that may refresh; None = `precondition_frequency`.
-        Before its first refresh a block takes the grafting direction.
+      start_preconditioning_step: first step that may refresh; None = `precondition_frequency`, or 1
+        for SOAP, which begins with the basis of the first gradient. Before its first refresh a
+        block takes the grafting direction.
       statistics_frequency: steps between two updates of the factors.
       stagger: refresh a part of the blocks at every step rather than all at once: the same work
         without spikes. False = the paper.
@@ -107,13 +108,6 @@ class Refresh:
             check(ok, "start_preconditioning_step", start, f"{expected} unless stagger")
         ok = isinstance(self.max_residual, int | float) and self.max_residual > 0
         check(ok, "max_residual", self.max_residual, "a positive number")
-
-    @property
-    def start(self) -> int:
-        """First step that may refresh a root."""
-        if self.start_preconditioning_step is None:
-            return self.precondition_frequency
-        return self.start_preconditioning_step
 
     @property
     def phases(self) -> int:

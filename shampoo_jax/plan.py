@@ -1,6 +1,7 @@
 """The static plan: how parameters become blocks, and blocks become a few stacked pools.
 
-Everything here is plain Python on shapes; nothing depends on values or on the number of devices.
+Everything here is plain Python on shapes; nothing depends on values. The number of devices decides
+which classes share a pool, and only where there are more than eight.
 `init` and `update` compute the same plan anew (it is cached); what its rows are stands in the state
 (record.py), so that checkpoints need no option repeated.
 
@@ -31,8 +32,8 @@ import numpy as np
 from shampoo_jax.dimension_numbers import DimensionNumbers
 from shampoo_jax.options import Blocks, Shape
 
-# Pools are grouped as if for this many devices: half of a pool's cost is that of its rows padded
-# to a multiple of it. The actual mesh never changes the grouping.
+# Half of a pool's cost is that of its rows padded to a multiple of the devices. There are taken to
+# be at least so many: up to here the mesh never changes the grouping, nor a bit of a result.
 NOMINAL_DEVICES = 8
 # A dim above this is not preconditioned by default (an embedding table's rows, a huge softmax).
 MAX_PRECONDITIONED_DIM = 8192
@@ -242,7 +243,7 @@ def _families(views: Sequence[View], shapes: Sequence[Shape]) -> tuple[Family, .
 
 
 def _classes(families: Sequence[Family], config: Blocks) -> dict[tuple, list[Piece]]:
-    """Return the pieces of each class, keyed by ((has factors, exponents), padded dims), oriented."""
+    """Return the oriented pieces by class: ((has factors, exponents), padded dims)."""
     limit = config.block_size or math.inf
     classes: dict[tuple, list[Piece]] = {}
     for index, family in enumerate(families):
@@ -272,13 +273,15 @@ def _row_cost(dims: np.ndarray, exponents: tuple[float, ...]) -> np.ndarray:
     return area + (2 * area[..., None] * dims * kept + 2 * dims**3 * kept).sum(-1)
 
 
-def _merge_classes(dims: np.ndarray, counts: np.ndarray, exponents, most: int) -> list[list[int]]:
+def _merge_classes(
+    dims: np.ndarray, counts: np.ndarray, exponents, *, most: int, devices: int
+) -> list[list[int]]:
     """Merge classes greedily, cheapest first, until at most `most` remain and none gains."""
     groups = [[i] for i in range(len(dims))]
     dims, counts = dims.astype(float), counts.astype(float)
 
     def cost(d, n):
-        rows = n + np.ceil(n / NOMINAL_DEVICES) * NOMINAL_DEVICES
+        rows = n + np.ceil(n / devices) * devices
         return rows / 2 * _row_cost(d, exponents) + POOL_OVERHEAD
 
     def increase(i):
@@ -332,7 +335,11 @@ def _budgets(groups: dict[tuple, list[tuple]], most: int) -> dict[tuple, int]:
 
 @functools.lru_cache(maxsize=64)
 def make_plan(
-    shapes: tuple[Shape, ...], config: Blocks, roles: tuple[DimensionNumbers, ...] = ()
+    shapes: tuple[Shape, ...],
+    config: Blocks,
+    roles: tuple[DimensionNumbers, ...] = (),
+    *,
+    devices: int = NOMINAL_DEVICES,
 ) -> Plan:
     """Plan the blocks and pools of leaves with these shapes.
 
@@ -340,6 +347,7 @@ def make_plan(
       shapes: the shapes of all leaves, in tree order; leaves without elements get no block.
       config: block size, merging of dims, exponents, cap on pools, rounding.
       roles: of the axes of each leaf, as `dimension_numbers.resolve` returns them; none = unknown.
+      devices: over which the pools will be dealt.
 
     Raises:
       ValueError: `config.exponents` returns a wrong number of exponents, or negative ones.
@@ -367,7 +375,8 @@ def make_plan(
         keys = groups[kind]
         counts = np.array([sum(rows(piece) for piece in classes[key]) for key in keys])
         dims = np.array([key[1] for key in keys]).reshape(len(keys), len(kind[1]))
-        for members in _merge_classes(dims, counts, kind[1], most):
+        share = {"most": most, "devices": max(devices, NOMINAL_DEVICES)}
+        for members in _merge_classes(dims, counts, kind[1], **share):
             pools.append(
                 _make_pool([keys[i] for i in sorted(members)], classes, families, position)
             )

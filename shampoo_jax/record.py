@@ -117,7 +117,7 @@ def check(found: Sequence[str], expected: Sequence[str]) -> None:
     Paths are left out: parameters may come back in another container with the same leaves.
 
     Raises:
-      ValueError: an option or the shapes of the parameters differ.
+      ValueError: an option, the parameters or the number of devices differ.
     """
     if list(found) == list(expected):
         return
@@ -140,6 +140,10 @@ def check(found: Sequence[str], expected: Sequence[str]) -> None:
                 raise ValueError(
                     f"{name}: expected those that the state was made with, found {what(expected)}"
                 )
+        raise ValueError(
+            f"state: expected the {len(expected)} pools of this number of devices, "
+            f"found {len(found)} of another: init and update must see the same mesh"
+        )
 
 
 def _shapes(records) -> list[Shape]:

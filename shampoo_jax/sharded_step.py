@@ -29,10 +29,10 @@ def _local(plan: Plan, present, config: ShampooConfig, devices, count) -> list[L
         sizes = np.pad(pool.sizes, ((0, pad), (0, 0)))
         table, counts = phase_table(pool, devices=devices.count, phases=refresh.phases)
         if refresh.stagger:
-            phase, now = count % refresh.phases, count >= refresh.start
+            phase, now = count % refresh.phases, count >= config.start
         else:
-            later = (count > refresh.start) & (count % refresh.precondition_frequency == 0)
-            phase, now = 0, (count == refresh.start) | later
+            later = (count > config.start) & (count % refresh.precondition_frequency == 0)
+            phase, now = 0, (count == config.start) | later
         locals_.append(
             Local(
                 sizes=jnp.asarray(sizes).reshape(devices.count, n, len(pool.dims))[index],

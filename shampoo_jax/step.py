@@ -15,9 +15,11 @@ from jax import lax
 from shampoo_jax import spectra as spectra_lib
 from shampoo_jax import statistics
 from shampoo_jax.config import ShampooConfig
+from shampoo_jax.differentiable import norms, power
 from shampoo_jax.grafting import per_row
 from shampoo_jax.plan import Pool
-from shampoo_jax.products import along_all
+from shampoo_jax.products import along_all, multiply
+from shampoo_jax.roots import Refreshed
 from shampoo_jax.state import PoolState
 
 
@@ -52,10 +54,6 @@ def phase_table(pool: Pool, *, devices: int, phases: int) -> tuple[np.ndarray, n
     return table, counts
 
 
-def _norms(x: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.square(x), axis=tuple(range(1, x.ndim))))
-
-
 class _Health(NamedTuple):
     """Counters of refreshing: of all rows `[n]`, or of one block `[]`."""
 
@@ -83,6 +81,7 @@ def _refresh_block(factors, kept, sizes, health, exponents, correction, count, c
             )
         )
         zero |= jnp.trace(a) == 0
+    refreshed = [Refreshed(r.value, *lax.stop_gradient(r[1:])) for r in refreshed]
     finite = [jnp.isfinite(r.value).all() for r in refreshed]
     residuals = [jnp.where(ok, r.residual, jnp.inf) for ok, r in zip(finite, refreshed)]
     residual = jnp.stack(residuals).max().astype(jnp.float32)
@@ -122,20 +121,40 @@ def _track(spectra, bases, factors, sizes, active, correction, config):
     return tuple(new)
 
 
+# Whether a flag is set in any of the models that `jax.vmap` steps at once. A `lax.cond` whose
+# predicate differs per model runs both sides, at every step; by this one it skips the work that no
+# model wants. Inside, each model selects for itself.
+_anywhere = jax.custom_batching.custom_vmap(lambda flag: flag)
+
+
+@_anywhere.def_vmap
+def _anywhere_vmap(axis_size, in_batched, flag):
+    del axis_size
+    return _anywhere(flag.any(0) if in_batched[0] else flag), False
+
+
 def _refresh_loop(local: Local, sizes, carry, factors, active, refresh):
-    """Refresh the due rows one after the other (CPU); the trip count is that of this step."""
+    """Refresh the due rows one after the other (CPU); a step without any skips the work.
+
+    The trip count is static, as differentiation in reverse mode asks.
+    """
 
     def one(i, carry):
         row = local.due_rows[i]
+        wanted = (i < local.due) & active[row]
 
-        def compute(carry):
-            kept, health = jax.tree.map(lambda x: x[row], carry)
-            new = refresh(tuple(f[row] for f in factors), kept, sizes[row], health)
-            return jax.tree.map(lambda x, v: x.at[row].set(v), carry, new)
+        def compute(old):
+            new = refresh(tuple(f[row] for f in factors), old[0], sizes[row], old[1])
+            return jax.tree.map(lambda n, o: jnp.where(wanted, n, o), new, old)
 
-        return lax.cond(active[row], compute, lambda carry: carry, carry)
+        old = jax.tree.map(lambda x: x[row], carry)
+        new = lax.cond(_anywhere(wanted), compute, lambda old: old, old)
+        return jax.tree.map(lambda x, v: x.at[row].set(v), carry, new)
 
-    return lax.fori_loop(0, local.due, one, carry)
+    def loop(carry):
+        return lax.fori_loop(0, local.due_rows.shape[0], one, carry)
+
+    return lax.cond(_anywhere(local.due > 0), loop, lambda carry: carry, carry)
 
 
 def _refresh_batch(local: Local, sizes, carry, factors, active, refresh):
@@ -150,7 +169,7 @@ def _refresh_batch(local: Local, sizes, carry, factors, active, refresh):
         target = jnp.where(due, rows, active.shape[0])
         return jax.tree.map(lambda x, v: x.at[target].set(v, mode="drop"), carry, new)
 
-    return lax.cond(local.due > 0, compute, lambda carry: carry, carry)
+    return lax.cond(_anywhere(local.due > 0), compute, lambda carry: carry, carry)
 
 
 def refresh_roots(
@@ -213,12 +232,31 @@ def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, coun
     v = b2 * state.eigenvalues + weight * jnp.square(rotated)
     v = jnp.where(per_row(active, v), v, state.eigenvalues)
     correction = statistics.correction(config, count, g.dtype)
-    power = config.power(len(pool.dims))
-    root = jnp.sqrt(v / correction) if power == 0.5 else (v / correction) ** power
+    root = power(v / correction, config.power(len(pool.dims)))
     denominator = root + jnp.asarray(config.eps, g.dtype)
     rotated_f = along_all(f, roots, axes, transpose=True, precision=precision)
     scaled = jnp.where(denominator > 0, rotated_f / jnp.where(denominator > 0, denominator, 1), 0)
     return along_all(scaled, roots, axes, precision=precision), v
+
+
+def _move_second_moment(v, pool: Pool, local: Local, old, new, active):
+    """Carry the second moment of refreshed rows over to their new bases.
+
+    An average of squares along the old axes says nothing of their products. Taken to be
+    uncorrelated there, coordinate k of the new basis has the sum of (old_j . new_k)^2 v_j. Where
+    columns only change places, as QR's do, that is exact.
+    """
+
+    def move(v):
+        rows = local.due_rows
+        moved = v[rows]
+        for axis, a, b in zip(pool.preconditioned, old, new):
+            overlap = jnp.einsum("nij,nik->njk", a[rows], b[rows])
+            moved = multiply(moved, jnp.square(overlap), axis, transpose=True)
+        due = (jnp.arange(rows.shape[0]) < local.due) & active[rows]
+        return v.at[jnp.where(due, rows, v.shape[0])].set(moved, mode="drop")
+
+    return lax.cond(_anywhere(local.due > 0), move, lambda v: v, v)
 
 
 def _graft(p, p_graft, last_refresh, count, config):
@@ -226,11 +264,11 @@ def _graft(p, p_graft, last_refresh, count, config):
     # Norms read finished arrays: fused into the reduction, a division or root per element would run
     # unvectorized on CPU, four times slower than the whole rest.
     p, p_graft = lax.optimization_barrier((p, p_graft))
-    scale = _norms(p_graft) / (_norms(p) + jnp.asarray(1e-16, p.dtype))
+    scale = norms(p_graft) / (norms(p) + jnp.asarray(1e-16, p.dtype))
     ready = (
         last_refresh > 0
         if config.refresh.stagger
-        else jnp.broadcast_to(count >= config.refresh.start, last_refresh.shape)
+        else jnp.broadcast_to(count >= config.start, last_refresh.shape)
     )
     return jnp.where(per_row(ready, p), p * per_row(scale, p), p_graft)
 
@@ -283,10 +321,13 @@ def step_pool(
     )
     eigenvalues = state.eigenvalues
     if config.eigenvalue_corrected:
-        # A new basis meets a second moment that was gathered in the old one; with the gradient of
-        # this step in it already, F is large just where that moment is still zero.
+        # A basis that has seen the gradient of this step turns F to where the second moment, which
+        # was gathered in the basis before, is still zero.
         bases = state.roots if config.refreshes_last else roots
         p, eigenvalues = _corrected_direction(state, pool, g, f, bases, active, count, config)
+        if config.refreshes_last and pool.preconditioned:
+            moving = (local, state.roots, roots, active)
+            eigenvalues = _move_second_moment(eigenvalues, pool, *moving)
     elif config.keeps_spectra:
         p = spectra_lib.direction(f, roots, spectra, pool, precision=config.root.precision)
     else:

@@ -115,7 +115,7 @@ def scale_by_shampoo(
         now = config.at(state.count)
         inside = weights if config.uses_momentum else None
         devices = distribution.resolve(sharding.mesh, sharding.mesh_axes)
-        plan = _plan(own.gradients, own.names, config, dimension_numbers)
+        plan = _plan(own.gradients, own.names, config, dimension_numbers, devices=devices.count)
         _check_state(state, plan, config, devices, own.paths)
         specs = None if specs_of is None else own.of(specs_of)
         directions, pools = sharded_step(
@@ -143,10 +143,10 @@ def _check_leaves(params) -> None:
             )
 
 
-def _plan(leaves, names, config: ShampooConfig, rule: dims.Rule | None) -> Plan:
+def _plan(leaves, names, config: ShampooConfig, rule: dims.Rule | None, *, devices: int) -> Plan:
     shapes = tuple(tuple(x.shape) for x in leaves)
     roles = tuple(dims.resolve(rule, name, leaf) for name, leaf in zip(names, leaves))
-    return make_plan(shapes, config.blocks, roles)
+    return make_plan(shapes, config.blocks, roles, devices=devices)
 
 
 def _init_state(
@@ -157,7 +157,7 @@ def _init_state(
 ) -> ShampooState:
     """Return the zero state of arrays or ShapeDtypeStructs, placed on the devices."""
     leaves = [jnp.asarray(x) if isinstance(x, float) else x for x in jax.tree.leaves(params)]
-    plan = _plan(leaves, record.leaf_names(params), config, rule)
+    plan = _plan(leaves, record.leaf_names(params), config, rule, devices=devices.count)
     inside = devices.mesh is None and devices.count > 1
     pools = init_pools(
         plan,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Sequence
 
 import jax
@@ -21,6 +22,8 @@ def select_devices(count: int | None) -> list[jax.Device]:  # pyright: ignore[re
     Raises:
         InputError: there are fewer than `count` devices.
     """
+    if count is not None:
+        _widen_pool(2 * count)
     made = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]  # run time
     if count is not None and count > made:
         with contextlib.suppress(RuntimeError):  # backends run already: what they have must do
@@ -30,6 +33,18 @@ def select_devices(count: int | None) -> list[jax.Device]:  # pyright: ignore[re
         kind = devices[0].platform.upper()
         raise bad_input("--devices", expected=f"at most {len(devices)} ({kind})", found=str(count))
     return devices[:count]
+
+
+def _widen_pool(threads: int) -> None:
+    """Let XLA:CPU start with at least `threads` threads.
+
+    Programs with collectives that are queued one after the other take each other's threads and wait
+    for ever where the pool has fewer than two for each device; it has one for each core.
+    """
+    given = os.environ.get("NPROC", "")
+    most = int(given) if given.isdecimal() else os.cpu_count() or 1
+    if most < threads:
+        os.environ["NPROC"] = str(threads)
 
 
 def make_mesh(

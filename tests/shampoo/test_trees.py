@@ -1,5 +1,7 @@
 """Trees as users have them: masks that are prefixes, modules with functions, frozen arrays."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,3 +122,27 @@ def test_refresh_phases_follow_the_steps():
             max((s for s in due if s % frequency == p % frequency), default=0) for p in range(5)
         ]
         np.testing.assert_array_equal(pool.last_refresh, expected)
+
+
+def test_a_gradient_of_another_shape_is_refused_by_name():
+    params = {"w": jnp.ones((4, 3)), "b": jnp.ones((5,))}
+    tx = shampoo_jax.shampoo(0.1)
+    state = tx.init(params)
+    for shape in ((3, 4), (12,), ()):
+        wrong = {**params, "w": jnp.ones(shape)}
+        message = f"updates['w']: expected shape (4, 3) as its parameter, found {shape}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            tx.update(wrong, state, params)
+
+
+@pytest.mark.parametrize("make", [shampoo_jax.shampoo, shampoo_jax.soap, optax.adamw])
+def test_python_numbers_are_parameters(make):
+    params = {"scale": 2.0, "w": jnp.ones((4, 3))}
+    tx = make(0.1, weight_decay=0.1)
+    state = tx.init(params)
+    loss = lambda p: (p["scale"] * jnp.sum(p["w"])) ** 2  # noqa: E731
+    before = loss(params)
+    for _ in range(3):
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    assert loss(params) < before
