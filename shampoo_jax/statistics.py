@@ -47,9 +47,9 @@ def corrected(factor: jax.Array, correction: jax.Array, config: ShampooConfig) -
     if config.root.trace_scaling is None:
         return a
     trace = jnp.trace(a, axis1=-2, axis2=-1)
-    tiny = jnp.finfo(a.dtype).tiny
-    floor = tiny if config.root.relative_eps else jnp.asarray(config.eps, a.dtype)
-    power = jnp.maximum(trace, jnp.maximum(floor, tiny)) ** -config.root.trace_scaling
+    floor = 0 if config.root.relative_eps else jnp.asarray(config.eps, a.dtype)
+    size = jnp.maximum(trace, floor)
+    power = jnp.where(size > 0, size, 1) ** -config.root.trace_scaling
     return a * power[..., None, None]
 
 

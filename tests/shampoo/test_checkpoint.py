@@ -134,14 +134,17 @@ def test_eigenvalues_of_factors_continue_in_other_padding(make):
         shampoo_jax.from_canonical(tree, other.init(params), params=params)
 
 
+@pytest.mark.parametrize("kind", ["root_inverse", "eigendecomposed"])
 @pytest.mark.parametrize("devices", [1, 8])
-def test_memory_is_what_is_allocated(devices):
-    told = shampoo_jax.memory(_draw(0), devices=devices, **grouped(**PLAN))
-    tx = shampoo_jax.scale_by_shampoo(**grouped(**PLAN))
+def test_memory_is_what_is_allocated(devices, kind):
+    options = grouped(preconditioner=kind, **PLAN)
+    told = shampoo_jax.memory(_draw(0), devices=devices, **options)
+    tx = shampoo_jax.scale_by_shampoo(**options)
     with jax.set_mesh(_mesh((devices,))):
         state = jax.jit(tx.init)(_draw(0))
     found = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state.pools))
     assert told["total"] == found
     assert told["factors"] > 0
+    assert (told["spectra"] > 0) == (kind == "eigendecomposed")
     with pytest.raises(ValueError, match="devices: expected at least 1, found 0"):
         shampoo_jax.memory(_draw(0), devices=0)

@@ -7,7 +7,7 @@ from jax import export
 from jax.sharding import AxisType
 
 import shampoo_jax
-from shampoo_jax import Blocks, Root, Sharding, roots
+from shampoo_jax import Blocks, Root, Sharding, grafting, orthogonal, roots
 
 PARAMS = {
     "w": jax.ShapeDtypeStruct((40, 24), jnp.float32),
@@ -35,8 +35,18 @@ def test_init_and_update_lower(platform, root, devices):
     assert text.count("stablehlo.all_gather") == (devices > 1)
 
 
+SPECTRAL = grafting.spectral(orthogonal.polar)
+VARIANTS = {
+    "soap": lambda **o: shampoo_jax.soap(0.1, **o, root=Root(solver=roots.qr_basis)),
+    "kl_shampoo": lambda **o: shampoo_jax.kl_shampoo(0.1, **o),
+    "spectral": lambda **o: shampoo_jax.shampoo(0.1, **o, grafting=SPECTRAL),
+}
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_soap_lowers(platform):
-    tx = shampoo_jax.soap(0.1, blocks=Blocks(block_size=16), root=Root(solver=roots.qr_basis))
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_lower(name, platform):
+    tx = VARIANTS[name](blocks=Blocks(block_size=16))
     state = jax.eval_shape(tx.init, PARAMS)
-    export.export(jax.jit(tx.update), platforms=[platform])(PARAMS, state, PARAMS)
+    update = export.export(jax.jit(tx.update), platforms=[platform])(PARAMS, state, PARAMS)
+    assert "lapack" not in update.mlir_module()

@@ -30,6 +30,8 @@ OPTIMIZERS = {
     ),
     "higher order": _with(shampoo_jax.shampoo, solver=HIGHER),
     "soap": _with(shampoo_jax.soap),
+    "kl_shampoo": _with(shampoo_jax.kl_shampoo),
+    "kl, trace": _with(shampoo_jax.shampoo, factors="kl_sum", trace_scaling=0.5),
     "soap, qr": _with(shampoo_jax.soap, solver=functools.partial(roots.qr_basis, max_iterations=2)),
 }
 
@@ -106,7 +108,9 @@ def test_without_jit_the_gradient_is_the_same(x64, name):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["shampoo", "soap", "soap, qr", "newton"])
+@pytest.mark.parametrize(
+    "name", ["shampoo", "soap", "soap, qr", "newton", "kl_shampoo", "kl, trace"]
+)
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_gradients_are_finite_where_inputs_are_zero(name, scale):
     """Zero gradients, and such of rank one: factors are zero, or most of their eigenvalues."""

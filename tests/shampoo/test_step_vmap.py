@@ -55,6 +55,7 @@ OPTIMIZERS = {
     "all at once": (shampoo_jax.shampoo, {"stagger": False}),
     "newton": (shampoo_jax.shampoo, {"solver": roots.newton_root}),
     "soap": (shampoo_jax.soap, {}),
+    "kl_shampoo": (shampoo_jax.kl_shampoo, {}),
     "adaptive": (shampoo_jax.soap, {"solver": functools.partial(roots.qr_basis, tolerance=0.05)}),
 }
 
