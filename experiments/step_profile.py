@@ -30,7 +30,7 @@ from experiments.step_time import Contestant, make_contestant
 from shampoo_jax import Blocks, Refresh
 from shampoo_jax.layout import from_pools, to_pools
 from shampoo_jax.plan import make_plan
-from shampoo_jax.step import gram, multiply
+from shampoo_jax.products import gram, multiply
 
 SIDES = (64, 128, 256, 512, 1024)
 PARAMETERS = 2**22
