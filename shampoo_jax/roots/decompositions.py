@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from shampoo_jax.roots.lapack_threads import use_one_lapack_thread
 from shampoo_jax.roots.padding import fill_diagonal, product
 
 
@@ -21,7 +22,13 @@ def _mappable(call: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
     The loop has no derivative in reverse mode: callers give their own.
     """
     one_by_one = jax.custom_batching.sequential_vmap(call)
-    return lambda a: lax.platform_dependent(a, cpu=one_by_one, default=call)
+
+    def mapped(a: jax.Array) -> Any:
+        if jax.default_backend() == "cpu":
+            use_one_lapack_thread()
+        return lax.platform_dependent(a, cpu=one_by_one, default=call)
+
+    return mapped
 
 
 _eigh = _mappable(lambda a: tuple(lax.linalg.eigh(a, symmetrize_input=False)))
