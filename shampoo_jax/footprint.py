@@ -32,7 +32,8 @@ def memory(params: Any, *, devices: int = 1, **options: Any) -> dict[str, int]:
     if devices < 1:
         raise ValueError(f"devices: expected at least 1, found {devices}")
     mesh = AbstractMesh((devices,), ("blocks",), axis_types=(AxisType.Auto,))
-    tx = scale_by_shampoo(**options | {"sharding": Sharding(mesh=mesh)})
+    given: dict[str, Any] = {**options, "sharding": Sharding(mesh=mesh)}
+    tx = scale_by_shampoo(**given)
     pools = jax.eval_shape(tx.init, params).pools
     pools = pools if isinstance(pools, tuple) else ()
     by_field = {

@@ -178,6 +178,7 @@ def spectral(
         matrices = updates.reshape(updates.shape[0], *updates.shape[1:2], -1)
         direction = orthogonalize(matrices).reshape(blocks.shape)
         if norm is not None:
+            other: Any
             other, state = norm.update(updates, state, params, **extra_args)
             size = jnp.linalg.norm(other.reshape(blocks.shape), axis=1, keepdims=True)
             own = jnp.linalg.norm(direction, axis=1, keepdims=True)

@@ -236,10 +236,12 @@ def _families(views: Sequence[View], shapes: Sequence[Shape]) -> tuple[Family, .
     for i, (view, shape) in enumerate(zip(views, shapes)):
         if 0 not in shape:
             groups.setdefault((view.merged, view.exponents, view.grafted), []).append(i)
-    return tuple(
-        Family(*key, tuple(leaves), tuple(views[i].batch for i in leaves))
-        for key, leaves in groups.items()
-    )
+
+    def family(leaves: list[int]) -> Family:
+        first, batches = views[leaves[0]], tuple(views[i].batch for i in leaves)
+        return Family(first.merged, first.exponents, first.grafted, tuple(leaves), batches)
+
+    return tuple(family(leaves) for leaves in groups.values())
 
 
 def _classes(families: Sequence[Family], config: Blocks) -> dict[tuple, list[Piece]]:

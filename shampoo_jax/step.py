@@ -5,7 +5,7 @@ operations is that of the Algorithm 2 of the paper, as its software runs it; mor
 docs/shampoo/how-it-works.md.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -316,6 +316,7 @@ def step_pool(
         refreshed = refresh_roots(state, pool, local, factors, active, count, config)
         roots, spectra, health = refreshed
     f, filtered = filter_gradient(state, g, active, count, config)
+    p_graft: Any
     p_graft, graft = config.graft(pool.grafted).update(
         f, state.graft, None, gradient=g, count=count, active=active
     )

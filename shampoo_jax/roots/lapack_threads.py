@@ -25,7 +25,7 @@ def use_one_lapack_thread() -> None:
     if any(name in os.environ for name in _SAID):
         return
     # jaxlib imports the same module when it first lowers a LAPACK call.
-    from scipy.linalg import cython_lapack
+    from scipy.linalg import cython_lapack  # pyright: ignore[reportAttributeAccessIssue]  # compiled
 
     library = ctypes.CDLL(cython_lapack.__file__)  # its symbols are those of what it is linked to
     for name in _SETTERS:
