@@ -15,5 +15,9 @@ OPTIMIZERS = {
     "adamw": "AdamW",
     "shampoo": "Shampoo",
     "thrifty": "Shampoo, thrifty",
+    "muon": "Muon",
+    "soap": "SOAP",
+    "kl_shampoo": "KL-Shampoo",
+    "kl_soap": "KL-SOAP",
     "shampoo, all at once": "Shampoo, all at once",
 }

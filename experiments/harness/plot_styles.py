@@ -33,6 +33,10 @@ STYLES: dict[str, Style] = {
     OPTIMIZERS["shampoo"]: Style(RED),
     OPTIMIZERS["thrifty"]: Style(ORANGE, "--", "s"),
     OPTIMIZERS["shampoo, all at once"]: Style(BROWN, "-.", "^"),
+    OPTIMIZERS["muon"]: Style(BLACK, "--", "D"),
+    OPTIMIZERS["soap"]: Style(TEAL, "-", "v"),
+    OPTIMIZERS["kl_shampoo"]: Style(MAGENTA, "-.", "P"),
+    OPTIMIZERS["kl_soap"]: Style(VIOLET, ":", "X"),
     "Shampoo, content only": Style(PINK, "-.", "^"),
     # what NxtPost is told or trained by
     "content and id": Style(RED, "--", "s"),

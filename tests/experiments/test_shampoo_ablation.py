@@ -34,12 +34,13 @@ def test_command_compares_both_optimizers(tmp_path, monkeypatch):
     monkeypatch.setattr(shampoo_ablation, "STEPS_BETWEEN_EVALUATIONS", 15)
     monkeypatch.setattr(shampoo_ablation, "BATCH_SIZE", 8)
     monkeypatch.setattr(shampoo_ablation, "VALIDATION_WINDOWS", 64)
-    small = functools.partial(CharacterModel, width=32, layers=1, heads=2)
+    small = functools.partial(CharacterModel, heads=2)
     monkeypatch.setattr(shampoo_ablation, "CharacterModel", small)
     text = tmp_path / "rhyme.txt"
     text.write_text("the cat sat on the mat, and that was that. " * 200)
     out = tmp_path / "run"
     arguments = ["--data", str(text), "--preset", "smoke", "--devices", "1"]
+    arguments += ["--width", "32", "--layers", "1"]
     shampoo_ablation.main([*arguments, "--out", str(out)])
     summary = json.loads((out / "summary.json").read_text())
     assert summary["metrics"]["shampoo/0.004/validation_loss"] < 3.0
