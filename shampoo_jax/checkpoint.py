@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from shampoo_jax import record
 from shampoo_jax.options import Shape
@@ -39,7 +40,8 @@ def to_canonical(state: Any, params: Any) -> Any:
     """Replace every `ShampooState` of an optimizer's state by its canonical form.
 
     Args:
-      state: any optax state; arrays that are spread over devices are gathered to this host.
+      state: any optax state; arrays that are spread over devices are gathered to this host. Where
+        they are spread over several processes, all of them must call.
       params: tree of arrays or ShapeDtypeStructs that the state was made for, whole.
 
     Returns:
@@ -123,7 +125,11 @@ def _is_key(x) -> bool:
 
 
 def _to_host(x) -> np.ndarray:
-    return np.array(jax.device_get(jax.random.key_data(x) if _is_key(x) else x))
+    """Return a copy on this host; an array of several processes is gathered by all of them."""
+    x = jax.random.key_data(x) if _is_key(x) else x
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        x = multihost_utils.process_allgather(x, tiled=True)
+    return np.array(jax.device_get(x))
 
 
 def _from_host(name: str, saved, like):
@@ -141,6 +147,8 @@ def _from_host(name: str, saved, like):
 
 def _put(x: np.ndarray, like: jax.Array) -> jax.Array:
     """Place an array as `like`; one that is free to move (not committed) stays so."""
+    if not like.is_fully_addressable:
+        return jax.make_array_from_callback(x.shape, like.sharding, lambda index: x[index])
     return jax.device_put(x, like.sharding if like.committed else None)
 
 
@@ -195,7 +203,7 @@ def _described(state: ShampooState, listed: list[tuple[int, LeafBlocks]]) -> dic
 
 
 def _canonical(state: ShampooState, shapes: dict[str, Shape]) -> dict:
-    state = jax.device_get(state)
+    state = jax.tree.map(_to_host, state)
     listed, blocks = _listed(state, shapes), {}
     for i, b in listed:
         pool = _pools(state)[i]
@@ -211,7 +219,8 @@ def _restore(saved: dict[str, Any], like: ShampooState, shapes: dict[str, Shape]
     """Fill the pools of `like` from the leaves of a canonical form, named by their keys."""
     listed = _listed(like, shapes)
     _check_plan(saved, _described(like, listed), {b.name for _, b in listed})
-    pools = jax.tree.map(np.array, jax.device_get(like.pools))
+    # Every number is overwritten but those of padding rows, which stay as a fresh state has them.
+    pools = jax.tree.map(_to_host, like.pools)
     for i, b in listed:
         arrays = _arrays(pools[i])
         prefix = f"blocks/{b.name}/"
@@ -228,7 +237,9 @@ def _fill(x: np.ndarray, place: tuple, value, moment: str) -> None:
     expected, found = np.asarray(value), x[place]
     if (found.shape, found.dtype) != (expected.shape, expected.dtype):
         field = moment.partition(".")[0]
-        option = {"factors": "factor_dtype", "graft": "grafting"}.get(field, "params")
+        options = {"factors": "factor_dtype", "graft": "grafting"}
+        options |= {"filtered": "mu_dtype", "momentum": "mu_dtype"}
+        option = options.get(field, "params")
         raise ValueError(
             f"{option}: expected {moment} of {expected.dtype}{list(expected.shape)} as in the "
             f"checkpoint, found {found.dtype}{list(found.shape)}"

@@ -146,6 +146,8 @@ class Root:
         block order.
       bias_correction: correct the filtered gradient and the factors for starting at zero.
       factor_dtype: dtype of factors and of the roots' computation; None = that of the statistics.
+      mu_dtype: dtype in which the averaged gradient and the momentum are kept, as in optax.adamw;
+        None = that of the statistics. They are averaged in full precision.
       precision: of the products, as in `jax.lax.dot`.
 
     Raises:
@@ -163,6 +165,7 @@ class Root:
     eigenvalue_exponent: float | Mapping[int, float] = 0.5
     bias_correction: bool = True
     factor_dtype: DTypeLike | None = None
+    mu_dtype: DTypeLike | None = None
     precision: PrecisionLike = None
 
     def __post_init__(self) -> None:
@@ -186,6 +189,9 @@ class Root:
         if self.factor_dtype is not None:
             wide = jnp.dtype(self.factor_dtype) in (jnp.float32, jnp.float64)
             check(wide, "factor_dtype", self.factor_dtype, "float32, float64 or None")
+        if self.mu_dtype is not None:
+            floating = jnp.issubdtype(self.mu_dtype, jnp.floating)
+            check(floating, "mu_dtype", self.mu_dtype, "a floating dtype or None")
 
     @property
     def keeps_spectra(self) -> bool:

@@ -56,9 +56,9 @@ def init_pool(
 
     Every field is an array of its own: a state whose fields share one cannot be donated.
     """
-    sides = [pool.dims[k] for k in pool.preconditioned]
+    sides, mu = [pool.dims[k] for k in pool.preconditioned], config.root.mu_dtype or dtype
 
-    def blocks():
+    def blocks(dtype=dtype):
         return jnp.zeros((rows, *pool.dims), dtype)
 
     def counter():
@@ -72,8 +72,8 @@ def init_pool(
         roots=tuple(identity(d) for d in sides),
         spectra=tuple(jnp.ones((rows, d), dtype) for d in sides) if config.keeps_spectra else (),
         eigenvalues=blocks() if config.eigenvalue_corrected else None,
-        filtered=blocks() if config.uses_filter else None,
-        momentum=blocks() if config.uses_momentum else None,
+        filtered=blocks(mu) if config.uses_filter else None,
+        momentum=blocks(mu) if config.uses_momentum else None,
         graft=config.graft(pool.grafted).init(blocks()),
         last_refresh=counter(),
         residual=jnp.zeros((rows,), jnp.float32),

@@ -212,14 +212,16 @@ def filter_gradient(
     if state.filtered is None:
         return g, None
     b1 = jnp.asarray(config.b1, g.dtype)
-    m = b1 * state.filtered + (1 - b1) * g
-    m = jnp.where(per_row(active, m), m, state.filtered)
+    old = state.filtered.astype(g.dtype)
+    m = b1 * old + (1 - b1) * g
+    m = jnp.where(per_row(active, m), m, old)
     if config.b3 is None:
         b3, f = b1, m  # not the old average again: XLA then updates it in place
     else:
         b3 = jnp.asarray(config.b3, g.dtype)
-        f = b3 * state.filtered + (1 - b3) * g
-    return f / (1 - b3 * b1 ** (count - 1)) if config.root.bias_correction else f, m
+        f = b3 * old + (1 - b3) * g
+    f = f / (1 - b3 * b1 ** (count - 1)) if config.root.bias_correction else f
+    return f, m.astype(state.filtered.dtype)
 
 
 def _corrected_direction(state: PoolState, pool: Pool, g, f, roots, active, count, config):
@@ -279,9 +281,11 @@ def _momentum(state: PoolState, p, w, active, config):
     if w is not None:
         p = p + jnp.asarray(config.weight_decay, p.dtype) * w
     mu, damping = (jnp.asarray(x, p.dtype) for x in (config.momentum, config.dampening))
-    buffer = mu * state.momentum + (1 - damping) * p
-    buffer = jnp.where(per_row(active, buffer), buffer, state.momentum)
-    return ((1 - damping) * p + mu * buffer if config.nesterov else buffer), buffer
+    old = state.momentum.astype(p.dtype)
+    buffer = mu * old + (1 - damping) * p
+    buffer = jnp.where(per_row(active, buffer), buffer, old)
+    direction = (1 - damping) * p + mu * buffer if config.nesterov else buffer
+    return direction, buffer.astype(state.momentum.dtype)
 
 
 def step_pool(

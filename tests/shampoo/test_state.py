@@ -88,3 +88,20 @@ def test_containers_of_the_same_leaves_may_change():
     as_list, _ = tx.update(leaves, state)
     as_dict, _ = tx.update(dict(zip("ab", leaves)), state)
     np.testing.assert_array_equal(as_list[0], as_dict["a"])
+
+
+def test_averages_may_be_kept_in_half_precision():
+    params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(16, 8)), jnp.float32)}
+    options = {"momentum": 0.5, "block_size": 8, "precondition_frequency": 2}
+    ends, states = [], []
+    for dtype in (None, jnp.bfloat16):
+        tx = shampoo_jax.shampoo(1e-2, **grouped(mu_dtype=dtype, **options))
+        state, step = tx.init(params), jax.jit(tx.update)
+        for _ in range(5):
+            updates, state = step(params, state, params)
+        ends.append(updates["w"])
+        states.append(state[0].pools[0])
+    assert states[1].filtered.dtype == states[1].momentum.dtype == jnp.bfloat16
+    assert states[1].factors[0].dtype == ends[1].dtype == jnp.float32
+    np.testing.assert_allclose(*ends, atol=0.2 * float(jnp.abs(ends[0]).max()))
+    assert not np.array_equal(*ends)
