@@ -29,10 +29,14 @@ OPTIMIZERS = {
         shampoo_jax.shampoo, solver=functools.partial(roots.newton_root, tolerance=1e-13)
     ),
     "higher order": _with(shampoo_jax.shampoo, solver=HIGHER),
-    "soap": _with(shampoo_jax.soap),
+    "soap": _with(shampoo_jax.soap, start_preconditioning_step=2),
     "kl_shampoo": _with(shampoo_jax.kl_shampoo),
     "kl, trace": _with(shampoo_jax.shampoo, factors="kl_sum", trace_scaling=0.5),
-    "soap, qr": _with(shampoo_jax.soap, solver=functools.partial(roots.qr_basis, max_iterations=2)),
+    "soap, qr": _with(
+        shampoo_jax.soap,
+        solver=functools.partial(roots.qr_basis, max_iterations=2),
+        start_preconditioning_step=2,  # the factors of one gradient are singular: no derivative
+    ),
 }
 
 
