@@ -1,7 +1,7 @@
 """Optimizers by learning rate, on next-character prediction.
 
     python -m experiments.shampoo_ablation --data TEXT --seeds 1
-    python -m experiments.shampoo_ablation --data TEXT --preset small    # all, half an hour
+    python -m experiments.shampoo_ablation --data TEXT --preset small    # half an hour
 
 A causal Transformer (3 layers, width 128, length 64, batch 32), 600 steps with 50 of warm-up and a
 cosine to zero, gradients clipped to norm 1, decoupled decay 0.1; "small" has 2 layers of width 64
@@ -21,7 +21,7 @@ import itertools
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -85,8 +85,8 @@ PRESETS = {
         epochs=8,
         width=64,
         layers=2,
-        rates=(2e-3, 5e-3, 1e-2, 2e-2, 4e-2),
-        optimizers=get_args(OptimizerName),
+        rates=(5e-3, 1e-2, 2e-2, 4e-2),
+        optimizers=("adamw", "muon", "shampoo", "soap", "kl_shampoo"),
     ),
     "smoke": Ablation(epochs=1, seeds=1, rates=(4e-3,)),
 }
