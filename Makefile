@@ -1,7 +1,7 @@
 # make run | test | test-long | lint | docs | bench | results: each makes the environment first, once.
 #   make run DATA=path ARGS="..."    DATA becomes --data, ARGS goes to the experiment
 #   make test ARGS="..."             ARGS replaces pytest's default arguments
-#   make test-long                   drawn tests with ten times their draws, about ten minutes
+#   make test-long                   drawn tests with ten times their draws, and more cases
 #   PYTHON=python3.12                the interpreter that makes the environment in .venv/
 #   VENV=none PYTHON=...             use that interpreter's own packages, install nothing
 
@@ -50,7 +50,7 @@ test-long: export OPENBLAS_NUM_THREADS = 1
 test-long: export NPROC = 32
 test-long: export DRAWS = 200
 test-long: $(READY)
-	$(PY) -m pytest -q tests/shampoo/test_checkpoint_property.py $(ARGS)
+	$(PY) -m pytest -q -m "long or drawn" $(ARGS)
 
 lint: $(READY)
 	$(PY) -m ruff check .

@@ -1,7 +1,9 @@
-"""Options by their own names, put into the records that hold them."""
+"""Options by their own names, put into the records that hold them; cases for `make test-long`."""
 
 import dataclasses
 from typing import Any
+
+import pytest
 
 from shampoo_jax import Blocks, Momentum, Refresh, Root, Sharding
 
@@ -19,3 +21,8 @@ def grouped(**options: Any) -> dict[str, Any]:
     if ball:
         given["momentum"] = Momentum(options.pop("momentum", 0.0), **ball)
     return given | options
+
+
+def long(*values: Any) -> list[Any]:
+    """Return parameters of a test that only `make test-long` runs."""
+    return [pytest.param(value, marks=pytest.mark.long) for value in values]

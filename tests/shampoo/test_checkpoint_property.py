@@ -184,6 +184,7 @@ DRAWS = int(os.environ.get("DRAWS", "20"))
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 @pytest.mark.timeout(60 + 20 * DRAWS)
 @hypothesis.settings(
     max_examples=DRAWS,

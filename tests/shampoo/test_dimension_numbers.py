@@ -10,7 +10,7 @@ from flax import nnx
 
 import shampoo_jax
 from shampoo_jax import DimensionNumbers, dimension_numbers
-from tests.shampoo.grouped import grouped
+from tests.shampoo.grouped import grouped, long
 
 AT_ONCE = {"stagger": False, "precondition_frequency": 2}
 SCALES = np.array([1.0, 0.1, 0.01, 10.0])
@@ -41,7 +41,7 @@ LAYERS = dimension_numbers.stacked("layers")
 
 
 @pytest.mark.parametrize("shape", [(4, 64, 64), (4, 8, 8), (4, 20), (4, 3, 3, 8, 16), (3, 300, 5)])
-@pytest.mark.parametrize("block_size", [16, 1024])
+@pytest.mark.parametrize("block_size", [16, *long(1024)])
 def test_stacked_layers_are_separate_leaves(shape, block_size):
     gradients = _gradients(shape)
     stacked = _directions(LAYERS, gradients, block_size=block_size)
@@ -70,7 +70,7 @@ def test_layers_are_mixed_without_a_rule():
     assert np.abs(mixed - apart).max() > 0.1 * np.abs(apart).max()
 
 
-@pytest.mark.parametrize("window", [(3, 3), (7, 7), (5,), (2, 3, 2)])
+@pytest.mark.parametrize("window", [(3, 3), *long((7, 7), (5,), (2, 3, 2))])
 @pytest.mark.parametrize("block_size", [32, 1024])
 def test_kernels_of_convolutions_have_the_directions_of_outputs_first(window, block_size):
     """HWIO by flax's rule, as OIHW whose sides are named."""

@@ -11,7 +11,7 @@ from jax import export
 
 import shampoo_jax
 from shampoo_jax import roots
-from tests.shampoo.grouped import grouped
+from tests.shampoo.grouped import grouped, long
 
 HIGHER = functools.partial(roots.higher_order_root, abs_epsilon=1e-3, tolerance=1e-13)
 OPTIONS = {"block_size": 4, "precondition_frequency": 2, "max_pools": 1, "eps": 1e-3}
@@ -38,6 +38,9 @@ OPTIMIZERS = {
         start_preconditioning_step=2,  # the factors of one gradient are singular: no derivative
     ),
 }
+
+
+SHORT = ("shampoo", "soap", "newton", "kl_shampoo")
 
 
 def problem():
@@ -84,7 +87,7 @@ def central_difference(f, params, rate, direction, h=1e-4):
     return (4 * slope(h / 2) - slope(h)) / 3
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [*SHORT, *long(*sorted(set(OPTIMIZERS) - set(SHORT)))])
 def test_the_gradient_through_steps_is_that_of_central_differences(x64, name):
     params, x, y = problem()
     f = functools.partial(after_steps, x=x, y=y, optimizer=OPTIMIZERS[name])
@@ -102,6 +105,7 @@ def test_the_gradient_through_steps_is_that_of_central_differences(x64, name):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["shampoo", "soap"])
 def test_without_jit_the_gradient_is_the_same(x64, name):
     params, x, y = problem()
@@ -113,7 +117,7 @@ def test_without_jit_the_gradient_is_the_same(x64, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["shampoo", "soap", "soap, qr", "newton", "kl_shampoo", "kl, trace"]
+    "name", ["shampoo", "soap, qr", *long("soap", "newton", "kl_shampoo", "kl, trace")]
 )
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_gradients_are_finite_where_inputs_are_zero(name, scale):
@@ -127,7 +131,7 @@ def test_gradients_are_finite_where_inputs_are_zero(name, scale):
     assert scale == 0 or jnp.abs(found[1]) > 1e-6 * jnp.abs(loss)
 
 
-@pytest.mark.parametrize("name", ["shampoo", "soap, qr"])
+@pytest.mark.parametrize("name", ["shampoo", *long("soap, qr")])
 def test_mapped_gradients_are_those_of_separate_models(x64, name):
     params, x, y = problem()
     f = functools.partial(after_steps, x=x, y=y, optimizer=OPTIMIZERS[name], steps=3)
@@ -140,7 +144,7 @@ def test_mapped_gradients_are_those_of_separate_models(x64, name):
             np.testing.assert_allclose(together[name][k], alone[name], rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("platform", ["cuda", *long("tpu")])
 @pytest.mark.parametrize("name", ["shampoo", "soap, qr"])
 def test_mapped_gradients_lower_for_accelerators(name, platform):
     """There the refresh is one batch, whose derivative is another."""
