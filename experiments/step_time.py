@@ -67,6 +67,7 @@ ROW = (
     "floor_ms",
     "amortised_floor_ms",
     "ratio_to_adamw",
+    "ratio_to_muon",
 )
 
 
@@ -109,6 +110,7 @@ def optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
     at_once = dataclasses.replace(refresh, stagger=False)
     return {
         "adamw": optax.adamw(1e-3),
+        "muon": optax.contrib.muon(1e-3),
         "shampoo": shampoo_jax.shampoo(1e-3, blocks=blocks, refresh=refresh),
         "shampoo, all at once": shampoo_jax.shampoo(1e-3, blocks=blocks, refresh=at_once),
     }
@@ -253,7 +255,7 @@ def time_set(name: str, options: StepTime, *, mesh: Mesh) -> list[dict[str, Any]
     roots = float(np.median(floors["roots"].milliseconds))
     summaries = {o: _with_phases(c, options) for o, c in contestants.items()}
     for optimizer, summary in summaries.items():
-        if optimizer != "adamw":
+        if optimizer.startswith("shampoo"):
             ordinary, amortised = summary["ordinary_ms"], summary["amortised_ms"]
             summary["refresh_ms"] = ordinary + options.frequency * (amortised - ordinary)
             summary["floor_ms"] = floor
@@ -273,11 +275,13 @@ def _with_phases(contestant: Contestant, options: StepTime) -> dict[str, float]:
 
 def _rows(name: str, summaries: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     """Complete the summaries of a set's optimizers to rows of `ROW`."""
-    adamw = summaries["adamw"]["amortised_ms"]
-    rows = [
-        {"set": name, "optimizer": o, "ratio_to_adamw": summary["amortised_ms"] / adamw} | summary
-        for o, summary in summaries.items()
+    rows: list[dict[str, Any]] = [
+        {"set": name, "optimizer": o} | summary for o, summary in summaries.items()
     ]
+    for rival in ("adamw", "muon"):
+        if rival in summaries:
+            for row in rows:
+                row[f"ratio_to_{rival}"] = row["amortised_ms"] / summaries[rival]["amortised_ms"]
     return [{column: row.get(column) for column in ROW} for row in rows]
 
 

@@ -60,11 +60,11 @@ def test_command_writes_figures_of_all_columns(tmp_path):
     out = tmp_path / "run"
     step_time.main(["--preset", "smoke", "--out", str(out), "--devices", "1"])
     figures = figures_of(out, "sequences")
-    assert list(figures) == ["adamw", "shampoo", "shampoo, all at once"]
+    assert list(figures) == ["adamw", "muon", "shampoo", "shampoo, all at once"]
     assert all(own["median_ms"] > 0 for own in figures.values())
     assert set(figures["shampoo"]) == set(step_time.ROW[2:])
     adamw, shampoo = figures["adamw"], figures["shampoo"]
-    assert adamw["ratio_to_adamw"] == 1
+    assert adamw["ratio_to_adamw"] == figures["muon"]["ratio_to_muon"] == 1
     assert shampoo["amortised_floor_ms"] > shampoo["floor_ms"] > 0
     assert shampoo["state_bytes"] > adamw["state_bytes"]
 
