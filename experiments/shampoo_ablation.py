@@ -76,7 +76,9 @@ class Ablation(ManySeeds, WithData):
         super().__post_init__()
         check_least(self, epochs=1, width=4, layers=1)
         if "adamw" not in self.optimizers:
-            raise bad_input("--optimizers", expected="adamw among them", found=self.optimizers)
+            raise bad_input(
+                "--optimizers", expected="adamw among them", found=", ".join(self.optimizers)
+            )
 
 
 PRESETS = {
@@ -194,8 +196,10 @@ def train_one(
     mesh: Mesh,
 ) -> TrainResult:
     """Train one optimizer at one learning rate as a stage of the run."""
-    shape = {"width": options.width, "layers": options.layers, "length": LENGTH}
-    model, epochs = CharacterModel(text.vocabulary, **shape), options.epochs
+    epochs = options.epochs
+    model = CharacterModel(
+        text.vocabulary, width=options.width, layers=options.layers, length=LENGTH
+    )
 
     def loss(params, batch, key) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         del key
