@@ -51,7 +51,12 @@ def flax(path: Path, leaf: Any) -> DimensionNumbers | None:
     attention (DenseGeneral named query, key, value, out) are (input, heads, size) and (heads, size,
     output). Embedding tables and all else are left to their shape.
     """
-    names = [name for name in path if name not in ("value", "")]
+    names = list(path)
+    while names and names[-1] in (
+        "value",
+        "",
+    ):  # what nnx's variables add; attention has a value too
+        names.pop()
     if not names or names[-1] != "kernel" or len(leaf.shape) < 3:
         return None
     module = names[-2] if len(names) > 1 else ""

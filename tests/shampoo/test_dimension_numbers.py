@@ -117,7 +117,8 @@ def test_flax_linen_layers_are_read_off_their_names():
         names = tuple(key.key for key in path)
         roles = dimension_numbers.resolve(LAYERS, names, leaf)
         found[names[-2], names[-1]] = (roles.batch, roles.sides)
-    assert found["query", "kernel"] == ((0,), ((1,), (2, 3)))
+    for module in ("query", "key", "value"):
+        assert found[module, "kernel"] == ((0,), ((1,), (2, 3)))
     assert found["out", "kernel"] == ((0,), ((1, 2), (3,)))
     assert found["query", "bias"] == ((0,), None)
     assert found["LayerNorm_0", "scale"] == ((0,), None)
