@@ -42,7 +42,7 @@ from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome, Posed, Setting, Study
 from experiments.loop.training import TrainResult, train
-from shampoo_jax import Refresh
+from shampoo_jax import Refresh, dimension_numbers
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 BATCH_SIZE, LENGTH = 32, 64
@@ -163,12 +163,12 @@ def muon_dimensions(params: Any) -> Any:
     """Return what Muon orthogonalizes: kernels of layers, those of attention as matrices."""
 
     def of(path: tuple, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
-        names = [key.key for key in path]
+        names = tuple(key.key for key in path)
         if names[-1] != "kernel" or "head" in names:
             return None
-        inputs = 2 if names[-2] == "out" else 1
-        axes = tuple(range(leaf.ndim))
-        return optax.contrib.MuonDimensionNumbers(axes[:inputs], axes[inputs:])
+        roles = dimension_numbers.flax(names, leaf)
+        inputs, outputs = roles.sides if roles and roles.sides else ((0,), (1,))
+        return optax.contrib.MuonDimensionNumbers(inputs, outputs)
 
     return jax.tree_util.tree_map_with_path(of, params)
 

@@ -19,14 +19,15 @@ from shampoo_jax.transform import scale_by_shampoo
 DecayType = Literal["decoupled", "corrected", "independent", "l2"]
 
 
-def _at(value: optax.ScalarOrSchedule, count: Any) -> Any:
+def value_at(value: optax.ScalarOrSchedule, count: Any) -> Any:
+    """Return a number, or what a schedule says at a step (`count` from 0)."""
     return value(count) if callable(value) else value
 
 
 def _product(a: optax.ScalarOrSchedule, b: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
     """Return a b, as a schedule where one of them is one."""
     if callable(a) or callable(b):
-        return lambda count: _at(a, count) * _at(b, count)
+        return lambda count: value_at(a, count) * value_at(b, count)
     return a * b
 
 

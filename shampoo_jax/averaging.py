@@ -13,16 +13,16 @@ weights by the largest learning rate so far and knows no constant m; here a step
 weighs less too.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from shampoo_jax.alias import DecayType, decay_multiple
+from shampoo_jax.alias import DecayType, decay_multiple, value_at
 from shampoo_jax.alignment import decay_flags
 from shampoo_jax.options import check, check_number
+from shampoo_jax.state import find_states
 
 
 class AveragedState(NamedTuple):
@@ -87,7 +87,7 @@ def averaged(
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         check(params is not None, "params", params, "the parameters, which are averaged")
-        rate, wd = (_at(value, state.count) for value in (learning_rate, multiple))
+        rate, wd = (value_at(value, state.count) for value in (learning_rate, multiple))
         keep, total = evaluation, state.total
         if keep is None:
             weight = jnp.asarray(rate, jnp.float32) ** weight_power
@@ -125,7 +125,7 @@ def averaged_params(state: optax.OptState, params: optax.Params) -> optax.Params
     Raises:
       ValueError: `state` holds none, or several.
     """
-    found = list(_states(state))
+    found = find_states(state, AveragedState)
     check(len(found) == 1, "state", type(state), "one that holds one AveragedState")
     z, t = found[0].z, found[0].training
 
@@ -136,19 +136,9 @@ def averaged_params(state: optax.OptState, params: optax.Params) -> optax.Params
     return jax.tree.map(one, params, z)
 
 
-def _at(value: optax.ScalarOrSchedule, count: jax.Array) -> Any:
-    return value(count) if callable(value) else value
-
-
 def _wide_copy(x: Any) -> jax.Array:
     return jnp.array(x, jnp.result_type(jnp.float32, x))  # not the same buffer: both are donated
 
 
 def _leaves(tree: Any) -> list:
     return jax.tree.leaves(tree, is_leaf=lambda x: x is None)
-
-
-def _states(state: optax.OptState) -> Iterator[AveragedState]:
-    for node in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, AveragedState)):
-        if isinstance(node, AveragedState):
-            yield node

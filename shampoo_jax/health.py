@@ -1,13 +1,12 @@
 """Health of the blocks, read from the state: cheap enough to log at every step."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from shampoo_jax.state import PoolState, ShampooState
+from shampoo_jax.state import PoolState, ShampooState, find_states
 
 
 class Diagnostics(NamedTuple):
@@ -30,12 +29,6 @@ class Diagnostics(NamedTuple):
         }
 
 
-def _shampoo_states(state) -> Iterator[ShampooState]:
-    for leaf in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ShampooState)):
-        if isinstance(leaf, ShampooState):
-            yield leaf
-
-
 def _of_pool(pool: PoolState, count) -> Diagnostics:
     stale = jnp.where(pool.last_refresh > 0, count - pool.last_refresh, -1)
     return Diagnostics(pool.condition, pool.residual, stale, pool.failures, pool.skipped)
@@ -50,7 +43,7 @@ def diagnostics(state: optax.OptState) -> Diagnostics:
     Raises:
       ValueError: there is none in it.
     """
-    states = list(_shampoo_states(state))
+    states = find_states(state, ShampooState)
     if not states:
         raise ValueError(f"state: expected one that holds a ShampooState, found {type(state)}")
     pools = [

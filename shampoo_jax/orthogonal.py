@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from shampoo_jax.roots.decompositions import mappable
+
 _HIGHEST = lax.Precision.HIGHEST
 MUON = (3.4445, -4.775, 2.0315)
 
@@ -51,6 +53,4 @@ def polar(m: jax.Array, *, nuclear_norm: bool = False) -> jax.Array:
         size = jnp.sum(s) if nuclear_norm else 1.0
         return size * jnp.matmul(u * kept[None, :].astype(m.dtype), vt, precision=_HIGHEST)
 
-    # Batched LAPACK calls inside a larger program can park all threads of the XLA pool on CPU.
-    one_by_one = jax.custom_batching.sequential_vmap(one)
-    return lax.platform_dependent(m, cpu=jax.vmap(one_by_one), default=jax.vmap(one))
+    return jax.vmap(mappable(one))(m)

@@ -1,7 +1,7 @@
 """The optimizer state: everything that belongs to a block, stacked in its pool."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,8 @@ from jax.typing import DTypeLike
 from shampoo_jax import record
 from shampoo_jax.config import ShampooConfig
 from shampoo_jax.plan import Plan, Pool
+
+T = TypeVar("T")
 
 
 class PoolState(NamedTuple):
@@ -47,6 +49,12 @@ class ShampooState(NamedTuple):
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  # int32 [], steps taken
     # One PoolState per pool; a float32 [0] where no parameter has an element.
     pools: tuple[PoolState, ...] | jax.Array
+
+
+def find_states(state: optax.OptState, kind: type[T]) -> list[T]:
+    """Return the states of one kind that stand anywhere in an optimizer's state."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
+    return [node for node in nodes if isinstance(node, kind)]
 
 
 def init_pool(

@@ -35,6 +35,7 @@ JOINS = {
     "hsnn_jax/cost_curves.py": {"lists", "descent"},
     "shampoo_jax/config.py": {"roots"},
     "shampoo_jax/options.py": {"roots"},
+    "shampoo_jax/orthogonal.py": {"roots"},
     "shampoo_jax/step.py": {"roots"},
 }
 ROOMS = sorted(

@@ -16,7 +16,7 @@ from shampoo_jax.roots.lapack_threads import use_one_lapack_thread
 from shampoo_jax.roots.padding import fill_diagonal, product
 
 
-def _mappable(call: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
+def mappable(call: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
     """Make `jax.vmap` of a LAPACK call a loop on CPU.
 
     The loop has no derivative in reverse mode: callers give their own.
@@ -31,8 +31,8 @@ def _mappable(call: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
     return mapped
 
 
-_eigh = _mappable(lambda a: tuple(lax.linalg.eigh(a, symmetrize_input=False)))
-_qr = _mappable(lambda a: tuple(lax.linalg.qr(a, full_matrices=False)))
+_eigh = mappable(lambda a: tuple(lax.linalg.eigh(a, symmetrize_input=False)))
+_qr = mappable(lambda a: tuple(lax.linalg.qr(a, full_matrices=False)))
 
 
 def rotate(a: jax.Array, q: jax.Array) -> jax.Array:

@@ -1,6 +1,5 @@
 """A worker of test_checkpoint_processes.py: `two_processes.py ID PORT FOLDER`."""
 
-import pickle
 import sys
 from pathlib import Path
 
@@ -67,8 +66,10 @@ def main(process: int, port: int, folder: Path) -> None:
     for name, value in unbroken.items():
         np.testing.assert_array_equal(np.asarray(value), np.asarray(resumed[name]))
     if process == 0:
-        host = jax.tree.map(np.asarray, (params, unbroken))
-        (folder / "saved.pickle").write_bytes(pickle.dumps((saved, *host)))
+        for name, tree in (("state", saved), ("params", params), ("unbroken", unbroken)):
+            leaves = jax.tree_util.tree_leaves_with_path(tree)
+            named = {jax.tree_util.keystr(k, simple=True, separator="/"): x for k, x in leaves}
+            np.savez(folder / name, **jax.tree.map(np.asarray, named))
     jax.distributed.shutdown()
 
 
