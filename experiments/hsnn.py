@@ -14,19 +14,16 @@ summary.json and report.md. `--resume` continues a stopped one.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments.data.drawn import drawn_ratings, drawn_shop
 from experiments.data.interactions import Interactions
 from experiments.data.user_features import read_user_features
-from experiments.harness.errors import bad_input, exit_on_input_error
-from experiments.harness.options import Options, read_config
+from experiments.harness.options import Options
 from experiments.harness.study import Outcome, Posed, Setting, Study, over_seeds
+from experiments.harness.task_choice import run_task
 from experiments.retrieval.graph_training import train_towers
 from experiments.studies.collapse import collapse_panels, run_planted
 from experiments.studies.drift import above_panels, run_drift
@@ -270,37 +267,9 @@ STUDIES = {
 }
 
 
-def choose_task(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Split the task off the arguments: the first word, --task, or that of the resumed run.
-
-    Raises:
-      InputError: there is none, or it is unknown.
-    """
-    words = list(argv)
-    first = words.pop(0) if words and not words[0].startswith("-") else None
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--task", default=first)
-    named, words = parser.parse_known_args(words)
-    parser.add_argument("--resume", type=Path)
-    task, resume = named.task, parser.parse_known_args(words)[0].resume
-    if task is None and resume is not None:
-        task = read_config(resume)["experiment"].partition(" ")[2]
-    if task not in STUDIES:
-        raise bad_input("hsnn TASK", expected=f"one of {', '.join(STUDIES)}", found=str(task))
-    return task, words
-
-
-@exit_on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the study of a task; without one, --help lists them."""
-    argv = sys.argv[1:] if argv is None else argv
-    if list(argv) in (["--help"], ["-h"]):
-        print((__doc__ or "").strip())
-        for task, study in STUDIES.items():
-            print(f"\n{task}: {study.about}")
-        return
-    task, rest = choose_task(argv)
-    STUDIES[task].main(rest)
+    run_task(argv, STUDIES, command="hsnn", about=__doc__ or "")
 
 
 if __name__ == "__main__":

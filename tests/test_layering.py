@@ -25,8 +25,9 @@ MODEL_FILES = {
     "nxtpost_jax/towers/post_tower.py",
     "nxtpost_jax/towers/user_tower.py",
     "nxtpost_jax/evaluation/wide_deep.py",
-    "experiments/bench/character_model.py",
+    "experiments/models/character_model.py",
     "experiments/bench/digits_model.py",
+    "experiments/models/resnet.py",
 }
 # jax itself needs SciPy, for the LAPACK that XLA:CPU calls.
 FOREIGN = {"shampoo_jax/roots/lapack_threads.py": {"scipy"}}

@@ -1,4 +1,4 @@
-"""What only timing needs: parameter sets, floors, whole steps, small models.
+"""What only timing needs: parameter sets, floors, whole steps, a small model.
 
-May import: harness, loop, shampoo_jax, nxtpost_jax.
+May import: harness, loop, models, shampoo_jax, nxtpost_jax.
 """

@@ -16,8 +16,8 @@ import numpy as np
 import optax
 
 import nxtpost_jax
-from experiments.bench.character_model import CharacterModel
 from experiments.loop.train_step import InitParams, Loss
+from experiments.models.character_model import CharacterModel
 from nxtpost_jax import NxtPost, NxtPostConfig
 
 

@@ -12,6 +12,7 @@ NAMES = {
     "content_only": "NxtPost, Shampoo, content only",
 }
 OPTIMIZERS = {
+    "sgd": "SGD",
     "adamw": "AdamW",
     "shampoo": "Shampoo",
     "thrifty": "Shampoo, thrifty",

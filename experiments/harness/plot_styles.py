@@ -29,6 +29,7 @@ class Style(NamedTuple):
 
 STYLES: dict[str, Style] = {
     # optimizers
+    OPTIMIZERS["sgd"]: Style(AMBER, ":", "^"),
     OPTIMIZERS["adamw"]: Style(BLUE),
     OPTIMIZERS["shampoo"]: Style(RED),
     OPTIMIZERS["thrifty"]: Style(ORANGE, "--", "s"),

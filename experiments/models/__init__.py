@@ -1,0 +1,4 @@
+"""Models that several studies train.
+
+May import: nothing of the project.
+"""

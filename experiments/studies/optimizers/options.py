@@ -1,0 +1,63 @@
+"""The options of `experiments.shampoo_ablation`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import get_args
+
+from experiments.harness.errors import bad_input
+from experiments.harness.options import ManySeeds, WithData, check_least
+from experiments.studies.optimizers.comparison import BASELINE
+from experiments.studies.optimizers.spaces import OptimizerName
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison(ManySeeds, WithData):
+    """Compare tuned optimizers on a task."""
+
+    steps: int
+    """of a training run"""
+    batch_size: int
+    """examples per step"""
+    width: int
+    """of the model"""
+    evaluations: int = 24
+    """of the validation data, at equal distances; they divide the steps"""
+    trials: int = 8
+    """points that every optimizer is tried at"""
+    seeds: int = 5
+    """number of seeds at the chosen point, from --seed on"""
+    trial_seed: int = 97
+    """seed of all trials"""
+    optimizers: tuple[OptimizerName, ...] = get_args(OptimizerName)
+    """what is compared; adamw is always among them"""
+    turns: int = 12
+    """turns of ten steps of the timing"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ones = ("steps", "batch_size", "width", "evaluations", "trials", "turns")
+        check_least(self, **dict.fromkeys(ones, 1), trial_seed=0)
+        if BASELINE not in self.optimizers:
+            found = ", ".join(self.optimizers)
+            raise bad_input("--optimizers", expected=f"{BASELINE} among them", found=found)
+        if self.steps % self.evaluations:
+            expected = f"a multiple of {self.evaluations} evaluations"
+            raise bad_input("--steps", expected=expected, found=str(self.steps))
+        if self.trial_seed in self.all_seeds:
+            seeds = f"a seed outside of {self.all_seeds.start} to {self.all_seeds.stop - 1}"
+            raise bad_input("--trial-seed", expected=seeds, found=str(self.trial_seed))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transformer(Comparison):
+    """Compare tuned optimizers on a Transformer."""
+
+    layers: int = 3
+    """of the Transformer"""
+    length: int = 64
+    """positions that it reads"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, layers=1, length=2)
