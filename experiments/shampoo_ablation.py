@@ -1,8 +1,11 @@
 """Shampoo against tuned rivals: who is first where tuned AdamW ends, who ends lowest.
 
-    python -m experiments.shampoo_ablation digits                     # embedded images
-    python -m experiments.shampoo_ablation characters --data TEXT     # Python source without
-    python -m experiments.shampoo_ablation TASK --preset smoke        # seconds
+    python -m experiments.shampoo_ablation digits
+    python -m experiments.shampoo_ablation mnist --data FOLDER        # its four idx files
+    python -m experiments.shampoo_ablation cifar10 --data FOLDER      # JPEG files, or a tar of them
+    python -m experiments.shampoo_ablation characters --data TEXT
+    python -m experiments.shampoo_ablation sequences --data FOLDER    # interactions
+    python -m experiments.shampoo_ablation TASK --preset smoke        # small, no download
     python -m experiments.shampoo_ablation TASK --help                # the options of a task
 
 SGD with Nesterov momentum, AdamW, Muon, Shampoo, SOAP and KL-Shampoo get the same number of trials
@@ -16,54 +19,37 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
-from experiments.data.characters import read_characters
-from experiments.data.images import Images, Labelled
-from experiments.digits import load_splits
-from experiments.harness.provenance import DataName
-from experiments.harness.study import Outcome, Posed, Setting, Study
+from experiments.harness.study import Outcome, Setting, Study
 from experiments.harness.task_choice import run_task
-from experiments.models.resnet import ResNet
 from experiments.studies.optimizers.comparison import compare, figures_of
 from experiments.studies.optimizers.factories import CLIP, WARMUP
 from experiments.studies.optimizers.options import Comparison, Transformer
 from experiments.studies.optimizers.panels import comparison_panels
+from experiments.studies.optimizers.posed import (
+    pose_characters,
+    pose_cifar10,
+    pose_digits,
+    pose_mnist,
+    pose_sequences,
+)
 from experiments.studies.optimizers.tables import RIVALS, found, tables_of
 from experiments.studies.optimizers.trials import Trainer
-from experiments.tasks.characters import character_task
-from experiments.tasks.images import image_task
 
 CLAIM = (
     "At equal budgets of tuning Shampoo reaches the validation loss at which tuned AdamW ends in "
     "fewer steps and seconds than SGD, AdamW and Muon."
 )
-SMOKE = {"steps": 12, "evaluations": 6, "batch_size": 16, "trials": 2, "seeds": 1, "turns": 1}
-
-
-def pose_digits(options: Comparison) -> Posed:
-    """Split scikit-learn's digits as `experiments.digits` does."""
-    parts = (
-        Labelled((16 * part.images.reshape(-1, 8, 8, 1)).astype("uint8"), part.labels)
-        for part in load_splits()
-    )
-    images = Images(DataName("<digits>", "scikit-learn"), *parts)
-    intro = f"scikit-learn's digits, 8 x 8 pixels: {_resnet(options)}."
-    model = ResNet(width=options.width)
-    return Posed(image_task(images, model=model, batch_size=options.batch_size, intro=intro))
-
-
-def pose_characters(options: Transformer) -> Posed:
-    """Read the text."""
-    text = read_characters(options.data, least=2 * options.length)
-    sizes = {name: getattr(options, name) for name in ("width", "layers", "length", "batch_size")}
-    return Posed(character_task(text, **sizes), text.name)
-
-
-def _resnet(options: Comparison) -> str:
-    return (
-        f"a pre-activation ResNet-8 of width {options.width} with group norm, {options.batch_size} "
-        "images per step"
-    )
+SMOKE: dict[str, Any] = {
+    "optimizers": ("adamw", "muon", "shampoo"),
+    "steps": 12,
+    "evaluations": 6,
+    "batch_size": 16,
+    "trials": 2,
+    "seeds": 1,
+    "turns": 1,
+}
 
 
 def measure(setting: Setting[Comparison]) -> Outcome:
@@ -104,7 +90,7 @@ study_of = functools.partial(Study, claim=CLAIM, claim_panels=comparison_panels,
 STUDIES = {
     "digits": study_of(
         name="shampoo_ablation digits",
-        about="Shampoo against tuned rivals: a ResNet on digits",
+        about="Shampoo and tuned rivals: a ResNet on digits",
         minutes=30,
         presets={
             "default": Comparison(steps=480, batch_size=64, width=16),
@@ -112,16 +98,46 @@ STUDIES = {
         },
         pose=pose_digits,
     ),
+    "mnist": study_of(
+        name="shampoo_ablation mnist",
+        about="Shampoo and tuned rivals: a ResNet on MNIST",
+        minutes=60,
+        presets={
+            "default": Comparison(steps=480, batch_size=128, width=16),
+            "smoke": Comparison(**SMOKE, width=8),
+        },
+        pose=pose_mnist,
+    ),
+    "cifar10": study_of(
+        name="shampoo_ablation cifar10",
+        about="Shampoo and tuned rivals: a ResNet on CIFAR-10",
+        minutes=240,
+        presets={
+            "default": Comparison(steps=1440, batch_size=128, width=16, trials=6, seeds=3),
+            "smoke": Comparison(**SMOKE, width=8),
+        },
+        pose=pose_cifar10,
+    ),
     "characters": study_of(
         name="shampoo_ablation characters",
-        about="Shampoo against tuned rivals: a Transformer on text",
+        about="Shampoo and tuned rivals: a Transformer on text",
         minutes=180,
         presets={
-            "default": Transformer(steps=1200, batch_size=32, width=128, trials=6, seeds=3),
+            "default": Transformer(steps=960, batch_size=32, width=128, trials=6, seeds=3),
             "small": Transformer(steps=480, batch_size=32, width=64, layers=2, trials=6, seeds=3),
             "smoke": Transformer(**SMOKE, width=16, layers=1, length=16),
         },
         pose=pose_characters,
+    ),
+    "sequences": study_of(
+        name="shampoo_ablation sequences",
+        about="Shampoo and tuned rivals: NxtPost on sequences",
+        minutes=120,
+        presets={
+            "default": Transformer(steps=1200, batch_size=32, width=64, layers=2, length=50),
+            "smoke": Transformer(**SMOKE, width=16, layers=1, length=16),
+        },
+        pose=pose_sequences,
     ),
 }
 

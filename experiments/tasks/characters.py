@@ -16,7 +16,7 @@ from experiments.loop.train_step import Params
 from experiments.models.character_model import CharacterModel
 from experiments.tasks.learning_task import LearningTask, Score
 
-WINDOWS = 512  # that validation and test are scored on
+WINDOWS = 256  # that validation and test are scored on
 
 
 def character_task(

@@ -97,18 +97,6 @@ def test_help_shows_the_options_of_the_task_only(task, capsys):
     assert groups <= own and (task in groups)
 
 
-def test_a_task_is_named_in_three_ways(tmp_path):
-    assert hsnn.choose_task(["scale", "--seed", "1"]) == ("scale", ["--seed", "1"])
-    assert hsnn.choose_task(["--seed", "1", "--task", "scale"]) == ("scale", ["--seed", "1"])
-    assert hsnn.choose_task(["--task=drift"]) == ("drift", [])
-    saved = {"experiment": "hsnn drift", "arguments": [], "config": {}}
-    (tmp_path / "config.json").write_text(json.dumps(saved))
-    argv = ["--resume", str(tmp_path)]
-    assert hsnn.choose_task(argv) == ("drift", argv)
-    argv = [f"--resume={tmp_path}"]
-    assert hsnn.choose_task(argv) == ("drift", argv)
-
-
 def test_help_alone_lists_the_tasks(capsys):
     hsnn.main(["--help"])
     shown = capsys.readouterr().out

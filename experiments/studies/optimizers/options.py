@@ -36,8 +36,8 @@ class Comparison(ManySeeds, WithData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ones = ("steps", "batch_size", "width", "evaluations", "trials", "turns")
-        check_least(self, **dict.fromkeys(ones, 1), trial_seed=0)
+        ones = ("steps", "batch_size", "width", "evaluations", "turns")
+        check_least(self, **dict.fromkeys(ones, 1), trials=2, trial_seed=0)
         if BASELINE not in self.optimizers:
             found = ", ".join(self.optimizers)
             raise bad_input("--optimizers", expected=f"{BASELINE} among them", found=found)

@@ -71,5 +71,6 @@ def fractions_within(
     """
     values = np.asarray(times, float)  # [tasks, optimizers]
     least = values.min(axis=1, keepdims=True)
-    relative = np.where(np.isfinite(values), values / least, math.inf)
-    return [[float(np.mean(own <= ratio)) for ratio in ratios] for own in relative.T]
+    finite = np.isfinite(values)
+    shares = [np.mean(finite & (values <= ratio * least), axis=0) for ratio in ratios]
+    return np.transpose(shares).tolist()
