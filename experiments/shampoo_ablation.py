@@ -5,6 +5,8 @@
     python -m experiments.shampoo_ablation cifar10 --data FOLDER      # JPEG files, or a tar of them
     python -m experiments.shampoo_ablation characters --data TEXT
     python -m experiments.shampoo_ablation sequences --data FOLDER    # interactions
+    python -m experiments.shampoo_ablation TASK --axes --seeds 3      # Shampoo, a choice at a time
+    python -m experiments.shampoo_ablation profile                    # all kept tasks joined
     python -m experiments.shampoo_ablation TASK --preset smoke        # small, no download
     python -m experiments.shampoo_ablation TASK --help                # the options of a task
 
@@ -21,12 +23,10 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.harness.study import Outcome, Setting, Study
+from experiments.harness.study import Study
 from experiments.harness.task_choice import run_task
-from experiments.studies.optimizers.comparison import compare, figures_of
-from experiments.studies.optimizers.factories import CLIP, WARMUP
-from experiments.studies.optimizers.options import Comparison, Transformer
-from experiments.studies.optimizers.panels import comparison_panels
+from experiments.studies.optimizers.options import Comparison, Profile, Transformer
+from experiments.studies.optimizers.outcomes import measure, panels_of
 from experiments.studies.optimizers.posed import (
     pose_characters,
     pose_cifar10,
@@ -34,8 +34,11 @@ from experiments.studies.optimizers.posed import (
     pose_mnist,
     pose_sequences,
 )
-from experiments.studies.optimizers.tables import RIVALS, found, tables_of
-from experiments.studies.optimizers.trials import Trainer
+from experiments.studies.optimizers.profile import (
+    measure_profile,
+    pose_profile,
+    profile_panels,
+)
 
 CLAIM = (
     "At equal budgets of tuning Shampoo reaches the validation loss at which tuned AdamW ends in "
@@ -52,40 +55,7 @@ SMOKE: dict[str, Any] = {
 }
 
 
-def measure(setting: Setting[Comparison]) -> Outcome:
-    """Compare the optimizers of the options."""
-    options, task = setting.options, setting.inputs
-    trainer = Trainer(setting.run, task, setting.mesh, options.steps, options.evaluations)
-    compared = compare(
-        trainer,
-        options.optimizers,
-        trials=options.trials,
-        trial_seed=options.trial_seed,
-        seeds=options.all_seeds,
-        turns=options.turns,
-        before_test=lambda: setting.look_at_test("everything trained and chosen"),
-    )
-    flat = figures_of(compared)
-    baselines = {key: flat[key] for key in flat if key.partition("/")[0] in RIVALS}
-    return Outcome(
-        title=f"Tuned optimizers: {setting.run.experiment.partition(' ')[2]}",
-        intro=task.intro,
-        protocol={
-            "split": task.split,
-            "selection": "the least validation loss at the end, of trials with one seed",
-            "schedule": f"linear warm-up over {WARMUP:g} of the steps, cosine to zero; gradients "
-            f"clipped to norm {CLIP:g}",
-            "steps": options.steps,
-            "test": "looked at once, with the last parameters of every seed",
-        },
-        metrics={key: flat[key] for key in flat if key not in baselines},
-        baselines=baselines,
-        tables=tables_of(compared),
-        found=found(compared),
-    )
-
-
-study_of = functools.partial(Study, claim=CLAIM, claim_panels=comparison_panels, measure=measure)
+study_of = functools.partial(Study, claim=CLAIM, claim_panels=panels_of, measure=measure)
 
 STUDIES = {
     "digits": study_of(
@@ -138,6 +108,16 @@ STUDIES = {
             "smoke": Transformer(**SMOKE, width=16, layers=1, length=16),
         },
         pose=pose_sequences,
+    ),
+    "profile": Study(
+        name="shampoo_ablation profile",
+        about="the kept comparisons of optimizers joined",
+        minutes=0.1,
+        claim="On most tasks Shampoo is among the fastest to where tuned AdamW ends.",
+        presets={"default": Profile()},
+        claim_panels=profile_panels,
+        pose=pose_profile,
+        measure=measure_profile,
     ),
 }
 

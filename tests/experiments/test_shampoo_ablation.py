@@ -1,58 +1,140 @@
-"""The comparison on characters: causality, batches, the table and the command."""
+"""The comparison of optimizers: every task in small, one choice at a time, all tasks joined."""
 
-import functools
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import shampoo_ablation
-from experiments.bench.character_model import CharacterModel
+from experiments.harness.plots import draw_figure
+from experiments.studies.optimizers import axes
+from experiments.studies.optimizers.outcomes import panels_of
+
+RIVALS = ("adamw", "muon")
 
 
-def test_a_character_depends_on_earlier_ones_only():
-    model = CharacterModel(7, width=8, layers=2, heads=2, length=6)
-    inputs = jnp.array([[1, 2, 3, 4, 5, 6]])
-    params = model.init(jax.random.key(0), inputs)
-    changed = inputs.at[0, 4].set(0)
-    before, after = model.apply(params, inputs), model.apply(params, changed)
-    np.testing.assert_array_equal(before[:, :4], after[:, :4])
-    assert jnp.abs(before[:, 4:] - after[:, 4:]).max() > 0
+def figures_in(folder):
+    summary = json.loads((folder / "summary.json").read_text())
+    return {**summary["baselines"], **summary["metrics"]}, summary
 
 
-def test_batches_are_a_function_of_seed_and_epoch():
-    codes = np.arange(1000, dtype=np.int32)
-    one, same, other = (next(shampoo_ablation.batches(codes, epoch=e, seed=0)) for e in (1, 1, 2))
-    np.testing.assert_array_equal(one["inputs"], same["inputs"])
-    np.testing.assert_array_equal(one["inputs"] + 1, one["labels"])
-    assert not np.array_equal(one["inputs"], other["inputs"])
-
-
-def test_command_compares_both_optimizers(tmp_path, monkeypatch):
-    monkeypatch.setattr(shampoo_ablation, "STEPS_BETWEEN_EVALUATIONS", 15)
-    monkeypatch.setattr(shampoo_ablation, "BATCH_SIZE", 8)
-    monkeypatch.setattr(shampoo_ablation, "VALIDATION_WINDOWS", 64)
-    small = functools.partial(CharacterModel, heads=2)
-    monkeypatch.setattr(shampoo_ablation, "CharacterModel", small)
-    text = tmp_path / "rhyme.txt"
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The run folder of the smallest comparison with the default's six evaluations."""
+    folder = tmp_path_factory.mktemp("characters") / "run"
+    text = folder.parent / "rhyme.txt"
     text.write_text("the cat sat on the mat, and that was that. " * 200)
-    out = tmp_path / "run"
-    arguments = ["--data", str(text), "--preset", "smoke", "--devices", "1"]
-    arguments += ["--width", "32", "--layers", "1"]
-    shampoo_ablation.main([*arguments, "--out", str(out)])
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["metrics"]["shampoo/0.004/validation_loss"] < 3.0
-    assert summary["metrics"]["thrifty/0.004/validation_loss"] < 3.0
-    assert summary["baselines"]["adamw/0.004/validation_loss"] < 3.0
+    flags = ["--data", str(text), "--preset", "smoke", "--devices", "1", "--steps", "60"]
+    shampoo_ablation.main(["characters", *flags, "--batch-size", "8", "--out", str(folder)])
+    return folder
+
+
+def test_figures_agree_with_one_another(compared):
+    figures, summary = figures_in(compared)
     assert "<rhyme>" in summary["command"]
+    assert set(summary["baselines"]) == {n for n in figures if n.partition("/")[0] in RIVALS}
+    for name in (*RIVALS, "shampoo"):
+        assert figures[f"{name}/validation_loss"] < 3.0
+        rate = f"{figures[f'{name}/chosen_rate']:.4g}"
+        assert figures[f"{name}/{rate}/weight_decay"] == figures[f"{name}/chosen_weight_decay"]
+        assert figures[f"{name}/0/60/validation_loss"] == figures[f"{name}/validation_loss"]
+        steps, ms = (figures[f"{name}/{key}"] for key in ("steps_to_target", "step_ms"))
+        seconds = figures[f"{name}/seconds_to_target"]
+        assert seconds == (None if steps is None else pytest.approx(steps * ms / 1e3))
+    assert figures["adamw/target"] == figures["adamw/0/60/validation_loss"]
+    assert figures["adamw/steps_to_target"] == 60
+    assert {f"shampoo/length {length}/0/validation_loss" for length in ("0.5", "0.67")} < set(
+        figures
+    )
 
 
-def test_a_short_text_is_refused(tmp_path, capsys):
-    text = tmp_path / "short.txt"
-    text.write_text("too short")
+def test_the_report_has_every_table_and_says_who_is_first(compared):
+    report = (compared / "report.md").read_text()
+    titles = ("To a validation loss of", "At the end", "A whole schedule in less time")
+    titles += ("Validation loss that few trials find", "Time of a training step", "Chosen by")
+    assert all(f"### {title}" in report for title in titles)
+    assert "Steps, of 60, to where tuned AdamW ends: AdamW 60 (" in report
+
+
+def test_the_plots_come_from_the_summary_alone(compared):
+    figures, _ = figures_in(compared)
+    drawn = draw_figure(panels_of(figures))
+    assert [axis.get_title() for axis in drawn.axes] == [
+        "Loss by step",
+        "Loss by second",
+        "The end by learning rate",
+        "What few trials find",
+    ]
+
+
+def test_a_finished_comparison_is_resumed_without_training(compared):
+    before, _ = figures_in(compared)
+    lines = (compared / "metrics.jsonl").read_text()
+    shampoo_ablation.main(["--resume", str(compared)])
+    after, _ = figures_in(compared)
+    assert (compared / "metrics.jsonl").read_text() == lines
+    timed = ("ms", "seconds_to_target")
+    assert all(before[n] == after[n] for n in before if not n.endswith(timed))
+
+
+@pytest.mark.parametrize("task", ["digits", "mnist", "cifar10", "sequences"])
+def test_every_task_runs_without_a_download(task, tmp_path):
+    flags = ["--preset", "smoke", "--devices", "1", "--optimizers", "adamw", "--evaluations", "2"]
+    shampoo_ablation.main([task, *flags, "--out", str(tmp_path / "run")])
+    figures, _ = figures_in(tmp_path / "run")
+    assert np.isfinite(figures["adamw/test_loss"])
+    other = "ndcg@10" if task == "sequences" else "accuracy"
+    assert 0 <= figures[f"adamw/test_{other}"] <= 1
+
+
+def test_axes_change_one_choice_at_several_rates(tmp_path, monkeypatch):
+    name = "preconditioner (root inverse)"
+    monkeypatch.setattr(axes, "AXES", {name: {"SOAP": axes.AXES[name]["SOAP"]}})
+    flags = ["--axes", "--preset", "smoke", "--devices", "1", "--out", str(tmp_path / "run")]
+    shampoo_ablation.main(["characters", *flags])
+    figures, summary = figures_in(tmp_path / "run")
+    expected = {
+        f"axes/{axis}/{setting}/{multiple}/0/validation_loss"
+        for axis, setting in (("default", "default"), (name, "SOAP"))
+        for multiple in ("0.5", "1", "2")
+    }
+    assert set(figures) == expected
+    assert all(key.startswith("axes/default/") for key in summary["baselines"])
+    (panel,) = draw_figure(panels_of(figures)).axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["default", "SOAP"]
+
+
+def keep(folder, task, steps):
+    figures = {f"{n}/{m}_to_target": s for n, s in steps.items() for m in ("steps", "seconds")}
+    record = {"experiment": f"shampoo_ablation {task}", "baselines": figures, "metrics": {}}
+    (folder / f"shampoo-ablation-{task}.json").write_text(json.dumps(record))
+
+
+def test_kept_tasks_are_joined(tmp_path):
+    keep(tmp_path, "digits", {"adamw": 300, "shampoo": 200})
+    keep(tmp_path, "characters", {"adamw": 100, "shampoo": None})
+    out = ["--results", str(tmp_path), "--devices", "1", "--out", str(tmp_path / "run")]
+    shampoo_ablation.main(["profile", *out])
+    figures, _ = figures_in(tmp_path / "run")
+    shares = [figures[f"{n}/steps/{r}/share"] for n in ("adamw", "shampoo") for r in ("1", "1.5")]
+    assert shares == [0.5, 1.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["digits", "--steps", "100"], "--steps: expected a multiple of 24 evaluations, found 100"),
+        (["digits", "--optimizers", "sgd"], "--optimizers: expected adamw among them, found sgd"),
+        (["digits", "--trial-seed", "2"], "--trial-seed: expected a seed outside of 0 to 4, fou"),
+        (["digits", "--trials", "1"], "--trials: expected at least 2, found 1"),
+        (["sequences", "--length", "1"], "--length: expected at least 2, found 1"),
+        (["profile", "--results", "."], "expected shampoo-ablation-*.json of a comparison, found"),
+    ],
+)
+def test_what_does_not_fit_is_refused(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as error:
-        shampoo_ablation.main(["--data", str(text), "--out", str(tmp_path / "run")])
+        shampoo_ablation.main([*words, "--out", str(tmp_path / "run")])
     assert error.value.code == 2
-    assert "expected at least 1280 characters, found 9 characters" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import get_args
 
 from experiments.harness.errors import bad_input
-from experiments.harness.options import ManySeeds, WithData, check_least
+from experiments.harness.options import ManySeeds, Options, WithData, check_least
+from experiments.harness.results import RESULTS
 from experiments.studies.optimizers.comparison import BASELINE
 from experiments.studies.optimizers.spaces import OptimizerName
 
@@ -33,6 +35,8 @@ class Comparison(ManySeeds, WithData):
     """what is compared; adamw is always among them"""
     turns: int = 12
     """turns of ten steps of the timing"""
+    axes: bool = False
+    """change one choice of Shampoo at a time instead of comparing optimizers"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,3 +65,11 @@ class Transformer(Comparison):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, layers=1, length=2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Profile(Options):
+    """Join what was kept of all tasks."""
+
+    results: Path = RESULTS
+    """folder with shampoo-ablation-*.json"""
