@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 HSNN = ("frontier", "scorers", "learning", "scale", "planted", "drift", "interests")
+OPTIMIZED = ("digits", "mnist", "cifar10", "characters", "sequences")
 COMMANDS = {
     "digits": ["digits"],
     "nxtpost": ["nxtpost"],
@@ -22,7 +23,7 @@ COMMANDS = {
     "cold_users": ["cold_users"],
     "nxtpost_ablation": ["nxtpost_ablation"],
     "staleness": ["staleness"],
-    "shampoo_ablation": ["shampoo_ablation"],
+    **{f"shampoo_ablation-{task}": ["shampoo_ablation", task] for task in OPTIMIZED},
     "shampoo_scaling": ["shampoo_scaling"],
     "step_profile": ["step_profile"],
     "step_time": ["step_time"],

@@ -25,7 +25,14 @@ from typing import Any
 
 from experiments.harness.study import Study
 from experiments.harness.task_choice import run_task
-from experiments.studies.optimizers.options import Comparison, Profile, Transformer
+from experiments.studies.optimizers.options import (
+    Characters,
+    Cifar10,
+    Digits,
+    Mnist,
+    Profile,
+    Sequences,
+)
 from experiments.studies.optimizers.outcomes import measure, panels_of
 from experiments.studies.optimizers.posed import (
     pose_characters,
@@ -60,61 +67,61 @@ study_of = functools.partial(Study, claim=CLAIM, claim_panels=panels_of, measure
 STUDIES = {
     "digits": study_of(
         name="shampoo_ablation digits",
-        about="Shampoo and tuned rivals: a ResNet on digits",
+        about="tuned optimizers: ResNet-8 on digits",
         minutes=30,
         presets={
-            "default": Comparison(steps=480, batch_size=64, width=16),
-            "smoke": Comparison(**SMOKE, width=8),
+            "default": Digits(),
+            "smoke": Digits(**SMOKE, width=8),
         },
         pose=pose_digits,
     ),
     "mnist": study_of(
         name="shampoo_ablation mnist",
-        about="Shampoo and tuned rivals: a ResNet on MNIST",
+        about="tuned optimizers: ResNet-8 on MNIST",
         minutes=60,
         presets={
-            "default": Comparison(steps=480, batch_size=128, width=16),
-            "smoke": Comparison(**SMOKE, width=8),
+            "default": Mnist(),
+            "smoke": Mnist(**SMOKE, width=8),
         },
         pose=pose_mnist,
     ),
     "cifar10": study_of(
         name="shampoo_ablation cifar10",
-        about="Shampoo and tuned rivals: a ResNet on CIFAR-10",
+        about="tuned optimizers: ResNet-8 on CIFAR-10",
         minutes=240,
         presets={
-            "default": Comparison(steps=1440, batch_size=128, width=16, trials=6, seeds=3),
-            "smoke": Comparison(**SMOKE, width=8),
+            "default": Cifar10(),
+            "smoke": Cifar10(**SMOKE, width=8),
         },
         pose=pose_cifar10,
     ),
     "characters": study_of(
         name="shampoo_ablation characters",
-        about="Shampoo and tuned rivals: a Transformer on text",
+        about="tuned optimizers: Transformer on text",
         minutes=180,
         presets={
-            "default": Transformer(steps=960, batch_size=32, width=128, trials=6, seeds=3),
-            "small": Transformer(steps=480, batch_size=32, width=64, layers=2, trials=6, seeds=3),
-            "smoke": Transformer(**SMOKE, width=16, layers=1, length=16),
+            "default": Characters(),
+            "small": Characters(steps=480, width=64, layers=2),
+            "smoke": Characters(**SMOKE, width=16, layers=1, length=16),
         },
         pose=pose_characters,
     ),
     "sequences": study_of(
         name="shampoo_ablation sequences",
-        about="Shampoo and tuned rivals: NxtPost on sequences",
+        about="tuned optimizers: NxtPost on sequences",
         minutes=120,
         presets={
-            "default": Transformer(steps=1200, batch_size=32, width=64, layers=2, length=50),
-            "smoke": Transformer(**SMOKE, width=16, layers=1, length=16),
+            "default": Sequences(),
+            "smoke": Sequences(**SMOKE, width=16, layers=1, length=16),
         },
         pose=pose_sequences,
     ),
     "profile": Study(
         name="shampoo_ablation profile",
-        about="the kept comparisons of optimizers joined",
+        about="tuned optimizers over all kept tasks",
         minutes=0.1,
         claim="On most tasks Shampoo is among the fastest to where tuned AdamW ends.",
-        presets={"default": Profile()},
+        presets={"default": Profile(), "smoke": Profile()},
         claim_panels=profile_panels,
         pose=pose_profile,
         measure=measure_profile,

@@ -14,14 +14,14 @@ from experiments.studies.optimizers.spaces import OptimizerName
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison(ManySeeds, WithData):
+class Comparison(ManySeeds):
     """Compare tuned optimizers on a task."""
 
-    steps: int
+    steps: int = 480
     """of a training run"""
-    batch_size: int
+    batch_size: int = 64
     """examples per step"""
-    width: int
+    width: int = 16
     """of the model"""
     evaluations: int = 24
     """of the validation data, at equal distances; they divide the steps"""
@@ -54,13 +54,70 @@ class Comparison(ManySeeds, WithData):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Transformer(Comparison):
-    """Compare tuned optimizers on a Transformer."""
+class Digits(Comparison):
+    """Compare tuned optimizers on scikit-learn's digits."""
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mnist(Comparison, WithData):
+    """Compare tuned optimizers on MNIST."""
+
+    batch_size: int = 128
+    """examples per step"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cifar10(Comparison, WithData):
+    """Compare tuned optimizers on CIFAR-10."""
+
+    steps: int = 1440
+    """of a training run"""
+    batch_size: int = 128
+    """examples per step"""
+    trials: int = 6
+    """points that every optimizer is tried at"""
+    seeds: int = 3
+    """number of seeds at the chosen point, from --seed on"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Characters(Comparison, WithData):
+    """Compare tuned optimizers on a Transformer over characters."""
+
+    steps: int = 960
+    """of a training run"""
+    batch_size: int = 32
+    """examples per step"""
+    width: int = 128
+    """of the model"""
     layers: int = 3
     """of the Transformer"""
     length: int = 64
-    """positions that it reads"""
+    """characters that it reads"""
+    trials: int = 6
+    """points that every optimizer is tried at"""
+    seeds: int = 3
+    """number of seeds at the chosen point, from --seed on"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, layers=1, length=2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sequences(Comparison, WithData):
+    """Compare tuned optimizers on NxtPost's encoder of users."""
+
+    steps: int = 1200
+    """of a training run"""
+    batch_size: int = 32
+    """examples per step"""
+    width: int = 64
+    """of the model"""
+    layers: int = 2
+    """of the encoder"""
+    length: int = 50
+    """events that it reads"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,14 @@ from experiments.data.digits import digit_images
 from experiments.data.images import Images, drawn_images, mnist_images
 from experiments.harness.study import Posed
 from experiments.models.resnet import ResNet
-from experiments.studies.optimizers.options import Comparison, Transformer
+from experiments.studies.optimizers.options import (
+    Characters,
+    Cifar10,
+    Comparison,
+    Digits,
+    Mnist,
+    Sequences,
+)
 from experiments.tasks.characters import character_task
 from experiments.tasks.images import Crops, image_task
 from experiments.tasks.next_item import data_name, pose, read_interactions
@@ -21,12 +28,12 @@ DRAWN = "drawn images, ten patterns under noise"
 LOSSY = "a LOSSY JPEG copy of CIFAR-10 (half of the colours' resolution), not the original pixels"
 
 
-def pose_digits(options: Comparison) -> Posed:
+def pose_digits(options: Digits) -> Posed:
     """Split scikit-learn's digits as `experiments.digits` does."""
     return _pose_images(digit_images(), options, about="scikit-learn's digits, 8 x 8 pixels")
 
 
-def pose_mnist(options: Comparison) -> Posed:
+def pose_mnist(options: Mnist) -> Posed:
     """Read MNIST; the network sees it at half of its resolution from the first layer on."""
     if options.data is None:
         images, about = drawn_images(side=28, channels=1), DRAWN
@@ -37,7 +44,7 @@ def pose_mnist(options: Comparison) -> Posed:
     return _pose_images(images, options, about=about, stem_stride=2)
 
 
-def pose_cifar10(options: Comparison) -> Posed:
+def pose_cifar10(options: Cifar10) -> Posed:
     """Read CIFAR-10 from JPEG files."""
     if options.data is None:
         images, about = drawn_images(side=32, channels=3), DRAWN
@@ -48,20 +55,20 @@ def pose_cifar10(options: Comparison) -> Posed:
     return _pose_images(images, options, about=about, crops=CIFAR10_CROPS)
 
 
-def pose_characters(options: Transformer) -> Posed:
+def pose_characters(options: Characters) -> Posed:
     """Read a text, or take Python source."""
     text = read_characters(options.data, least=2 * options.length)
     return Posed(character_task(text, **_sizes(options)), text.name)
 
 
-def pose_sequences(options: Transformer) -> Posed:
+def pose_sequences(options: Sequences) -> Posed:
     """Read interactions, or mine library calls; content is left out."""
     interactions = read_interactions(options.data)
     problem = pose(interactions, content_dim=0)
     return Posed(sequence_task(problem, **_sizes(options)), data_name(interactions))
 
 
-def _sizes(options: Transformer) -> dict[str, int]:
+def _sizes(options: Characters | Sequences) -> dict[str, int]:
     names = ("width", "layers", "length", "batch_size")
     return {name: getattr(options, name) for name in names}
 
