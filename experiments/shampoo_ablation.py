@@ -109,7 +109,7 @@ STUDIES = {
     "sequences": study_of(
         name="shampoo_ablation sequences",
         about="tuned optimizers: NxtPost on sequences",
-        minutes=120,
+        minutes=90,
         presets={
             "default": Sequences(),
             "smoke": Sequences(**SMOKE, width=16, layers=1, length=16),

@@ -40,8 +40,10 @@ def hold_out(labels: np.ndarray, *, per_class: int) -> np.ndarray:
 def split_images(name: DataName, training: Labelled, test: Labelled, *, per_class: int) -> Images:
     """Take the last `per_class` training images of every class for validation."""
     held = hold_out(training.labels, per_class=per_class)
-    parts = (Labelled(*(array[which] for array in training)) for which in (~held, held))
-    return Images(name, *parts, test)
+    kept, validation = (
+        Labelled(training.images[which], training.labels[which]) for which in (~held, held)
+    )
+    return Images(name, kept, validation, test)
 
 
 def mnist_images(mnist: Mnist, *, name: str, per_class: int) -> Images:

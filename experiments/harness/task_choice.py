@@ -29,7 +29,7 @@ def choose_task(
     task, resume = named.task, parser.parse_known_args(words)[0].resume
     if task is None and resume is not None:
         task = read_config(resume)["experiment"].partition(" ")[2]
-    if task not in studies:
+    if task is None or task not in studies:
         raise bad_input(f"{command} TASK", expected=f"one of {', '.join(studies)}", found=str(task))
     return task, words
 

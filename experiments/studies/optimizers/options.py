@@ -62,6 +62,8 @@ class Digits(Comparison):
 class Mnist(Comparison, WithData):
     """Compare tuned optimizers on MNIST."""
 
+    steps: int = 600
+    """of a training run"""
     batch_size: int = 128
     """examples per step"""
 
@@ -84,7 +86,7 @@ class Cifar10(Comparison, WithData):
 class Characters(Comparison, WithData):
     """Compare tuned optimizers on a Transformer over characters."""
 
-    steps: int = 960
+    steps: int = 1200
     """of a training run"""
     batch_size: int = 32
     """examples per step"""
@@ -108,7 +110,7 @@ class Characters(Comparison, WithData):
 class Sequences(Comparison, WithData):
     """Compare tuned optimizers on NxtPost's encoder of users."""
 
-    steps: int = 1200
+    steps: int = 960
     """of a training run"""
     batch_size: int = 32
     """examples per step"""
