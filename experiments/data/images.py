@@ -54,6 +54,16 @@ def mnist_images(mnist: Mnist, *, name: str, per_class: int) -> Images:
     return split_images(DataName(name, digest), training, test, per_class=per_class)
 
 
+def padded(images: Images, *, by: int) -> Images:
+    """Add a frame of zeros around every image."""
+    frame = ((0, 0), (by, by), (by, by), (0, 0))
+    parts = {
+        name: Labelled(np.pad(getattr(images, name).images, frame), getattr(images, name).labels)
+        for name in ("training", "validation", "test")
+    }
+    return dataclasses.replace(images, **parts)
+
+
 def drawn_images(*, side: int, channels: int, seed: int = 0) -> Images:
     """Draw ten classes, a pattern each, under noise: what runs without a download."""
     draw = np.random.default_rng(seed)

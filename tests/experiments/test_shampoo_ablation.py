@@ -29,6 +29,7 @@ def compared(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_figures_agree_with_one_another(compared):
     figures, summary = figures_in(compared)
     assert "<rhyme>" in summary["command"]
@@ -48,6 +49,7 @@ def test_figures_agree_with_one_another(compared):
     )
 
 
+@pytest.mark.slow
 def test_the_report_has_every_table_and_says_who_is_first(compared):
     report = (compared / "report.md").read_text()
     titles = ("To a validation loss of", "At the end", "A whole schedule in less time")
@@ -56,6 +58,7 @@ def test_the_report_has_every_table_and_says_who_is_first(compared):
     assert "Steps, of 60, to where tuned AdamW ends: AdamW 60 (" in report
 
 
+@pytest.mark.slow
 def test_the_plots_come_from_the_summary_alone(compared):
     figures, _ = figures_in(compared)
     drawn = draw_figure(panels_of(figures))
@@ -67,6 +70,7 @@ def test_the_plots_come_from_the_summary_alone(compared):
     ]
 
 
+@pytest.mark.slow
 def test_a_finished_comparison_is_resumed_without_training(compared):
     before, _ = figures_in(compared)
     lines = (compared / "metrics.jsonl").read_text()
@@ -77,6 +81,7 @@ def test_a_finished_comparison_is_resumed_without_training(compared):
     assert all(before[n] == after[n] for n in before if not n.endswith(timed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["digits", "mnist", "cifar10", "sequences"])
 def test_every_task_runs_without_a_download(task, tmp_path):
     flags = ["--preset", "smoke", "--devices", "1", "--optimizers", "adamw", "--evaluations", "2"]
@@ -87,6 +92,7 @@ def test_every_task_runs_without_a_download(task, tmp_path):
     assert 0 <= figures[f"adamw/test_{other}"] <= 1
 
 
+@pytest.mark.slow
 def test_axes_change_one_choice_at_several_rates(tmp_path, monkeypatch):
     name = "preconditioner (root inverse)"
     monkeypatch.setattr(axes, "AXES", {name: {"SOAP": axes.AXES[name]["SOAP"]}})

@@ -13,6 +13,7 @@ from experiments.harness.names import OPTIMIZERS
 from experiments.harness.plot_styles import style_of
 from experiments.harness.plots import MARK, Draw, draw_lines
 
+WIDE = 5.0  # times the least loss
 LOWEST, HIGHEST = 0.03, 0.35  # share of the room below and above the ends of the curves
 
 
@@ -92,6 +93,12 @@ def draw_bands(
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
 
 
+def _is_wide(curves: Mapping[str, list[tuple[float, float]]]) -> bool:
+    """Whether losses differ by so much that only a logarithmic axis tells the low ones apart."""
+    losses = [loss for points in curves.values() for _, loss in points]
+    return max(losses) > WIDE * min(losses)
+
+
 def _rate_panel(figures: Figures) -> Draw:
     curves: dict[str, list[tuple[float, float]]] = {}
     for (name, rate), (loss,) in pick(figures, r"([^/]+)/([^/]+)/validation_loss").items():
@@ -100,6 +107,7 @@ def _rate_panel(figures: Figures) -> Draw:
         draw_lines,
         curves=curves,
         log_x=True,
+        log_y=_is_wide(curves),
         title="The end by learning rate",
         x_label="peak learning rate",
         y_label="validation loss at the end",
@@ -113,6 +121,7 @@ def _few_panel(figures: Figures) -> Draw:
     return functools.partial(
         draw_lines,
         curves=curves,
+        log_y=_is_wide(curves),
         title="What few trials find",
         x_label="trials",
         y_label="expected least validation loss",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.data.images import hold_out, mnist_images
+from experiments.data.images import drawn_images, hold_out, mnist_images, padded
 from experiments.data.mnist import Mnist
 
 
@@ -19,3 +19,11 @@ def test_mnist_is_split_and_has_a_channel():
     np.testing.assert_array_equal(images.validation.images[..., 0], pixels[4:])
     np.testing.assert_array_equal(images.training.labels, [0, 1, 0, 1])
     np.testing.assert_array_equal(images.test.images[..., 0], pixels)
+
+
+def test_a_frame_is_black_and_its_inside_the_image():
+    images = drawn_images(side=4, channels=1)
+    framed = padded(images, by=1)
+    np.testing.assert_array_equal(framed.test.images[:, 1:5, 1:5], images.test.images)
+    assert framed.test.images.sum() == images.test.images.sum()
+    np.testing.assert_array_equal(framed.training.labels, images.training.labels)
