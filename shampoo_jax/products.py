@@ -19,9 +19,7 @@ _LETTERS = "abcdefghijklm"
 _CHUNK = 2**16  # elements of a chunk of blocks: 256 KiB in float32, of a cache of 1 or 2 MiB
 
 
-def in_chunks(
-    one: Callable[..., Rows], old: Rows, *others: Any, block: Sequence[int]
-) -> Rows:
+def in_chunks(one: Callable[..., Rows], old: Rows, *others: Any, block: Sequence[int]) -> Rows:
     """Replace rows `[n, ...]` by what `one` makes of them: in chunks on CPU, at once elsewhere.
 
     Args:
