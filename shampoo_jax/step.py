@@ -17,6 +17,7 @@ from shampoo_jax import statistics
 from shampoo_jax.config import ShampooConfig
 from shampoo_jax.differentiable import norms, power
 from shampoo_jax.grafting import per_row
+from shampoo_jax.packing import unpack
 from shampoo_jax.plan import Pool
 from shampoo_jax.products import along_all, multiply
 from shampoo_jax.roots import Refreshed
@@ -68,7 +69,8 @@ def _refresh_block(factors, kept, sizes, health, exponents, correction, count, c
     roots, spectra = kept
     refreshed, matrices, zero = [], [], False
     for k, (factor, root) in enumerate(zip(factors, roots)):
-        a = statistics.corrected(factor, correction, config)
+        whole = unpack(factor) if config.packs_factors else factor
+        a = statistics.corrected(whole, correction, config)
         matrices.append(a)
         refreshed.append(
             config.solver(
