@@ -15,6 +15,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from shampoo_jax.config import ShampooConfig
 from shampoo_jax.grafting import per_row
+from shampoo_jax.packing import pack
 from shampoo_jax.plan import Pool
 from shampoo_jax.products import gram, in_chunks, multiply, scale
 from shampoo_jax.spectra import inverse_powers
@@ -156,6 +157,7 @@ def accumulate(
             outer = _outer(g.astype(factor.dtype), by, pool, sizes, own, config)
             decay = jnp.where(active, jnp.asarray(config.b2, factor.dtype), 1)
             weight = jnp.asarray(average_weight(config), factor.dtype)
+            outer = pack(outer) if config.packs_factors else outer
             new.append(per_row(decay, factor) * factor + weight * outer)
         return tuple(new)
 

@@ -18,6 +18,7 @@ from shampoo_jax import statistics
 from shampoo_jax.config import ShampooConfig
 from shampoo_jax.differentiable import norms, power
 from shampoo_jax.grafting import per_row
+from shampoo_jax.packing import unpack
 from shampoo_jax.plan import Pool
 from shampoo_jax.products import along_all, multiply
 from shampoo_jax.state import PoolState
@@ -98,7 +99,8 @@ class _Attempt(NamedTuple):
 
 def _attempt(factor, root, size, *, exponent, correction, config) -> _Attempt:
     """Solve for the root of one factor."""
-    a = statistics.corrected(factor, correction, config)
+    whole = unpack(factor, root.shape[-1]) if config.packs_factors else factor
+    a = statistics.corrected(whole, correction, config)
     found = config.solver(
         a,
         size,
