@@ -20,13 +20,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 import shampoo_jax
+from experiments.bench.contestants import Contestant, make_contestant
 from experiments.bench.parameter_sets import PARAMETER_SETS, read_sets
 from experiments.harness.figures import Figures, pick
 from experiments.harness.options import OneSeed, check_least
 from experiments.harness.plots import Draw, draw_bars
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting, Study
-from experiments.step_time import Contestant, make_contestant
 from shampoo_jax import Blocks, Refresh
 from shampoo_jax.layout import from_pools, to_pools
 from shampoo_jax.plan import make_plan

@@ -3,6 +3,8 @@
     python -m experiments.step_time --sets blocks12,sequences_step   # minutes on 2 CPU cores
 
     python -m experiments.step_time --model nxtpost        # training and serving, in parts
+    python -m experiments.step_time --threads              # does OPENBLAS_NUM_THREADS matter?
+    python -m experiments.step_time --peer PYTHON          # beside the PyTorch original
 
 A parameter set is stepped with fixed random gradients, without a model. The names that end in
 `_step` are whole training steps: forward, backward and update (`experiments.bench.whole_step`). All
@@ -22,8 +24,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -32,8 +34,9 @@ import optax
 from jax.sharding import Mesh
 
 import shampoo_jax
-from experiments.bench import nxtpost_time
-from experiments.bench.parameter_sets import PARAMETER_SETS, Shapes, read_sets
+from experiments.bench import apart, nxtpost_time
+from experiments.bench.contestants import Contestant, make_contestant, make_step_contestant
+from experiments.bench.parameter_sets import PARAMETER_SETS, read_sets
 from experiments.bench.step_floor import eigendecompositions, products
 from experiments.bench.whole_step import WHOLE_STEPS
 from experiments.harness.figures import Figures, pick
@@ -42,17 +45,10 @@ from experiments.harness.options import OneSeed, check_least
 from experiments.harness.plots import Draw, draw_groups
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting, Study
-from experiments.loop.sharding import replicated, shard_batch
-from experiments.loop.train_step import (
-    compile_step,
-    init_state,
-    make_step,
-    shardings_of,
-    state_layout,
-)
 from shampoo_jax import Blocks, Refresh
 
 SETS = (*PARAMETER_SETS, *WHOLE_STEPS)
+ALL = ",".join(SETS)
 ROW = (
     "set",
     "optimizer",
@@ -79,8 +75,12 @@ class StepTime(OneSeed):
     """time this model's training and serving (`experiments.bench.nxtpost_time`) in place of sets"""
     nxtpost: nxtpost_time.Size = dataclasses.field(default_factory=nxtpost_time.Size)
     """data and sizes of that model"""
-    sets: str = ",".join(SETS)
+    sets: str = ALL
     """parameter sets and whole steps, separated by commas"""
+    threads: bool = False
+    """time Shampoo with and without OPENBLAS_NUM_THREADS beside a busy process, in its own ones"""
+    peer: Path | None = None
+    """an interpreter that can import torch and the PyTorch original; times that beside ours"""
     block_size: int = 256
     """largest side of a block; whole steps take the default"""
     frequency: int = 10
@@ -91,7 +91,8 @@ class StepTime(OneSeed):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, block_size=1, frequency=1, cycles=1)
-        read_sets(self.sets, SETS)
+        alone = self.threads or self.peer is not None
+        read_sets(self.sets, tuple(PARAMETER_SETS) if alone and self.sets != ALL else SETS)
 
 
 PRESETS = {
@@ -125,94 +126,6 @@ def step_optimizers(options: StepTime) -> dict[str, optax.GradientTransformation
         "shampoo": shampoo_jax.shampoo(1e-3, refresh=often),
         "thrifty": shampoo_jax.shampoo(1e-3, refresh=seldom),
     }
-
-
-@dataclasses.dataclass
-class Contestant:
-    """One compiled call that is repeated; `call` keeps its own state."""
-
-    call: Callable[[], Any]
-    compiled: dict[str, float] = dataclasses.field(default_factory=dict)  # columns of `ROW`
-    milliseconds: list[float] = dataclasses.field(default_factory=list)
-
-    def take_turn(self) -> None:
-        """Call once and note how long it took."""
-        start = time.perf_counter()
-        jax.block_until_ready(self.call())
-        self.milliseconds.append(1e3 * (time.perf_counter() - start))
-
-    def summary(self, *, skip: int) -> dict[str, float]:
-        """Return what is known of the program, and of its times after the first `skip` ones."""
-        working = self.milliseconds[skip:]
-        return self.compiled | {
-            "amortised_ms": float(np.mean(working)),
-            "median_ms": float(np.median(working)),
-            "p95_ms": float(np.percentile(working, 95)),
-        }
-
-
-def _program(compiled, opt_state, *, seconds: float) -> dict[str, float]:
-    """Describe a compiled step by columns of `ROW`; the state's bytes are those of one device."""
-    leaves = jax.tree.leaves(opt_state)
-    return {
-        "compile_s": seconds,
-        "hlo_lines": len(compiled.as_text().splitlines()),
-        "state_bytes": sum(x.addressable_shards[0].data.nbytes for x in leaves),
-    }
-
-
-def _draw(shapes: Shapes, seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def make_contestant(
-    tx: optax.GradientTransformation, shapes: Shapes, *, mesh: Mesh, seed: int
-) -> Contestant:
-    """Compile an optimizer's step on the mesh of the context."""
-    grads = jax.device_put(_draw(shapes, seed), replicated(mesh))
-    params = jax.device_put(_draw(shapes, seed + 1), replicated(mesh))
-    layout = shampoo_jax.state_sharding(jax.eval_shape(tx.init, params), mesh)
-    state = jax.jit(tx.init, out_shardings=layout)(params)
-
-    def update(state, params, grads):
-        updates, state = tx.update(grads, state, params)
-        return state, optax.apply_updates(params, updates)
-
-    start = time.perf_counter()
-    outputs = (shardings_of(state), shardings_of(params))
-    jitted = jax.jit(update, donate_argnums=(0, 1), out_shardings=outputs)
-    compiled = jitted.lower(state, params, grads).compile()
-    program = _program(compiled, state, seconds=time.perf_counter() - start)
-    carry = [state, params]
-
-    def call():
-        carry[:] = compiled(*carry, grads)
-        return carry
-
-    return Contestant(call, program)
-
-
-def make_step_contestant(
-    tx: optax.GradientTransformation, name: str, *, mesh: Mesh, seed: int
-) -> Contestant:
-    """Compile a whole training step on the mesh of the context."""
-    problem = WHOLE_STEPS[name]()
-    layout = state_layout(
-        problem.init_params, tx, mesh=mesh, opt_state_sharding=shampoo_jax.state_sharding
-    )
-    state = init_state(problem.init_params, tx, layout=layout, seed=seed)
-    batch = shard_batch(problem.batch, mesh)
-    start = time.perf_counter()
-    compiled = compile_step(make_step(problem.loss, tx, seed=seed), state, batch=batch, mesh=mesh)
-    program = _program(compiled, state.opt_state, seconds=time.perf_counter() - start)
-    carry = [state]
-
-    def call():
-        carry[0], metrics = compiled(carry[0], batch)
-        return carry[0], metrics
-
-    return Contestant(call, program)
 
 
 def time_step(name: str, options: StepTime, *, mesh: Mesh) -> list[dict[str, Any]]:
@@ -338,7 +251,32 @@ def time_panels(figures: Figures) -> list[Draw]:
 
 def measure(setting: Setting[StepTime]) -> Outcome:
     """Time a model's parts, or the optimizers on sets and whole steps."""
-    return _measure_model(setting.options) if setting.options.model else _measure_sets(setting)
+    options = setting.options
+    if options.model:
+        return _measure_model(options)
+    if options.threads or options.peer:
+        return _measure_apart(options)
+    return _measure_sets(setting)
+
+
+def _measure_apart(options: StepTime) -> Outcome:
+    """Time whole processes that take turns."""
+    sets = [name for name in read_sets(options.sets, SETS) if name in PARAMETER_SETS]
+    if options.peer:
+        figures, table = apart.peer(
+            options.peer, sets, block_size=options.block_size, cycles=options.cycles
+        )
+    else:
+        figures, table = apart.threads(sets, cycles=options.cycles)
+    own = {name: ms for name, ms in figures.items() if "/ours" in name or "/not set" in name}
+    return Outcome(
+        title="Step time, process by process",
+        intro="The optimizer's step alone, on fixed random gradients.",
+        protocol={"order": "processes take turns", "first cycles": "not timed"},
+        metrics=own,
+        baselines={name: ms for name, ms in figures.items() if name not in own},
+        tables=[table],
+    )
 
 
 def _measure_sets(setting: Setting[StepTime]) -> Outcome:

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 
 from shampoo_jax import record
 from shampoo_jax.options import Shape
+from shampoo_jax.packing import pack, unpack
 from shampoo_jax.record import BLOCK_OPTIONS, LeafBlocks
 from shampoo_jax.state import PoolState, ShampooState
 
@@ -171,6 +172,26 @@ def _listed(state: ShampooState, shapes: dict[str, Shape]) -> list[tuple[int, Le
     return listed
 
 
+def _whole(pool: PoolState) -> PoolState:
+    """Return a pool, on the host, whose factors are whole matrices."""
+    return pool._replace(
+        factors=tuple(
+            np.array(unpack(jnp.asarray(x), root.shape[-1])) if x.shape != root.shape else x
+            for x, root in zip(pool.factors, pool.roots)
+        )
+    )
+
+
+def _as_stored(pool: PoolState, like: PoolState) -> PoolState:
+    """Undo `_whole`."""
+    both = zip(pool.factors, like.factors)
+    return pool._replace(
+        factors=tuple(
+            np.asarray(pack(jnp.asarray(x))) if x.shape != y.shape else x for x, y in both
+        )
+    )
+
+
 def _arrays(pool: PoolState) -> dict[str, np.ndarray]:
     paths = jax.tree_util.tree_leaves_with_path(pool)
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in paths}
@@ -205,8 +226,9 @@ def _described(state: ShampooState, listed: list[tuple[int, LeafBlocks]]) -> dic
 def _canonical(state: ShampooState, shapes: dict[str, Shape]) -> dict:
     state = jax.tree.map(_to_host, state)
     listed, blocks = _listed(state, shapes), {}
+    pools = [_whole(pool) for pool in _pools(state)]
     for i, b in listed:
-        pool = _pools(state)[i]
+        pool = pools[i]
         blocks[b.name] = {k: np.array(x[_place(k, x, pool, b)]) for k, x in _arrays(pool).items()}
     return {
         "count": np.asarray(state.count),
@@ -220,7 +242,8 @@ def _restore(saved: dict[str, Any], like: ShampooState, shapes: dict[str, Shape]
     listed = _listed(like, shapes)
     _check_plan(saved, _described(like, listed), {b.name for _, b in listed})
     # Every number is overwritten but those of padding rows, which stay as a fresh state has them.
-    pools = jax.tree.map(_to_host, like.pools)
+    own_pools = _pools(like)
+    pools = [_whole(jax.tree.map(_to_host, pool)) for pool in own_pools]
     for i, b in listed:
         arrays = _arrays(pools[i])
         prefix = f"blocks/{b.name}/"
@@ -229,8 +252,8 @@ def _restore(saved: dict[str, Any], like: ShampooState, shapes: dict[str, Shape]
         for moment, x in arrays.items():
             _fill(x, _place(moment, x, pools[i], b), own[moment], moment)
     count: Any = np.asarray(saved["count"], np.int32)
-    new = ShampooState(count, pools)
-    return jax.tree.map(_put, new, like)
+    stored: Any = tuple(map(_as_stored, pools, own_pools)) or _to_host(like.pools)
+    return jax.tree.map(_put, ShampooState(count, stored), like)
 
 
 def _fill(x: np.ndarray, place: tuple, value, moment: str) -> None:

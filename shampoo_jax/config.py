@@ -54,6 +54,11 @@ class ShampooConfig:
         return self.root.keeps_spectra
 
     @property
+    def packs_factors(self) -> bool:
+        """Whether factors are kept packed: unless every step reads them whole."""
+        return not self.root.track_eigenvalues
+
+    @property
     def solver(self) -> Callable[..., roots.Refreshed]:
         """The function that refreshes a root or a basis."""
         inverse = self.root.preconditioner == "root_inverse"

@@ -38,9 +38,10 @@ class Blocks:
         `shampoo_jax.default_exponents`: 1 / (2 k) for the k dims that keep a factor, and vectors to
         the grafting method. In the eigenvalue-corrected form a dim with 0 is not rotated, and the
         size of other exponents has no effect.
-      factor_limit: factors and roots of a block take at most this many times its size: dims whose
-        factor would exceed it have none (the long side of a LoRA matrix). None = no limit. With the
-        two moments of the defaults, 6 means 8 times in all. Not read by a function `exponents`.
+      factor_limit: factors and roots of a block, counted as whole matrices, take at most this many
+        times its size: dims whose factor would exceed it have none (the long side of a LoRA
+        matrix). None = no limit. Factors are packed: with the two moments of the defaults, 6 means
+        6.5 times in all, and little more. Not read by a function `exponents`.
       max_pools: cap on the number of pools: smaller compiles faster and pads more.
       round_to: sides of blocks are padded to a multiple of it.
 

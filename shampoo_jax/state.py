@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from shampoo_jax import record
 from shampoo_jax.config import ShampooConfig
+from shampoo_jax.packing import packed_shape
 from shampoo_jax.plan import Plan, Pool
 
 T = TypeVar("T")
@@ -21,7 +22,9 @@ class PoolState(NamedTuple):
     Fields that a configuration does not use are None. One factor per preconditioned dim, in order.
     """
 
-    factors: tuple[jax.Array, ...]  # [rows, d_k, d_k] factor_dtype: averaged Gram matrices L_k
+    # [rows, d_k / 2, d_k + 1] factor_dtype: averaged Gram matrices L_k, packed (packing.py); or
+    # [rows, d_k, d_k], where eigenvalues are tracked
+    factors: tuple[jax.Array, ...]
     roots: tuple[jax.Array, ...]  # [rows, d_k, d_k]: L_k^-e_k, or the eigenvectors of L_k
     spectra: tuple[jax.Array, ...]  # [rows, d_k]: eigenvalues of the factors, () where not kept
     eigenvalues: jax.Array | None  # [rows, *dims]: second moment in the eigenbasis
@@ -75,8 +78,12 @@ def init_pool(
     def identity(side):
         return jnp.broadcast_to(jnp.eye(side, dtype=dtype)[None], (rows, side, side))
 
+    def factor(side):
+        shape = packed_shape(side) if config.packs_factors else (side, side)
+        return jnp.zeros((rows, *shape), config.root.factor_dtype or dtype)
+
     return PoolState(
-        factors=tuple(jnp.zeros((rows, d, d), config.root.factor_dtype or dtype) for d in sides),
+        factors=tuple(factor(d) for d in sides),
         roots=tuple(identity(d) for d in sides),
         spectra=tuple(jnp.ones((rows, d), dtype) for d in sides) if config.keeps_spectra else (),
         eigenvalues=blocks() if config.eigenvalue_corrected else None,

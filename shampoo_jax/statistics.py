@@ -6,6 +6,8 @@ roots, so that L_1 x L_2 x ... is the Kronecker product nearest to the second mo
 Kullback-Leibler divergence, if every exponent is 1/2.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -13,8 +15,9 @@ from jax.typing import ArrayLike, DTypeLike
 
 from shampoo_jax.config import ShampooConfig
 from shampoo_jax.grafting import per_row
+from shampoo_jax.packing import pack
 from shampoo_jax.plan import Pool
-from shampoo_jax.products import gram, multiply, scale
+from shampoo_jax.products import gram, in_chunks, multiply, scale
 from shampoo_jax.spectra import inverse_powers
 from shampoo_jax.state import PoolState
 
@@ -53,7 +56,30 @@ def corrected(factor: jax.Array, correction: jax.Array, config: ShampooConfig) -
     return a * power[..., None, None]
 
 
-def _whitened(g: jax.Array, state: PoolState, pool: Pool, own: int, config: ShampooConfig):
+class _Whitening(NamedTuple):
+    """What the KL rule reads of a pool's rows; empty where the outer products are plain.
+
+    Attributes:
+      roots, spectra: as in the state.
+      seen: bool `[n]`, False for a block whose roots are still the identity.
+    """
+
+    roots: tuple[jax.Array, ...] = ()
+    spectra: tuple[jax.Array, ...] = ()
+    seen: jax.Array | None = None
+
+
+def _whitening(state: PoolState, config: ShampooConfig) -> _Whitening:
+    if config.root.factors == "gram":
+        return _Whitening()
+    if config.root.track_eigenvalues:
+        seen = jnp.trace(state.factors[0], axis1=1, axis2=2) > 0
+    else:
+        seen = state.last_refresh > 0
+    return _Whitening(state.roots, state.spectra, seen)
+
+
+def _whitened(g: jax.Array, by: _Whitening, pool: Pool, own: int, config: ShampooConfig):
     """G multiplied along all preconditioned dims but one by their inverse roots.
 
     From an eigendecomposition Q diag(lam) Q^T the last product with Q is left out: these dims are
@@ -63,10 +89,10 @@ def _whitened(g: jax.Array, state: PoolState, pool: Pool, own: int, config: Sham
     for i, axis in enumerate(pool.preconditioned):
         if i == own:
             continue
-        root = state.roots[i].astype(g.dtype)
+        root = by.roots[i].astype(g.dtype)
         if config.keeps_spectra:
             g = multiply(g, root, axis, transpose=True, precision=precision)
-            powers = inverse_powers(state.spectra[i].astype(g.dtype), pool.exponents[axis])
+            powers = inverse_powers(by.spectra[i].astype(g.dtype), pool.exponents[axis])
             g = scale(g, powers, axis)
         else:
             g = multiply(g, root, axis, precision=precision)
@@ -92,19 +118,16 @@ def _mean_scale(g: jax.Array, seen: jax.Array, sizes: jax.Array, pool: Pool, own
     return mean * jnp.where(seen, 1, start)
 
 
-def _outer(g, state: PoolState, pool: Pool, sizes, own: int, config: ShampooConfig) -> jax.Array:
+def _outer(g, by: _Whitening, pool: Pool, sizes, own: int, config: ShampooConfig) -> jax.Array:
     """O_k `[n, d, d]` of one factor, in the dtype of G."""
     axis, rule = pool.preconditioned[own], config.root.factors
     if rule == "gram":
         return gram(g, axis, precision=config.root.precision)
-    outer = gram(_whitened(g, state, pool, own, config), axis, precision=config.root.precision)
+    outer = gram(_whitened(g, by, pool, own, config), axis, precision=config.root.precision)
     if rule == "kl_sum":
         return outer
-    if config.root.track_eigenvalues:
-        seen = jnp.trace(state.factors[0], axis1=1, axis2=2) > 0
-    else:
-        seen = state.last_refresh > 0
-    return outer * per_row(_mean_scale(g, seen, sizes, pool, own), outer)
+    assert by.seen is not None
+    return outer * per_row(_mean_scale(g, by.seen, sizes, pool, own), outer)
 
 
 def accumulate(
@@ -128,14 +151,19 @@ def accumulate(
       config: hyperparameters.
     """
 
-    def add(factors):
+    def add_rows(factors, by, g, sizes, active):
         new = []
         for own, factor in enumerate(factors):
-            outer = _outer(g.astype(factor.dtype), state, pool, sizes, own, config)
+            outer = _outer(g.astype(factor.dtype), by, pool, sizes, own, config)
             decay = jnp.where(active, jnp.asarray(config.b2, factor.dtype), 1)
             weight = jnp.asarray(average_weight(config), factor.dtype)
+            outer = pack(outer) if config.packs_factors else outer
             new.append(per_row(decay, factor) * factor + weight * outer)
         return tuple(new)
+
+    def add(factors):
+        others = (_whitening(state, config), g, sizes, active)
+        return in_chunks(add_rows, factors, *others, block=pool.dims)
 
     if config.refresh.statistics_frequency == 1:
         return add(state.factors)

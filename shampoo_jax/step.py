@@ -5,6 +5,7 @@ operations is that of the Algorithm 2 of the paper, as its software runs it; mor
 docs/shampoo/how-it-works.md.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +18,9 @@ from shampoo_jax import statistics
 from shampoo_jax.config import ShampooConfig
 from shampoo_jax.differentiable import norms, power
 from shampoo_jax.grafting import per_row
+from shampoo_jax.packing import unpack
 from shampoo_jax.plan import Pool
 from shampoo_jax.products import along_all, multiply
-from shampoo_jax.roots import Refreshed
 from shampoo_jax.state import PoolState
 
 
@@ -55,7 +56,7 @@ def phase_table(pool: Pool, *, devices: int, phases: int) -> tuple[np.ndarray, n
 
 
 class _Health(NamedTuple):
-    """Counters of refreshing: of all rows `[n]`, or of one block `[]`."""
+    """Counters of refreshing `[n]`, as in the state."""
 
     last_refresh: jax.Array
     residual: jax.Array
@@ -63,46 +64,113 @@ class _Health(NamedTuple):
     failures: jax.Array
 
 
-def _refresh_block(factors, kept, sizes, health, exponents, correction, count, config):
-    """Refresh the roots of one block; a bad one keeps the previous roots and is counted."""
-    roots, spectra = kept
-    refreshed, matrices, zero = [], [], False
-    for k, (factor, root) in enumerate(zip(factors, roots)):
-        a = statistics.corrected(factor, correction, config)
-        matrices.append(a)
-        refreshed.append(
-            config.solver(
-                a,
-                sizes[k],
-                root.astype(factor.dtype),
-                exponent=exponents[k],
-                eps=jnp.asarray(config.eps, factor.dtype),
-                relative_eps=config.root.relative_eps,
-            )
-        )
-        zero |= jnp.trace(a) == 0
-    refreshed = [Refreshed(r.value, *lax.stop_gradient(r[1:])) for r in refreshed]
-    finite = [jnp.isfinite(r.value).all() for r in refreshed]
-    residuals = [jnp.where(ok, r.residual, jnp.inf) for ok, r in zip(finite, refreshed)]
-    residual = jnp.stack(residuals).max().astype(jnp.float32)
-    values = [r.value.astype(root.dtype) for r, root in zip(refreshed, roots)]
-    conditions, new_spectra = [r.condition for r in refreshed], ()
-    if spectra:
-        lams = [_spectrum(a, v, n, config) for a, v, n in zip(matrices, values, sizes)]
-        conditions = [spectra_lib.condition(lam, n) for lam, n in zip(lams, sizes)]
-        new_spectra = tuple(lam.astype(old.dtype) for lam, old in zip(lams, spectra))
-    condition = jnp.stack(conditions).max().astype(jnp.float32)
-    condition = jnp.where(jnp.isnan(condition), jnp.inf, condition)
-    accepted = residual <= config.refresh.max_residual
-    # A factor that has seen no gradient yet has no root to fail at.
-    new_health = _Health(
-        last_refresh=jnp.where(accepted, count, health.last_refresh),
-        residual=jnp.where(zero, health.residual, residual),
-        condition=jnp.where(zero, health.condition, condition),
-        failures=health.failures + (~accepted & ~zero),
+class _Report(NamedTuple):
+    """How the refreshes of a step went: of one block, float32 `[]`, or of all rows `[n]`.
+
+    Attributes:
+      tried: whether there was one.
+      residual, condition: the worst of the block's factors.
+      unseen: whether a factor has seen no gradient yet: it has no root to fail at.
+    """
+
+    tried: jax.Array
+    residual: jax.Array
+    condition: jax.Array
+    unseen: jax.Array
+
+
+class _Attempt(NamedTuple):
+    """What a refresh found of one factor, or of `[k]` like ones.
+
+    Attributes:
+      root: `[d, d]`.
+      spectrum: `[d]`; None where none is kept.
+      residual: infinite where the root is not finite.
+      condition: infinite where there is none.
+      unseen: whether the factor has seen no gradient yet: it has no root to fail at.
+    """
+
+    root: jax.Array
+    spectrum: jax.Array | None
+    residual: jax.Array
+    condition: jax.Array
+    unseen: jax.Array
+
+
+def _attempt(factor, root, size, *, exponent, correction, config) -> _Attempt:
+    """Solve for the root of one factor."""
+    whole = unpack(factor, root.shape[-1]) if config.packs_factors else factor
+    a = statistics.corrected(whole, correction, config)
+    found = config.solver(
+        a,
+        size,
+        root.astype(a.dtype),
+        exponent=exponent,
+        eps=jnp.asarray(config.eps, a.dtype),
+        relative_eps=config.root.relative_eps,
     )
-    new, old = (tuple(values), new_spectra), (roots, spectra)
-    return jax.tree.map(lambda n, o: jnp.where(accepted, n, o), new, old), new_health
+    residual, condition = lax.stop_gradient((found.residual, found.condition))
+    lam = None
+    if config.keeps_spectra:
+        lam = _spectrum(a, found.value, size, config)
+        condition = spectra_lib.condition(lam, size)
+    return _Attempt(
+        root=found.value.astype(root.dtype),
+        spectrum=lam,
+        residual=jnp.where(jnp.isfinite(found.value).all(), residual, jnp.inf),
+        condition=jnp.where(jnp.isnan(condition), jnp.inf, condition),
+        unseen=jnp.trace(a) == 0,
+    )
+
+
+def _alike(factors, exponents) -> list[list[int]]:
+    """Group the sides of a block that one program serves."""
+    groups: dict[tuple, list[int]] = {}
+    for k, factor in enumerate(factors):
+        groups.setdefault((factor.shape, exponents[k]), []).append(k)
+    return list(groups.values())
+
+
+def _refresh_block(factors, kept, sizes, exponents, correction, config):
+    """Refresh the roots of one block, or keep the previous ones; return a report beside."""
+    roots, spectra = kept
+    groups, attempts = _alike(factors, exponents), []
+    for sides in groups:
+        solve = functools.partial(
+            _attempt, exponent=exponents[sides[0]], correction=correction, config=config
+        )
+        own = [(factors[k], roots[k], sizes[k]) for k in sides]
+        alone = len(sides) == 1
+        attempts.append(solve(*own[0]) if alone else jax.vmap(solve)(*map(jnp.stack, zip(*own))))
+
+    def of_block(name):
+        return jnp.stack([jnp.atleast_1d(getattr(t, name)).max() for t in attempts]).max()
+
+    residual, accepted = of_block("residual"), of_block("residual") <= config.refresh.max_residual
+    new_roots, new_spectra = list(roots), list(spectra)
+    for sides, attempt in zip(groups, attempts):
+        for i, k in enumerate(sides):
+            own = attempt if len(sides) == 1 else jax.tree.map(lambda x, i=i: x[i], attempt)
+            new_roots[k] = jnp.where(accepted, own.root, roots[k])
+            if spectra:
+                lam = own.spectrum.astype(spectra[k].dtype)
+                new_spectra[k] = jnp.where(accepted, lam, spectra[k])
+    report = _Report(jnp.ones(()), residual, of_block("condition"), of_block("unseen"))
+    report = jnp.stack([x.astype(jnp.float32) for x in report])
+    return (tuple(new_roots), tuple(new_spectra)), report
+
+
+def _count(health: _Health, report: _Report, count, config) -> _Health:
+    """Bring the counters up to date."""
+    tried = report.tried > 0
+    accepted = report.residual <= config.refresh.max_residual
+    seen = tried & (report.unseen == 0)
+    return _Health(
+        last_refresh=jnp.where(tried & accepted, count, health.last_refresh),
+        residual=jnp.where(seen, report.residual, health.residual),
+        condition=jnp.where(seen, report.condition, health.condition),
+        failures=health.failures + (seen & ~accepted),
+    )
 
 
 def _spectrum(a, basis, size, config):
@@ -133,7 +201,7 @@ def _anywhere_vmap(axis_size, in_batched, flag):
     return _anywhere(flag.any(0) if in_batched[0] else flag), False
 
 
-def _refresh_loop(local: Local, sizes, carry, factors, active, refresh):
+def _refresh_loop(local: Local, sizes, kept, factors, active, refresh):
     """Refresh the due rows one after the other (CPU); a step without any skips the work.
 
     The trip count is static, as differentiation in reverse mode asks.
@@ -144,32 +212,41 @@ def _refresh_loop(local: Local, sizes, carry, factors, active, refresh):
         wanted = (i < local.due) & active[row]
 
         def compute(old):
-            new = refresh(tuple(f[row] for f in factors), old[0], sizes[row], old[1])
+            new = refresh(tuple(f[row] for f in factors), old[0], sizes[row])
             return jax.tree.map(lambda n, o: jnp.where(wanted, n, o), new, old)
 
         old = jax.tree.map(lambda x: x[row], carry)
         new = lax.cond(_anywhere(wanted), compute, lambda old: old, old)
-        return jax.tree.map(lambda x, v: x.at[row].set(v), carry, new)
+        put = lambda x, v: lax.dynamic_update_index_in_dim(x, v, row, 0)  # noqa: E731
+        return jax.tree.map(put, carry, new)
 
-    def loop(carry):
-        return lax.fori_loop(0, local.due_rows.shape[0], one, carry)
+    def loop(kept):
+        return lax.fori_loop(0, local.due_rows.shape[0], one, (kept, _no_report(active)))
 
-    return lax.cond(_anywhere(local.due > 0), loop, lambda carry: carry, carry)
+    return lax.cond(_anywhere(local.due > 0), loop, lambda kept: (kept, _no_report(active)), kept)
 
 
-def _refresh_batch(local: Local, sizes, carry, factors, active, refresh):
+def _refresh_batch(local: Local, sizes, kept, factors, active, refresh):
     """Refresh the due rows at once (GPU, TPU); a step without any skips the work."""
 
-    def compute(carry):
+    def compute(kept):
         rows = local.due_rows
-        kept, health = jax.tree.map(lambda x: x[rows], carry)
-        new = jax.vmap(refresh)(tuple(f[rows] for f in factors), kept, sizes[rows], health)
+        old = jax.tree.map(lambda x: x[rows], kept)
+        new = jax.vmap(refresh)(tuple(f[rows] for f in factors), old, sizes[rows])
         due = (jnp.arange(rows.shape[0]) < local.due) & active[rows]
         # Rows that are not due point past the end and are dropped.
         target = jnp.where(due, rows, active.shape[0])
-        return jax.tree.map(lambda x, v: x.at[target].set(v, mode="drop"), carry, new)
+        put = lambda x, v: x.at[target].set(v, mode="drop")  # noqa: E731
+        return jax.tree.map(put, (kept, _no_report(active)), new)
 
-    return lax.cond(_anywhere(local.due > 0), compute, lambda carry: carry, carry)
+    return lax.cond(
+        _anywhere(local.due > 0), compute, lambda kept: (kept, _no_report(active)), kept
+    )
+
+
+def _no_report(active: jax.Array) -> jax.Array:
+    """Return the stacked report `[n, 4]` of a step without a refresh."""
+    return jnp.zeros((*active.shape, len(_Report._fields)), jnp.float32)
 
 
 def refresh_roots(
@@ -187,15 +264,15 @@ def refresh_roots(
     exponents = [pool.exponents[k] for k in pool.preconditioned]
     sizes = local.sizes[:, np.array(pool.preconditioned)]
 
-    def refresh(factors, kept, sizes, health):
-        return _refresh_block(factors, kept, sizes, health, exponents, correction, count, config)
+    def refresh(factors, kept, sizes):
+        return _refresh_block(factors, kept, sizes, exponents, correction, config)
 
     def run(kind):
-        return lambda carry: kind(local, sizes, carry, factors, active, refresh)
+        return lambda kept: kind(local, sizes, kept, factors, active, refresh)
 
-    carry = ((state.roots, state.spectra), _health(state))
     kinds = {"cpu": run(_refresh_loop), "default": run(_refresh_batch)}
-    (roots, spectra), health = lax.platform_dependent(carry, **kinds)
+    (roots, spectra), stacked = lax.platform_dependent((state.roots, state.spectra), **kinds)
+    health = _count(_health(state), _Report(*jnp.unstack(stacked, axis=1)), count, config)
     if config.root.track_eigenvalues:
         spectra = _track(state.spectra, roots, factors, sizes, active, correction, config)
     return roots, spectra, health

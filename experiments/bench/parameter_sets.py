@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Collection
 
+import numpy as np
+
 from experiments.harness.errors import bad_input
 
 Shape = tuple[int, ...]
@@ -78,6 +80,12 @@ PARAMETER_SETS: dict[str, Callable[[], Shapes]] = {
     "layers200": layers200,
     "odd200": odd200,
 }
+
+
+def draw(shapes: Shapes, seed: int) -> dict[str, np.ndarray]:
+    """Draw normal float32 values."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def read_sets(text: str, known: Collection[str] = PARAMETER_SETS) -> list[str]:

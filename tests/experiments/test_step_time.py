@@ -2,13 +2,14 @@
 
 import functools
 import json
+import sys
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import step_time
-from experiments.bench import nxtpost_time, step_floor, whole_step
+from experiments.bench import nxtpost_time, processes, step_floor, step_worker, whole_step
 from experiments.bench.parameter_sets import PARAMETER_SETS
 from experiments.harness.errors import InputError
 
@@ -113,3 +114,40 @@ def test_a_model_is_timed_in_parts(tmp_path):
     serving = {k.split("/", 2)[2]: v for k, v in figures.items() if "/serving/" in k}
     assert {"users/s", "request p99 ms", "event p50 ms", "insert p50 ms"} <= set(serving)
     assert all(v > 0 for v in serving.values())
+
+
+TINY = {"kernel": (6, 4), "bias": (4,)}
+
+
+def test_workers_of_their_own_processes_take_turns():
+    order = {"set": "sequences", "optimizer": "equal", "frequency": 1, "cycles": 1}
+    command = [sys.executable, "-m", "experiments.bench.step_worker", json.dumps(order)]
+    found = processes.take_turns({"ours": processes.Worker(command=command)}, rounds=1)
+    assert list(found) == ["ours"]
+    assert len(found["ours"]) == 1
+    assert found["ours"][0] > 0
+
+
+def test_the_environment_of_a_worker_is_its_own(monkeypatch):
+    monkeypatch.setenv("SET_HERE", "1")
+    monkeypatch.setenv("UNSET", "1")
+    said = (
+        "import json, os; print(json.dumps({'milliseconds': [len(os.environ.get(n, '')) for n in "
+    )
+    command = [sys.executable, "-c", f"{said}('SET_HERE', 'UNSET', 'NEW')]}}))"]
+    worker = processes.Worker(command=command, environment={"UNSET": None, "NEW": "abc"})
+    assert worker.milliseconds() == [1, 0, 3]
+
+
+def test_a_peer_that_cannot_be_had_is_named(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run"), "--sets", "sequences", "--cycles", "1"]
+    with pytest.raises(SystemExit):
+        step_time.main([*out, "--peer", str(tmp_path / "no_python")])
+    assert "no_python: expected a command that ends well, found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "shampoo", "equal"])
+def test_a_worker_times_whole_cycles(optimizer, monkeypatch):
+    monkeypatch.setitem(PARAMETER_SETS, "tiny", lambda: TINY)
+    order = step_worker.Order(set="tiny", optimizer=optimizer, frequency=2, cycles=3)
+    assert len(step_worker.milliseconds(order)) == 6

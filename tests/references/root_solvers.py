@@ -71,9 +71,12 @@ def eigh_basis(a, previous, *, eps, tolerance=0.0):
     return np.linalg.eigh(a)[1]
 
 
-def qr_basis(a, previous, *, eps, max_iterations, tolerance=0.0):
+def qr_basis(a, previous, *, eps, max_iterations, tolerance=0.0, first="largest"):
+    a = a + eps * np.eye(len(a))
     q, count = previous, 0
-    e = q.T @ (a + eps * np.eye(len(a))) @ q
+    if first == "largest":
+        q = q[:, np.argsort(-np.diag(q.T @ a @ q), kind="stable")]
+    e = q.T @ a @ q
     while count < max_iterations and off_diagonal(e) > tolerance:
         u, r = np.linalg.qr(e)
         e, q, count = r @ u, q @ u, count + 1

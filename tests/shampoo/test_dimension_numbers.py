@@ -181,14 +181,14 @@ def _times(shape, **options):
     [(4096,), (128,), (3,), (4096, 16), (16, 4096), (128, 48), (130, 40), (4096, 4096), (512, 8)],
 )
 @pytest.mark.parametrize("block_size", [128, 1024, None])
-def test_no_parameter_costs_more_than_eight_times_its_size(shape, block_size):
+def test_no_parameter_costs_more_than_six_and_a_half_times_its_size(shape, block_size):
     # 32 numbers of bookkeeping per block, and sides rounded up to 8, count in the smallest only.
     slack = 1 if np.prod(shape) > 1000 else 30
-    assert _times(shape, **grouped(block_size=block_size)) <= 8.01 * slack
+    assert _times(shape, **grouped(block_size=block_size)) <= 6.55 * slack
 
 
 def test_a_limit_of_none_keeps_the_factors_of_a_long_side():
-    assert _times((4096, 16), **grouped(factor_limit=None)) > 16
+    assert _times((4096, 16), **grouped(factor_limit=None)) > 14  # 16, if factors were whole
     assert 2 < _times((4096, 16)) < 3
 
 

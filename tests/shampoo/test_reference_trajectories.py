@@ -45,7 +45,7 @@ SOLVERS = {
     ("root_inverse", "coupled_newton"): roots.newton_root,
     ("root_inverse", "coupled_higher_order"): roots.higher_order_root,
     ("basis", "eigh"): roots.eigh_basis,
-    ("basis", "qr"): roots.qr_basis,
+    ("basis", "qr"): functools.partial(roots.qr_basis, first="smallest"),
 }
 
 

@@ -33,6 +33,8 @@ SOLVERS = [
     ("qr_basis", {"max_iterations": 3}, (0.5,)),
     ("qr_basis", {"max_iterations": 50, "tolerance": 0.01}, (0.5,)),
     ("qr_basis", {"max_iterations": 5, "tolerance": 0.2}, (0.5,)),
+    ("qr_basis", {"first": "smallest", "max_iterations": 2}, (0.5,)),
+    ("qr_basis", {"first": "smallest", "max_iterations": 50, "tolerance": 0.01}, (0.5,)),
 ]
 CASES = [(name, options, e) for name, options, exponents in SOLVERS for e in exponents]
 
@@ -106,6 +108,21 @@ def test_an_adaptive_basis_is_kept_while_it_is_good(x64, tolerance, kept):
     for name in ("eigh_basis", "qr_basis"):
         found = refresh(name, a, previous, 2, 0.5, tolerance=tolerance).value[:D, :D]
         assert np.array_equal(found, previous) == kept
+
+
+@pytest.mark.parametrize("pad", [0, 3])
+def test_one_iteration_brings_a_basis_nearer(x64, pad):
+    """Of an ill-conditioned matrix, where small eigenvalues first would lose it."""
+    a = matrix() * np.logspace(-3, 0, D)[:, None] * np.logspace(-3, 0, D)[None, :]
+    before = near_basis(a)
+    after = refresh("qr_basis", a, before, pad, 0.5, eps=0.0).value[:D, :D]
+    start, end = (reference.off_diagonal(q.T @ a @ q) for q in (before, np.asarray(after)))
+    assert end < start / 2
+
+
+def test_an_order_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="first: expected 'largest' or 'smallest', found 'best'"):
+        refresh("qr_basis", matrix(), np.eye(D), 0, 0.5, first="best")
 
 
 @pytest.mark.parametrize("name", ["newton_root", "higher_order_root"])

@@ -1,0 +1,54 @@
+"""Factors in half the bytes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import shampoo_jax
+from shampoo_jax import packing
+from shampoo_jax.state import PoolState, find_states
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 8])
+def test_a_symmetric_matrix_comes_back(side):
+    a = np.random.default_rng(0).normal(size=(2, 3, side, side)).astype(np.float32)
+    a = jnp.asarray(a + a.mT)
+    packed = jax.jit(packing.pack)(a)
+    assert packed.shape == (2, 3, *packing.packed_shape(side))
+    np.testing.assert_array_equal(packing.unpack(packed, side), a)
+
+
+def test_a_packed_matrix_has_each_element_once():
+    a = jnp.arange(64.0).reshape(8, 8)
+    packed = np.sort(packing.pack(jnp.triu(a) + jnp.triu(a, 1).T), axis=None)
+    np.testing.assert_array_equal(packed, np.asarray(a)[np.triu_indices(8)])
+
+
+def test_the_factors_are_those_of_the_gradient_in_half_the_bytes():
+    g = jnp.asarray(np.random.default_rng(0).normal(size=(16, 8)), jnp.float32)
+    tx = shampoo_jax.scale_by_shampoo(b2=1.0)
+    _, state = jax.jit(tx.update)({"w": g}, tx.init({"w": g}))
+    (pool,) = find_states(state, PoolState)
+    for factor, expected in zip(pool.factors, (g @ g.T, g.T @ g), strict=True):
+        whole = packing.unpack(factor, expected.shape[0])[0]
+        np.testing.assert_allclose(whole, expected, rtol=1e-5, atol=1e-5)
+    sizes = shampoo_jax.memory({"w": g})
+    assert sizes["factors"] == 4 * (16 * 17 + 8 * 9) // 2
+    assert sizes["roots"] == 4 * (16 * 16 + 8 * 8)
+
+
+@pytest.mark.parametrize("make", [shampoo_jax.shampoo, shampoo_jax.kl_shampoo])
+def test_a_checkpoint_holds_whole_factors_of_the_true_size(make):
+    """Packed or, where eigenvalues are tracked, not: the state comes back."""
+    params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(13, 6)), jnp.float32)}
+    tx, other = (make(1e-2, blocks=shampoo_jax.Blocks(round_to=n)) for n in (8, 4))
+    _, state = jax.jit(tx.update)(params, tx.init(params), params)
+    tree = shampoo_jax.to_canonical(state, params)
+    blocks = tree[0]["blocks"]["['w']@0_0"]
+    assert blocks["factors.0"].shape == (1, 13, 13)
+    np.testing.assert_array_equal(blocks["factors.0"], blocks["factors.0"].mT)
+    again = shampoo_jax.from_canonical(tree, tx.init(params), params=params)
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    moved = shampoo_jax.from_canonical(tree, other.init(params), params=params)
+    jax.tree.map(np.testing.assert_array_equal, shampoo_jax.to_canonical(moved, params), tree)
