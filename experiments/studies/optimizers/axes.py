@@ -73,6 +73,13 @@ AXES: dict[str, dict[str, Setting]] = {
     "steps between statistics (1)": {
         f"{steps}": _shampoo(refresh=Refresh(statistics_frequency=steps)) for steps in (4, 10)
     },
+    "first refresh (step 10)": {
+        "step 1": _shampoo(refresh=Refresh(start_preconditioning_step=1)),
+    },
+    "steps between refreshes and statistics (10 and 1)": {
+        "20 and 2, from step 1": _shampoo(refresh=Refresh(20, 1, 2)),
+        "40 and 4, from step 1": _shampoo(refresh=Refresh(40, 1, 4)),
+    },
     "grafting (Adam)": {
         "RMSprop": _grafted(grafting.rmsprop, MULTIPLES),
         "AdaGrad": _grafted(lambda b2: grafting.adagrad(), (1.0, 4.0, 16.0)),
