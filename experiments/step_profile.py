@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from experiments.harness.study import Outcome, Setting, Study
 from shampoo_jax import Blocks, Refresh
 from shampoo_jax.layout import from_pools, to_pools
 from shampoo_jax.plan import make_plan
-from shampoo_jax.products import gram, multiply
+from shampoo_jax.products import along_all, gram, in_chunks
 
 SIDES = (64, 128, 256, 512, 1024)
 PARAMETERS = 2**22
@@ -61,6 +62,16 @@ def _timed(function, *arguments) -> Contestant:
     return Contestant(lambda: compiled(*arguments))
 
 
+def _grams(g: jax.Array, sides: Sequence[int]) -> tuple[jax.Array, ...]:
+    """Return the Gram products of blocks along their sides, in chunks as a step does."""
+
+    def one(old, g):
+        return tuple(x + gram(g, k) for k, x in zip(sides, old))
+
+    zeros = tuple(jnp.zeros((len(g), g.shape[1 + k], g.shape[1 + k])) for k in sides)
+    return in_chunks(one, zeros, g, block=g.shape[1:]) if sides else ()
+
+
 def parts_of(name: str, *, block_size: int) -> dict[str, Contestant]:
     """Compile the parts of a step on drawn pools."""
     shapes = PARAMETER_SETS[name]()
@@ -75,15 +86,11 @@ def parts_of(name: str, *, block_size: int) -> dict[str, Contestant]:
     ]
 
     def grams(pools):
-        return [[gram(g, k) for k in kept(pool)] for pool, g in zip(plan.pools, pools)]
+        return [_grams(g, kept(pool)) for pool, g in zip(plan.pools, pools)]
 
     def applications(pools, roots):
-        directions = []
-        for pool, g, own in zip(plan.pools, pools, roots):
-            for k, root in zip(kept(pool), own):
-                g = multiply(g, root, k)
-            directions.append(g)
-        return directions
+        both = zip(plan.pools, pools, roots)
+        return [along_all(g, own, kept(pool)) for pool, g, own in both]
 
     def unstack(pools, count):
         return from_pools(pools, plan, [jnp.float32] * len(leaves), count)

@@ -9,8 +9,8 @@
 A parameter set is stepped with fixed random gradients, without a model. The names that end in
 `_step` are whole training steps: forward, backward and update (`experiments.bench.whole_step`). All
 contestants of a set take turns step by step in one run, buffers donated, so that a noisy machine
-disturbs all alike. "thrifty" gathers statistics every 4 steps and refreshes roots every 40. A row
-says:
+disturbs all alike. "thrifty" gathers statistics every other step and refreshes roots every 20.
+A row says:
 
     ordinary_ms          median step before any root is due (same program)
     refresh_ms           a step that refreshes every root: ordinary + what a cycle spends on roots
@@ -120,7 +120,7 @@ def optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
 def step_optimizers(options: StepTime) -> dict[str, optax.GradientTransformation]:
     """Build the contestants of whole steps: default blocks, roots due from the first step on."""
     often = Refresh(options.frequency, start_preconditioning_step=1)
-    seldom = Refresh(4 * options.frequency, start_preconditioning_step=1, statistics_frequency=4)
+    seldom = Refresh(2 * options.frequency, start_preconditioning_step=1, statistics_frequency=2)
     return {
         "adamw": optax.adamw(1e-3),
         "shampoo": shampoo_jax.shampoo(1e-3, refresh=often),
@@ -261,7 +261,7 @@ def measure(setting: Setting[StepTime]) -> Outcome:
 
 def _measure_apart(options: StepTime) -> Outcome:
     """Time whole processes that take turns."""
-    sets = [name for name in read_sets(options.sets, SETS) if name in PARAMETER_SETS]
+    sets = read_sets(options.sets, SETS) if options.sets != ALL else list(PARAMETER_SETS)
     if options.peer:
         figures, table = apart.peer(
             options.peer, sets, block_size=options.block_size, cycles=options.cycles

@@ -1,8 +1,9 @@
 """The floor of a Shampoo step: the bare arithmetic that no implementation avoids.
 
 Blocks of true size, without padding, grouped by shape: for a block G [a, b] the products G G^T,
-G^T G, X G and (X G) Y; a side without a factor has none. Accumulators are donated. No norms,
-moments, copies or communication.
+G^T G, X G and (X G) Y; a side without a factor has none. They go through the stack in chunks, as a
+step's do, the fastest way known on a CPU. Accumulators are donated. No norms, moments, packing,
+copies or communication.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from jax import lax
 from experiments.bench.parameter_sets import Shapes
 from shampoo_jax import Blocks
 from shampoo_jax.plan import make_plan
+from shampoo_jax.products import along_all, gram, in_chunks
 
 
 class Kind(NamedTuple):
@@ -54,13 +56,11 @@ def products(shapes: Shapes, *, block_size: int) -> Callable[[], Any]:
     roots = jax.tree.map(lambda x: x + jnp.eye(x.shape[-1])[None], factors)
 
     def one(g, sides, factors, roots):
-        letters = "abcd"[: g.ndim - 1]
-        new, p = [], g
-        for k, factor, root in zip(sides, factors, roots):
-            other = letters.replace(letters[k], "z")
-            new.append(factor + jnp.einsum(f"n{letters},n{other}->n{letters[k]}z", g, g))
-            p = jnp.einsum(f"n{letters},nz{letters[k]}->n{other}", p, root)
-        return new, p
+        def add(factors, g):
+            return tuple(factor + gram(g, k) for k, factor in zip(sides, factors))
+
+        new = in_chunks(add, tuple(factors), g, block=g.shape[1:])
+        return new, along_all(g, roots, sides)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(factors, blocks, roots):  # all are arguments, or XLA would fold the products away

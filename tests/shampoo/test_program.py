@@ -18,10 +18,10 @@ OPERATIONS = {
 }
 
 
-def _operations(layers: int) -> dict[str, int]:
+def _operations(layers: int, *, inputs: int) -> dict[str, int]:
     shapes = {}
     for i in range(layers):
-        shapes |= {f"kernel_{i}": (64, 64), f"bias_{i}": (64,)}
+        shapes |= {f"kernel_{i}": (inputs, 64), f"bias_{i}": (64,)}
     params = {k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in shapes.items()}
     tx = shampoo_jax.shampoo(0.1)
     state = jax.eval_shape(tx.init, params)
@@ -29,12 +29,14 @@ def _operations(layers: int) -> dict[str, int]:
     return {name: len(re.findall(pattern, text)) for name, pattern in OPERATIONS.items()}
 
 
-def test_products_and_roots_do_not_grow_with_the_number_of_layers():
-    few, many = _operations(20), _operations(200)
+@pytest.mark.parametrize(("inputs", "roots"), [(64, 1), (48, 2)])
+def test_products_and_roots_do_not_grow_with_the_number_of_layers(inputs, roots):
+    few, many = (_operations(layers, inputs=inputs) for layers in (20, 200))
     assert few == many
     factors = 2  # of the kernels; the biases have none
-    assert few["products"] == factors * (2 + 1 + 3)  # step, root, and the probe of the root
-    assert few["eigendecompositions"] == factors
+    # Of a step; and of a root and its probe, which like sides share.
+    assert few["products"] == factors * 2 + roots * (1 + 3)
+    assert few["eigendecompositions"] == roots
 
 
 # Where a whole number of blocks per device is far from their share: of 39 equal blocks on 32
