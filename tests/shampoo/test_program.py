@@ -31,7 +31,7 @@ def _operations(layers: int, *, inputs: int) -> dict[str, int]:
 
 @pytest.mark.parametrize(("inputs", "roots"), [(64, 1), (48, 2)])
 def test_products_and_roots_do_not_grow_with_the_number_of_layers(inputs, roots):
-    few, many = (_operations(layers, inputs=inputs) for layers in (20, 200))
+    few, many = (_operations(layers, inputs=inputs) for layers in (40, 200))
     assert few == many
     factors = 2  # of the kernels; the biases have none
     # Of a step; and of a root and its probe, which like sides share.
