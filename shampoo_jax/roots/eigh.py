@@ -9,7 +9,7 @@ from shampoo_jax.roots.decompositions import eigh, rotate
 from shampoo_jax.roots.diagonality import nearly_diagonal
 from shampoo_jax.roots.padding import add_ridge, real_rows
 from shampoo_jax.roots.power import spectral_root
-from shampoo_jax.roots.refreshed import Refreshed, probe_residual, ratio
+from shampoo_jax.roots.refreshed import Refreshed, ends, probe_residual, ratio
 
 
 def eigh_root(
@@ -30,12 +30,13 @@ def eigh_root(
     del previous
     real = real_rows(a, size)
     q, lam = eigh(a, real)
+    lowest, largest = ends(lam, size)
+    ridge = eps * largest if relative_eps else eps
     # Below zero are only rounding errors: the shift that mends them is no function of A.
-    lowest = lax.stop_gradient(jnp.where(real, lam, jnp.inf).min())
-    ridge = eps * jnp.where(real, lam, 0).max() if relative_eps else eps
-    shift = ridge - jnp.minimum(lowest, 0)
+    shift = ridge - jnp.minimum(lax.stop_gradient(lowest), 0)
     root = spectral_root(exponent, a, shift, q, lam, real, real)
-    return Refreshed(root, probe_residual(a, q, lam, real), ratio(lam + shift, real))
+    condition = (largest + shift) / (lowest + shift)
+    return Refreshed(root, probe_residual(a, q, lam, size), condition)
 
 
 def eigh_basis(
@@ -60,7 +61,7 @@ def eigh_basis(
     def decompose(previous):
         del previous
         q, lam = eigh(a, real)
-        return q, probe_residual(a, q, lam, real), ratio(lam, real)
+        return q, probe_residual(a, q, lam, size), ratio(lam, real)
 
     def keep(previous):
         condition = ratio(jnp.diagonal(rotated), real)

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from shampoo_jax.roots.decompositions import eigh
 from shampoo_jax.roots.padding import real_rows
 from shampoo_jax.roots.power import spectral_root
-from shampoo_jax.roots.refreshed import Refreshed, probe_residual, ratio
+from shampoo_jax.roots.refreshed import Refreshed, ends, probe_residual, ratio
 
 
 def pseudo_inverse_root(
@@ -30,8 +30,8 @@ def pseudo_inverse_root(
     del previous, eps, relative_eps
     real = real_rows(a, size)
     q, lam = eigh(a, real)
-    largest = lax.stop_gradient(jnp.where(real, lam, 0).max())
+    largest = lax.stop_gradient(ends(lam, size)[1])
     rtol = size * jnp.finfo(a.dtype).eps if rank_rtol is None else rank_rtol
     kept = real & (lam > jnp.maximum(rank_atol, rtol * largest))
     root = spectral_root(exponent, a, jnp.zeros((), a.dtype), q, lam, kept, real)
-    return Refreshed(root, probe_residual(a, q, lam, real), ratio(lam, kept))
+    return Refreshed(root, probe_residual(a, q, lam, size), ratio(lam, kept))

@@ -25,6 +25,11 @@ def ratio(lam: jax.Array, real: jax.Array) -> jax.Array:
     return jnp.where(real, lam, -jnp.inf).max() / jnp.where(real, lam, jnp.inf).min()
 
 
+def ends(lam: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Smallest and largest of ascending eigenvalues `[d]`, of which padding comes last."""
+    return lam[0], lam[size - 1]
+
+
 def largest_eigenvalue(a: jax.Array, iterations: int = 8) -> jax.Array:
     """Estimate lambda_max of a positive semi-definite matrix by power iteration: O(d^2)."""
     v = jnp.ones(a.shape[-1:], a.dtype)
@@ -34,9 +39,10 @@ def largest_eigenvalue(a: jax.Array, iterations: int = 8) -> jax.Array:
     return jnp.linalg.norm(a @ v)
 
 
-def probe_residual(a: jax.Array, q: jax.Array, lam: jax.Array, real: jax.Array) -> jax.Array:
+def probe_residual(a: jax.Array, q: jax.Array, lam: jax.Array, size: jax.Array) -> jax.Array:
     """|A Q z - Q diag(lam) z| / (|A| |z|) for one fixed z: O(d^2), catches a failed eigh."""
+    real = jnp.arange(a.shape[-1]) < size
     z = jnp.where(real, 1 - 2.0 * (jnp.arange(a.shape[-1]) % 2), 0).astype(a.dtype)
     error = jnp.linalg.norm(a @ (q @ z) - q @ (lam * z))
-    scale = jnp.abs(jnp.where(real, lam, 0)).max() * jnp.linalg.norm(z)
+    scale = jnp.maximum(*map(jnp.abs, ends(lam, size))) * jnp.sqrt(jnp.asarray(size, a.dtype))
     return error / jnp.maximum(scale, jnp.finfo(a.dtype).tiny)
