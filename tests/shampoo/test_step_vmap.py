@@ -37,17 +37,44 @@ print("equal")
 """
 
 
-@pytest.mark.slow
-def test_models_of_several_large_blocks_end_on_two_cores():
-    """Batched LAPACK calls would wait for one another for ever there."""
+REFRESHES = """
+import jax, jax.numpy as jnp
+from shampoo_jax import Refresh, shampoo
+params = {i: jax.random.normal(jax.random.key(i), (64, 64)) for i in range(4)}
+tx = shampoo(0.05, refresh=Refresh(1, stagger=False))
+
+@jax.jit
+def step(params, state):
+    updates, state = tx.update(params, state, params)
+    return jax.tree.map(jnp.add, params, updates), state
+
+state = tx.init(params)
+for _ in range(1000):
+    params, state = step(params, state)  # queued, as a loop without a log does
+assert (state[0].pools[0].last_refresh == 1000).all()
+print("ended")
+"""
+
+
+def _end_of(script):
     environment = {
         k: v for k, v in os.environ.items() if k not in ("NPROC", "OPENBLAS_NUM_THREADS")
     }
     environment["XLA_FLAGS"] = ""
-    found = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert found.stdout == "equal\n", found.stderr
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    return found.stdout or found.stderr
+
+
+@pytest.mark.slow
+def test_models_of_several_large_blocks_end_on_two_cores():
+    """Batched LAPACK calls would wait for one another for ever there."""
+    assert _end_of(SCRIPT) == "equal\n"
+
+
+@pytest.mark.slow
+def test_a_thousand_refreshes_of_all_blocks_end():
+    assert _end_of(REFRESHES) == "ended\n"
 
 
 OPTIMIZERS = {
