@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from typing import Any
 
 import jax
@@ -26,10 +25,10 @@ from experiments.harness.options import Options
 from experiments.harness.plots import Draw, draw_groups
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting, Study
+from experiments.loop.collectives import collective_bytes, count_collectives
 from experiments.loop.sharding import replicated
 from shampoo_jax import Blocks
 
-COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 COLUMNS = ("devices", "state bytes", "share of one", "operations", "bytes received", "collectives")
 
 
@@ -52,22 +51,6 @@ class Scaling(Options):
 PRESETS = {"default": Scaling(), "smoke": Scaling(sets="sequences", counts=(1, 2))}
 
 
-def count_collectives(text: str) -> int:
-    """Count the collectives in the text of a compiled program."""
-    return sum(len(re.findall(rf" {kind}(?:-start)?\(", text)) for kind in COLLECTIVES)
-
-
-def gathered_bytes(text: str) -> int:
-    """Sum the sizes of what all-gathers return, in bytes."""
-    total = 0
-    for kind, dims in re.findall(r"= (\w+)\[([\d,]*)\]\S* all-gather\(", text):
-        size = 1
-        for dim in dims.split(","):
-            size *= int(dim or 1)
-        total += size * jnp.dtype({"f32": "float32", "bf16": "bfloat16"}[kind]).itemsize
-    return total
-
-
 def measure(name: str, count: int, *, block_size: int) -> dict[str, Any]:
     """Compile one step for `count` devices."""
     mesh, blocks = make_mesh(jax.devices()[:count]), Blocks(block_size=block_size)
@@ -87,7 +70,7 @@ def measure(name: str, count: int, *, block_size: int) -> dict[str, Any]:
     return {
         "state_bytes": shampoo_jax.memory(params, devices=count, blocks=blocks)["total"],
         "operations": cost["flops"],
-        "bytes_received": gathered_bytes(text) * (count - 1) // count,
+        "bytes_received": collective_bytes(text, ["all-gather"]) * (count - 1) // count,
         "collectives": count_collectives(text),
     }
 

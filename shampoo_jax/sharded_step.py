@@ -14,8 +14,9 @@ from jax.typing import DTypeLike
 from shampoo_jax import distribution, layout
 from shampoo_jax.config import ShampooConfig
 from shampoo_jax.plan import Plan
+from shampoo_jax.refreshing import Local, phase_table
 from shampoo_jax.state import ShampooState, block_dtype
-from shampoo_jax.step import Local, phase_table, step_pool
+from shampoo_jax.step import step_pool
 
 
 def _local(plan: Plan, present, config: ShampooConfig, devices, count) -> list[Local]:

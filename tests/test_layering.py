@@ -37,7 +37,6 @@ JOINS = {
     "shampoo_jax/config.py": {"roots"},
     "shampoo_jax/options.py": {"roots"},
     "shampoo_jax/orthogonal.py": {"roots"},
-    "shampoo_jax/step.py": {"roots"},
 }
 ROOMS = sorted(
     path.parent.relative_to(ROOT).as_posix()

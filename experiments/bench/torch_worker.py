@@ -14,11 +14,14 @@ import torch  # pyright: ignore[reportMissingImports]  # of another environment
 WARMUP = 2  # refresh cycles before the clock starts, as in step_worker.py
 
 
-def make(parameters, order):
+def make(parameters: list, order: dict) -> torch.optim.Optimizer:
     """Build the optimizer, options as those of "equal" in step_worker.py."""
     if order["optimizer"] == "adamw":
         return torch.optim.AdamW(parameters, lr=1e-3, fused=True)
-    from distributed_shampoo import distributed_shampoo, shampoo_types  # pyright: ignore
+    from distributed_shampoo import (  # pyright: ignore[reportMissingImports]  # as torch
+        distributed_shampoo,
+        shampoo_types,
+    )
 
     packed = order["optimizer"] == "original"
     kind = shampoo_types.RootInvShampooPreconditionerConfig
@@ -35,7 +38,7 @@ def make(parameters, order):
     )
 
 
-def milliseconds(order):
+def milliseconds(order: dict) -> list[float]:
     """Time the steps of whole refresh cycles."""
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -115,7 +115,7 @@ class Study(Generic[Config]):
     Attributes:
       name: what follows `python -m experiments.`: a module, or a module and its task.
       about: one line for the list of commands.
-      minutes: that the default takes on 2 CPU cores without a download.
+      minutes: that the default takes on 2 CPU cores without a download; None where it needs data.
       claim: what the study is to show, one sentence; the outcome says whether it did.
       presets: named defaults, "default" among them.
       measure: does the work.
@@ -128,7 +128,7 @@ class Study(Generic[Config]):
 
     name: str
     about: str
-    minutes: float
+    minutes: float | None
     claim: str
     presets: Mapping[str, Config]
     measure: Callable[[Setting[Config]], Outcome]

@@ -6,17 +6,20 @@ import pytest
 
 from experiments import shampoo_scaling
 from experiments.harness.errors import InputError
+from experiments.loop import collectives
 
 TEXT = """
   %all-gather.1 = f32[8,100]{1,0} all-gather(%x), channel_id=1
   %y = bf16[16]{0} all-gather(%z), channel_id=2
   %r = f32[4]{0} all-reduce(%w)
+  %t = (pred[3]{0}, s64[2]{0}) all-reduce(%v, %u)
 """
 
 
 def test_collectives_and_bytes_are_parsed():
-    assert shampoo_scaling.count_collectives(TEXT) == 3
-    assert shampoo_scaling.gathered_bytes(TEXT) == 8 * 100 * 4 + 16 * 2
+    assert collectives.count_collectives(TEXT) == 4
+    assert collectives.collective_bytes(TEXT, ["all-gather"]) == 8 * 100 * 4 + 16 * 2
+    assert collectives.collective_bytes(TEXT, ["all-reduce"]) == 4 * 4 + 3 + 2 * 8
 
 
 def test_two_devices_share_the_state_by_one_all_gather(tmp_path):
