@@ -79,7 +79,7 @@ def seconds(name: str, values: ArrayLike | Sequence[Moment]) -> np.ndarray:
         raise ValueError(f"{name}: expected one dimension, found shape {list(values.shape)}")
     if values.dtype.kind in "UT":
         texts, places = np.unique(values.astype(object), return_inverse=True)
-        values = np.array([_seconds_of_text(name, text) for text in texts], np.float64)[places]
+        return np.array([_seconds_of_text(name, text) for text in texts], np.float64)[places]
     if values.dtype.kind == "O":
         values = np.array([_seconds_of_object(name, value) for value in values], np.float64)
     elif values.dtype.kind in "mM":
@@ -114,7 +114,7 @@ def logged_seconds(name: str, values: ArrayLike | Sequence[Moment]) -> np.ndarra
     if array.dtype.kind in "iuf" and array.size:
         low, high = (float(np.abs(edge)) for edge in (array.min(), array.max()))
         for least, per_second in _PER_SECOND:
-            if min(low, high) > least:  # the finest unit first
+            if min(low, high) > least and high < np.inf:  # the finest unit first
                 return seconds(name, array / per_second)
     return seconds(name, array)
 

@@ -16,6 +16,7 @@ Shape suffixes: S slots, D vector width, m items of a call.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +120,7 @@ class Catalogue:
         """Give the lowest id above all that ever were."""
         return int(max(ids.max(initial=-1) for ids in (self.sorted_ids, self.removed))) + 1
 
-    def read(self, name: str, values: ArrayLike) -> np.ndarray:
+    def read(self, name: str, values: Any) -> np.ndarray:
         """Read the caller's ids as numbers of items that are here, were or might be: int32[m].
 
         Raises:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import numpy as np
 
@@ -41,9 +42,9 @@ class Event:
       surface: its number, None if the model reads none.
     """
 
-    item: Hashable
+    item: Any
     time: Moment | None = None
-    action: Hashable | None = None
+    action: Any = None
     surface: int | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from nxtpost_jax.events.content import GivenContent
 from nxtpost_jax.events.ids import OwnIds
 from nxtpost_jax.events.log import Log
 from nxtpost_jax.events.sequences import Sequences
-from nxtpost_jax.serving.histories import Histories
 from nxtpost_jax.serving.served import Start
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 
@@ -36,7 +36,7 @@ def of_numbers(
 
 
 def read(
-    events: Histories,
+    events: Any,
     *,
     columns: Mapping[str, str] | None,
     config: NxtPostConfig | None,
@@ -103,10 +103,11 @@ def of_log(
       ValueError: an id is missing or of another kind than before, the log has no event, or the
         config expects fewer actions.
     """
-    known = before is not None and before.own_ids
-    names = before.names if known else OwnIds()
+    names, actions = OwnIds(), None
+    if before is not None and isinstance(before.names, OwnIds):
+        names, actions = before.names, before.actions
     items = names.add("item", log.item)
-    actions, action_codes = _actions(log, before.actions if known else None)
+    actions, action_codes = _actions(log, actions)
     sequences, _ = logs.grouped(log, items, action_codes)
     config = _sized(sequences) if config is None else config
     _check_actions(config, actions)
