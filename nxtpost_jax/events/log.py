@@ -6,7 +6,6 @@ imported where a DataFrame comes.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -119,12 +118,13 @@ def narwhals() -> ModuleType:
       ModuleNotFoundError: it is not installed.
     """
     try:
-        return importlib.import_module("narwhals")
+        import narwhals
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "nxtpost_jax needs narwhals: pip install 'shampoo-nxtpost-hsnn[frames]'",
             name="narwhals",
         ) from None
+    return narwhals
 
 
 def _frame_columns(table):

@@ -9,15 +9,16 @@ import jax
 import numpy as np
 
 from nxtpost_jax.events import content as contents
-from nxtpost_jax.events.content import Content, GivenContent
+from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.ids import OwnIds
+from nxtpost_jax.serving import described
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.histories import as_list, numbers
 from nxtpost_jax.serving.reading import Reader, power_of_two
 from nxtpost_jax.towers.model import NxtPost, apply
 
 
-def checked(reader: Reader, *, content: GivenContent, ids: Any) -> tuple[Content, np.ndarray]:
+def checked(reader: Reader, *, content: Any, ids: Any) -> tuple[Content, np.ndarray]:
     """Read what `Recommender.add` is given.
 
     Args:
@@ -32,6 +33,8 @@ def checked(reader: Reader, *, content: GivenContent, ids: Any) -> tuple[Content
       ValueError: see `Recommender.add`.
     """
     catalogue, known = reader.catalogue, reader.start.content
+    if reader.start.own_ids and known is not None:
+        content, ids = described.later(content, ids, reader.start)
     if content is None:
         ids = numbers("ids", [] if ids is None else ids, catalogue)
         back = catalogue.was_removed(ids)
@@ -57,8 +60,6 @@ def checked(reader: Reader, *, content: GivenContent, ids: Any) -> tuple[Content
 def _new(catalogue: Catalogue, ids: Any) -> np.ndarray | None:
     """Number the caller's ids; those of items that then do not enter harm nobody."""
     if isinstance(catalogue.names, OwnIds):
-        if ids is None:
-            raise ValueError("ids: expected the new items' ids, as the others have, found None")
         return catalogue.names.add("ids", as_list(ids))
     return None if ids is None else numbers("ids", ids, catalogue)
 

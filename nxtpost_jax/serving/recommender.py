@@ -17,6 +17,7 @@ from nxtpost_jax.serving import entering, requests, saving, starting
 from nxtpost_jax.serving import histories as given
 from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.catalogue import Catalogue
+from nxtpost_jax.serving.described import Described
 from nxtpost_jax.serving.histories import Histories, Unknown
 from nxtpost_jax.serving.live_users import Event, LiveUsers
 from nxtpost_jax.serving.reading import Backfill, EventFilter, Reader
@@ -111,6 +112,7 @@ class Recommender:
         events: Histories,
         *,
         columns: Mapping[str, str] | None = None,
+        content: Described | None = None,
         epochs: int = 20,
         batch_size: int = 128,
         buckets: int = 1,
@@ -131,6 +133,7 @@ class Recommender:
           events: a dict of columns or a DataFrame, see `roles` for their names; a second table's
             items replace the first's. Or `Sequences`, or lists of item numbers, one per user.
           columns: {role: name} of columns that are not recognised, such as {"user": "who"}.
+          content: {item id: text or vector} beside a table; see `described`.
           epochs: passes over them.
           batch_size: rows a step.
           buckets: widths of rows, each half the next: see `batches.batch_shapes`.
@@ -153,6 +156,7 @@ class Recommender:
         start, sequences = starting.read(
             events,
             columns=columns,
+            content=content,
             config=self._config,
             given=self._given,
             before=self._served.now.start,
@@ -310,14 +314,14 @@ class Recommender:
         """Drop the events and the cache that `update` keeps of a user."""
         self._live.forget(user)
 
-    def add(self, content: GivenContent = None, ids: Any = None) -> np.ndarray:
+    def add(self, content: GivenContent | Described = None, ids: Any = None) -> np.ndarray:
         """Make items findable at once, without training.
 
         An item that training did not know has no id vector: it is its content.
 
         Args:
-          content: of m items, channels and widths as at the start; None to bring removed items
-            of the start back, with the content they had.
+          content: of m items, channels and widths as at the start, or {id: text or vector}; None
+            to bring removed items of the start back, with the content they had.
           ids: m of them, new or removed ones; where items are numbers, the next free when None.
 
         Returns: the items' ids.
@@ -339,8 +343,7 @@ class Recommender:
     def remove(self, ids: Any) -> None:
         """Take items out: they are never recommended, and no history holds them any more.
 
-        Before `fit` it keeps them out of training, too. Histories may keep items, such as expired
-        ones, that `allowed` of `recommend` leaves out.
+        Before `fit` it keeps them out of training, too. `allowed` leaves out what histories keep.
 
         Raises:
           ValueError: an id is unknown or there twice; nothing has changed then.

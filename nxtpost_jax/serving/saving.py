@@ -22,17 +22,19 @@ import numpy as np
 from nxtpost_jax.events import content as contents
 from nxtpost_jax.events.content import ContentSet, with_nan_rows
 from nxtpost_jax.events.ids import OwnIds
+from nxtpost_jax.events.texts import TextEncoder
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.served import Start
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 
 VERSION = 3
-_HEADER, _PARAMS, _CONTENT, _CATALOGUE, _NAMES = (
+_HEADER, _PARAMS, _CONTENT, _CATALOGUE, _NAMES, _TEXTS = (
     "recommender.json",
     "params.npz",
     "content.npz",
     "catalogue.npz",
     "names.npz",
+    "texts.npz",
 )
 _CATALOGUE_ARRAYS = ("vectors", "ids", "removed")
 
@@ -68,6 +70,7 @@ def save(path: str | os.PathLike, saved: Saved) -> None:
         "config": dataclasses.asdict(saved.start.model.config),
         "num_items": saved.start.num_items,
         "content": saved.start.content is not None,
+        "texts": saved.start.encoder is not None,
         "columns": dict(saved.start.columns),
     }
     items = {name: np.asarray(getattr(saved.catalogue, name)) for name in _CATALOGUE_ARRAYS}
@@ -75,6 +78,8 @@ def save(path: str | os.PathLike, saved: Saved) -> None:
     if saved.start.content is not None:
         files[_CONTENT] = _content_arrays(saved.start.content)
     files[_NAMES] = _name_arrays(saved.start)
+    if saved.start.encoder is not None:
+        files[_TEXTS] = saved.start.encoder.stored()
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     staged.mkdir()
     try:
@@ -116,6 +121,7 @@ def load(path: str | os.PathLike) -> Saved:
         num_items,
         content,
         columns=header["columns"],
+        encoder=TextEncoder.restore(_arrays(path / _TEXTS)) if header["texts"] else None,
         **_names(_arrays(path / _NAMES)),
     )
     catalogue = Catalogue.restore(**_arrays(path / _CATALOGUE), names=start.names)
@@ -126,7 +132,7 @@ def load(path: str | os.PathLike) -> Saved:
 def _check_replaceable(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise ValueError(f"path: expected a folder, found the file {path}")
-    own = {_HEADER, _PARAMS, _CONTENT, _CATALOGUE, _NAMES}
+    own = {_HEADER, _PARAMS, _CONTENT, _CATALOGUE, _NAMES, _TEXTS}
     other = {entry.name for entry in path.iterdir()} - own if path.exists() else set()
     if other:
         raise ValueError(

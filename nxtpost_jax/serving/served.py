@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from nxtpost_jax.events import content as contents
 from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.ids import Ids, Numbered, OwnIds
+from nxtpost_jax.events.texts import TextEncoder
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.towers.model import NxtPost
 
@@ -30,6 +31,7 @@ class Start:
       names: what the caller calls items.
       actions: what the caller calls actions; None where these are numbers.
       columns: {role: name} of a table's columns that the caller named.
+      encoder: of the items' texts, where content is texts.
       stale: int32[s], items of earlier tables that this start is without; they count as removed.
     """
 
@@ -39,6 +41,7 @@ class Start:
     names: Ids = dataclasses.field(default_factory=Numbered)
     actions: OwnIds | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    encoder: TextEncoder | None = None
     stale: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property

@@ -14,6 +14,8 @@ from nxtpost_jax.events.content import GivenContent
 from nxtpost_jax.events.ids import OwnIds
 from nxtpost_jax.events.log import Log
 from nxtpost_jax.events.sequences import Sequences
+from nxtpost_jax.serving import described
+from nxtpost_jax.serving.described import Described
 from nxtpost_jax.serving.served import Start
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 
@@ -39,6 +41,7 @@ def read(
     events: Any,
     *,
     columns: Mapping[str, str] | None,
+    content: Described | None,
     config: NxtPostConfig | None,
     given: Start | None,
     before: Start | None,
@@ -46,7 +49,7 @@ def read(
     """Read what `fit` is given: what to begin with, and the events as sequences of item numbers.
 
     Args:
-      events, columns: see `Recommender.fit`.
+      events, columns, content: see `Recommender.fit`.
       config: see `Recommender`.
       given: of items that the caller sized, else None.
       before: what the fit before began with, if any.
@@ -54,11 +57,13 @@ def read(
     Raises:
       ValueError: see `Recommender.fit`.
     """
+    if content is not None and (given is not None or not logs.is_table(events)):
+        raise ValueError("content: expected None but beside a table with own ids, found some")
     if logs.is_table(events):
         log = logs.read_log(events, columns)
         if given is not None:
             return given, in_numbers(log, given)
-        return of_log(log, config=config, before=before, columns=columns)
+        return of_log(log, config=config, before=before, columns=columns, content=content)
     if columns is not None:
         raise ValueError(f"columns: expected None beside sequences, found {columns}")
     sequences = as_sequences("events", events)
@@ -87,6 +92,7 @@ def of_log(
     config: NxtPostConfig | None,
     before: Start | None,
     columns: Mapping[str, str] | None,
+    content: Described | None,
 ) -> tuple[Start, Sequences]:
     """Begin with the items of a log, under the caller's own ids.
 
@@ -95,13 +101,14 @@ def of_log(
       config: None for one that reads items in their order, and histories as long as the log's.
       before: what the fit before began with; its items keep their numbers.
       columns: {role: name}, kept for tables to come.
+      content: {id: text or vector}, or None.
 
     Returns:
       The start, and the log's sequences.
 
     Raises:
-      ValueError: an id is missing or of another kind than before, the log has no event, or the
-        config expects fewer actions.
+      ValueError: an id is missing or of another kind than before, the log has no event, the
+        config expects fewer actions, or as in `described.at_start`.
     """
     names, actions = OwnIds(), None
     if before is not None and isinstance(before.names, OwnIds):
@@ -111,13 +118,22 @@ def of_log(
     sequences, _ = logs.grouped(log, items, action_codes)
     config = _sized(sequences) if config is None else config
     _check_actions(config, actions)
-    stale = np.setdiff1d(np.arange(len(names), dtype=np.int32), items)
-    content, num_items = contents.of_catalogue(
-        None, id_embedding=config.id_embedding, num_items=len(names)
+    vectors, encoder, here = None, None, items
+    if content is not None:
+        vectors, encoder = described.at_start(content, names=names, items=items)
+        here = np.append(items, names.codes("content", list(content)))
+    known, num_items = contents.of_catalogue(
+        vectors, id_embedding=config.id_embedding, num_items=len(names)
     )
-    towers = _towers(config, num_items)
     start = Start(
-        towers, num_items, content, names, actions, columns=dict(columns or {}), stale=stale
+        _towers(config, num_items),
+        num_items,
+        known,
+        names,
+        actions,
+        columns=dict(columns or {}),
+        encoder=encoder,
+        stale=np.setdiff1d(np.arange(len(names), dtype=np.int32), here),
     )
     return start, sequences
 
