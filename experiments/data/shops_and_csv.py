@@ -122,7 +122,11 @@ def read_general(
 def _read_items(files: SourceFiles, items: np.ndarray) -> tuple[dict | None, tuple | None]:
     """Return texts and content by item id, from items.csv and items.npy."""
     table, matrix = files.find("items.csv"), files.find("items.npy")
+    if table is None and matrix is None and (other := files.find("items.parquet")):
+        raise bad_input(other, expected="items.csv or items.npy beside a log", found="parquet")
     texts = None if table is None else _items_csv(files.read(table), table, items)
+    if texts is not None and table is not None:
+        _check_matched(table, np.unique(items), texts)
     if matrix is None:
         return texts, None
     vectors = _items_npy(files.read(matrix), matrix)
@@ -131,6 +135,19 @@ def _read_items(files: SourceFiles, items: np.ndarray) -> tuple[dict | None, tup
         expected = f"{len(row_of):,} rows, one for each of items.csv"
         raise bad_input(matrix, expected=expected, found=f"{len(vectors):,}")
     return texts, (row_of, vectors)
+
+
+def _check_matched(path: Path, items: np.ndarray, texts: Mapping) -> None:
+    """Refuse the table of other items, such as ids that lost their leading zeros."""
+    missing = [item for item in items.tolist() if item not in texts]
+    if 2 * len(missing) > len(items):
+        other = next(iter(texts.keys() - set(items.tolist())), "none other")
+        raise bad_input(
+            path,
+            expected=f"at least half of the {len(items):,} items of the log",
+            found=f"{len(items) - len(missing):,} (the log has {shown(str(missing[0]))}, the table "
+            f"{shown(str(other))})",
+        )
 
 
 def _rows_of(texts: dict) -> dict[int | str, int]:

@@ -9,14 +9,16 @@ numbers it anew, so a number means the same in every catalogue, history and requ
 
 from __future__ import annotations
 
+import itertools
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nxtpost_jax.events.columns import HIGHEST, whole_numbers
+from nxtpost_jax.events.columns import whole_numbers
 from nxtpost_jax.events.sequences import PAD
 
 Kind = Literal["numbers", "texts", "others"]
@@ -51,6 +53,7 @@ class OwnIds:
         self.kind: Kind | None = None
         self._values: list = []
         self._codes: dict = {}
+        self._turn = threading.Lock()  # readers need none: what is there never changes
 
     def __len__(self) -> int:
         return len(self._values)
@@ -67,7 +70,8 @@ class OwnIds:
         kind, flat = flat_ids(name, values)
         if kind != self.kind and "others" not in (kind, self.kind):
             return np.full(len(flat), PAD, np.int32)
-        return self._per_distinct(flat, lambda value: self._codes.get(value, PAD))
+        codes = map(self._codes.get, flat.tolist(), itertools.repeat(PAD))
+        return np.fromiter(codes, np.int32, len(flat))
 
     def add(self, name: str, values: ArrayLike | Sequence) -> np.ndarray:
         """Find the codes of ids and number those that are new: int32[m].
@@ -76,14 +80,19 @@ class OwnIds:
           ValueError: an id is missing, or of another kind than those before; none is added then.
         """
         kind, flat = flat_ids(name, values)
-        check_none_missing(name, flat)
+        _check_none_missing(name, kind, flat)
         if not len(flat):
             return np.zeros(0, np.int32)
-        if self.kind not in (None, "others", kind):
-            shown = repr(flat[0].item() if isinstance(flat[0], np.generic) else flat[0])
-            raise ValueError(f"{name}: expected {self.kind} as the other ids, found {shown:.60}")
-        self.kind = self.kind or kind
-        return self._per_distinct(flat, self._numbered)
+        found = flat.tolist()
+        with self._turn:
+            if self.kind not in (None, "others", kind):
+                raise ValueError(
+                    f"{name}: expected {self.kind} as the other ids, found {found[0]!r:.60}"
+                )
+            self.kind = self.kind or kind
+            for value in dict.fromkeys(found):  # each once, in the order of coming
+                self._number(value)
+        return np.fromiter(map(self._codes.__getitem__, found), np.int32, len(found))
 
     def take(self, codes: np.ndarray) -> np.ndarray:
         """Name codes: int64, text or objects of the same shape; -1, "" or None at PAD."""
@@ -91,7 +100,7 @@ class OwnIds:
         values = [blank if code == PAD else self._values[code] for code in codes.ravel().tolist()]
         if self.kind == "numbers":
             named = np.array(values, np.int64)
-        elif self.kind == "texts":
+        elif self.kind == "texts" and not any(value.endswith("\0") for value in values):
             named = np.array(values, str)
         else:
             named = _objects(values)
@@ -123,25 +132,10 @@ class OwnIds:
             ids.add("ids", _objects(values))
         return ids
 
-    def _numbered(self, value) -> int:
-        code = self._codes.get(value)
-        if code is None:
-            code = len(self._values)
-            if code == HIGHEST:
-                raise ValueError(f"ids: expected at most {HIGHEST} of them, found more")
+    def _number(self, value: Hashable) -> None:
+        if value not in self._codes:
             self._values.append(value)  # first: whoever finds a code finds its id
-            self._codes[value] = code
-        return code
-
-    def _per_distinct(self, flat: np.ndarray, code_of) -> np.ndarray:
-        """Ask once per distinct number, in the order of coming; texts are hashed as they are."""
-        if flat.dtype == object:
-            return np.fromiter((code_of(value) for value in flat), np.int32, len(flat))
-        distinct, first, inverse = np.unique(flat, return_index=True, return_inverse=True)
-        codes = np.empty(len(distinct), np.int32)
-        order = np.argsort(first)
-        codes[order] = [code_of(value) for value in distinct[order].tolist()]
-        return codes[inverse]
+            self._codes[value] = len(self._values) - 1
 
 
 Ids = Numbered | OwnIds
@@ -170,19 +164,18 @@ def flat_ids(name: str, values: ArrayLike | Sequence) -> tuple[Kind, np.ndarray]
     return _kind_of_objects(name, array)
 
 
-def check_none_missing(name: str, flat: np.ndarray) -> None:
+def _check_none_missing(name: str, kind: Kind, flat: np.ndarray) -> None:
     """Refuse what stands for no id.
 
     Raises:
       ValueError: there is some; the row is named.
     """
-    if flat.dtype == object:
-        rows = (row for row, value in enumerate(flat) if is_missing(value))
-        row = next(rows, None)
+    if kind == "others":
+        rows = [row for row, value in enumerate(flat) if is_missing(value)]
     else:
-        rows = np.flatnonzero(flat == PAD)
-        row = rows[0] if len(rows) else None
-    if row is not None:
+        rows = np.flatnonzero(flat == _BLANK[kind])
+    if len(rows):
+        row = rows[0]
         shown = flat[row].item() if isinstance(flat[row], np.generic) else flat[row]
         raise ValueError(f"{name}: expected an id in every row, found {shown!r} in row {row}")
 
@@ -214,8 +207,9 @@ def _kind_of_objects(name: str, array: np.ndarray) -> tuple[Kind, np.ndarray]:
 
 def _objects(values: Sequence) -> np.ndarray:
     """Make an array of values as they are: tuples too, which numpy would take for rows."""
-    plain = (value.item() if isinstance(value, np.generic) else value for value in values)
-    return np.fromiter(plain, object, len(values))
+    if any(issubclass(each, np.generic) for each in set(map(type, values))):
+        values = [value.item() if isinstance(value, np.generic) else value for value in values]
+    return np.fromiter(values, object, len(values))
 
 
 def _all_whole(array: np.ndarray) -> bool:

@@ -110,6 +110,18 @@ def npy(header):
             {"interactions_csv": GENERAL + "1,2,3\n", "items_csv": "id,text\n2,x\n2,y\n"},
             r"items\.csv: expected one row an item, found '2' twice",
         ),
+        (
+            {
+                "interactions_csv": GENERAL + "1,0663713001,3\n",
+                "items_csv": "id,text\n663713001,dress\n",
+            },
+            r"items\.csv: expected at least half of the 1 items of the log, found 0 \(the log has "
+            r"'0663713001', the table '663713001'\)$",
+        ),
+        (
+            {"interactions_csv": GENERAL + "1,2,3\n", "items_parquet": b"PAR1"},
+            r"items\.parquet: expected items\.csv or items\.npy beside a log, found parquet$",
+        ),
         ({"interactions_csv": GENERAL + "1,2,3\n", "items_npy": b"junk"}, r"items\.npy: .*damage"),
         (
             {"interactions_csv": GENERAL + "1,2,3\n", "items_npy": b"PK\x03\x04abc"},

@@ -1,3 +1,5 @@
+import sys
+import threading
 import uuid
 
 import numpy as np
@@ -21,9 +23,9 @@ def test_ids_are_numbered_as_they_come_and_named_back(kind):
     assert ids.add("item", values).tolist() == [0, 1, 2, 0, 3]
     assert (ids.kind, len(ids)) == (kind, 4)
     assert ids.codes("item", values[::-1]).tolist() == [3, 0, 2, 1, 0]
-    named = ids.take(np.array([[3, 0], [1, PAD]]))
+    named = ids.take(np.array([[3, 0], [2, PAD]]))
     blank = {"numbers": -1, "texts": "", "others": None}[kind]
-    assert named.tolist() == [[values[4], values[0]], [values[1], blank]]
+    assert named.tolist() == [[values[4], values[0]], [values[2], blank]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,3 +90,28 @@ def test_numbers_that_come_again_are_one_id():
     ids = OwnIds()
     codes = ids.add("item", events)
     assert codes.tolist() == list(range(1000)) * 3 and (ids.take(codes) == events).all()
+
+
+def test_threads_that_add_at_once_number_no_two_ids_alike():
+    ids, codes = OwnIds(), {}
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def add(thread):
+        own = [f"{thread} {n}" for n in range(60)]
+        codes[thread] = [ids.add("item", [item, "shared"]).tolist() for item in own]
+
+    try:
+        threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(switch)
+    own = [pair[0] for pairs in codes.values() for pair in pairs]
+    assert len(set(own)) == len(own) == len(ids) - 1
+    assert len({pair[1] for pairs in codes.values() for pair in pairs}) == 1
+    for thread, pairs in codes.items():
+        named = ids.take(np.array([pair[0] for pair in pairs]))
+        assert named.tolist() == [f"{thread} {n}" for n in range(60)]
