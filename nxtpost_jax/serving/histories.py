@@ -129,7 +129,9 @@ def _rows(name: str, given) -> Sequence:
     """Tell one history from several: in it no entry is a list."""
     if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype != object:
         return [given]
-    if isinstance(given, (str, bytes)) or not hasattr(given, "__len__"):
+    if isinstance(given, (str, bytes)):
+        raise ValueError(f"{name}: expected a list of item ids per user, found {given!r:.60}")
+    if not hasattr(given, "__len__"):
         return as_rows(name, given)  # says what it is instead
     entries = list(given)
     are_lists = [isinstance(entry, (list, tuple, range)) or np.ndim(entry) for entry in entries]

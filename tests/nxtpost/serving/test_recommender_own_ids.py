@@ -133,6 +133,9 @@ def test_an_unknown_item_is_named_or_skipped_and_counted(fitted, names):
     assert fitted.recommend(table, 2, unknown="skip").skipped.tolist() == [1, 0]
     with pytest.raises(ValueError, match="histories: expected at least one item or a backfill"):
         fitted.recommend([stranger], 2, unknown="skip")
+    for no_list, found in (("film 01", "'film 01'"), (7, "int"), ([*names[:1], names], "")):
+        with pytest.raises(ValueError, match=f"histories: expected a list of item .* {found}"):
+            fitted.recommend(no_list, 2)
     with pytest.raises(ValueError, match="unknown: expected 'refuse' or 'skip', found 'drop'"):
         fitted.recommend(histories, 2, unknown="drop")
 
