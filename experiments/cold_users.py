@@ -181,7 +181,7 @@ def length_panels(figures: Figures) -> list[Draw]:
 
 def pose_users(options: ColdUsers) -> Posed:
     """Read the interactions and, where the data tells of its users, their features."""
-    interactions = read_interactions(options.data)
+    interactions = read_interactions(options.data, columns=options.columns)
     problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
     features = options.data and read_user_features(options.data, interactions.user_ids)
     return Posed((problem, features), data_name(interactions))

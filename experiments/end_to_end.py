@@ -32,7 +32,7 @@ from experiments.data.download import download
 from experiments.data.interactions import Interactions
 from experiments.harness.errors import InputError, bad_input
 from experiments.harness.figures import ndcg_difference
-from experiments.harness.options import OneSeed, WithData, check_above_zero, check_least
+from experiments.harness.options import OneSeed, WithEvents, check_above_zero, check_least
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome, Posed, Setting, Study
 from experiments.loop.training import TrainResult
@@ -58,7 +58,7 @@ from shampoo_jax import Blocks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EndToEnd(OneSeed, WithData):
+class EndToEnd(OneSeed, WithEvents):
     """Train NxtPost by AdamW and by Shampoo, index its items by HSNN, measure the answers."""
 
     download: Literal["ml-1m"] | None = None
@@ -141,7 +141,7 @@ def load(options: EndToEnd) -> Interactions:
     """Read what --data names, or fetch what --download names, or mine library calls."""
     if options.download:
         return read(download(options.download, Path("runs") / "data" / options.download))
-    return read_interactions(options.data)
+    return read_interactions(options.data, columns=options.columns)
 
 
 def model_config(options: EndToEnd, recipe: Recipe, *, ids: bool) -> NxtPostConfig:

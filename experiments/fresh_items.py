@@ -318,7 +318,7 @@ def _flat(name: str, scores: Scores) -> dict[str, float]:
 
 def pose_command(options: FreshItems) -> Posed:
     """Read the interactions and hold items out."""
-    interactions = read_interactions(options.data)
+    interactions = read_interactions(options.data, columns=options.columns)
     return Posed(pose_fresh(interactions, options), data_name(interactions))
 
 

@@ -178,7 +178,7 @@ def pose_drawn(options: Any, *, drawn: Callable[..., Interactions] | None) -> Po
     if options.data is None and drawn is not None:
         interactions = drawn(seed=options.seed)
     else:
-        interactions = read_interactions(options.data)
+        interactions = read_interactions(options.data, columns=options.columns)
     print(interactions.summary())
     return Posed(interactions, data_name(interactions))
 

@@ -107,7 +107,7 @@ def ranking_table(
 
 def pose_problem(options: NxtPostOptions) -> Posed:
     """Read the interactions and split them."""
-    interactions = read_interactions(options.data)
+    interactions = read_interactions(options.data, columns=options.columns)
     problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
     return Posed(problem, data_name(interactions))
 

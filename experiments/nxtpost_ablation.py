@@ -287,7 +287,7 @@ def variant_panels(figures: Figures) -> list[Draw]:
 
 def pose_ablation(options: Ablation) -> Posed:
     """Read the interactions, split them, and note what follows each test history."""
-    interactions = read_interactions(options.data)
+    interactions = read_interactions(options.data, columns=options.columns)
     posed = {"content_dim": options.content_dim, "seed": options.seed}
     problem = pose(interactions, held_out=options.held_out, **posed)
     sequences = sequences_of(interactions)

@@ -163,7 +163,7 @@ def draw_ages(
 
 def pose_stale(options: Staleness) -> Posed:
     """Read the interactions; the test users are those that are old enough."""
-    interactions = read_interactions(options.data)
+    interactions = read_interactions(options.data, columns=options.columns)
     problem = pose(interactions, content_dim=options.content_dim, seed=options.seed)
     test = old_enough(problem.split.test, options.ages[-1], name=interactions.name)
     return Posed((problem, test), data_name(interactions))

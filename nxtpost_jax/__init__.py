@@ -33,6 +33,7 @@ from nxtpost_jax.events.splits import (
     truncate_histories,
     with_targets,
 )
+from nxtpost_jax.events.texts import TextEncoder
 from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.backfill import fill_from_similar_users, fill_with_popular
 from nxtpost_jax.serving.catalogue import Catalogue
@@ -62,6 +63,7 @@ __all__ = [
     "Recommender",
     "Sequences",
     "Split",
+    "TextEncoder",
     "apply_filter",
     "batch_shapes",
     "by_user",

@@ -29,8 +29,12 @@ MODEL_FILES = {
     "experiments/bench/digits_model.py",
     "experiments/models/resnet.py",
 }
-# jax itself needs SciPy, for the LAPACK that XLA:CPU calls.
-FOREIGN = {"shampoo_jax/roots/lapack_threads.py": {"scipy"}}
+# jax itself needs SciPy, for the LAPACK that XLA:CPU calls. A DataFrame brings its extra.
+FOREIGN = {
+    "shampoo_jax/roots/lapack_threads.py": {"scipy"},
+    "nxtpost_jax/events/texts.py": {"scipy"},
+    "nxtpost_jax/events/log.py": {"narwhals"},
+}
 # Modules beside the rooms: they import no room, but for those that join some.
 JOINS = {
     "hsnn_jax/cost_curves.py": {"lists", "descent"},

@@ -1,4 +1,4 @@
 """Interactions: one reader per publisher's format, content, downloads, drawn data.
 
-May import: harness.
+May import: harness, nxtpost_jax.
 """

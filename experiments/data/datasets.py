@@ -4,12 +4,14 @@
 shows a line of each. MNIST and plain text have functions of their own: `read_mnist`, `read_text`.
 """
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from experiments.data.files import SourceFiles, plain_name, read_head, read_text
 from experiments.data.interactions import Events, Interactions, from_events
+from experiments.data.log_table import is_header, is_log
 from experiments.data.mnist import Mnist, read_idx, read_mnist
 from experiments.data.movies import read_ratings_csv, read_ratings_dat, read_u_data
 from experiments.data.sequences import (
@@ -28,9 +30,10 @@ RECOGNISED = (
     "MovieLens (ratings.dat, u.data or ratings.csv), MovieTweetings (ratings.dat), "
     "SASRec (a .txt of `user item` lines), S3-Rec (a .txt of `user item item ...` lines), "
     "LightGCN (train.txt and test.txt), Online Retail (a .csv) or "
-    "interactions.csv (user,item,timestamp[,action,weight]), plain or .gz"
+    "a log with a header (interactions.csv, or one .csv, .tsv or .inter), plain or .gz"
 )
 
+_TABLES = (".txt", ".csv", ".tsv", ".dat", ".inter")
 Reader = Callable[[SourceFiles, Path], Events]
 _BY_NAME: dict[str, Reader] = {
     "ratings.dat": read_ratings_dat,
@@ -40,8 +43,10 @@ _BY_NAME: dict[str, Reader] = {
 }
 
 
-def read(path: str | os.PathLike) -> Interactions:
+def read(path: str | os.PathLike, columns: Mapping[str, str] | None = None) -> Interactions:
     """Read a folder or a file in any recognised format.
+
+    `columns` names a log's columns by role, {"user": "visitorid"}, where they are not recognised.
 
     The name is the folder's, or that of a freely named file. The hash is over file contents only.
 
@@ -54,6 +59,8 @@ def read(path: str | os.PathLike) -> Interactions:
             raise bad_input(path, expected="a folder or a file", found="nothing there")
         if not path.is_dir() and not path.is_file():  # reading a pipe would wait for ever
             raise bad_input(path, expected="a folder or a regular file", found="a pipe or device")
+        if columns is not None:
+            return _read_log(path, columns)
         return _read_folder(path) if path.is_dir() else _read_file(path)
     except OSError as error:
         raise bad_input(
@@ -83,6 +90,28 @@ def _read_file(path: Path) -> Interactions:
     return _finish(files, path, reader, name=Path(name).stem)
 
 
+def _read_log(path: Path, columns: Mapping[str, str]) -> Interactions:
+    """Read the log whose columns the caller names: a file, or the one of a folder that has them."""
+    if path.is_dir():
+        names = [name.encode() for name in columns.values()]
+        found = [
+            each
+            for each in sorted(path.iterdir())
+            if each.is_file() and plain_name(each).endswith(_TABLES)
+            if all(name in read_head(each).partition(b"\n")[0] for name in names)
+        ]
+        if len(found) != 1:
+            there = ", ".join(each.name for each in found) or "none"
+            expected = f"one file whose header has {', '.join(columns.values())}"
+            raise bad_input(path, expected=expected, found=there)
+        path = found[0]
+    reader = read_ratings_csv if plain_name(path) == "ratings.csv" else read_general
+    named = None if plain_name(path) in _BY_NAME else Path(plain_name(path)).stem
+    return _finish(
+        SourceFiles(path.parent), path, functools.partial(reader, columns=columns), name=named
+    )
+
+
 def _read_published_split(files: SourceFiles) -> Interactions:
     train, test = (path for name in ("train", "test") if (path := files.find(f"{name}.txt")))
     return _finish(files, train, lambda files, path: read_train_test(files, path, test))
@@ -100,7 +129,7 @@ def _only_file(folder: Path) -> tuple[Path, Reader]:
     found = {
         path: reader
         for path in sorted(folder.iterdir())
-        if path.is_file() and plain_name(path).endswith((".txt", ".csv", ".dat"))
+        if path.is_file() and plain_name(path).endswith(_TABLES)
         if (reader := _reader_by_content(path, in_folder=True))
     }
     if len(found) > 1:
@@ -124,7 +153,8 @@ def _reader_by_content(path: Path, *, in_folder: bool = False) -> Reader | None:
         return read_online_retail
     if first_line == b"userId,movieId,rating,timestamp":
         return read_ratings_csv
-    if {b"user", b"item", b"timestamp"} <= set(first_line.split(b",")):
+    # Of a file that was named, the reader says which column is not clear.
+    if is_log(first_line) or (not in_folder and is_header(first_line)):
         return read_general
     if first_line.count(b"::") == 3:
         return read_ratings_dat

@@ -1,12 +1,14 @@
 """MovieLens (three generations of its format) and MovieTweetings."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from experiments.data.files import SourceFiles, decode_utf8, git_blob_id, read_bytes
 from experiments.data.interactions import Events
+from experiments.data.log_table import read_log_table
 from experiments.data.table import Kind, csv_rows, is_whole, read_columns
 from experiments.harness.errors import bad_input, shown
 
@@ -59,24 +61,22 @@ def read_u_data(files: SourceFiles, ratings: Path) -> Events:
     )
 
 
-def read_ratings_csv(files: SourceFiles, ratings: Path) -> Events:
-    """Read the newer MovieLens: `userId,movieId,rating,timestamp`, with movies.csv, UTF-8."""
-    header, _, body = files.read(ratings).partition(b"\n")
-    names = header.strip().decode("utf-8-sig", "replace")
-    if names != "userId,movieId,rating,timestamp":
-        raise bad_input(
-            ratings, line=1, expected="userId,movieId,rating,timestamp", found=shown(names)
-        )
-    columns: dict[str, Kind] = {"user": "int", "item": "int", "rating": "number"}
-    columns |= {"timestamp": "whole_seconds"}
-    table = read_columns(body, ratings, separator=b",", columns=columns, first_line=2)
+def read_ratings_csv(
+    files: SourceFiles, ratings: Path, *, columns: Mapping[str, str] | None = None
+) -> Events:
+    """Read the newer MovieLens: userId, movieId, rating, timestamp, with movies.csv, UTF-8.
+
+    The columns may have other usual names, and any order: see `log_table`.
+    """
+    table, notes = read_log_table(files.read(ratings), ratings, given=columns, rating=True)
     movies = files.find("movies.csv")
     return Events(
         users=table["user"],
         items=table["item"],
-        timestamps=table["timestamp"],
-        weights=table["rating"],
+        timestamps=table["time"],
+        weights=table.get("weight"),
         texts=None if movies is None else _movies_csv(files.read(movies), movies),
+        notes=notes,
     )
 
 

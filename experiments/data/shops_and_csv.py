@@ -4,27 +4,21 @@ import collections
 import datetime
 import io
 import tokenize
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from experiments.data.files import SourceFiles, decode_utf8
+from experiments.data.files import SourceFiles
 from experiments.data.interactions import Events
-from experiments.data.table import Kind, csv_rows, is_whole, read_columns, unquote_csv
+from experiments.data.log_table import read_log_table
+from experiments.data.table import csv_rows, is_whole
 from experiments.harness.errors import bad_input, shown
 
 RETAIL_HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
 _NPY_MAGIC = b"\x93NUMPY"
 # What numpy raises on a header that is no literal, is cut, or names more than memory holds.
 _BAD_NPY = (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)
-_REQUIRED = ("user", "item", "timestamp")
-_KINDS: dict[str, Kind] = {
-    "user": "id",
-    "item": "id",
-    "timestamp": "seconds",
-    "action": "text",
-    "weight": "number",
-}
 
 
 def read_online_retail(files: SourceFiles, path: Path) -> Events:
@@ -97,22 +91,16 @@ def _most_frequent_descriptions(body: list[list[str]]) -> dict[int | str, str]:
     return texts
 
 
-def read_general(files: SourceFiles, path: Path) -> Events:
-    """Read `user,item,timestamp[,action,weight]` with a header, columns in any order.
+def read_general(
+    files: SourceFiles, path: Path, *, columns: Mapping[str, str] | None = None
+) -> Events:
+    """Read a log with a header, see `log_table`.
 
     items.csv (`id,text,...`, all further columns join the text) or items.npy (float, [n, d])
     beside it describe items. Row i of items.npy is the i-th row of items.csv; without items.csv
     it is the item whose id is the number i.
     """
-    data, separator = unquote_csv(files.read(path), path)
-    decode_utf8(data, path)
-    header, _, body = data.partition(b"\n")
-    names = [name.strip() for name in header.decode("utf-8-sig").strip().split(separator.decode())]
-    if not set(_REQUIRED) <= set(names) <= set(_KINDS) or len(set(names)) < len(names):
-        expected = "user,item,timestamp[,action,weight]"
-        raise bad_input(path, line=1, expected=expected, found=shown(",".join(names)))
-    columns: dict[str, Kind] = {name: _KINDS[name] for name in names}
-    table = read_columns(body, path, separator=separator, columns=columns, first_line=2)
+    table, notes = read_log_table(files.read(path), path, given=columns)
     action_names, actions = (), None
     if "action" in table:
         found, actions = np.unique(table["action"], return_inverse=True)
@@ -121,19 +109,24 @@ def read_general(files: SourceFiles, path: Path) -> Events:
     return Events(
         users=table["user"],
         items=table["item"],
-        timestamps=table["timestamp"],
+        timestamps=table["time"],
         actions=actions,
         action_names=action_names,
         weights=table.get("weight"),
         texts=texts,
         content=content,
+        notes=notes,
     )
 
 
 def _read_items(files: SourceFiles, items: np.ndarray) -> tuple[dict | None, tuple | None]:
     """Return texts and content by item id, from items.csv and items.npy."""
     table, matrix = files.find("items.csv"), files.find("items.npy")
+    if table is None and matrix is None and (other := files.find("items.parquet")):
+        raise bad_input(other, expected="items.csv or items.npy beside a log", found="parquet")
     texts = None if table is None else _items_csv(files.read(table), table, items)
+    if texts is not None and table is not None:
+        _check_matched(table, np.unique(items), texts)
     if matrix is None:
         return texts, None
     vectors = _items_npy(files.read(matrix), matrix)
@@ -142,6 +135,19 @@ def _read_items(files: SourceFiles, items: np.ndarray) -> tuple[dict | None, tup
         expected = f"{len(row_of):,} rows, one for each of items.csv"
         raise bad_input(matrix, expected=expected, found=f"{len(vectors):,}")
     return texts, (row_of, vectors)
+
+
+def _check_matched(path: Path, items: np.ndarray, texts: Mapping) -> None:
+    """Refuse the table of other items, such as ids that lost their leading zeros."""
+    missing = [item for item in items.tolist() if item not in texts]
+    if 2 * len(missing) > len(items):
+        other = next(iter(texts.keys() - set(items.tolist())), "none other")
+        raise bad_input(
+            path,
+            expected=f"at least half of the {len(items):,} items of the log",
+            found=f"{len(items) - len(missing):,} (the log has {shown(str(missing[0]))}, the table "
+            f"{shown(str(other))})",
+        )
 
 
 def _rows_of(texts: dict) -> dict[int | str, int]:

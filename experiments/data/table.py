@@ -14,8 +14,9 @@ import numpy as np
 
 from experiments.data.files import decode_utf8
 from experiments.harness.errors import InputError, bad_input, shown
+from nxtpost_jax.events.columns import logged_seconds
 
-Kind = Literal["int", "number", "seconds", "whole_seconds", "id", "text", "digits"]
+Kind = Literal["int", "number", "seconds", "whole_seconds", "iso", "id", "text", "digits", "extra"]
 
 MAX_TOKEN = 256  # bytes: columns become fixed-width arrays, so one long token must not blow them up
 _UNIT = b"\x1f"  # unit separator: stands for separators of several bytes
@@ -27,13 +28,16 @@ _FIELD: dict[Kind, tuple[re.Pattern[bytes], str]] = {
     "number": (_NUMBER, "a number that float32 can hold"),
     "seconds": (_NUMBER, "unix seconds"),
     "whole_seconds": (re.compile(rb"\d{1,18}"), "whole unix seconds"),
+    "iso": (_TEXT, "unix seconds or a date as 2010-12-31 08:26:00"),
     "id": (_TEXT, "1-256 bytes of UTF-8"),
     "text": (_TEXT, "1-256 bytes of UTF-8"),
     "digits": (re.compile(rb"\d{1,256}"), "digits"),
+    "extra": (re.compile(rb".*"), "anything"),
 }
 # float32 holds weights. A moment since 1973 in a finer unit than seconds is beyond 1e11, which as
 # seconds is the year 5138.
 _LARGEST = {"number": float(np.finfo(np.float32).max), "seconds": 1e11, "whole_seconds": 1e11}
+_LATEST_IN_ANY_UNIT = 1e20  # nanoseconds of the year 5138
 _UNITS = ((1e17, "nanoseconds"), (1e14, "microseconds"), (1e11, "milliseconds"))
 _IS_DIGIT_BYTE = np.isin(np.arange(256), np.frombuffer(b"0123456789\0", np.uint8))
 _IS_NUMBER_BYTE = np.isin(np.arange(256), np.frombuffer(b"0123456789+-.eE\0", np.uint8))
@@ -54,10 +58,11 @@ def read_columns(
     """Parse lines of `columns` separated by `separator` into one array per column.
 
     Kinds: "int" -> int64 [n], unsigned in the file; "number" -> float64 [n], finite in float32;
-    "seconds" -> float64 [n] and "whole_seconds" -> int64 [n], up to 1e11, so that finer units are
-    refused; "text" -> str [n]; "digits" -> str [n], leading zeros kept; "id" -> int64 when every
-    token is a canonical whole number (no leading zero), else str. `first_line` is the number of the
-    first line of `data` in the file.
+    "whole_seconds" -> int64 [n], up to 1e11, so that finer units are refused; "seconds" -> float64
+    [n], of a finer unit where all of the column are beyond 1e11; "iso", dates of ISO 8601 ->
+    float64 [n] seconds; "extra" -> left out; "text" -> str [n]; "digits" -> str [n], leading zeros
+    kept; "id" -> int64 when every token is a canonical whole number (no leading zero), else str.
+    `first_line` is the number of the first line of `data` in the file.
 
     Raises:
         InputError: names the first malformed line.
@@ -70,6 +75,7 @@ def read_columns(
         return {
             name: _convert(buffer, start[:, j], stop[:, j], kind)
             for j, (name, kind) in enumerate(columns.items())
+            if kind != "extra"
         }
     except _Malformed:
         raise _name_line(lines, path, separator, columns, first_line) from None
@@ -102,13 +108,14 @@ def read_int_lines(data: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise _name_int_line(lines, path) from None
 
 
-def csv_rows(data: bytes, path: Path) -> list[list[str]]:
+def csv_rows(data: bytes, path: Path, *, delimiter: str = ",") -> list[list[str]]:
     """Parse a small or quoted UTF-8 csv file; every row must be as wide as the header.
 
     Raises:
         InputError: names the first row that is not, or that is not csv.
     """
-    reader = csv.reader(io.StringIO(decode_utf8(data, path), newline=""), strict=True)
+    text = io.StringIO(decode_utf8(data, path), newline="")
+    reader = csv.reader(text, strict=True, delimiter=delimiter)
     rows: list[list[str]] = []
     try:
         for row in reader:
@@ -132,11 +139,8 @@ def is_whole(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 18
 
 
-def unquote_csv(data: bytes, path: Path) -> tuple[bytes, bytes]:
-    """Return csv bytes without quotes, and the separator: a comma, or a unit separator."""
-    if b'"' not in data:
-        return data, b","
-    rows = csv_rows(data, path)
+def joined_rows(rows: list[list[str]]) -> tuple[bytes, bytes]:
+    """Return rows as lines for `read_columns`, and their separator."""
     return "\n".join(_UNIT.decode().join(row) for row in rows).encode(), _UNIT
 
 
@@ -171,6 +175,8 @@ def _convert(buffer: np.ndarray, start: np.ndarray, stop: np.ndarray, kind: Kind
         if values.max() > _LARGEST[kind]:
             raise _Malformed
         return values
+    if kind == "seconds":
+        return _to_seconds(_to_number(buffer, start, stop, _LATEST_IN_ANY_UNIT))
     if kind in _LARGEST:
         return _to_number(buffer, start, stop, _LARGEST[kind])
     if kind == "id" and (values := _to_canonical_int(buffer, start, stop)) is not None:
@@ -178,6 +184,9 @@ def _convert(buffer: np.ndarray, start: np.ndarray, stop: np.ndarray, kind: Kind
     tokens = _to_tokens(buffer, start, stop)
     if kind == "digits" and not np.all(_IS_DIGIT_BYTE[tokens.view(np.uint8)]):
         raise _Malformed
+    if kind == "iso":
+        dates, places = np.unique(tokens, return_inverse=True)
+        return _to_seconds(np.char.decode(dates, "utf-8", "replace"))[places]
     try:
         return np.char.decode(tokens, "utf-8")
     except UnicodeDecodeError:
@@ -224,6 +233,13 @@ def _to_tokens(buffer: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.nd
     return matrix.view(f"S{width}").ravel()
 
 
+def _to_seconds(values: np.ndarray) -> np.ndarray:
+    try:
+        return logged_seconds("time", values)
+    except ValueError:
+        raise _Malformed from None
+
+
 def _to_number(
     buffer: np.ndarray, start: np.ndarray, stop: np.ndarray, largest: float
 ) -> np.ndarray:
@@ -261,6 +277,11 @@ def _name_line(
 def _is_well_formed(field: bytes, kind: Kind) -> bool:
     if not _FIELD[kind][0].fullmatch(field):
         return False
+    if kind == "iso":
+        try:
+            return len(logged_seconds("time", [field.decode("utf-8", "replace")])) == 1
+        except ValueError:
+            return False
     if kind in _LARGEST:
         return abs(float(field)) <= _LARGEST[kind]
     try:

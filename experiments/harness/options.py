@@ -66,6 +66,19 @@ class WithData(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WithEvents(WithData):
+    """Run a command on events of users with items."""
+
+    columns: str | None = None
+    """columns of a log that are not recognised, such as user=visitorid,item=itemid"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.columns is not None and self.data is None:
+            raise InputError("--columns: expected --data beside it, found none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OneSeed(Options):
     """Run a command from one seed."""
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from experiments.harness.errors import bad_input
-from experiments.harness.options import ManySeeds, Options, WithData, flag_of
+from experiments.harness.options import ManySeeds, Options, WithEvents, flag_of
 from experiments.retrieval.graph_training import GraphConfig
 from experiments.retrieval.kept_gain import RoutesTraining
 from experiments.retrieval.residual_monn import MoNNTraining
@@ -49,7 +49,7 @@ class WithFaiss(ManySeeds):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Frontier(WithFaiss, WithData):
+class Frontier(WithFaiss, WithEvents):
     """Measure cost against recall, with ids as items."""
 
     monn: MoNNTraining = dataclasses.field(default_factory=MoNNTraining)
@@ -63,7 +63,7 @@ class Frontier(WithFaiss, WithData):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scorers(ManySeeds, WithData):
+class Scorers(ManySeeds, WithEvents):
     """Compare scorers of rated events, and what a search keeps of them."""
 
     scorers: ScorersConfig = dataclasses.field(default_factory=ScorersConfig)
@@ -77,7 +77,7 @@ class Scorers(ManySeeds, WithData):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Learning(ManySeeds, WithData):
+class Learning(ManySeeds, WithEvents):
     """Learn the index and the towers jointly or apart."""
 
     graph: GraphConfig = dataclasses.field(default_factory=GraphConfig)
@@ -115,7 +115,7 @@ class Planted(ManySeeds):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Drift(ManySeeds, WithData):
+class Drift(ManySeeds, WithEvents):
     """Serve a catalogue that changes from day to day."""
 
     drift: DriftConfig = dataclasses.field(default_factory=DriftConfig)

@@ -19,6 +19,7 @@ from experiments.data.content import content_vectors
 from experiments.data.datasets import read
 from experiments.data.interactions import Interactions
 from experiments.data.library_calls import library_calls, package_split
+from experiments.data.log_table import parse_columns
 from experiments.harness.errors import InputError
 from experiments.harness.provenance import DataName
 from experiments.harness.run_folder import Run
@@ -61,9 +62,9 @@ class Problem:
     protocol: Protocol
 
 
-def read_interactions(path: Path | None) -> Interactions:
-    """Read what --data names, or mine library calls."""
-    return library_calls() if path is None else read(path)
+def read_interactions(path: Path | None, *, columns: str | None = None) -> Interactions:
+    """Read what --data and --columns name, or mine library calls."""
+    return library_calls() if path is None else read(path, parse_columns(columns))
 
 
 def data_name(interactions: Interactions) -> DataName:

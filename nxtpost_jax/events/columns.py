@@ -18,6 +18,7 @@ HIGHEST = 2**31 - 1  # ids are int32
 _EPOCH = np.datetime64(0, "s")
 # The year 5138. A moment since 1973 in a finer unit is later than that, read as seconds.
 _LATEST = 1e11
+_PER_SECOND = ((1e17, 1e9), (1e14, 1e6), (_LATEST, 1e3))
 _UNITS = ((1e17, "nanoseconds"), (1e14, "microseconds"), (_LATEST, "milliseconds"))
 
 
@@ -65,7 +66,8 @@ def seconds(name: str, values: ArrayLike | Sequence[Moment]) -> np.ndarray:
     Args:
       name: the argument's.
       values: numbers of seconds; datetime64 or timedelta64 of any unit; or objects of `datetime`
-        and `date`, in UTC where they have no zone.
+        and `date`, or texts of ISO 8601 such as "2023-01-31 08:26:00+01:00". What has no zone is
+        in UTC.
 
     Raises:
       ValueError: they are none of these, not one-dimensional, one is missing (NaT), or a number
@@ -75,6 +77,9 @@ def seconds(name: str, values: ArrayLike | Sequence[Moment]) -> np.ndarray:
     values = as_array(name, values)
     if values.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, found shape {list(values.shape)}")
+    if values.dtype.kind in "UT":
+        texts, places = np.unique(values.astype(object), return_inverse=True)
+        return np.array([_seconds_of_text(name, text) for text in texts], np.float64)[places]
     if values.dtype.kind == "O":
         values = np.array([_seconds_of_object(name, value) for value in values], np.float64)
     elif values.dtype.kind in "mM":
@@ -94,6 +99,24 @@ def seconds(name: str, values: ArrayLike | Sequence[Moment]) -> np.ndarray:
             f"{name}: expected seconds since 1970, found {late[0]:.15g}, which looks like {unit}"
         )
     return values
+
+
+def logged_seconds(name: str, values: ArrayLike | Sequence[Moment]) -> np.ndarray:
+    """Read a log's column of moments as float64 seconds, of milliseconds and finer units too.
+
+    A unit is recognised where every number of the column speaks for it, whatever lies beyond 1e11
+    as seconds; a column that mixes units is refused as by `seconds`.
+
+    Raises:
+      ValueError: as in `seconds`.
+    """
+    array = as_array(name, values)
+    if array.dtype.kind in "iuf" and array.size:
+        low, high = (float(np.abs(edge)) for edge in (array.min(), array.max()))
+        for least, per_second in _PER_SECOND:
+            if min(low, high) > least and high < np.inf:  # the finest unit first
+                return seconds(name, array / per_second)
+    return seconds(name, array)
 
 
 def as_array(name: str, values: ArrayLike | Sequence) -> np.ndarray:
@@ -116,6 +139,19 @@ def _check_whole(name: str, values: np.ndarray, expected: str) -> None:
             raise ValueError(f"{name}: expected {expected}, found {value!r:.60}")
 
 
+def _seconds_of_text(name: str, text: str) -> float:
+    """Read ISO 8601 with dashes: without them a date is not told from a number."""
+    try:
+        if "-" in text[1:]:
+            return _seconds_of_object(name, datetime.datetime.fromisoformat(text.strip()))
+    except ValueError:
+        pass
+    raise ValueError(
+        f"{name}: expected seconds since 1970 or datetimes such as 2023-01-31 08:26:00, "
+        f"found {text!r:.60}"
+    )
+
+
 def _seconds_of_object(name: str, value) -> float:
     if isinstance(value, datetime.datetime):
         zoned = value if value.tzinfo is not None else value.replace(tzinfo=datetime.UTC)
@@ -127,4 +163,6 @@ def _seconds_of_object(name: str, value) -> float:
         return float((value - _EPOCH) / np.timedelta64(1, "s"))
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, str):
+        return _seconds_of_text(name, value)
     raise ValueError(f"{name}: expected seconds since 1970 or datetimes, found {value!r:.60}")

@@ -1,4 +1,6 @@
-"""The index of items: vectors in fixed-capacity arrays on the device, under the caller's ids.
+"""The index of items: vectors in fixed-capacity arrays on the device, under ids from 0.
+
+What callers call them is in `names`; errors say that.
 
 A catalogue never changes: `add` and `remove` give another one. So a request that has taken one
 reads vectors, ids and presence of one moment, whatever is added and removed meanwhile. The price
@@ -14,6 +16,7 @@ Shape suffixes: S slots, D vector width, m items of a call.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nxtpost_jax.events.checks import item_ids
+from nxtpost_jax.events.ids import Ids, Numbered
 from nxtpost_jax.events.sequences import PAD
 
 _SPARE = 64  # slots, or an eighth of the items where that is more, free from the start
@@ -38,6 +42,7 @@ class Catalogue:
       sorted_ids, sorted_slots: int32[n], the items' ids in order, and their slots.
       revision: grows when an id comes back, perhaps with another vector: what was computed from
         the vectors of items that are in two catalogues of one revision holds in both.
+      names: the caller's ids, which the numbers here stand for.
     """
 
     vectors: jax.Array
@@ -47,6 +52,7 @@ class Catalogue:
     sorted_ids: np.ndarray
     sorted_slots: np.ndarray
     revision: int = 0
+    names: Ids = dataclasses.field(default_factory=Numbered)
 
     def __post_init__(self):
         for name in ("ids", "removed", "sorted_ids", "sorted_slots"):
@@ -54,7 +60,12 @@ class Catalogue:
 
     @classmethod
     def of(
-        cls, vectors: ArrayLike, ids: ArrayLike | None = None, *, capacity: int | None = None
+        cls,
+        vectors: ArrayLike,
+        ids: ArrayLike | None = None,
+        *,
+        capacity: int | None = None,
+        names: Ids | None = None,
     ) -> Catalogue:
         """Start with items in the first slots.
 
@@ -62,23 +73,27 @@ class Catalogue:
           vectors: f32[n, D].
           ids: int[n], 0 to n - 1 when None.
           capacity: S, at least n; n and some spare slots when None.
+          names: what callers call the ids; the same numbers when None.
 
         Raises:
           ValueError: an id is there twice or is no id, or the capacity is below n.
         """
         vectors = jnp.asarray(vectors, jnp.float32)
         count = len(vectors)
-        ids = np.arange(count, dtype=np.int32) if ids is None else _unique_ids(ids)
+        ids = np.arange(count, dtype=np.int32) if ids is None else _unique_ids(ids, Numbered())
         if len(ids) != count:
             raise ValueError(f"ids: expected {count}, one per vector, found {len(ids)}")
         capacity = count + max(_SPARE, count // 8) if capacity is None else capacity
         if capacity < max(count, 1):
             raise ValueError(f"capacity: expected at least {max(count, 1)}, found {capacity}")
         ids = np.pad(ids, (0, capacity - count), constant_values=PAD)
-        return cls.restore(jnp.pad(vectors, [(0, capacity - count), (0, 0)]), ids, removed=())
+        vectors = jnp.pad(vectors, [(0, capacity - count), (0, 0)])
+        return cls.restore(vectors, ids, removed=(), names=names)
 
     @classmethod
-    def restore(cls, vectors: ArrayLike, ids: ArrayLike, *, removed: ArrayLike) -> Catalogue:
+    def restore(
+        cls, vectors: ArrayLike, ids: ArrayLike, *, removed: ArrayLike, names: Ids | None = None
+    ) -> Catalogue:
         """Rebuild a catalogue of its `vectors`, `ids` and `removed`, slot by slot."""
         ids = np.array(ids, np.int32)
         slots = np.flatnonzero(ids != PAD).astype(np.int32)
@@ -90,6 +105,7 @@ class Catalogue:
             removed=np.array(removed, np.int32),
             sorted_ids=ids[slots],
             sorted_slots=slots,
+            names=Numbered() if names is None else names,
         )
 
     def __len__(self) -> int:
@@ -104,6 +120,18 @@ class Catalogue:
         """Give the lowest id above all that ever were."""
         return int(max(ids.max(initial=-1) for ids in (self.sorted_ids, self.removed))) + 1
 
+    def read(self, name: str, values: Any) -> np.ndarray:
+        """Read the caller's ids as numbers of items that are here, were or might be: int32[m].
+
+        Raises:
+          ValueError: nobody ever named an item so, or it can be no id.
+        """
+        ids = self.names.codes(name, values)
+        unknown = np.flatnonzero(ids == PAD)
+        if len(unknown):
+            raise unknown_item(name, list(values)[unknown[0]])
+        return ids
+
     def slots(self, name: str, ids: ArrayLike) -> np.ndarray:
         """Find the slots of items: int32[m].
 
@@ -113,8 +141,7 @@ class Catalogue:
         slots = self.find(ids)
         unknown = np.flatnonzero(slots == PAD)
         if len(unknown):
-            found = np.asarray(ids)[unknown[0]]
-            raise ValueError(f"{name}: expected item ids of the catalogue, found {found}")
+            raise unknown_item(name, self.names.take(np.asarray(ids))[unknown[0]])
         return slots
 
     def find(self, ids: ArrayLike) -> np.ndarray:
@@ -156,12 +183,13 @@ class Catalogue:
         """
         if ids is None:
             ids = np.arange(self.next_id, self.next_id + count)
-        ids = _unique_ids(ids)
+        ids = _unique_ids(ids, self.names)
         if len(ids) != count:
             raise ValueError(f"ids: expected {count}, one per item, found {len(ids)}")
         known = np.flatnonzero(self.find(ids) != PAD)
         if len(known):
-            raise ValueError(f"ids: expected new ones, found {ids[known[0]]} in the catalogue")
+            found = self.names.take(ids)[known[0]]
+            raise ValueError(f"ids: expected new ones, found {found} in the catalogue")
         return ids
 
     def add(self, vectors_mxD: ArrayLike, ids: ArrayLike | None = None) -> Catalogue:
@@ -190,7 +218,8 @@ class Catalogue:
         ids[slots] = new
         order = np.argsort(new)
         places = np.searchsorted(self.sorted_ids, new[order])
-        return Catalogue(
+        return dataclasses.replace(
+            self,
             vectors=vectors,
             present=present,
             ids=ids,
@@ -206,7 +235,7 @@ class Catalogue:
         Raises:
           ValueError: an id is unknown or there twice.
         """
-        gone = _unique_ids(ids)
+        gone = _unique_ids(ids, self.names)
         slots = self.slots("ids", gone)
         if not len(gone):
             return self
@@ -243,11 +272,18 @@ class Catalogue:
         )
 
 
-def _unique_ids(ids) -> np.ndarray:
+def unknown_item(name: str, found: object) -> ValueError:
+    """Say that a catalogue has no such item."""
+    shown = found if isinstance(found, (int, np.integer)) else repr(str(found))
+    return ValueError(f"{name}: expected item ids of the catalogue, found {shown!s:.60}")
+
+
+def _unique_ids(ids, names: Ids) -> np.ndarray:
     ids = item_ids("ids", ids)
     distinct, counts = np.unique(ids, return_counts=True)
     if len(distinct) < len(ids):
-        raise ValueError(f"ids: expected each once, found {distinct[counts > 1][0]} repeated")
+        found = names.take(distinct[counts > 1])[0]
+        raise ValueError(f"ids: expected each once, found {found} repeated")
     return ids
 
 

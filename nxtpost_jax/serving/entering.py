@@ -7,26 +7,24 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike
 
 from nxtpost_jax.events import content as contents
-from nxtpost_jax.events.checks import item_ids
-from nxtpost_jax.events.content import Content, GivenContent
+from nxtpost_jax.events.content import Content
+from nxtpost_jax.events.ids import OwnIds
+from nxtpost_jax.serving import described
 from nxtpost_jax.serving.catalogue import Catalogue
-from nxtpost_jax.serving.reading import power_of_two
+from nxtpost_jax.serving.histories import as_list, numbers
+from nxtpost_jax.serving.reading import Reader, power_of_two
 from nxtpost_jax.towers.model import NxtPost, apply
 
 
-def checked(
-    catalogue: Catalogue, known: Content, *, content: GivenContent, ids: ArrayLike | None
-) -> tuple[Content, np.ndarray]:
+def checked(reader: Reader, *, content: Any, ids: Any) -> tuple[Content, np.ndarray]:
     """Read what `Recommender.add` is given.
 
     Args:
-      catalogue: items as they are now.
-      known: content of the items of the start, or None.
-      content: of m items, channels and widths as in `known`; None for removed ones of the start.
-      ids: int[m], or None.
+      reader: items as they are now.
+      content: of m items, channels and widths as at the start; None for removed ones of the start.
+      ids: m of the caller's, or one, or None.
 
     Returns:
       The items' content on the host, None where items are known by id only, and int32[m] ids.
@@ -34,14 +32,17 @@ def checked(
     Raises:
       ValueError: see `Recommender.add`.
     """
+    catalogue, known = reader.catalogue, reader.start.content
+    if reader.start.own_ids and known is not None:
+        content, ids = described.later(content, ids, reader.start)
     if content is None:
-        ids = item_ids("ids", [] if ids is None else ids)
+        ids = numbers("ids", [] if ids is None else ids, catalogue)
         back = catalogue.was_removed(ids)
         if known is not None:  # without content nothing can be added, so all are of the start
             back &= ids < contents.num_rows(known)
         unknown = ids[~back]
         if len(unknown) or not len(ids):
-            found = unknown[0] if len(unknown) else "none"
+            found = catalogue.names.take(unknown)[0] if len(unknown) else "none"
             raise ValueError(
                 f"ids: expected removed items of the start without content, found {found}"
             )
@@ -53,7 +54,14 @@ def checked(
     expected, found = contents.describe(known), contents.describe(content)
     if found != expected:
         raise ValueError(f"content: expected one item's as {expected}, found {found}")
-    return content, catalogue.checked_new_ids(ids, contents.num_rows(content))
+    return content, catalogue.checked_new_ids(_new(catalogue, ids), contents.num_rows(content))
+
+
+def _new(catalogue: Catalogue, ids: Any) -> np.ndarray | None:
+    """Number the caller's ids; those of items that then do not enter harm nobody."""
+    if isinstance(catalogue.names, OwnIds):
+        return catalogue.names.add("ids", as_list(ids))
+    return None if ids is None else numbers("ids", ids, catalogue)
 
 
 def encoded(model: NxtPost, params: Any, content: Content, ids: np.ndarray) -> np.ndarray:

@@ -15,13 +15,16 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import numpy as np
 
-from nxtpost_jax.events.checks import as_sequences, check_times
+from nxtpost_jax.events.checks import check_times
 from nxtpost_jax.events.columns import Moment, seconds, whole_numbers
 from nxtpost_jax.events.sequences import Sequences, pad_histories
-from nxtpost_jax.serving.reading import Histories, Reader
+from nxtpost_jax.serving import histories as given_histories
+from nxtpost_jax.serving.histories import Histories
+from nxtpost_jax.serving.reading import Reader
 from nxtpost_jax.serving.streaming import Cache, extend, prefill
 
 _COLUMNS = {"times": "time", "actions": "action", "surfaces": "surface"}
@@ -32,15 +35,16 @@ class Event:
     """Say what a user engaged with.
 
     Attributes:
-      item: id.
+      item: its id, as everywhere.
       time: seconds since 1970, or a datetime, no earlier than the user's last event; None if the
         model reads no times.
-      action, surface: ids, None if the model reads none.
+      action: its number, or its name where a table had names; None if the model reads none.
+      surface: its number, None if the model reads none.
     """
 
-    item: int
+    item: Any
     time: Moment | None = None
-    action: int | None = None
+    action: Any = None
     surface: int | None = None
 
 
@@ -94,8 +98,9 @@ class LiveUsers:
         """
         with self._lock:
             reader = take()
-            reader.catalogue.slots("event", whole_numbers("event", [event.item]))
-            state = self._start(user, history)
+            event = _numbered(event, reader)
+            reader.catalogue.slots("event", [event.item])
+            state = self._start(user, history, reader)
             return self._read(user, state, _appended(state.events, event), reader)
 
     def current(
@@ -127,15 +132,33 @@ class LiveUsers:
         self._users[user] = _User(events, _Computed(vector, read, cache, reader.version))
         return vector
 
-    def _start(self, user, history) -> _User:
+    def _start(self, user, history, reader: Reader) -> _User:
         if user in self._users:
             if history is not None:
                 raise ValueError(f"history: expected none for user {user!r}, found a second one")
             return self._users[user]
-        events = as_sequences("history", [[]] if history is None else history)
+        given = given_histories.read(
+            "history",
+            [[]] if history is None else history,
+            start=reader.start,
+            catalogue=reader.catalogue,
+            unknown="refuse",
+        )
+        events = given.sequences
         if len(events) != 1:
             raise ValueError(f"history: expected that of one user, found {len(events)}")
         return _User(events)
+
+
+def _numbered(event: Event, reader: Reader) -> Event:
+    """Put numbers in the place of the caller's names."""
+    (item,) = reader.catalogue.read("event", [event.item])
+    action, names = event.action, reader.start.actions
+    if action is not None and names is not None:
+        (action,) = names.codes("event", [action])
+        if action < 0:
+            raise ValueError(f"event: expected an action of training, found {event.action!r:.60}")
+    return dataclasses.replace(event, item=item, action=action)
 
 
 def _still_true(computed: _Computed | None, read: Sequences, reader: Reader) -> _Computed | None:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nxtpost_jax.arrays import Array
 from nxtpost_jax.evaluation.ranking import unique_items
-from nxtpost_jax.events.checks import as_sequences, check_times, checked_mask
+from nxtpost_jax.events.checks import check_times, checked_mask
 from nxtpost_jax.events.filters import keep_events
 from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
+from nxtpost_jax.serving import histories as given_histories
 from nxtpost_jax.serving.catalogue import Catalogue
-from nxtpost_jax.serving.served import State
+from nxtpost_jax.serving.histories import Given, Histories, Unknown
+from nxtpost_jax.serving.served import Start, State
 from nxtpost_jax.towers.model import NxtPost
 
 SHORTEST_ROW = 16  # padded histories are no shorter, to bound the number of traced shapes
 MOST_ROWS = 256  # histories a compiled call, so that scores of a large catalogue fit in memory
 
-Histories = Sequences | Sequence | Array
 EventFilter = Callable[[Sequences], np.ndarray]
 Backfill = Callable[[Sequences], Sequences]
 
@@ -34,15 +34,24 @@ class Reader:
     is made while it runs.
 
     Attributes:
-      model: the towers.
-      state: parameters and catalogue.
+      state: the towers, parameters and catalogue.
       event_filter, backfill: as given to the recommender.
     """
 
-    model: NxtPost
     state: State
     event_filter: EventFilter | None
     backfill: Backfill | None
+
+    @property
+    def start(self) -> Start:
+        """Give the towers, and what the caller calls items and actions."""
+        assert self.state.start is not None  # there are no parameters without
+        return self.state.start
+
+    @property
+    def model(self) -> NxtPost:
+        """Give the towers."""
+        return self.start.model
 
     @property
     def params(self) -> Any:
@@ -63,14 +72,24 @@ class Reader:
         """Give a reader of another state: `params` or `catalogue`."""
         return dataclasses.replace(self, state=dataclasses.replace(self.state, **changes))
 
-    def checked(self, name: str, histories: Histories) -> Sequences:
+    def read(self, name: str, histories: Histories, *, unknown: Unknown = "refuse") -> Given:
+        """Read and check what a caller gives, see `histories.read`.
+
+        Raises:
+          ValueError: as in `checked` and `histories.read`.
+        """
+        given = given_histories.read(
+            name, histories, start=self.start, catalogue=self.catalogue, unknown=unknown
+        )
+        return given._replace(sequences=self.checked(name, given.sequences))
+
+    def checked(self, name: str, histories: Sequences) -> Sequences:
         """Refuse histories that the model cannot read, whatever will be left out of them.
 
         Raises:
           ValueError: there is none, an item is neither in the catalogue nor removed from it,
             times are out of order, or a column that the model was trained with is missing.
         """
-        histories = as_sequences(name, histories)
         if not len(histories):
             raise ValueError(f"{name}: expected at least one, found none")
         self.check_known(name, histories.items)
@@ -85,8 +104,8 @@ class Reader:
         for column, is_read in needed.items():
             if is_read and getattr(histories, column) is None:
                 raise ValueError(
-                    f"{name}: expected Sequences with {column}, which this model was trained "
-                    "with, found none"
+                    f"{name}: expected Sequences or a table with {column}, which this model was "
+                    "trained with, found none"
                 )
         return histories
 

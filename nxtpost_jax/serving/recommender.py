@@ -1,51 +1,46 @@
-"""Fit the towers to sequences and recommend items: the package's front door."""
+"""Fit the towers to events and recommend items: the package's front door."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable
-from functools import partial
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import Metrics
-from nxtpost_jax.events import content as contents
-from nxtpost_jax.events.checks import as_sequences, check_below, check_times
-from nxtpost_jax.events.content import GivenContent
+from nxtpost_jax.events.content import Content, GivenContent
 from nxtpost_jax.events.splits import Queries
-from nxtpost_jax.serving import entering, requests, saving
+from nxtpost_jax.serving import entering, requests, saving, starting
+from nxtpost_jax.serving import histories as given
 from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.catalogue import Catalogue
+from nxtpost_jax.serving.described import Described
+from nxtpost_jax.serving.histories import Histories, Unknown
 from nxtpost_jax.serving.live_users import Event, LiveUsers
-from nxtpost_jax.serving.reading import Backfill, EventFilter, Histories, Reader
-from nxtpost_jax.serving.served import Served
+from nxtpost_jax.serving.reading import Backfill, EventFilter, Reader
+from nxtpost_jax.serving.served import Served, Start
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 from nxtpost_jax.training import fitting
 from nxtpost_jax.training.objective import Objective, resolve
-
-_ADAMW = optax.adamw(1e-3)  # one object: recommenders that share it share compiled steps
 
 
 class Recommender:
     """Recommend items by content, by id, or by both.
 
+    Items have the caller's own ids where `fit` was given a table: 64-bit whole numbers, texts, or
+    any hashable values, in and out. Else they are numbers from 0, the rows of `content`.
+    `Sequences` and `Queries` are always of such numbers.
+
     Any thread may call any method at any time. A request answers by the parameters and the
     catalogue of the moment it begins; those that change them take turns.
-
-    Attributes:
-      model: the towers.
-      content: of the items 0 to num_items - 1, on the device, or None; see `content`.
-      num_items: number of items at the start.
     """
 
     def __init__(
         self,
-        config: NxtPostConfig,
+        config: NxtPostConfig | None = None,
         content: GivenContent = None,
         *,
         num_items: int | None = None,
@@ -56,39 +51,46 @@ class Recommender:
         """Set up a recommender; `fit` draws its parameters.
 
         Args:
-          config: see `model.NxtPostConfig`.
-          content: float[n, C], row i the embedding of item i, or channels of such arrays and
-            sets as `content` describes, or None to know items by id only. An array may be the
-            path of an .npy file; a row of NaN is an item without content.
-          num_items: size of the catalogue, needed without content.
+          config: see `model.NxtPostConfig`; when None, items in their order are all that is read,
+            with an id vector each, and `fit` chooses the longest history.
+          content: float[n, C], row i the embedding of item i, or channels as `content` describes,
+            or None to know items by id only. An array may be the path of an .npy file; a row of
+            NaN is an item without content.
+          num_items: size of the catalogue; read by `fit` when None without content.
           tx: optimizer; AdamW at 1e-3 when None.
-          event_filter: tells which events count, bool[n_events]; applied to training events and
-            to every history. Items are filtered by `remove`.
+          event_filter: tells which events count, bool[n_events], in training and histories.
           backfill: fills short histories (see `backfill`), wherever one is read but in training.
 
         Raises:
-          ValueError: content has another shape, NaN, or an item without any while there is no
-            id embedding; or the catalogue's size is unknown.
+          ValueError: content has another shape, NaN, or nothing of an item without id embedding.
         """
-        self.content, self.num_items = contents.of_catalogue(
-            content, id_embedding=config.id_embedding, num_items=num_items
-        )
-        if tx is not None and not isinstance(tx, optax.GradientTransformation):
-            raise ValueError(
-                f"tx: expected an optax transformation such as optax.adam(1e-3), found {tx!r:.60}"
-            )
-        self.model = NxtPost(config, self.num_items if config.id_embedding else None)
-        self.tx = _ADAMW if tx is None else tx
+        self.tx = fitting.checked_optimizer(tx)
+        self._config = config
+        self._given: Start | None = None
+        if content is not None or num_items is not None:
+            self._given = starting.of_numbers(config, content=content, num_items=num_items)
         self.event_filter = event_filter
         self.backfill = backfill
-        self._served = Served(self.num_items, config.d_model)
+        self._served = Served(self._given)
         self._live = LiveUsers()
 
     def __repr__(self) -> str:
-        known = [] if self.content is None else [contents.describe(self.content)]
-        known += ["ids"] if self.model.config.id_embedding else []
-        state = "unfitted" if self.params is None else "fitted"
-        return f"Recommender({len(self.catalogue):,} items by {' and '.join(known)}, {state})"
+        return f"Recommender({self._served.now.described()})"
+
+    @property
+    def model(self) -> NxtPost:
+        """Give the towers."""
+        return self._start().model
+
+    @property
+    def content(self) -> Content:
+        """Give the content of the items of the start, on the device, or None; see `content`."""
+        return self._start().content
+
+    @property
+    def num_items(self) -> int:
+        """Count the items at the start."""
+        return self._start().num_items
 
     @property
     def params(self) -> Any:
@@ -100,11 +102,18 @@ class Recommender:
         """Give the items that can be recommended now, as an object that never changes."""
         return self._served.now.catalogue
 
+    @property
+    def items(self) -> np.ndarray:
+        """List the ids of the items that can be recommended now."""
+        return self.catalogue.names.take(self.catalogue.sorted_ids)
+
     def fit(
         self,
-        sequences: Histories,
+        events: Histories,
         *,
-        epochs: int,
+        columns: Mapping[str, str] | None = None,
+        content: Described | None = None,
+        epochs: int = 20,
         batch_size: int = 128,
         buckets: int = 1,
         objective: Objective | None = None,
@@ -117,13 +126,14 @@ class Recommender:
     ) -> list[dict[str, float]]:
         """Train anew; until it ends, and if it raises, requests are answered as before.
 
-        Negatives come from the items that occur in `sequences`: an item held out of training is
-        not taught to be wrong. Removed items are in no history, label or negative, and stay
-        removed. Users of `update` keep their events.
+        Negatives come from the items that occur in `events`. Removed items are in no history, label
+        or negative, and stay removed. Users of `update` keep their events.
 
         Args:
-          sequences: training events, or lists of item ids, one per user; see `splits` for a part
-            without leakage.
+          events: a dict of columns or a DataFrame, see `roles` for their names; a second table's
+            items replace the first's. Or `Sequences`, or lists of item numbers, one per user.
+          columns: {role: name} of columns that are not recognised, such as {"user": "who"}.
+          content: {item id: text or vector} beside a table; see `described`.
           epochs: passes over them.
           batch_size: rows a step.
           buckets: widths of rows, each half the next: see `batches.batch_shapes`.
@@ -139,23 +149,24 @@ class Recommender:
           One record an epoch: epoch, loss, seconds and, where validated, hr@10, ndcg@10, mrr.
 
         Raises:
-          ValueError: an option is out of range, the events have an unknown item or times out of
-            order, the catalogue has items that were added, or another fit is under way.
+          ValueError: an option is out of range, a column is unclear, an item unknown, times are
+            out of order, the catalogue has items that were added, or another fit is under way.
           FloatingPointError: training diverged: a loss, a parameter or a vector is NaN or infinite.
         """
-        sequences = as_sequences("sequences", sequences)
-        check_below("sequences", sequences.items, self.num_items)
-        check_times("sequences", sequences)
-        with self._served.fitting() as catalogue:
-            reader = self._reader(fitted=False).at(catalogue=catalogue)
-            validate = None
-            if validation is not None:
-                reader.prepared("validation", validation.histories)  # refused now, not later
-                validate = partial(requests.validated, reader, self.content, validation)
+        start, sequences = starting.read(
+            events,
+            columns=columns,
+            content=content,
+            config=self._config,
+            given=self._given,
+            before=self._served.now.start,
+        )
+        with self._served.fitting(start) as blank:
+            reader = Reader(blank, event_filter=self.event_filter, backfill=self.backfill)
             params, records = fitting.fit(
-                self.model,
+                start.model,
                 reader.filtered(sequences),
-                content=self.content,
+                content=start.content,
                 tx=self.tx,
                 epochs=epochs,
                 batch_size=batch_size,
@@ -163,12 +174,12 @@ class Recommender:
                 objective=resolve(objective, num_negatives),
                 pretrain_epochs=pretrain_epochs,
                 seed=seed,
-                validate=validate,
+                validate=requests.validation(reader, validation),
                 validate_every=validate_every,
                 log=log,
             )
-            vectors = requests.encoded_items(self.model, params, self.content)
-            self._served.finish_fit(params, vectors)
+            vectors = requests.encoded_items(start.model, params, start.content)
+            self._served.finish_fit(start, params, vectors)
         return records
 
     def adopt(self, params: Any) -> None:
@@ -178,15 +189,15 @@ class Recommender:
           ValueError: they are not of this model, or as in `fit`.
           FloatingPointError: an item's vector is NaN or infinite.
         """
-        with self._served.fitting():
-            vectors = requests.items_of_foreign(self.model, params, self.content)
-            self._served.finish_fit(params, vectors)
+        start = self._start()
+        with self._served.fitting(start):
+            vectors = requests.items_of_foreign(start.model, params, start.content)
+            self._served.finish_fit(start, params, vectors)
 
     def evaluate(self, queries: Queries, **options: Any) -> Metrics:
         """Rank the queries' targets among all items of the catalogue.
 
-        Options are those of `ranking.evaluate`, in item ids (`candidates` too). Histories are
-        filtered and backfilled as in `recommend`.
+        Options are those of `ranking.evaluate`; histories are filtered as in `recommend`.
 
         Raises:
           ValueError: a target or candidate is not in the catalogue, or as in `recommend`.
@@ -199,8 +210,9 @@ class Recommender:
         k: int,
         *,
         exclude_seen: bool = True,
-        allowed: ArrayLike | None = None,
+        allowed: Any = None,
         exclude: Histories | None = None,
+        unknown: Unknown = "refuse",
     ) -> Answer:
         """Find the k best items for each history.
 
@@ -208,36 +220,33 @@ class Recommender:
         function. Removed items and events that the `event_filter` refuses are in no history.
 
         Args:
-          histories: B int arrays of item ids, oldest first; or `Sequences`, which carry times,
-            actions, surfaces and static features too. Empty ones need a backfill or static
-            features.
+          histories: B lists of item ids, oldest first, or one; or a table as in `fit`; or
+            `Sequences`. Empty ones need a backfill or static features.
           k: items a history, at most the catalogue's size.
           exclude_seen: never return an item of the history.
-          allowed: int[m], the only ids that may be returned; all of the catalogue when None. A
-            removed one is never returned.
-          exclude: B lists of ids that may not be returned to a history, such as int[B, E] padded
-            by -1.
+          allowed: m ids, the only ones that may be returned; all of the catalogue when None.
+          exclude: B lists of ids that may not be returned, such as int[B, E] padded by -1.
+          unknown: what an item that the catalogue never had does: "refuse" names it in an error,
+            "skip" leaves it out and counts it in the answer's `skipped`.
 
         Returns:
-          An `Answer`: ids int32[B, k], the best first, and their cosines float32[B, k].
+          An `Answer`: ids [B, k], the best first, and their cosines float32[B, k].
 
         Raises:
-          ValueError: k is out of range, a history is empty or has an unknown id or times out of
-            order, `allowed` or `exclude` has an unknown id, or the model was trained with times,
-            actions, surfaces or static features and gets none.
+          ValueError: k is out of range, a history is empty, an id is unknown, times are out of
+            order, or the model was trained with times, actions, surfaces or static features and
+            gets none.
           FloatingPointError: the best score is NaN.
         """
-        reader = self._reader()
-        return requests.recommend(
-            reader, histories, k=k, exclude_seen=exclude_seen, allowed=allowed, exclude=exclude
-        )
+        which = dict[str, Any](exclude_seen=exclude_seen, allowed=allowed, exclude=exclude)
+        return requests.recommend(self._reader(), histories, k=k, unknown=unknown, **which)
 
     def search(
         self,
         vectors: ArrayLike,
         k: int,
         *,
-        allowed: ArrayLike | None = None,
+        allowed: Any = None,
         exclude: Histories | None = None,
     ) -> Answer:
         """Find the k best items for stored user vectors; else as `recommend`.
@@ -245,11 +254,10 @@ class Recommender:
         Args:
           vectors: f32[B, D] of `embed_users` or `update`, under the same parameters.
         """
-        reader = self._reader()
-        return requests.search(reader, vectors, k=k, allowed=allowed, exclude=exclude)
+        return requests.search(self._reader(), vectors, k=k, allowed=allowed, exclude=exclude)
 
-    def similar(self, ids: ArrayLike, k: int) -> Answer:
-        """Find the k items nearest to each item, itself left out: an `Answer` of m rows.
+    def similar(self, ids: Any, k: int) -> Answer:
+        """Find the k items nearest to an item or to each of m, itself left out: an `Answer`.
 
         Raises:
           ValueError: an id is unknown, or k is not below the catalogue's size.
@@ -257,25 +265,20 @@ class Recommender:
         return requests.similar(self._reader(), ids, k=k)
 
     def embed_users(self, histories: Histories) -> np.ndarray:
-        """Compute users' vectors in a batch, to be stored and given to `search`: f32[B, D].
-
-        Raises:
-          ValueError: see `recommend`.
-        """
+        """Compute the vectors of histories as in `recommend`, for `search`: f32[B, D]."""
         return requests.embed_users(self._reader(), histories)
 
     def update(
-        self, user: Hashable, event: Event | int, *, history: Histories | None = None
+        self, user: Hashable, event: Event | Hashable, *, history: Histories | None = None
     ) -> np.ndarray:
         """Add an event to a user's history and give the user's new vector, f32[D].
 
-        It equals the row of `embed_users` for all events so far. See `live_users`.
+        It equals the row of `embed_users` for all events so far.
 
         Args:
           user: any name; the events, the vector and a KV cache are kept under it.
           event: an item's id, or an `Event` with the time, action and surface the model reads.
-          history: the user's events before, one sequence, at the user's first event here; it
-            carries static features too.
+          history: the user's events before, one sequence, at the user's first event here.
 
         Raises:
           ValueError: the item is unknown or removed, the time lies before the last event's, a
@@ -291,7 +294,7 @@ class Recommender:
         k: int,
         *,
         exclude_seen: bool = True,
-        allowed: ArrayLike | None = None,
+        allowed: Any = None,
         exclude: Histories | None = None,
     ) -> Answer:
         """Find the k best items for a user of `update`: an `Answer` of one row.
@@ -311,18 +314,17 @@ class Recommender:
         """Drop the events and the cache that `update` keeps of a user."""
         self._live.forget(user)
 
-    def add(self, content: GivenContent = None, ids: ArrayLike | None = None) -> np.ndarray:
+    def add(self, content: GivenContent | Described = None, ids: Any = None) -> np.ndarray:
         """Make items findable at once, without training.
 
-        An item that training did not know has no id vector: it is its content. Nothing is
-        traced anew unless the catalogue's capacity doubles.
+        An item that training did not know has no id vector: it is its content.
 
         Args:
-          content: of m items, channels and widths as at the start; None to bring removed items
-            of the start back, with the content they had.
-          ids: int[m], new ones or removed ones; the next free ids when None.
+          content: of m items, channels and widths as at the start, or {id: text or vector}; None
+            to bring removed items of the start back, with the content they had.
+          ids: m of them, new or removed ones; where items are numbers, the next free when None.
 
-        Returns: the items' ids, int32[m].
+        Returns: the items' ids.
 
         Raises:
           ValueError: content has another shape, NaN, or an item without any; an id is in the
@@ -330,26 +332,25 @@ class Recommender:
         """
         with self._served.writing():
             now = self._reader()
-            known = self.content
-            rows, ids = entering.checked(now.catalogue, known, content=content, ids=ids)
+            rows, codes = entering.checked(now, content=content, ids=ids)
             if content is not None:
                 self._served.check_can_grow()
-            if len(ids):
-                vectors = entering.encoded(self.model, now.params, rows, ids)
-                self._served.replace(now.params, now.catalogue.add(vectors, ids))
-        return ids
+            if len(codes):
+                vectors = entering.encoded(now.model, now.params, rows, codes)
+                self._served.replace(now.params, now.catalogue.add(vectors, codes))
+        return now.catalogue.names.take(codes)
 
-    def remove(self, ids: ArrayLike) -> None:
+    def remove(self, ids: Any) -> None:
         """Take items out: they are never recommended, and no history holds them any more.
 
-        Before `fit` it keeps them out of training, too. For items that histories should keep,
-        such as expired ones, use `allowed` of `recommend` instead.
+        Before `fit` it keeps them out of training, too. `allowed` leaves out what histories keep.
 
         Raises:
           ValueError: an id is unknown or there twice; nothing has changed then.
         """
         with self._served.writing() as now:
-            self._served.replace(now.params, now.catalogue.remove(ids))
+            codes = given.numbers("ids", ids, now.catalogue)
+            self._served.replace(now.params, now.catalogue.remove(codes))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write config, parameters, content and catalogue to a folder, whole or not at all.
@@ -360,9 +361,8 @@ class Recommender:
           ValueError: the path is a file, or a folder with other files.
           OSError: it cannot be written; a recommender that was there still is.
         """
-        now, config = self._reader(), self.model.config
-        saved = saving.Saved(config, self.num_items, now.params, self.content, now.catalogue)
-        saving.save(path, saved)
+        now = self._reader()
+        saving.save(path, saving.Saved(now.start, now.params, now.catalogue))
 
     @classmethod
     def load(
@@ -379,22 +379,22 @@ class Recommender:
           ValueError: the folder holds no recommender, or one of another version.
         """
         saved = saving.load(path)
-        recommender = cls(
-            saved.config,
-            saved.content,
-            num_items=saved.num_items,
-            tx=tx,
-            event_filter=event_filter,
-            backfill=backfill,
-        )
-        recommender._served.replace(jax.tree.map(jnp.asarray, saved.params), saved.catalogue)
+        start, config = saved.start, saved.start.model.config
+        recommender = cls(config, tx=tx, event_filter=event_filter, backfill=backfill)
+        recommender._given = None if start.own_ids else start
+        recommender._served = Served(start)
+        recommender._served.replace(saved.params, saved.catalogue)
         return recommender
 
-    def _reader(self, *, fitted: bool = True) -> Reader:
+    def _start(self) -> Start:
+        start = self._served.now.start
+        if start is None:
+            raise ValueError("recommender: expected a fitted one or num_items, found neither")
+        return start
+
+    def _reader(self) -> Reader:
         """Take what a request reads, as of now."""
         now = self._served.now
-        if fitted and now.params is None:
-            raise ValueError(
-                "recommender: expected a fitted one (call fit or load first), found none"
-            )
-        return Reader(self.model, now, event_filter=self.event_filter, backfill=self.backfill)
+        if now.params is None:
+            raise ValueError("recommender: expected a fitted one (by fit or load), found none")
+        return Reader(now, event_filter=self.event_filter, backfill=self.backfill)

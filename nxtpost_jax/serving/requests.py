@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,13 +19,14 @@ from nxtpost_jax.evaluation.scoring import (
     top_items,
     user_vectors,
 )
-from nxtpost_jax.events.checks import as_rows, as_sequences, item_ids
-from nxtpost_jax.events.columns import as_array, whole_numbers
+from nxtpost_jax.events.columns import as_array
 from nxtpost_jax.events.content import Content
-from nxtpost_jax.events.sequences import PAD, Sequences
+from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.events.splits import Queries
+from nxtpost_jax.serving import histories as given
 from nxtpost_jax.serving.answer import Answer
-from nxtpost_jax.serving.reading import Backfill, Histories, Reader, chunks, left_out
+from nxtpost_jax.serving.histories import Histories, Unknown
+from nxtpost_jax.serving.reading import Backfill, Reader, chunks, left_out
 from nxtpost_jax.towers.model import NxtPost
 from nxtpost_jax.training.finite import check_arrays
 
@@ -37,13 +39,14 @@ def recommend(
     exclude_seen: bool = True,
     allowed: ArrayLike | None = None,
     exclude: Histories | None = None,
+    unknown: Unknown = "refuse",
 ) -> Answer:
     """Find the k best items for each history, see `Recommender.recommend`."""
     _check_k(k, len(reader.catalogue))
-    allowed_S = _allowed(reader, allowed)
-    histories = reader.checked("histories", histories)
-    seen = reader.seen(histories) if exclude_seen else None
-    out = _joined(seen, _excluded(reader, exclude, len(histories)))
+    read = reader.read("histories", histories, unknown=unknown)
+    allowed_S = _allowed(reader, allowed, unknown=unknown)
+    seen = reader.seen(read.sequences) if exclude_seen else None
+    out = _joined(seen, _excluded(reader, exclude, len(read.sequences), unknown=unknown))
     parts = [
         top_items(
             reader.model,
@@ -54,9 +57,10 @@ def recommend(
             allowed_N=allowed_S,
             k=k,
         )
-        for rows, batch in reader.batches("histories", histories)
+        for rows, batch in reader.batches("histories", read.sequences)
     ]
-    return _named(reader, parts, len(histories))
+    answer = _named(reader, parts, len(read.sequences))
+    return dataclasses.replace(answer, users=read.users, skipped=read.skipped)
 
 
 def search(
@@ -95,7 +99,7 @@ def search(
 def similar(reader: Reader, ids: ArrayLike, *, k: int) -> Answer:
     """Find the k items nearest to each item, see `Recommender.similar`."""
     catalogue = reader.catalogue
-    slots = catalogue.slots("ids", item_ids("ids", ids))
+    slots = catalogue.slots("ids", given.numbers("ids", ids, catalogue))
     _check_k(k, len(catalogue) - 1)
     parts = [
         nearest_items(
@@ -112,7 +116,7 @@ def similar(reader: Reader, ids: ArrayLike, *, k: int) -> Answer:
 
 def embed_users(reader: Reader, histories: Histories) -> np.ndarray:
     """Compute users' vectors, f32[B, D], see `Recommender.embed_users`."""
-    histories = reader.checked("histories", histories)
+    histories = reader.read("histories", histories).sequences
     parts = [
         user_vectors(
             reader.model, reader.params, item_vectors_NxD=reader.catalogue.vectors, histories=batch
@@ -138,7 +142,8 @@ def rank_queries(
     targets = catalogue.slots("targets", queries.targets)
     allowed_S = np.asarray(catalogue.present)
     if candidates is not None:
-        slots = catalogue.slots("candidates", _ids("candidates", candidates))
+        _refuse_mask("candidates", candidates)
+        slots = catalogue.slots("candidates", given.numbers("candidates", candidates, catalogue))
         allowed_S = allowed_S & catalogue.mask(slots)
     return evaluate(
         partial(cosine_scores, reader.model, reader.params, catalogue.vectors),
@@ -178,50 +183,54 @@ def items_of_foreign(model: NxtPost, params: Any, content: Content) -> jax.Array
         raise ValueError(f"params: expected those of this model, found others: {found}") from error
 
 
-def validated(reader: Reader, content: Content, queries: Queries, params: Any) -> dict[str, float]:
-    """Rank queries by parameters of a fit under way, among the items that it began with."""
-    vectors = encoded_items(reader.model, params, content)
-    catalogue = dataclasses.replace(reader.catalogue, vectors=vectors)
-    reader = reader.at(params=params, catalogue=catalogue)
-    return rank_queries(reader, queries, bootstrap=0).values
+def validation(reader: Reader, queries: Queries | None) -> Callable[[Any], dict[str, float]] | None:
+    """Give what ranks queries by parameters of a fit under way, among the items it began with.
+
+    Raises:
+      ValueError: a history is empty, now and not after an epoch.
+    """
+    if queries is None:
+        return None
+    reader.prepared("validation", queries.histories)
+
+    def validate(params: Any) -> dict[str, float]:
+        vectors = encoded_items(reader.model, params, reader.start.content)
+        catalogue = dataclasses.replace(reader.catalogue, vectors=vectors)
+        now = reader.at(params=params, catalogue=catalogue)
+        return rank_queries(now, queries, bootstrap=0).values
+
+    return validate
 
 
-def _ids(name: str, ids: ArrayLike) -> np.ndarray:
-    ids = as_array(name, ids)
-    if ids.dtype == bool:
+def _refuse_mask(name: str, ids: ArrayLike) -> None:
+    array = as_array(name, ids)
+    if array.dtype == bool:
         raise ValueError(
-            f"{name}: expected item ids (np.flatnonzero makes them of a mask), found {ids.dtype}"
-            f"{list(ids.shape)}"
+            f"{name}: expected item ids (np.flatnonzero makes them of a mask), found {array.dtype}"
+            f"{list(array.shape)}"
         )
-    return item_ids(name, ids)
 
 
-def _allowed(reader: Reader, allowed: ArrayLike | None):
+def _allowed(reader: Reader, allowed: Any, *, unknown: Unknown = "refuse"):
     """Join the catalogue's items with those that a request allows: bool[S]."""
     catalogue = reader.catalogue
     if allowed is None:
         return catalogue.present
-    ids = _ids("allowed", allowed)
+    _refuse_mask("allowed", allowed)
+    ids = given.numbers("allowed", allowed, catalogue, unknown=unknown)
     reader.check_known("allowed", ids)
     return catalogue.present & catalogue.mask(catalogue.find(ids))
 
 
-def _excluded(reader: Reader, exclude: Histories | None, count: int) -> Sequences | None:
+def _excluded(
+    reader: Reader, exclude: Histories | None, count: int, *, unknown: Unknown = "refuse"
+) -> Sequences | None:
     """Read the items that each query leaves out, in slots; padding and removed items are none."""
     if exclude is None:
         return None
-    if not isinstance(exclude, Sequences):
-        exclude = [_unpadded(row) for row in as_rows("exclude", exclude)]
-    lists = as_sequences("exclude", exclude)
-    if len(lists) != count:
-        raise ValueError(f"exclude: expected {count} lists, one per query, found {len(lists)}")
+    lists = given.lists("exclude", exclude, count, reader.catalogue, unknown=unknown)
     reader.check_known("exclude", lists.items)
     return reader.seen(lists)
-
-
-def _unpadded(ids: np.ndarray) -> np.ndarray:
-    ids = whole_numbers("exclude", ids, lowest=PAD)
-    return ids[ids != PAD]
 
 
 def _joined(seen: Sequences | None, excluded: Sequences | None) -> Sequences | None:
@@ -242,4 +251,5 @@ def _named(reader: Reader, parts, count: int) -> Answer:
     slots, scores = (np.concatenate([np.asarray(x) for x in part]) for part in zip(*parts))
     if not (scores < np.inf).all():  # NaN is the highest score for a search, so none stays hidden
         raise FloatingPointError("scores: expected finite numbers, found NaN; fit again")
-    return Answer(reader.catalogue.ids_of(slots[:count]), scores[:count])
+    names, ids = reader.catalogue.names, reader.catalogue.ids_of(slots[:count])
+    return Answer(names.take(ids), scores[:count])

@@ -16,18 +16,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from nxtpost_jax.events import content as contents
 from nxtpost_jax.events.content import ContentSet, with_nan_rows
+from nxtpost_jax.events.ids import OwnIds
+from nxtpost_jax.events.texts import TextEncoder
 from nxtpost_jax.serving.catalogue import Catalogue
-from nxtpost_jax.towers.model import NxtPostConfig
+from nxtpost_jax.serving.served import Start
+from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 
-VERSION = 2
-_HEADER, _PARAMS, _CONTENT, _CATALOGUE = (
+VERSION = 3
+_HEADER, _PARAMS, _CONTENT, _CATALOGUE, _NAMES, _TEXTS = (
     "recommender.json",
     "params.npz",
     "content.npz",
     "catalogue.npz",
+    "names.npz",
+    "texts.npz",
 )
 _CATALOGUE_ARRAYS = ("vectors", "ids", "removed")
 
@@ -36,15 +43,13 @@ class Saved(NamedTuple):
     """Hold what a folder has.
 
     Attributes:
-      config, num_items, params: of the model.
-      content: of the items 0 to num_items - 1, see `content`, or None.
+      start: the towers, content and the caller's ids.
+      params: of the model.
       catalogue: items as they are found now, added ones among them.
     """
 
-    config: NxtPostConfig
-    num_items: int
-    params: dict
-    content: Any
+    start: Start
+    params: Any
     catalogue: Catalogue
 
 
@@ -62,14 +67,19 @@ def save(path: str | os.PathLike, saved: Saved) -> None:
     _check_replaceable(path)
     header = {
         "version": VERSION,
-        "config": dataclasses.asdict(saved.config),
-        "num_items": saved.num_items,
-        "content": saved.content is not None,
+        "config": dataclasses.asdict(saved.start.model.config),
+        "num_items": saved.start.num_items,
+        "content": saved.start.content is not None,
+        "texts": saved.start.encoder is not None,
+        "columns": dict(saved.start.columns),
     }
     items = {name: np.asarray(getattr(saved.catalogue, name)) for name in _CATALOGUE_ARRAYS}
     files: dict[str, dict[str, Any]] = {_PARAMS: _flat(saved.params), _CATALOGUE: items}
-    if saved.content is not None:
-        files[_CONTENT] = _content_arrays(saved.content)
+    if saved.start.content is not None:
+        files[_CONTENT] = _content_arrays(saved.start.content)
+    files[_NAMES] = _name_arrays(saved.start)
+    if saved.start.encoder is not None:
+        files[_TEXTS] = saved.start.encoder.stored()
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     staged.mkdir()
     try:
@@ -100,20 +110,29 @@ def load(path: str | os.PathLike) -> Saved:
         raise ValueError(
             f"{path / _HEADER}: expected version {VERSION}, found {header.get('version')}"
         )
-    catalogue = Catalogue.restore(**_arrays(path / _CATALOGUE))
-    return Saved(
-        NxtPostConfig(**header["config"]),
-        header["num_items"],
-        _nested(_arrays(path / _PARAMS)),
+    config = NxtPostConfig(**header["config"])
+    content, num_items = contents.of_catalogue(
         _content(_arrays(path / _CONTENT)) if header["content"] else None,
-        catalogue,
+        id_embedding=config.id_embedding,
+        num_items=header["num_items"],
     )
+    start = Start(
+        NxtPost(config, num_items if config.id_embedding else None),
+        num_items,
+        content,
+        columns=header["columns"],
+        encoder=TextEncoder.restore(_arrays(path / _TEXTS)) if header["texts"] else None,
+        **_names(_arrays(path / _NAMES)),
+    )
+    catalogue = Catalogue.restore(**_arrays(path / _CATALOGUE), names=start.names)
+    params = jax.tree.map(jnp.asarray, _nested(_arrays(path / _PARAMS)))
+    return Saved(start, params, catalogue)
 
 
 def _check_replaceable(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise ValueError(f"path: expected a folder, found the file {path}")
-    own = {_HEADER, _PARAMS, _CONTENT, _CATALOGUE}
+    own = {_HEADER, _PARAMS, _CONTENT, _CATALOGUE, _NAMES, _TEXTS}
     other = {entry.name for entry in path.iterdir()} - own if path.exists() else set()
     if other:
         raise ValueError(
@@ -166,6 +185,24 @@ def _header(path: Path) -> dict:
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+def _name_arrays(start: Start) -> dict[str, np.ndarray]:
+    arrays = {"stale": start.stale}
+    for kind, ids in (("items", start.names), ("actions", start.actions)):
+        if isinstance(ids, OwnIds):
+            arrays |= {f"{kind}/{name}": array for name, array in ids.stored().items()}
+    return arrays
+
+
+def _names(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    nested = _nested(arrays)
+    items, actions = (nested.get(kind) for kind in ("items", "actions"))
+    names = {} if items is None else {"names": OwnIds.restore(items)}
+    return names | {
+        "stale": nested["stale"],
+        "actions": None if actions is None else OwnIds.restore(actions),
+    }
 
 
 def _content_arrays(content) -> dict[str, np.ndarray]:

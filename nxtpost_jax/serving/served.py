@@ -5,13 +5,49 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from numpy.typing import ArrayLike
 
+from nxtpost_jax.events import content as contents
+from nxtpost_jax.events.content import Content
+from nxtpost_jax.events.ids import Ids, Numbered, OwnIds
+from nxtpost_jax.events.texts import TextEncoder
 from nxtpost_jax.serving.catalogue import Catalogue
+from nxtpost_jax.towers.model import NxtPost
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Start:
+    """Hold what a fit begins with.
+
+    Attributes:
+      model: the towers.
+      num_items: items of the start, numbered from 0.
+      content: of these, on the device, or None.
+      names: what the caller calls items.
+      actions: what the caller calls actions; None where these are numbers.
+      columns: {role: name} of a table's columns that the caller named.
+      encoder: of the items' texts, where content is texts.
+      stale: int32[s], items of earlier tables that this start is without; they count as removed.
+    """
+
+    model: NxtPost
+    num_items: int
+    content: Content = None
+    names: Ids = dataclasses.field(default_factory=Numbered)
+    actions: OwnIds | None = None
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    encoder: TextEncoder | None = None
+    stale: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @property
+    def own_ids(self) -> bool:
+        """Tell whether items have the caller's own ids, not numbers from 0."""
+        return isinstance(self.names, OwnIds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +55,25 @@ class State:
     """Hold what belongs together at one moment.
 
     Attributes:
+      start: what the last fit began with, or the next one will; None before it is known.
       params: the model's parameters, None before the first fit.
       catalogue: items, with vectors under these parameters.
       num_fits: tells the parameters of one fit from those of another.
     """
 
+    start: Start | None
     params: Any
     catalogue: Catalogue
     num_fits: int = 0
+
+    def described(self) -> str:
+        """Say in words what there is."""
+        if self.start is None:
+            return "unfitted"
+        known = [] if self.start.content is None else [contents.describe(self.start.content)]
+        known += ["ids"] if self.start.model.config.id_embedding else []
+        state = "unfitted" if self.params is None else "fitted"
+        return f"{len(self.catalogue):,} items by {' and '.join(known)}, {state}"
 
 
 class Served:
@@ -36,10 +83,8 @@ class Served:
       now: the state.
     """
 
-    def __init__(self, num_items: int, width: int):
-        self._blank = Catalogue.of(jnp.zeros((num_items, width)), capacity=num_items)
-        self._num_items = num_items
-        self.now = State(None, self._blank)
+    def __init__(self, start: Start | None):
+        self.now = State(start, None, _blank(start))
         self._turn = threading.Lock()
         self._fitting = False
 
@@ -49,14 +94,14 @@ class Served:
         with self._turn:
             yield self.now
 
-    def replace(self, params: Any, catalogue: Catalogue) -> None:
+    def replace(self, params: Any, catalogue: Catalogue, *, start: Start | None = None) -> None:
         """Put another state in place; only within `writing`."""
         num_fits = self.now.num_fits + (params is not self.now.params)
-        self.now = State(params, catalogue, num_fits)
+        self.now = State(start or self.now.start, params, catalogue, num_fits)
 
     @contextlib.contextmanager
-    def fitting(self) -> Iterator[Catalogue]:
-        """Let nobody else fit, and give the items of the start less those removed, unencoded.
+    def fitting(self, start: Start) -> Iterator[State]:
+        """Let nobody else fit, and give the items of a start less those removed, unencoded.
 
         Each item is in the slot of its id, and there is no other slot.
 
@@ -65,24 +110,25 @@ class Served:
         """
         with self._turn:
             ids = self.now.catalogue.sorted_ids
-            if len(ids) and ids[-1] >= self._num_items:
+            if len(ids) and ids[-1] >= start.num_items:
+                found = self.now.catalogue.names.take(ids[-1:])[0]
                 raise ValueError(
-                    f"recommender: expected no added items at fit, found {ids[-1]}; build a new "
+                    f"recommender: expected no added items at fit, found {found}; build a new "
                     "one with their content"
                 )
             if self._fitting:
                 raise ValueError("recommender: expected no fit under way, found one")
             self._fitting = True
         try:
-            yield self._blank.without(self.now.catalogue.removed)
+            yield State(start, None, _blank(start).without(self._removed(start)))
         finally:
             self._fitting = False
 
-    def finish_fit(self, params: Any, vectors_NxD: ArrayLike) -> None:
+    def finish_fit(self, start: Start, params: Any, vectors_NxD: ArrayLike) -> None:
         """Serve by other parameters; what was removed meanwhile stays removed."""
-        catalogue = Catalogue.of(vectors_NxD)
+        catalogue = Catalogue.of(vectors_NxD, names=start.names)
         with self._turn:
-            self.replace(params, catalogue.without(self.now.catalogue.removed))
+            self.replace(params, catalogue.without(self._removed(start)), start=start)
 
     def check_can_grow(self) -> None:
         """Refuse new items while a fit is under way, whose parameters would not know them."""
@@ -91,3 +137,16 @@ class Served:
                 "recommender: expected no fit under way, which would not know the new items, "
                 "found one"
             )
+
+    def _removed(self, start: Start) -> np.ndarray:
+        """List what the caller removed, and what a start is without: int32[r]."""
+        before = self.now.start.stale if self.now.start is not None else start.stale
+        by_caller = np.setdiff1d(self.now.catalogue.removed, before)
+        return np.union1d(by_caller, start.stale).astype(np.int32)
+
+
+def _blank(start: Start | None) -> Catalogue:
+    if start is None:
+        return Catalogue.of(jnp.zeros((0, 1)), capacity=1)
+    vectors = jnp.zeros((start.num_items, start.model.config.d_model))
+    return Catalogue.of(vectors, capacity=start.num_items, names=start.names)

@@ -23,6 +23,20 @@ from nxtpost_jax.training.objective import Objective
 from nxtpost_jax.training.post_to_post import pretrain
 
 SELECT = "ndcg@10"  # the figure by which epochs are told apart
+_ADAMW = optax.adamw(1e-3)  # one object: recommenders that share it share compiled steps
+
+
+def checked_optimizer(tx: optax.GradientTransformation | None) -> optax.GradientTransformation:
+    """Give AdamW at 1e-3 where the caller gives none.
+
+    Raises:
+      ValueError: it is something else than an optax transformation.
+    """
+    if tx is not None and not isinstance(tx, optax.GradientTransformation):
+        raise ValueError(
+            f"tx: expected an optax transformation such as optax.adam(1e-3), found {tx!r:.60}"
+        )
+    return _ADAMW if tx is None else tx
 
 
 def fit(

@@ -20,9 +20,9 @@ from nxtpost_jax import NxtPost, NxtPostConfig
 from nxtpost_jax.evaluation.ranking import metrics_of_ranks
 
 
-def write_cycles(folder, *, users=60, items=12):
+def write_cycles(folder, *, users=60, items=12, header="user,item,timestamp"):
     """Each user walks the items in a circle from a start of its own."""
-    rows = ["user,item,timestamp"]
+    rows = [header]
     for user in range(users):
         rows += [f"u{user},i{(user + t) % items},{100 * t}" for t in range(8)]
     (folder / "interactions.csv").write_text("\n".join(rows) + "\n")
@@ -30,9 +30,10 @@ def write_cycles(folder, *, users=60, items=12):
 
 def test_command_learns_an_order_and_reports_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_cycles(tmp_path)
+    write_cycles(tmp_path, header="who,what,timestamp")
     out = tmp_path / "run"
     arguments = ["--data", str(tmp_path), "--preset", "smoke", "--devices", "1", "--out", str(out)]
+    arguments += ["--columns", "user=who,item=what"]
     rates = ["--epochs", "30", "--evaluate-every", "10", "--adamw-rate", "0.01", "--seed", "3"]
     nxtpost.main([*arguments, *rates, "--optimizer", "adamw"])
     summary = json.loads((out / "summary.json").read_text())
@@ -43,6 +44,11 @@ def test_command_learns_an_order_and_reports_it(tmp_path, monkeypatch):
     report = (out / "report.md").read_text()
     assert "NxtPost, AdamW" in report
     assert "skip-3 Markov" in report
+
+
+def test_columns_are_of_data():
+    with pytest.raises(InputError, match="--columns: expected --data beside it, found none"):
+        NxtPostOptions(columns="user=who")
 
 
 def test_epochs_are_selected_on_validation():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from experiments.harness.errors import bad_input
-from experiments.harness.options import ManySeeds, Options, WithData, check_least
+from experiments.harness.options import ManySeeds, Options, WithData, WithEvents, check_least
 from experiments.harness.results import RESULTS
 from experiments.studies.optimizers.comparison import BASELINE
 from experiments.studies.optimizers.spaces import OptimizerName
@@ -107,7 +107,7 @@ class Characters(Comparison, WithData):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sequences(Comparison, WithData):
+class Sequences(Comparison, WithEvents):
     """Compare tuned optimizers on NxtPost's encoder of users."""
 
     steps: int = 960

@@ -68,7 +68,7 @@ def pose_characters(options: Characters) -> Posed:
 
 def pose_sequences(options: Sequences) -> Posed:
     """Read interactions, or mine library calls; content is left out."""
-    interactions = read_interactions(options.data)
+    interactions = read_interactions(options.data, columns=options.columns)
     problem = pose(interactions, content_dim=0)
     return Posed(sequence_task(problem, **_sizes(options)), data_name(interactions))
 

@@ -41,7 +41,10 @@ def npy(header):
         ),
         ({"u_data": "1\t2\t3\n"}, r"u\.data, line 1: expected user<tab>item<tab>rating<tab>time"),
         ({"u_data": "1\t2\t3\t4\n", "u_item": "one|two\n"}, r"u\.item, line 1: expected id"),
-        ({"ratings_csv": "user,movie\n1,2\n"}, r"line 1: expected userId,movieId,rating"),
+        (
+            {"ratings_csv": "user,movie\n1,2\n"},
+            r"csv, line 1: expected a column for the time such as timestamp, found user like the",
+        ),
         ({"ratings_csv": "userId,movieId,rating,timestamp\n"}, r"line 2: .*one event, found none"),
         ({"ratings_csv": "userId,movieId,rating,timestamp\n1,2,3\n"}, r"ratings\.csv, line 2"),
         ({"x_txt": "1 2\n1 3\n1 4 5\n"}, r"x\.txt, line 3: expected user item, found '1 4 5'"),
@@ -51,7 +54,18 @@ def npy(header):
         ({"x_txt": "1 2 3\n2\n"}, r"line 2: expected user item item \.\.\., found '2'"),
         ({"train_txt": "0 1\n0 2\n", "test_txt": "0 3\n"}, r"train\.txt, line 2: .*one line a us"),
         ({"train_txt": "0 1\n", "test_txt": "0 a\n"}, r"test\.txt, line 1: expected whole num"),
-        ({"interactions_csv": "user,item\n1,2\n"}, r"line 1: expected user,item,timestamp\[,act"),
+        (
+            {"interactions_csv": "shopper,item,timestamp\n1,2,3\n"},
+            r"line 1: expected a column for the user such as user_id, found shopper, item like",
+        ),
+        (
+            {"interactions_csv": "user_key,item,timestamp\n1,2,3\n"},
+            r"found 'user_key', which looks like the user \(--columns user=user_key\)$",
+        ),
+        (
+            {"interactions_csv": "user,asin,parent_asin,timestamp\n1,2,3,4\n"},
+            r"expected one column for the item, found 'asin' and 'parent_asin' \(--columns item=as",
+        ),
         ({"interactions_csv": GENERAL}, r"line 2: expected at least one event, found none"),
         ({"interactions_csv": GENERAL + "1,2,nan\n"}, r"line 2: .*unix seconds as timestamp"),
         ({"interactions_csv": GENERAL + "1,2,1e999\n"}, r"unix seconds as timestamp"),
@@ -64,8 +78,8 @@ def npy(header):
             r"line 1: expected whole unix seconds as timestamp, found .* looks like microseconds$",
         ),
         (
-            {"ratings_csv": "userId,movieId,rating,timestamp\n1,2,3,1662984066080\n"},
-            r"line 2: expected whole unix seconds .* milliseconds$",
+            {"ratings_csv": "userId,movieId,rating,timestamp\n1,2,3,4\n1,2,3,1662984066080\n"},
+            r"line 3: expected unix seconds .* milliseconds$",
         ),
         ({"u_data": "1\t2\t3\t1662984066080\n"}, r"line 1: expected whole unix .* milliseconds$"),
         (
@@ -74,8 +88,16 @@ def npy(header):
         ),
         ({"interactions_csv": GENERAL + "1,2,3\n1,,3\n"}, r"line 3: .* as item, found ''"),
         (
-            {"interactions_csv": GENERAL + "1,2,2020-01-01\n"},
-            r"seconds as timestamp, found '2020-01-01'$",
+            {"interactions_csv": GENERAL + "1,2,2020-01-01\n1,2,01/02/2020\n"},
+            r"line 3: .*seconds or a date as 2010-12-31 08:26:00 as timestamp, found '01/02/2020'$",
+        ),
+        (
+            {"interactions_csv": GENERAL + "1,2,2020-01-01\n1,2,5\n"},
+            r"line 3: .*a date.* found '5'",
+        ),
+        (
+            {"interactions_csv": GENERAL + "1,2,3,4\n"},
+            r"line 2: expected user,item,timestamp, found",
         ),
         ({"interactions_csv": GENERAL.encode() + b"a,\xff,3\n"}, r"line 2: expected UTF-8 text"),
         ({"interactions_csv": GENERAL + '1,"2,3\n'}, r"line 2: expected csv, found"),
@@ -87,6 +109,18 @@ def npy(header):
         (
             {"interactions_csv": GENERAL + "1,2,3\n", "items_csv": "id,text\n2,x\n2,y\n"},
             r"items\.csv: expected one row an item, found '2' twice",
+        ),
+        (
+            {
+                "interactions_csv": GENERAL + "1,0663713001,3\n",
+                "items_csv": "id,text\n663713001,dress\n",
+            },
+            r"items\.csv: expected at least half of the 1 items of the log, found 0 \(the log has "
+            r"'0663713001', the table '663713001'\)$",
+        ),
+        (
+            {"interactions_csv": GENERAL + "1,2,3\n", "items_parquet": b"PAR1"},
+            r"items\.parquet: expected items\.csv or items\.npy beside a log, found parquet$",
         ),
         ({"interactions_csv": GENERAL + "1,2,3\n", "items_npy": b"junk"}, r"items\.npy: .*damage"),
         (

@@ -5,7 +5,7 @@ import pytest
 
 from nxtpost_jax.evaluation.baselines import recent_popularity
 from nxtpost_jax.evaluation.ranking import evaluate
-from nxtpost_jax.events.columns import seconds, whole_numbers
+from nxtpost_jax.events.columns import logged_seconds, seconds, whole_numbers
 from nxtpost_jax.events.sequences import Sequences, pad_histories
 from nxtpost_jax.events.splits import Queries, by_user, global_time, hold_out_items, with_targets
 
@@ -113,6 +113,11 @@ def test_a_user_per_id_up_to_the_largest_but_not_per_hash():
         (np.array([1, 90], "m8[m]"), [60, 5400]),
         ([HALF_PAST, HALF_PAST.replace(tzinfo=HERE)], [1672533000, 1672525800]),
         ([datetime.date(2023, 1, 1)], [1672531200]),
+        (["2023-01-01T00:30:00Z", "2023-01-01 00:30:00+02:00"], [1672533000, 1672525800]),
+        (
+            ["2023-01-01", "2023-01-01 00:30", "2023-01-01T00:00:00.5"],
+            [1672531200, 1672533000, 1672531200.5],
+        ),
         ([1.5, 2], [1.5, 2]),
         (np.array([1, 2.5], object), [1, 2.5]),
         ([], []),
@@ -131,7 +136,9 @@ def test_moments_of_any_kind_are_seconds(times, expected):
         ([1.66e15], r"seconds since 1970, found 1.66e\+15, which looks like microseconds"),
         ([1.66e18], r"seconds since 1970, found 1.66e\+18, which looks like nanoseconds"),
         ([-2e11], r"seconds since 1970, found -200000000000, which looks like milliseconds"),
-        (["2023-01-01"], "seconds since 1970 or datetimes, found '2023-01-01'"),
+        (["31/01/2023"], "seconds since 1970 or datetimes such as .*, found '31/01/2023'"),
+        (["20230101"], "seconds since 1970 or datetimes such as .*, found '20230101'"),
+        (["2023-02-30"], "seconds since 1970 or datetimes such as .*, found '2023-02-30'"),
         ([HALF_PAST, None], "seconds since 1970 or datetimes, found None"),
         (np.array(["2023", "NaT"], "M8[Y]"), "moments, found NaT"),
     ],
@@ -139,6 +146,22 @@ def test_moments_of_any_kind_are_seconds(times, expected):
 def test_other_moments_are_refused_by_name(times, message):
     with pytest.raises(ValueError, match=f"times: expected {message}"):
         seconds("times", times)
+
+
+@pytest.mark.parametrize("per_second", [1, 10**3, 10**6, 10**9])
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_a_column_of_finer_moments_says_so_itself(per_second, dtype):
+    moments = np.array([1662984066, 1662984067]) * per_second
+    read = logged_seconds("ts", moments.astype(dtype))
+    np.testing.assert_allclose(read, [1662984066, 1662984067], rtol=0, atol=1e-6)
+
+
+def test_mixed_units_are_refused():
+    for mixed in ([5, 1662984066080], [1662984066080, 1662984066080000]):
+        with pytest.raises(
+            ValueError, match=r"ts: expected seconds since 1970, found .*looks like"
+        ):
+            logged_seconds("ts", mixed)
 
 
 def test_events_are_sorted_by_datetimes_and_lie_seconds_apart():

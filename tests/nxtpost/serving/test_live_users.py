@@ -150,7 +150,7 @@ def test_what_cannot_be_added_leaves_the_user_as_before(recommender):
     check(recommender, "c", longer, recommender.update("c", event(longer)))
     with pytest.raises(ValueError, match="history: expected that of one user, found 2"):
         recommender.update("d", good, history=log().select([0, 1]))
-    with pytest.raises(ValueError, match="history: expected Sequences with static"):
+    with pytest.raises(ValueError, match="history: expected Sequences or a table with static"):
         recommender.update("d", good)
     recommender.forget_user("c")
     for name in ("c", "d"):

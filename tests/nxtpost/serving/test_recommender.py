@@ -202,7 +202,7 @@ def test_content_is_read_from_a_file(tmp_path):
             2,
             "histories: expected at least one item or a backfill, found none in number 1",
         ),
-        ([1, 2], 2, "histories: expected a list of item ids per user, found 1 as number 0"),
+        ([1, [2]], 2, "histories: expected a list of item ids per user, found 1 as number 0"),
         (7, 2, "histories: expected a list of item ids per user, found int"),
         ([["i5"]], 2, "histories: expected whole numbers .* found 'i5'"),
         ([np.array([2**32 + 1])], 2, "histories: expected whole numbers .* found 4294967297"),
@@ -227,7 +227,7 @@ def test_a_model_trained_with_times_asks_for_them():
     timed = Sequences(events.items, events.offsets, np.arange(len(events.items)) * 60.0)
     recommender = Recommender(TINY, num_items=N, tx=FAST)
     recommender.fit(timed, epochs=1, batch_size=8, num_negatives=16)
-    with pytest.raises(ValueError, match="expected Sequences with times"):
+    with pytest.raises(ValueError, match="expected Sequences or a table with times"):
         recommender.recommend([[1, 2]], 2)
     assert recommender.recommend(timed, 2).ids.shape == (8, 2)
 
@@ -245,8 +245,8 @@ def test_lists_of_items_are_trained_on_too():
         recommender.fit(sequences, epochs=1, batch_size=8, num_negatives=16)
         params.append(recommender.params)
     chex.assert_trees_all_equal(*params)
-    with pytest.raises(ValueError, match="sequences: expected a list of item ids per user"):
-        recommender.fit([0, 1], epochs=1)
+    with pytest.raises(ValueError, match="events: expected a list of item ids per user"):
+        recommender.fit([0, [1]], epochs=1)
 
 
 def test_it_is_shown_in_one_line(fitted):
@@ -283,12 +283,12 @@ def test_nothing_works_before_fit():
 
 
 def test_unknown_training_items_are_refused():
-    with pytest.raises(ValueError, match=r"sequences: expected item ids in \[0, 5\), found"):
+    with pytest.raises(ValueError, match=r"events: expected item ids in \[0, 5\), found"):
         Recommender(TINY, num_items=5).fit(cycles(), epochs=1)
 
 
 def test_unordered_training_events_are_refused():
-    with pytest.raises(ValueError, match="sequences: expected the oldest event first"):
+    with pytest.raises(ValueError, match="events: expected the oldest event first"):
         Recommender(TINY, num_items=5).fit(Sequences([1, 2], [0, 2], times=[2.0, 1]), epochs=1)
 
 

@@ -196,7 +196,7 @@ def test_a_path_is_content_of_a_channel_too(tmp_path):
         (lambda r: r.recommend([[1]], 2, allowed=["x"]), "allowed: expected whole .* found 'x'"),
         (lambda r: r.recommend([[1]], 2, exclude=[[77]]), "exclude: expected item ids of the cat"),
         (lambda r: r.recommend([[1]], 2, exclude=[[-2]]), "exclude: expected whole .* found -2"),
-        (lambda r: r.recommend([[1]], 2, exclude=[3]), "exclude: expected a list of item ids per"),
+        (lambda r: r.recommend([[1]], 2, exclude=[3, [4]]), "exclude: expected a list of item ids"),
         (lambda r: r.search(np.ones((2, 3)), 2), r"vectors: expected shape \[B, 16\], found"),
         (lambda r: r.search(np.full((1, 16), np.nan), 2), "vectors: expected finite numbers"),
         (

@@ -44,8 +44,8 @@ def test_what_is_no_saved_recommender_is_refused(tmp_path):
         recommender.save(tmp_path / "letter.txt")
     recommender.save(tmp_path / "new")
     header = tmp_path / "new" / "recommender.json"
-    header.write_text(header.read_text().replace('"version": 2', '"version": 99'))
-    with pytest.raises(ValueError, match="expected version 2, found 99"):
+    header.write_text(header.read_text().replace('"version": 3', '"version": 99'))
+    with pytest.raises(ValueError, match="expected version 3, found 99"):
         Recommender.load(tmp_path / "new")
 
 
