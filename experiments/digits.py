@@ -93,7 +93,7 @@ class Split:
 @functools.cache
 def load_splits() -> tuple[Split, Split, Split]:
     """Return the training, validation and test splits: the same ones each time."""
-    images, labels = load_digits(return_X_y=True)
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
     images, labels = (images / 16.0).astype(np.float32), labels.astype(np.int32)
     order = np.random.default_rng(0).permutation(len(labels))
     parts = np.split(order, [1077, 1077 + 360])

@@ -18,7 +18,7 @@ def digit_images() -> Images:
 
     The split is that of `experiments.digits`. Values are 0 to 16.
     """
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = map(np.asarray, load_digits(return_X_y=True))
     pixels, labels = pixels.astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int32)
     digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:16]
     order = np.random.default_rng(0).permutation(len(labels))
