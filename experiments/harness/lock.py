@@ -1,4 +1,4 @@
-"""One process per run folder: a lock that the system drops when its process ends, however it ends."""
+"""One process per run folder: a lock that the system drops when the process ends, in any way."""
 
 from __future__ import annotations
 
@@ -25,20 +25,17 @@ class FolderLock:
     def __init__(self, folder: Path, *, flag: str) -> None:
         path = folder / LOCK
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+            self.release = weakref.finalize(self, os.close, handle)
+            if not _locked(handle, fcntl.LOCK_EX):
+                raise _taken(folder, handle, flag=flag)
+            path.write_text(str(os.getpid()))
         except OSError as error:
             raise bad_input(
                 f"{flag} {folder}",
                 expected="a folder that can be written",
                 found=os.strerror(error.errno or errno.EIO).lower(),
             ) from error
-        self.release = weakref.finalize(self, os.close, handle)
-        if not _locked(handle, fcntl.LOCK_EX):
-            error = _taken(folder, handle, flag=flag)
-            self.release()
-            raise error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
 
 
 def check_free(folder: Path, *, flag: str) -> None:

@@ -66,9 +66,11 @@ def test_a_second_run_is_refused_until_the_first_process_is_killed(held):
 def test_a_run_that_ended_leaves_its_folder_free(tmp_path):
     folder = tmp_path / "run"
     for flag in ("out", "resume"):
-        with open_run("toy", OneSeed(**{flag: folder}), arguments=()):
-            with pytest.raises(InputError, match=f"found process {os.getpid()} at work in it"):
-                open_run("toy", OneSeed(resume=folder), arguments=())
+        with (
+            open_run("toy", OneSeed(**{flag: folder}), arguments=()),
+            pytest.raises(InputError, match=f"found process {os.getpid()} at work in it"),
+        ):
+            open_run("toy", OneSeed(resume=folder), arguments=())
         check_free(folder, flag="--out")
     assert (folder / LOCK).read_text() == str(os.getpid())
 
@@ -76,7 +78,7 @@ def test_a_run_that_ended_leaves_its_folder_free(tmp_path):
 def test_two_new_runs_at_once_leave_one(tmp_path):
     """The other one looked before the first had made its files."""
     first = FolderLock(tmp_path, flag="--out")
-    with pytest.raises(InputError, match="--out .*: expected a folder of no other run"):
+    with pytest.raises(InputError, match=r"--out .*: expected a folder of no other run"):
         FolderLock(tmp_path, flag="--out")
     first.release()
     FolderLock(tmp_path, flag="--out").release()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,99 @@ def test_sigterm_and_ctrl_c_save_the_running_step_and_resume(tmp_path, reference
         assert newest == json.loads(lines_of(folder)[-1])["step"]
     finish(folder)
     assert_same_run(folder, reference)
+
+
+def tree(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def largest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, reference):
+    folder = tmp_path / "damaged"
+    signal_at(folder, signal.SIGKILL, lines=12)
+    steps = sorted(
+        int(p.name) for p in (folder / "checkpoints/adamw").iterdir() if p.name.isdigit()
+    )
+    file = largest_file(folder / f"checkpoints/adamw/{steps[-1]}/params")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:9] + bytes([whole[9] ^ 1]) + whole[10:])
+    process = start(folder)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert errors == (
+        f"{file}: expected the bytes that were saved, found others; "
+        f"going on from step {steps[-2]}\n"
+    )
+    assert_same_run(folder, reference)
+
+
+def test_without_a_whole_checkpoint_nothing_changes(tmp_path, reference):
+    folder = tmp_path / "rotten"
+    shutil.copytree(reference, folder)
+    for step in (folder / "checkpoints/sgd").iterdir():
+        largest_file(step / "params").unlink()
+    before = tree(folder)
+    process = start(folder)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert errors.startswith(f"error: {folder}/checkpoints/sgd/24/params/")
+    assert errors.endswith("found no such file; no other checkpoint of sgd is whole\n")
+    assert len(errors.splitlines()) == 1
+    lock = {folder / "run.lock"}
+    assert {k: v for k, v in tree(folder).items() if k not in lock} == {
+        k: v for k, v in before.items() if k not in lock
+    }
+
+
+DISK = """
+mount -t tmpfs -o size={size} none "$1" || exit 77
+if [ "{then}" = ro ]; then
+    "$2" -m tests.experiments.tiny_problem "$1/run" --delay .05 &
+    until [ -e "$1/run/checkpoints/adamw/8" ]; do sleep .02; done
+    until mount -o remount,ro "$1" 2>"$4"; do :; done  # not while a file is open
+    wait $!
+else
+    "$2" -m tests.experiments.tiny_problem "$1/run"
+fi
+code=$?
+ls "$1/run/checkpoints/adamw" >&2
+mount -o remount,rw,size=64m "$1" && "$2" -m tests.experiments.tiny_problem "$1/run" || exit 1
+cp -r "$1/run" "$3"
+exit $code
+"""
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="no rights to mount a small disk",
+)
+@pytest.mark.parametrize(
+    ("size", "then", "message"),
+    [("208k", "full", "No space left on device"), ("64m", "ro", "Read-only file system")],
+)
+def test_a_full_and_a_read_only_disk_stop_in_one_line_and_resume(
+    tmp_path, reference, size, then, message
+):
+    (tmp_path / "disk").mkdir()
+    script = DISK.format(size=size, then=then)
+    arguments = [str(tmp_path / "disk"), sys.executable, str(tmp_path / "run"), str(tmp_path / "e")]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    if done.returncode == 77:
+        pytest.skip("no rights to mount a small disk")
+    assert done.returncode == 2, done.stderr
+    error, *kept = done.stderr.splitlines()
+    assert error.startswith(f"error: {tmp_path}/disk/run") and message in error
+    assert kept and all(name.isdigit() for name in kept)
+    assert_same_run(tmp_path / "run", reference)
 
 
 def test_second_signal_aborts(tmp_path):
