@@ -114,7 +114,7 @@ def make_step(
     """Make the step: gradient, update, and the scalars to log.
 
     The loss sees the seed's key folded with the step's number, whatever the mesh and however
-    often the run was resumed. Where the loss or the gradient is not finite, parameters and
+    often the run was resumed. Where the loss or the gradient's norm is not finite, parameters and
     optimizer state stay as they are and the step is counted as skipped; after `most_skipped` of
     these in a row all further steps are skipped, so that the host need not look at each.
     """
@@ -125,8 +125,7 @@ def make_step(
         key = jax.random.fold_in(jax.random.split(jax.random.key(seed))[1], state.step)
         gradient = jax.value_and_grad(loss, has_aux=True)
         (value, metrics), grads = gradient(state.params, batch, key)
-        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (value, *jax.tree.leaves(grads))]
-        take = jnp.all(jnp.stack(finite))
+        take = jnp.isfinite(value) & jnp.isfinite(_squared_norm(grads))
         if most_skipped is not None:
             take &= state.skipped[1] < most_skipped
 
@@ -140,6 +139,12 @@ def make_step(
         return TrainState(*kept, state.step + 1, skipped), scalars
 
     return step
+
+
+def _squared_norm(grads: Params) -> jax.Array:
+    """Return the sum of squares in float32 at least: infinite from a norm of 1.8e19 on."""
+    wide = [g.astype(jnp.promote_types(g.dtype, jnp.float32)) for g in jax.tree.leaves(grads)]
+    return jnp.asarray(sum(jnp.sum(jnp.square(g)) for g in wide))
 
 
 def compile_step(

@@ -247,7 +247,9 @@ class _Loop:
             if not step.knows(batch):
                 self._stop_clock()
                 show(progress.step, "compiling")
-                step.learn(state, batch)
+                last_words = f"stopped while compiling; continue with --resume {self.run.folder}"
+                with self.interrupts.leaving_at_once(last_words):
+                    step.learn(state, batch)
                 progress.compile_seconds = step.compile_seconds
                 self._clock_started = time.monotonic()
             state, scalars = step(state, batch)

@@ -190,6 +190,77 @@ def test_a_full_and_a_read_only_disk_stop_in_one_line_and_resume(
     assert_same_run(tmp_path / "run", reference)
 
 
+# A loss that keeps the main thread outside of Python for minutes, as a compiler does.
+STUCK = """
+import numpy
+from tests.experiments import tiny_problem
+plain = tiny_problem.loss
+def stuck(params, batch, key):
+    print("compiling", flush=True)
+    numpy.linalg.svd(numpy.random.default_rng(0).normal(size=(9000, 9000)))
+    return plain(params, batch, key)
+tiny_problem.loss = stuck
+tiny_problem.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_compiling_ends_the_process_and_the_last_checkpoint_stands(
+    tmp_path, reference, number
+):
+    folder = tmp_path / "compiling"
+    signal_at(folder, signal.SIGKILL, lines=8)
+    before = tree(folder / "checkpoints")
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "compiling" in process.stdout.readline()
+    time.sleep(2.0)
+    os.kill(process.pid, number)
+    start_of_wait = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start_of_wait < 15
+    assert process.returncode == 128 + number
+    assert errors == f"stopped while compiling; continue with --resume {folder}\n"
+    assert tree(folder / "checkpoints") == before
+    finish(folder)
+    assert_same_run(folder, reference)
+
+
+def killed_at_random(folder, rng, *, moments):
+    """Kill a run at drawn moments, most of which lie in a save; return how many it lived to."""
+    for moment in range(moments):
+        process, lines = start(folder), len(lines_of(folder))
+        while len(lines_of(folder)) <= lines and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.0, 0.3))
+        process.kill()
+        process.communicate(timeout=60)
+        if process.returncode == 0:
+            return moment
+        assert process.returncode == -signal.SIGKILL
+    return moments
+
+
+def check_kills(folder, reference, *, seed, moments):
+    assert killed_at_random(folder, np.random.default_rng(seed), moments=moments) >= 2
+    finish(folder)
+    assert_same_run(folder, reference)
+
+
+def test_kill_9_at_drawn_moments_changes_no_bit(tmp_path, reference):
+    check_kills(tmp_path / "killed", reference, seed=0, moments=3)
+
+
+@pytest.mark.long
+def test_kill_9_at_more_drawn_moments_changes_no_bit(tmp_path, reference):
+    for seed in (1, 2, 3):
+        check_kills(tmp_path / f"killed-{seed}", reference, seed=seed, moments=10)
+
+
 def test_second_signal_aborts(tmp_path):
     process = start(tmp_path / "aborted", delay=30.0)
     while not (tmp_path / "aborted/checkpoints/adamw").exists():
