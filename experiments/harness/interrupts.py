@@ -73,13 +73,11 @@ class Interrupts:
         before = signal.set_wakeup_fd(tell)
         thread = threading.Thread(target=self._watch, args=(told,), daemon=True)
         thread.start()
-        for undo, argument in (
-            (os.close, told),
-            (lambda unused: thread.join(), None),
-            (os.close, tell),  # the thread reads the end
-            (signal.set_wakeup_fd, before),
-        ):
-            self._close_watch.callback(undo, argument)  # the last one first
+        # Undone from the last one to the first: the thread ends when the pipe does.
+        self._close_watch.callback(os.close, told)
+        self._close_watch.callback(thread.join)
+        self._close_watch.callback(os.close, tell)
+        self._close_watch.callback(signal.set_wakeup_fd, before)
 
     def _watch(self, told: int) -> None:
         while number := os.read(told, 1):

@@ -9,10 +9,13 @@ the best is the caller's knowledge; it is told at every save.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
+import secrets
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from experiments.harness.errors import InputError, disk_error
 from experiments.harness.provenance import first_difference
 from experiments.loop.sealed import check, flush_folder, seal
 
-_ASIDE = ".writing"
+_ASIDE = ".writing-"
 
 
 class Checkpoints:
@@ -72,10 +75,13 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(_never_empty(opt_state, step)),
             record=ocp.args.JsonSave({"progress": dict(progress), "config": self._config}),
         )
-        aside, place = self._folder / _ASIDE, self._folder / str(step)
+        place = self._folder / str(step)
+        # A name of its own: after a failure threads of orbax may still write under the last one.
+        aside = self._folder / f"{_ASIDE}{secrets.token_hex(4)}"
+        for left in self._folder.glob(f"{_ASIDE}*"):  # by a kill or a full disk
+            shutil.rmtree(left, ignore_errors=True)
         try:
             with _quiet():
-                shutil.rmtree(aside, ignore_errors=True)  # what a kill or a full disk left
                 aside.mkdir()  # not by orbax, which would make a vanished run folder again
                 self._checkpointer.save(aside / str(step), args=args)
             seal(aside / str(step), name=self._name(step))
@@ -169,13 +175,18 @@ def _quiet() -> Iterator[None]:
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
 
     def all_but_late_answers(args: Any) -> None:
-        if str(args.exc_value) != "Event loop is closed":
+        late = inspect.iscoroutine(args.object) or str(args.exc_value) == "Event loop is closed"
+        if not late:
             hook(args)
 
     sys.unraisablehook = all_but_late_answers
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
-    yield
+    try:
+        yield
+    except BaseException:
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise
     sys.unraisablehook = hook
     for logger, level in zip(loggers, levels):
         logger.setLevel(level)

@@ -82,14 +82,15 @@ def _text(name: str, digests: dict[str, str]) -> bytes:
 
 def _read(path: Path, *, name: str) -> dict[str, str]:
     try:
-        line, *rest = path.read_bytes().splitlines(keepends=True)
-        saved = json.loads(line)
-        whole = _text(saved["name"], saved["files"]) == b"".join([line, *rest])
+        text = path.read_bytes()
     except OSError as error:
         found = (error.strerror or "nothing").lower()
         raise bad_input(path, expected="the digests of a checkpoint", found=found) from error
-    except (ValueError, TypeError, KeyError, RecursionError):
-        whole = False
+    try:
+        saved = json.loads(text.splitlines()[0])
+        whole = _text(saved["name"], saved["files"]) == text
+    except (ValueError, TypeError, LookupError, RecursionError):
+        saved, whole = {}, False
     if not whole:
         raise bad_input(path, expected="the digests that were saved", found="others")
     if saved["name"] != name:

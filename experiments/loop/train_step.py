@@ -54,8 +54,8 @@ def state_layout(
         placed_state = _place_like_params(tx, opt_state, params=params, mesh=mesh)
     else:
         placed_state = _place(opt_state, opt_state_sharding(opt_state, mesh))
-    counts = _place((np.int32(0), np.zeros(2, np.int32)), (replicated(mesh),) * 2)
-    return TrainState(params, placed_state, *counts)
+    step, skipped = _place((np.int32(0), np.zeros(2, np.int32)), (replicated(mesh),) * 2)
+    return TrainState(params, placed_state, step, skipped)
 
 
 def _place(shapes: Any, shardings: Any) -> Any:
@@ -99,9 +99,9 @@ def init_state(
     key = jax.random.split(jax.random.key(seed))[0]
     params = jax.jit(init_params, out_shardings=shardings_of(layout.params))(key)
     opt_state = jax.jit(tx.init, out_shardings=shardings_of(layout.opt_state))(params)
-    counts = jnp.int32(0), jnp.zeros(2, jnp.int32)
-    placed = jax.device_put(counts, (layout.step.sharding, layout.skipped.sharding))
-    return TrainState(params, opt_state, *placed)
+    step = jax.device_put(jnp.int32(0), layout.step.sharding)
+    skipped = jax.device_put(jnp.zeros(2, jnp.int32), layout.skipped.sharding)
+    return TrainState(params, opt_state, step, skipped)
 
 
 def make_step(
@@ -133,10 +133,10 @@ def make_step(
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
             return optax.apply_updates(state.params, updates), opt_state
 
-        kept = jax.lax.cond(take, update, lambda: (state.params, state.opt_state))
+        params, opt_state = jax.lax.cond(take, update, lambda: (state.params, state.opt_state))
         skipped = jnp.stack([state.skipped[0] + ~take, jnp.where(take, 0, state.skipped[1] + 1)])
         scalars = {"loss": value, **metrics, "skipped": skipped}
-        return TrainState(*kept, state.step + 1, skipped), scalars
+        return TrainState(params, opt_state, state.step + 1, skipped), scalars
 
     return step
 

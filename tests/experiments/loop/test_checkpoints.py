@@ -1,8 +1,11 @@
 """A checkpoint is whole or is passed over by name; a save that fails leaves those before."""
 
+import gc
+import logging
 import re
 import resource
 import shutil
+import sys
 
 import chex
 import jax
@@ -20,6 +23,18 @@ from tests.experiments import tiny_problem
 from tests.experiments.tiny_problem import train_tiny
 
 STEPS = (6, 8)  # what one epoch with a checkpoint every 3 steps leaves
+
+
+@pytest.fixture(autouse=True)
+def loud():
+    """After a save that failed orbax is quiet for good; the tests that follow are not."""
+    hook, loggers = sys.unraisablehook, [logging.getLogger(n) for n in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    yield
+    gc.collect()
+    sys.unraisablehook = hook
+    for logger, level in zip(loggers, levels):
+        logger.setLevel(level)
 
 
 @pytest.fixture
@@ -216,7 +231,8 @@ def test_a_save_without_room_leaves_the_checkpoints_before(run, limit, capfd):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "Traceback" not in capfd.readouterr().err
     folder = run.checkpoint_folder("cut")
-    assert sorted(path.name for path in folder.iterdir()) == ["6", "9"]
+    kept = {path.name for path in folder.iterdir() if not path.name.startswith(".writing-")}
+    assert kept == {"6", "9"}  # a late thread of orbax may leave what the next save removes
     resumed = train_tiny(run, stage="cut", log_every=100)
     trees = [(result.params, result.opt_state) for result in (whole, resumed)]
     chex.assert_trees_all_equal(*jax.device_get(trees))
