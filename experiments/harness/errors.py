@@ -1,9 +1,12 @@
 """Errors that the user can mend, and how an entry point reports them."""
 
 import contextlib
+import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 
 class InputError(Exception):
@@ -29,6 +32,31 @@ def shown(text: str | bytes, limit: int = 60) -> str:
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
     return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+# The disk's doing, whatever file it was; and what is its doing in a folder of our own.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}
+
+
+def disk_error(error: BaseException | None, *, folder: Path | None = None) -> str | None:
+    """Say what is wrong with the disk where that is why something failed, else return None.
+
+    Args:
+        error: and what it came from.
+        folder: a file in it that is gone or may not be written is the disk's fault too.
+    """
+    if error is None:
+        return None
+    if isinstance(error, OSError) and error.errno is not None:
+        place = os.path.abspath(os.fsdecode(error.filename or "/"))
+        ours = folder is not None and Path(place).is_relative_to(os.path.abspath(folder))
+        if error.errno in _DISK or (error.errno in _GONE and ours):
+            return os.strerror(error.errno)
+    told = re.search(r"\[os_error_code='(\d+)'\]", str(error))  # TensorStore's words
+    if told and int(told[1]) in _DISK | _GONE:
+        return os.strerror(int(told[1]))
+    return disk_error(error.__cause__ or error.__context__, folder=folder)
 
 
 @contextlib.contextmanager

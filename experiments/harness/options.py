@@ -28,7 +28,8 @@ from typing import Any, TypeVar
 
 import tyro
 
-from experiments.harness.errors import InputError, bad_input
+from experiments.harness.errors import InputError, bad_input, shown
+from experiments.harness.lock import LOCK, check_free
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,11 +203,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        return {name: saved[name] for name in ("experiment", "arguments", "config")}
     except OSError as error:
         raise InputError(f"--resume {folder}: expected a run folder, no {path} found") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected a run's config, found something else") from error
+    except json.JSONDecodeError as error:
+        raise bad_input(path, expected="JSON", found=error.msg, line=error.lineno) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise bad_input(path, expected="JSON", found="something else", line=1) from error
+    return {name: _field(saved, name, path) for name in ("experiment", "arguments", "config")}
+
+
+def _field(saved: Any, name: str, path: Path) -> Any:
+    """Return a field of config.json, checked for what a run is started again with."""
+    value = saved.get(name) if isinstance(saved, dict) else None
+    words = isinstance(value, list) and all(isinstance(word, str) for word in value)
+    expected, right = {
+        "experiment": ("a name", isinstance(value, str)),
+        "arguments": ("a list of words", words),
+        "config": ("a table of options", isinstance(value, dict)),
+    }[name]
+    if not right:
+        raise bad_input(path, expected=f"{expected} under {name!r}", found=shown(repr(value)))
+    return value
 
 
 def check_out(folder: Path) -> None:
@@ -214,7 +231,14 @@ def check_out(folder: Path) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise bad_input(f"--out {folder}", expected="a writable folder", found=str(existing))
-    if existing == folder and any(folder.iterdir()):
+    if existing == folder:
+        check_free(folder, flag="--out")
+        check_empty(folder)
+
+
+def check_empty(folder: Path) -> None:
+    """Raise InputError where a new run's folder holds more than its lock."""
+    if any(path.name != LOCK for path in folder.iterdir()):
         raise bad_input(
             f"--out {folder}",
             expected="a new or empty folder (to continue a run: --resume)",

@@ -6,6 +6,7 @@
     report.md/.png  the same for a reader
     test-log.jsonl  one line a look at a test split
     checkpoints/    one folder a stage
+    run.lock        held while a process is at work in the folder
 
 Every file but the two logs appears whole or not at all. Only config.json, which starts the run
 again on this machine, holds paths; the rest names data by `<its folder's name>` and a hash.
@@ -25,8 +26,9 @@ from typing import Any
 
 import jax
 
-from experiments.harness.errors import InputError
-from experiments.harness.options import Options, check_out, read_config
+from experiments.harness.errors import InputError, bad_input, disk_error, shown
+from experiments.harness.lock import FolderLock
+from experiments.harness.options import Options, check_empty, check_out, read_config
 from experiments.harness.provenance import (
     DataName,
     command_line,
@@ -61,25 +63,34 @@ class Run:
         arguments: Sequence[str],
         config: Mapping[str, Any],
         data: DataName | None = None,
+        lock: FolderLock,
     ):
         self.folder = folder
+        self._lock = lock
         self.experiment = experiment
         self.config = dict(config)
         self.command = command_line(experiment, arguments, data=data)
         self._metrics_path = folder / "metrics.jsonl"
         lines = read_metrics(self._metrics_path)
-        _write_metrics(self._metrics_path, lines)  # drops a line torn by a kill
+        _drop_torn_line(self._metrics_path)
         self._earlier_seconds = max((line["wall_seconds"] for line in lines), default=0.0)
         self._start = time.monotonic()
 
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt | SystemExit):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, *unused: object
+    ) -> None:
+        self._lock.release()
+        if isinstance(error, KeyboardInterrupt | SystemExit):
             print(f"stopped; continue with --resume {self.folder}", file=sys.stderr)
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt):
             raise SystemExit(130)
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            reason = disk_error(error, folder=self.folder)
+            if reason:
+                raise InputError(f"{self.folder}: cannot be written ({reason})") from error
 
     @property
     def wall_seconds(self) -> float:
@@ -144,18 +155,27 @@ def open_run(
 
     Raises:
         InputError: `--out` holds something already or cannot be written, `--resume` is no run
-            folder, or its config differs in a field, which the message names. Nothing is written.
+            folder, it is damaged, or its config differs in a field, which the message names; or
+            another process is at work in the folder. Nothing is written.
     """
     config = config_dict(options, data=data)
     if options.resume is not None:
         check_same_config(options.resume, experiment=experiment, config=config)
         folder = options.resume
+        lock = FolderLock(folder, flag="--resume")
         arguments = _arguments_again(folder, keep=options.keep)
     else:
         folder = _new_folder(options.out, experiment=experiment)
+        lock = FolderLock(folder, flag="--out")
+        check_empty(folder)  # another may have come and gone before the lock
         saved = {"experiment": experiment, "arguments": list(arguments), "config": config}
-        write_atomically(folder / "config.json", json.dumps(saved, indent=2) + "\n")
-    return Run(folder, experiment=experiment, arguments=arguments, config=config, data=data)
+        try:
+            write_atomically(folder / "config.json", json.dumps(saved, indent=2) + "\n")
+        except OSError as error:
+            raise InputError(f"--out {folder}: cannot be written ({error.strerror})") from error
+    return Run(
+        folder, experiment=experiment, arguments=arguments, config=config, data=data, lock=lock
+    )
 
 
 def _arguments_again(folder: Path, *, keep: str | None) -> list[str]:
@@ -188,11 +208,34 @@ def _new_folder(out: Path | None, *, experiment: str) -> Path:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the whole lines of a metrics.jsonl; a missing file has none."""
+    """Read the whole lines of a metrics.jsonl; a missing file has none.
+
+    Raises:
+        InputError: a line is not what `Run.log` writes; it is named.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # a torn line has no newline at its end
+    lines = path.read_bytes().split(b"\n")[:-1]  # a torn line has no newline at its end
+    return [_metrics_line(line, path, number) for number, line in enumerate(lines, start=1)]
+
+
+def _metrics_line(text: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        line = json.loads(text, parse_constant=lambda name: None)
+    except (ValueError, RecursionError):
+        line = None
+    kinds = {"stage": (str,), "step": (int,), "wall_seconds": (int, float)}
+    if not isinstance(line, dict) or any(type(line.get(k)) not in kinds[k] for k in kinds):
+        expected = "JSON with a stage, a step and wall_seconds"
+        raise bad_input(path, expected=expected, found=shown(text), line=number)
+    return line
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off what a kill left of a line; make the file where there is none."""
+    with path.open("a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _write_metrics(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -1,50 +1,60 @@
-"""One stage's checkpoints: written atomically, the last two and the best kept.
+"""One stage's checkpoints: written atomically and sealed, the last two and the best kept.
 
 A checkpoint holds the parameters, the optimizer's state and a small JSON record (progress and
-config). Which one is the best is the caller's knowledge; it is told at every save.
+config). It is written aside, sealed with a digest of every file and renamed to its place. One that
+is not as it was sealed is passed over, and the newest whole one before it is used. Which one is
+the best is the caller's knowledge; it is told at every save.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import contextlib
+import inspect
+import logging
+import os
+import secrets
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from experiments.harness.errors import InputError
+from experiments.harness.errors import InputError, disk_error
 from experiments.harness.provenance import first_difference
+from experiments.loop.sealed import check, flush_folder, seal
+
+_ASIDE = ".writing-"
 
 
 class Checkpoints:
-    """Save and restore the state of one stage."""
+    """Save and restore the state of one stage.
+
+    Raises, when it is entered:
+        InputError: there are checkpoints and none is whole. Nothing is changed.
+    """
 
     def __init__(self, folder: Path, *, config: Mapping[str, Any]):
-        self._folder = folder
+        self._folder = folder.absolute()
         self._config = dict(config)
-        self._preserved = _LastTwoAndBest()
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._preserved,
-                cleanup_tmp_directories=True,
-                enable_async_checkpointing=False,  # a background write would disturb timings
-            ),
-        )
+        self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        self._latest: int | None = None
 
     def __enter__(self) -> Checkpoints:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._latest = self._newest_whole()
         return self
 
     def __exit__(self, *unused: object) -> None:
-        self._manager.close()
+        self._checkpointer.close()
 
     @property
     def latest_step(self) -> int | None:
-        """Step of the newest checkpoint, or None."""
-        return self._manager.latest_step()
+        """Step of the newest whole checkpoint, or None."""
+        return self._latest
 
     def save(
         self,
@@ -55,17 +65,80 @@ class Checkpoints:
         progress: Mapping[str, Any],
         best_step: int | None = None,
     ) -> None:
-        """Write one checkpoint, then delete all but the last two and that of `best_step`."""
-        self._preserved.best_step = best_step
-        record = {"progress": dict(progress), "config": self._config}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                optimizer=ocp.args.StandardSave(_never_empty(opt_state, step)),
-                record=ocp.args.JsonSave(record),
-            ),
+        """Write one checkpoint, then delete all but the last two and that of `best_step`.
+
+        Raises:
+            InputError: it cannot be written; those before are as they were.
+        """
+        args = ocp.args.Composite(
+            params=ocp.args.StandardSave(params),
+            optimizer=ocp.args.StandardSave(_never_empty(opt_state, step)),
+            record=ocp.args.JsonSave({"progress": dict(progress), "config": self._config}),
         )
+        place = self._folder / str(step)
+        # A name of its own: after a failure threads of orbax may still write under the last one.
+        aside = self._folder / f"{_ASIDE}{secrets.token_hex(4)}"
+        for left in self._folder.glob(f"{_ASIDE}*"):  # by a kill or a full disk
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            with _quiet():
+                aside.mkdir()  # not by orbax, which would make a vanished run folder again
+                self._checkpointer.save(aside / str(step), args=args)
+            seal(aside / str(step), name=self._name(step))
+            if place.exists():  # a damaged one, which was passed over
+                os.rename(place, aside / "damaged")
+            os.rename(aside / str(step), place)
+            flush_folder(self._folder)
+        except Exception as error:
+            reason = disk_error(error, folder=self._folder)
+            if reason is None:
+                raise
+            raise InputError(f"{place}: cannot be saved ({reason})") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        self._latest = step
+        last_two = [each for each in self._steps() if each <= step][-2:]
+        for each in set(self._steps()) - {*last_two, best_step}:
+            shutil.rmtree(self._folder / str(each), ignore_errors=True)
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
+
+    def _name(self, step: int) -> str:
+        return f"{self._folder.name}/{step}"
+
+    def _newest_whole(self) -> int | None:
+        """Return the step of the newest checkpoint that is as it was sealed, and say what is not.
+
+        One whose best epoch's checkpoint is damaged is none: the run's result would be lost.
+        """
+        steps, damages = self._steps(), []
+        for step in reversed(steps):
+            try:
+                self._check(step)
+            except InputError as error:
+                damages.append(error)
+                continue
+            for damage in damages:
+                print(f"{damage}; going on from step {step}", file=sys.stderr)
+            return step
+        if damages:
+            raise InputError(f"{damages[0]}; no other checkpoint of {self._folder.name} is whole")
+        return None
+
+    def _check(self, step: int) -> None:
+        check(self._folder / str(step), name=self._name(step))
+        best = self._read_record(step)["progress"]["best_step"]
+        if best not in (None, step):
+            check(self._folder / str(best), name=self._name(best))
+
+    def _read_record(self, step: int) -> dict[str, Any]:
+        args = ocp.args.Composite(record=ocp.args.JsonRestore())
+        return self._restore(step, args)["record"]
+
+    def _restore(self, step: int, args: ocp.args.Composite) -> Any:
+        with _quiet():
+            return self._checkpointer.restore(self._folder / str(step), args=args)
 
     def read_progress(self) -> dict[str, Any] | None:
         """Return the newest checkpoint's progress, or None where there is no checkpoint.
@@ -75,8 +148,7 @@ class Checkpoints:
         """
         if self.latest_step is None:
             return None
-        args = ocp.args.Composite(record=ocp.args.JsonRestore())
-        record = self._manager.restore(self.latest_step, args=args)["record"]
+        record = self._read_record(self.latest_step)
         difference = first_difference(record["config"], self._config)
         if difference:
             raise InputError(f"checkpoint {self._folder}: the config differs: {difference}")
@@ -85,27 +157,39 @@ class Checkpoints:
     def restore_params(self, step: int, like: Any) -> Any:
         """Restore the parameters of one step, laid out as the shapes and shardings of `like`."""
         args = ocp.args.Composite(params=ocp.args.StandardRestore(like))
-        return self._manager.restore(step, args=args)["params"]
+        return self._restore(step, args)["params"]
 
     def restore_opt_state(self, step: int, like: Any) -> Any:
         """Restore the optimizer's state of one step, laid out as `like`."""
         args = ocp.args.Composite(optimizer=ocp.args.StandardRestore(_never_empty(like, step)))
-        return self._manager.restore(step, args=args)["optimizer"]["state"]
+        return self._restore(step, args)["optimizer"]["state"]
 
 
-@dataclasses.dataclass
-class _LastTwoAndBest(preservation_policy.PreservationPolicy):
-    best_step: int | None = None
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the threads of orbax and TensorStore from printing tracebacks: the error is raised.
 
-    def should_preserve(
-        self,
-        checkpoints: Sequence[Any],
-        *,
-        context: preservation_policy.PreservationContext,
-    ) -> list[bool]:
-        del context
-        last_two = {checkpoint.step for checkpoint in checkpoints[-2:]}
-        return [checkpoint.step in {*last_two, self.best_step} for checkpoint in checkpoints]
+    After an error they are quiet for good: some still run, and the command is about to end.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+
+    def all_but_late_answers(args: Any) -> None:
+        late = inspect.iscoroutine(args.object) or str(args.exc_value) == "Event loop is closed"
+        if not late:
+            hook(args)
+
+    sys.unraisablehook = all_but_late_answers
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    except BaseException:
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise
+    sys.unraisablehook = hook
+    for logger, level in zip(loggers, levels):
+        logger.setLevel(level)
 
 
 def _never_empty(opt_state: Any, step: int) -> dict[str, Any]:

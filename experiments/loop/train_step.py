@@ -34,7 +34,8 @@ class TrainState(NamedTuple):
 
     params: Params
     opt_state: optax.OptState
-    step: jax.Array  # int32 scalar: steps taken
+    step: jax.Array  # int32 scalar: steps taken, skipped ones too
+    skipped: jax.Array  # int32[2]: steps skipped in all, and in a row up to now
 
 
 def state_layout(
@@ -53,7 +54,8 @@ def state_layout(
         placed_state = _place_like_params(tx, opt_state, params=params, mesh=mesh)
     else:
         placed_state = _place(opt_state, opt_state_sharding(opt_state, mesh))
-    return TrainState(params, placed_state, _place(np.int32(0), replicated(mesh)))
+    step, skipped = _place((np.int32(0), np.zeros(2, np.int32)), (replicated(mesh),) * 2)
+    return TrainState(params, placed_state, step, skipped)
 
 
 def _place(shapes: Any, shardings: Any) -> Any:
@@ -97,14 +99,24 @@ def init_state(
     key = jax.random.split(jax.random.key(seed))[0]
     params = jax.jit(init_params, out_shardings=shardings_of(layout.params))(key)
     opt_state = jax.jit(tx.init, out_shardings=shardings_of(layout.opt_state))(params)
-    return TrainState(params, opt_state, jax.device_put(jnp.int32(0), layout.step.sharding))
+    step = jax.device_put(jnp.int32(0), layout.step.sharding)
+    skipped = jax.device_put(jnp.zeros(2, jnp.int32), layout.skipped.sharding)
+    return TrainState(params, opt_state, step, skipped)
 
 
-def make_step(loss: Loss, tx: optax.GradientTransformation, *, seed: int) -> Step:
+def make_step(
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int,
+    most_skipped: int | None = None,
+) -> Step:
     """Make the step: gradient, update, and the scalars to log.
 
     The loss sees the seed's key folded with the step's number, whatever the mesh and however
-    often the run was resumed.
+    often the run was resumed. Where the loss or the gradient's norm is not finite, parameters and
+    optimizer state stay as they are and the step is counted as skipped; after `most_skipped` of
+    these in a row all further steps are skipped, so that the host need not look at each.
     """
 
     def step(
@@ -113,11 +125,26 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, *, seed: int) -> Ste
         key = jax.random.fold_in(jax.random.split(jax.random.key(seed))[1], state.step)
         gradient = jax.value_and_grad(loss, has_aux=True)
         (value, metrics), grads = gradient(state.params, batch, key)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(params, opt_state, state.step + 1), {"loss": value, **metrics}
+        take = jnp.isfinite(value) & jnp.isfinite(_squared_norm(grads))
+        if most_skipped is not None:
+            take &= state.skipped[1] < most_skipped
+
+        def update():
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            return optax.apply_updates(state.params, updates), opt_state
+
+        params, opt_state = jax.lax.cond(take, update, lambda: (state.params, state.opt_state))
+        skipped = jnp.stack([state.skipped[0] + ~take, jnp.where(take, 0, state.skipped[1] + 1)])
+        scalars = {"loss": value, **metrics, "skipped": skipped}
+        return TrainState(params, opt_state, state.step + 1, skipped), scalars
 
     return step
+
+
+def _squared_norm(grads: Params) -> jax.Array:
+    """Return the sum of squares in float32 at least: infinite from a norm of 1.8e19 on."""
+    wide = [g.astype(jnp.promote_types(g.dtype, jnp.float32)) for g in jax.tree.leaves(grads)]
+    return jnp.asarray(sum(jnp.sum(jnp.square(g)) for g in wide))
 
 
 def compile_step(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
@@ -21,10 +21,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from experiments.harness.errors import bad_input
 from experiments.harness.interrupts import Interrupts
 from experiments.harness.progress import show_progress
 from experiments.harness.run_folder import Run
 from experiments.loop.checkpoints import Checkpoints
+from experiments.loop.schedule import Progress, Schedule
 from experiments.loop.sharding import Rule, shard_batch
 from experiments.loop.train_step import (
     CompiledStep,
@@ -61,47 +63,6 @@ class TrainResult:
     best_epoch: int | None
 
 
-@dataclasses.dataclass
-class Progress:
-    """What a stage has done so far; saved with every checkpoint."""
-
-    step: int = 0
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    seconds: float = 0.0
-    compile_seconds: float = 0.0
-    best_epoch: int | None = None
-    best_step: int | None = None
-    best_score: float = -math.inf
-    finished: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """When a stage evaluates, saves and logs, and what it selects by."""
-
-    epochs: int
-    steps_per_epoch: int
-    evaluate_every: int
-    select: str | None
-    select_mode: Literal["max", "min"]
-    checkpoint_every: int | None
-    log_every: int
-    patience: int | None = None
-
-    def __post_init__(self) -> None:
-        names = ("steps_per_epoch", "evaluate_every", "checkpoint_every", "log_every", "patience")
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1, found {value}")
-
-    def score(self, metrics: Mapping[str, float]) -> float:
-        """Turn the selecting metric into a score of which more is better."""
-        if self.select is None or self.select not in metrics:
-            raise ValueError(f"select: expected one of {sorted(metrics)}, found {self.select!r}")
-        return metrics[self.select] * (1 if self.select_mode == "max" else -1)
-
-
 def train(
     run: Run,
     *,
@@ -124,6 +85,7 @@ def train(
     log_every: int = 10,
     batch_shapes: int = 1,
     patience: int | None = None,
+    most_skipped: int | None = 10,
 ) -> TrainResult:
     """Train one stage, or finish it from where an earlier session stopped.
 
@@ -154,9 +116,12 @@ def train(
             once for each.
         patience: evaluations in a row without a new best after which the stage ends early; never
             by default.
+        most_skipped: a step whose loss or gradient is not finite is skipped; after so many in a
+            row the stage ends, with the state before them saved. None for never.
 
     Raises:
-        InputError: a checkpoint of another config, or a batch that the devices do not divide.
+        InputError: a checkpoint of another config, no checkpoint that is whole, a batch that the
+            devices do not divide, a disk that takes no checkpoint, or `most_skipped` steps skipped.
         ValueError: `batches` gives too few batches or too many shapes, or `select` names no
             evaluated metric.
         SystemExit: 128 + signal after Ctrl-C or SIGTERM, once a checkpoint is saved.
@@ -170,6 +135,7 @@ def train(
         checkpoint_every=checkpoint_every,
         log_every=log_every,
         patience=patience,
+        most_skipped=most_skipped,
     )
     if select is not None and evaluate is None:
         raise ValueError(f"evaluate: expected a function because {select=}, found None")
@@ -190,10 +156,11 @@ def train(
         if latest is None:
             state = init_state(init_params, tx, layout=layout, seed=seed)
         else:
-            state = _restore(checkpoints, latest, layout=layout)
+            state = _restore(checkpoints, latest, layout=layout, progress=progress)
         loop = _Loop(run, stage, schedule, mesh, checkpoints, interrupts, progress)
         if not progress.finished:
-            step = CompiledStep(make_step(loss, tx, seed=seed), mesh=mesh, most=batch_shapes)
+            program = make_step(loss, tx, seed=seed, most_skipped=most_skipped)
+            step = CompiledStep(program, mesh=mesh, most=batch_shapes)
             state = loop.train(state, step, batches, evaluate)
         params = state.params
         if progress.best_step not in (None, progress.step):
@@ -209,11 +176,15 @@ def train(
     )
 
 
-def _restore(checkpoints: Checkpoints, step: int, *, layout: TrainState) -> TrainState:
+def _restore(
+    checkpoints: Checkpoints, step: int, *, layout: TrainState, progress: Progress
+) -> TrainState:
+    skipped = jnp.int32([progress.skipped, progress.skipped_in_a_row])
     return TrainState(
         params=checkpoints.restore_params(step, like=layout.params),
         opt_state=checkpoints.restore_opt_state(step, like=layout.opt_state),
         step=jax.device_put(jnp.int32(step), layout.step.sharding),
+        skipped=jax.device_put(skipped, layout.skipped.sharding),
     )
 
 
@@ -230,6 +201,7 @@ class _Loop:
     progress: Progress
     _in_flight: tuple[int, dict[str, jax.Array]] | None = None  # epoch, scalars of the last step
     _clock_started: float = 0.0
+    _skips_on: bool = False  # the last logged step was one skipped too many
 
     def train(
         self, state: TrainState, step: CompiledStep, batches: Batches, evaluate: Evaluate | None
@@ -249,6 +221,12 @@ class _Loop:
                 self._stop_if_asked(state)
                 if self.progress.finished:
                     break
+        if self.progress.skipped:
+            print(
+                f"{self.stage}: {self.progress.skipped} of {self.progress.step} steps skipped, "
+                "their loss or gradient was not finite",
+                file=sys.stderr,
+            )
         return state
 
     def _train_epoch(
@@ -269,7 +247,9 @@ class _Loop:
             if not step.knows(batch):
                 self._stop_clock()
                 show(progress.step, "compiling")
-                step.learn(state, batch)
+                last_words = f"stopped while compiling; continue with --resume {self.run.folder}"
+                with self.interrupts.leaving_at_once(last_words):
+                    step.learn(state, batch)
                 progress.compile_seconds = step.compile_seconds
                 self._clock_started = time.monotonic()
             state, scalars = step(state, batch)
@@ -277,13 +257,17 @@ class _Loop:
             progress.step += 1
             self._in_flight = (epoch, scalars)
             show(progress.step, "")
+            if self._skips_on:
+                self._end_if_skipping(state)
             inside_epoch = progress.step < (epoch + 1) * size
             if inside_epoch and (self.interrupts.exit_code or self._save_is_due()):
                 self._stop_clock()
+                self._end_if_skipping(state)
                 self._save(state)
                 self._stop_if_asked(state)
                 self._clock_started = time.monotonic()
         self._stop_clock()
+        self._end_if_skipping(state)
         if progress.step != (epoch + 1) * size:
             found = progress.step - epoch * size
             raise ValueError(
@@ -334,6 +318,8 @@ class _Loop:
         if step == 1 or step % self.schedule.log_every == 0:
             seconds = self.progress.seconds + time.monotonic() - self._clock_started
             values = {"epoch": epoch, "seconds": round(seconds, 4), **jax.device_get(scalars)}
+            values["skipped"], in_a_row = map(int, values["skipped"])
+            self._skips_on = in_a_row >= (self.schedule.most_skipped or in_a_row + 1)
             self.run.log(self.stage, step, **values)
 
     def _stop_clock(self) -> None:
@@ -344,7 +330,28 @@ class _Loop:
         every = self.schedule.checkpoint_every or self.schedule.steps_per_epoch
         return self.progress.step - (self.checkpoints.latest_step or 0) >= every
 
+    def _end_if_skipping(self, state: TrainState) -> None:
+        """End the stage where too many steps in a row were skipped.
+
+        The step skips on from there by itself, whatever comes: what is saved does not depend on
+        when this is asked. A resumed run goes on behind the skipped steps.
+        """
+        progress, most = self.progress, self.schedule.most_skipped
+        skipped, in_a_row = map(int, jax.device_get(state.skipped))
+        if most is None or in_a_row < most:
+            return
+        progress.step -= in_a_row - most
+        self._save(state._replace(skipped=np.array([skipped - in_a_row + most, 0])))
+        raise bad_input(
+            f"{self.stage}, step {progress.step}",
+            expected="a finite loss and gradient",
+            found=f"{most} steps in a row without; the state before them is saved; "
+            "look at the batches, lower the learning rate",
+        )
+
     def _save(self, state: TrainState) -> None:
+        skipped = map(int, jax.device_get(state.skipped))
+        self.progress.skipped, self.progress.skipped_in_a_row = skipped
         self.checkpoints.save(
             self.progress.step,
             params=state.params,

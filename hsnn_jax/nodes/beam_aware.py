@@ -35,6 +35,7 @@ from hsnn_jax.descent.search import brute_force_levels
 from hsnn_jax.lists.checks import as_features, as_rows
 from hsnn_jax.lists.index import Index
 from hsnn_jax.monn.scorers import score_all
+from hsnn_jax.nodes.fit import check_finite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,6 +179,7 @@ def fit_routes(
 
     Raises:
       ValueError: users, wanted, crosses, exclude and features do not fit together.
+      FloatingPointError: training diverged: a loss or a route is NaN or infinite.
     """
     data = {
         "users": as_features("users", users),
@@ -205,6 +207,7 @@ def fit_routes(
         # One at a time: see fit.py.
         state, loss = jax.block_until_ready(step(state, fixed, params, index, data, drawn))
         losses.append(loss)
+    check_finite("loss and routes", (losses, state[0]), step=config.steps)
     losses = np.array_split(np.asarray(jax.device_get(losses)), min(10, config.steps))
     return _join(state[0], fixed), [float(part.mean()) for part in losses]
 

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from hsnn_jax.distance import nearest
 from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.dead_nodes import replace_dead
-from hsnn_jax.nodes.fit import FitResult, check_pairs, draw_batch
+from hsnn_jax.nodes.fit import FitResult, check_finite, check_pairs, draw_batch
 from hsnn_jax.nodes.lti import init_params, supervised_loss, warmup, with_negatives
 from hsnn_jax.nodes.telemetry import Monitor
 
@@ -45,6 +45,7 @@ def fit_em(
 
     Raises:
       ValueError: as `fit_index`; several levels; rounds outside [1, total_steps].
+      FloatingPointError: training diverged: a loss or a node is NaN or infinite.
 
     Source: the alternating baseline of arXiv 2408.06653v3, which gives no details.
     """
@@ -64,6 +65,7 @@ def fit_em(
     for number, (first, last) in enumerate(itertools.pairwise(bounds)):
         round_key = jax.random.fold_in(draw_key, number)
         state, loss = maximise(state, data, round_key, first, last)
+        check_finite("loss and nodes", (loss, state[0]), step=int(last))
         measured = monitor(state[0]["nodes"], None)
         records.append({"step": int(last), "loss": float(loss)} | measured)
     return FitResult(state[0], records)

@@ -75,6 +75,7 @@ def fit_index(
 
     Raises:
       ValueError: shapes disagree, or a positive is not a row of `item_vectors`.
+      FloatingPointError: training diverged: a loss that is recorded or a node is NaN or infinite.
     """
     user_vectors, item_vectors = check_pairs(user_vectors, item_vectors, positives=positives)
     config = config.for_items(item_vectors.shape[0])
@@ -97,11 +98,31 @@ def fit_index(
         if (i + 1) % log_every == 0:
             del metrics["mean_assignment"]
             records.append({"step": i + 1} | {name: float(v) for name, v in metrics.items()})
+            check_finite("loss", metrics["loss"], step=i + 1)
         if telemetry_every and (i + 1) % telemetry_every == 0:
             if (i + 1) % log_every:
                 records.append({"step": i + 1})
             records[-1] |= monitor(state.params["nodes"], alpha_schedule(i + 1, config))
+    check_finite("nodes", state.params, step=config.total_steps)
     return FitResult(state.params, records)
+
+
+def check_finite(name: str, tree: Any, *, step: int) -> None:
+    """Refuse what a training that diverged has made.
+
+    Args:
+      name: what `tree` holds.
+      tree: arrays, or numbers.
+      step: how many were taken.
+
+    Raises:
+      FloatingPointError: there is NaN or infinity in it.
+    """
+    if not all(np.isfinite(leaf).all() for leaf in jax.device_get(jax.tree.leaves(tree))):
+        raise FloatingPointError(
+            f"{name}: expected finite numbers, found NaN or infinity after step {step}; "
+            "lower the learning rate"
+        )
 
 
 def _step(state, data, key, *, tx, config, batch_size):

@@ -122,13 +122,16 @@ def write(path: str | os.PathLike, content: Content) -> None:
     """Write a folder, whole or not at all, in place of one that `write` wrote earlier.
 
     It is written beside its place under another name, and takes its place by a rename: a failure
-    leaves the older folder as it was.
+    leaves the older folder as it was. A process that is killed between the two renames leaves the
+    older one aside, which `read` finds and the next `write` puts back first.
 
     Raises:
       ValueError: something else is at the path; `params` or features are neither None nor nested
         dicts, with string keys that have no "/" and do not start with "[", or tuples.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # what a link points to
+    if not path.exists() and _aside(path).exists():
+        os.rename(_aside(path), path)
     if path.exists() and not (path.is_dir() and _is_ours(path)):
         raise ValueError(f"path: expected a new folder or a saved retriever, found {path}")
     arrays = _arrays_of(content)
@@ -138,7 +141,8 @@ def write(path: str | os.PathLike, content: Content) -> None:
         new = temporary / "new"
         new.mkdir()
         _write_files(new, arrays, _header_of(content))
-        _take_place(new, path, temporary / "old")
+        _flush_folder(new)
+        _take_place(new, path, _aside(path))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -163,6 +167,7 @@ def _write_files(folder, arrays, header):
 
 def _take_place(new, path, old):
     """Rename `new` to `path`, and what is there to `old`; undone if it fails."""
+    shutil.rmtree(old, ignore_errors=True)
     there = path.exists()
     if there:
         os.rename(path, old)
@@ -172,6 +177,20 @@ def _take_place(new, path, old):
         if there:
             os.rename(old, path)
         raise
+    _flush_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside(path):
+    return path.with_name(f".{path.name}.before")
+
+
+def _flush_folder(folder):
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _arrays_of(content):
@@ -205,7 +224,9 @@ def read(path: str | os.PathLike) -> Content:
       ValueError: there is no such folder, it was written in another format, or it is damaged:
         both files carry a digest.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if not path.exists() and _aside(path).exists():
+        path = _aside(path)
     header = _read_header(path / _HEADER)
     arrays = _read_arrays(path / _ARRAYS, header["arrays"])
     return Content(

@@ -128,7 +128,7 @@ class Retriever:
         `monn.user_vectors` and `monn.item_vectors` of the last one, and models stay as they are.
 
         Args:
-          user_vectors, item_vectors, positives, tx: see `fit_index`.
+          user_vectors, item_vectors, positives, tx: see `fit_index`, and what that raises.
           seed: of the start, the batches and the negatives.
         """
         key = key_of(seed)
@@ -206,6 +206,7 @@ class Retriever:
 
         Raises:
           ValueError: there are several levels of nodes or models; or see `search`.
+          FloatingPointError: training diverged; nothing has changed then.
         """
         now, models = self._built(), self._models
         asked = self._asked(now, users, k, None, exclude)

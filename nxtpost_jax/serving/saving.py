@@ -3,11 +3,15 @@
 A folder is written beside its place and then renamed to it. One that was there before is set
 aside under another name first and deleted last: whatever fails, one of both is whole, and a process
 that is killed between the two renames leaves the one aside, which `load` finds. No pickle.
+
+The header has the SHA-256 of every other file and of itself: a file that was damaged, or that is
+another recommender's, is refused by name.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import secrets
@@ -87,7 +91,9 @@ def save(path: str | os.PathLike, saved: Saved) -> None:
             with open(staged / name, "wb") as stream:
                 np.savez(stream, **arrays)
                 _flush(stream)
-        with open(staged / _HEADER, "w") as stream:
+        header["files"] = {name: _digest_of_file(staged / name) for name in files}
+        header["digest"] = _digest(header)
+        with open(staged / _HEADER, "w", encoding="utf-8") as stream:
             stream.write(json.dumps(header, indent=2) + "\n")
             _flush(stream)
         _put_in_place(staged, path)
@@ -100,16 +106,15 @@ def load(path: str | os.PathLike) -> Saved:
     """Read what `save` wrote.
 
     Raises:
-      ValueError: the folder holds no complete recommender, or one of another version.
+      ValueError: the folder holds no whole recommender, or one of another version; the file is
+        named.
     """
     path = Path(os.path.realpath(path))
     if not path.exists() and _aside(path).exists():
         path = _aside(path)
     header = _header(path / _HEADER)
-    if header.get("version") != VERSION:
-        raise ValueError(
-            f"{path / _HEADER}: expected version {VERSION}, found {header.get('version')}"
-        )
+    for name in (_PARAMS, _CATALOGUE, _CONTENT, _NAMES, _TEXTS):
+        _check(path / name, header["files"].get(name))
     config = NxtPostConfig(**header["config"])
     content, num_items = contents.of_catalogue(
         _content(_arrays(path / _CONTENT)) if header["content"] else None,
@@ -175,11 +180,38 @@ def _flush_folder(folder: Path) -> None:
 
 def _header(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{path}: expected a saved recommender, found no such file") from None
-    except ValueError as error:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        found = (error.strerror or "nothing").lower()
+        raise ValueError(f"{path}: expected a saved recommender, found {found}") from None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, found {error}") from None
+    version = header.get("version") if isinstance(header, dict) else None
+    if version != VERSION:
+        raise ValueError(f"{path}: expected version {VERSION}, found {version}")
+    if header.pop("digest", None) != _digest(header):
+        raise ValueError(f"{path}: expected the values that were saved, found others")
+    return header
+
+
+def _check(path: Path, digest: str | None) -> None:
+    """Refuse a file that is not as it was saved; `digest` is None for one that was not."""
+    if digest is None:
+        if path.exists():
+            raise ValueError(f"{path}: expected no such file, as none was saved, found one")
+    elif not path.is_file():
+        raise ValueError(f"{path}: expected a file as it was saved, found no such file")
+    elif _digest_of_file(path) != digest:
+        raise ValueError(f"{path}: expected the bytes that were saved, found others")
+
+
+def _digest(header: dict) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from experiments.harness.devices import make_mesh, select_devices
+from experiments.harness.errors import exit_on_input_error
 from experiments.harness.options import OneSeed
 from experiments.harness.run_folder import open_run
 from experiments.loop.training import train
@@ -71,6 +72,7 @@ def train_tiny(run, *, stage="adamw", devices=1, delay=0.0, **changes):
     return train(run, stage=stage, **{**arguments, **changes})
 
 
+@exit_on_input_error()
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)

@@ -87,6 +87,7 @@ class Trainer:
             evaluate=evaluate,
             opt_state_sharding=shampoo_jax.state_sharding,
             checkpoint_every=steps + 1,  # a killed run starts again
+            most_skipped=None,  # one that diverges is a result too
         )
         return Trained(result.params, result.history)
 

@@ -126,7 +126,7 @@ def test_resume_on_other_data_or_of_another_experiment_is_refused(tmp_path):
 
 def test_resume_from_a_broken_config(tmp_path):
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match=r"config.json: expected a run's config, found something"):
+    with pytest.raises(InputError, match=r"config.json, line 1: expected JSON, found Expecting"):
         parse("toy", PRESETS, ["--resume", str(tmp_path)])
 
 
@@ -139,10 +139,10 @@ def test_occupied_out_is_refused_and_untouched(tmp_path):
 
 
 def test_metrics_are_appended_truncated_and_repaired(tmp_path):
-    run = opened(["--out", str(tmp_path / "run")])
-    for stage in ("a", "b"):
-        for step in (1, 2, 3):
-            run.log(stage, step, loss=step / 2, worst=float("nan"))
+    with opened(["--out", str(tmp_path / "run")]) as run:
+        for stage in ("a", "b"):
+            for step in (1, 2, 3):
+                run.log(stage, step, loss=step / 2, worst=float("nan"))
     path = run.folder / "metrics.jsonl"
     with path.open("a") as file:
         file.write('{"stage": "b", "st')  # a kill in the middle of a line
@@ -156,6 +156,75 @@ def test_metrics_are_appended_truncated_and_repaired(tmp_path):
         ("b", 1),
     ]
     assert lines[0]["loss"] == 0.5 and lines[0]["worst"] is None
+
+
+GOOD = b'{"stage": "a", "step": 1, "wall_seconds": 0.5}'
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"",
+        b"null",
+        b"[1]",
+        b"7",
+        GOOD[:-9],
+        b"\xff\xfe",
+        b"\0" * 40,
+        b"[" * 100_000,
+        GOOD.replace(b"1", b'"1"'),
+        GOOD.replace(b"1", b"true"),
+        GOOD.replace(b'"a"', b"null"),
+        GOOD.replace(b"0.5", b"NaN"),
+        GOOD.replace(b"wall", b"hall"),
+    ],
+)
+def test_a_bad_line_of_metrics_is_named_and_nothing_changes(tmp_path, bad):
+    folder = tmp_path / "run"
+    opened(["--out", str(folder)])
+    (folder / "metrics.jsonl").write_bytes(GOOD + b"\n" + bad + b"\n" + GOOD + b'\n{"st')
+    before = snapshot(folder)
+    with pytest.raises(InputError) as caught:
+        opened(["--resume", str(folder)])
+    assert str(caught.value).startswith(
+        f"{folder / 'metrics.jsonl'}, line 2: expected JSON with a stage, a step and wall_seconds,"
+    )
+    assert len(str(caught.value).splitlines()) == 1
+    assert snapshot(folder) == before
+
+
+WHOLE = {"experiment": "toy", "arguments": ["--width", "5"], "config": {"width": 5}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "line 1: expected JSON, found Expecting value"),
+        (b'{"experiment":\n "toy",\n "argu', "line 3: expected JSON, found Unterminated string"),
+        (b"\xff\xfe{", "line 1: expected JSON, found something else"),
+        (b"[" * 100_000, "line 1: expected JSON, found something else"),
+        (b"null", "expected a name under 'experiment', found 'None'"),
+        (b"[1, 2]", "expected a name under 'experiment', found 'None'"),
+        ({"experiment": 3}, "expected a name under 'experiment', found '3'"),
+        ({"arguments": "--width 5"}, "expected a list of words under 'arguments', found"),
+        ({"arguments": ["--width", 5]}, "expected a list of words under 'arguments', found"),
+        ({"arguments": None}, "expected a list of words under 'arguments', found 'None'"),
+        ({"config": [1]}, "expected a table of options under 'config', found"),
+        ({"config": {}}, "the config differs: data is"),
+        ({"config": {"width": "5"}}, "the config differs: width is '5' there and 5 here"),
+    ],
+)
+def test_a_damaged_config_is_one_line_and_nothing_changes(tmp_path, text, message):
+    folder = tmp_path / "run"
+    opened(["--out", str(folder), "--width", "5"], data=DATA)
+    path = folder / "config.json"
+    path.write_bytes(json.dumps(WHOLE | text).encode() if isinstance(text, dict) else text)
+    before = snapshot(folder)
+    with pytest.raises(InputError) as caught:
+        opened(["--resume", str(folder)], data=DATA)
+    assert message in str(caught.value) and str(folder) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert snapshot(folder) == before
 
 
 def test_summary_has_exactly_the_keys_and_names_data_without_a_path(tmp_path):
@@ -203,8 +272,8 @@ def test_a_task_of_a_command_is_a_word_of_its_own():
 
 
 def test_wall_seconds_go_on_after_a_resume(tmp_path):
-    run = opened(["--out", str(tmp_path / "run")])
-    run.log("stage", 1, loss=1.0)
+    with opened(["--out", str(tmp_path / "run")]) as run:
+        run.log("stage", 1, loss=1.0)
     line = json.loads((run.folder / "metrics.jsonl").read_text())
     (run.folder / "metrics.jsonl").write_text(json.dumps({**line, "wall_seconds": 100.0}) + "\n")
     assert opened(["--resume", str(run.folder)]).wall_seconds >= 100.0

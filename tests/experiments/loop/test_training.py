@@ -16,6 +16,7 @@ from experiments.harness.devices import make_mesh
 from experiments.harness.errors import InputError
 from experiments.harness.options import OneSeed
 from experiments.harness.run_folder import open_run, read_metrics
+from experiments.loop.checkpoints import Checkpoints
 from experiments.loop.sharding import replicated
 from experiments.loop.train_step import state_layout
 from shampoo_jax import Refresh
@@ -266,3 +267,71 @@ def test_stage_leaves_no_mesh_behind(run):
     train_tiny(run, devices=2, epochs=1)
     assert jax.sharding.get_abstract_mesh().empty
     assert jnp.ones(3).sharding.device_set == {jax.devices()[0]}
+
+
+def with_nan(bad):
+    """The problem's batches; those of `bad`, (epoch, number), hold a NaN."""
+
+    def batches(epoch):
+        for i, batch in enumerate(tiny_problem.batches(epoch)):
+            if (epoch, i) in bad:
+                batch["x"][3, 2] = np.nan
+            yield batch
+
+    return batches
+
+
+def logged(run):
+    return [line for line in read_metrics(run.folder / "metrics.jsonl") if "loss" in line]
+
+
+def test_skipped_steps_are_counted_and_told(run, capsys):
+    result = train_tiny(run, batches=with_nan({(0, 2), (1, 5)}))
+    assert [line["skipped"] for line in logged(run)] == [0, 0, *[1] * 11, *[2] * 11]
+    assert [line["step"] for line in logged(run) if line["loss"] is None] == [3, 14]
+    assert "adamw: 2 of 24 steps skipped, their loss or gradient was not finite" in (
+        capsys.readouterr().err
+    )
+    assert relative_difference(result.params, train_tiny(run, stage="whole").params) > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 100])
+def test_too_many_skipped_steps_in_a_row_end_the_stage_with_the_state_before(run, log_every):
+    """However late the host sees it; a resumed run goes on behind them."""
+    bad = {(1, i) for i in (1, 2, 3, 4)}
+    options = {"most_skipped": 3, "log_every": log_every, "checkpoint_every": 100}
+    free = options | {"most_skipped": None}
+    before = train_tiny(run, stage="before", batches=batches_until(1, 1), epochs=2, **free)
+    with pytest.raises(InputError, match=r"cut, step 12: expected a finite .* found 3 steps in a"):
+        train_tiny(run, stage="cut", batches=with_nan(bad), **options)
+    assert sorted(p.name for p in run.checkpoint_folder("cut").iterdir()) == ["12"]
+    with Checkpoints(
+        run.checkpoint_folder("cut"), config={**run.config, "device_count": 1}
+    ) as checkpoints:
+        assert checkpoints.read_progress()["skipped"] == 3
+        params = checkpoints.restore_params(12, like=before.params)
+    chex.assert_trees_all_equal(*jax.device_get((params, before.params)))
+    resumed = train_tiny(run, stage="cut", batches=with_nan(bad), **options)
+    whole = train_tiny(run, stage="whole", batches=with_nan(bad), **free)
+    trees = [(result.params, result.opt_state) for result in (resumed, whole)]
+    chex.assert_trees_all_equal(*jax.device_get(trees))
+
+
+def batches_until(epoch, number):
+    """The problem's batches, all from one on with a NaN."""
+    return with_nan({(epoch, i) for i in range(number, STEPS)})
+
+
+def test_a_count_of_skipped_steps_survives_a_resume(run):
+    def crash(epoch):
+        for i, batch in enumerate(with_nan({(0, 1), (0, 2), (0, 3), (0, 4)})(epoch)):
+            if i == 4:
+                raise RuntimeError("power cut")
+            yield batch
+
+    options = {"most_skipped": 4, "checkpoint_every": 3}
+    with pytest.raises(RuntimeError, match="power cut"):
+        train_tiny(run, batches=crash, **options)
+    with pytest.raises(InputError, match="adamw, step 5: expected a finite loss"):
+        train_tiny(run, batches=with_nan({(0, 1), (0, 2), (0, 3), (0, 4)}), **options)

@@ -1,0 +1,78 @@
+"""A step whose loss or gradient is not finite changes nothing but the count."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments.harness.devices import make_mesh
+from experiments.loop.sharding import shard_batch
+from experiments.loop.train_step import CompiledStep, init_state, make_step, state_layout
+from tests.experiments import tiny_problem
+
+TX = optax.adamw(1e-2)
+
+
+def gradient_only(params, batch, key):
+    """A loss that is finite where its gradient is not: the root of 0."""
+    loss, metrics = tiny_problem.loss(params, batch, key)
+    return loss + jnp.sqrt(jnp.sum(params["hidden"]["bias"]) * batch["x"][0, 0]), metrics
+
+
+def taken(bad, *, loss=tiny_problem.loss, most_skipped=None, devices=1, steps=None):
+    """States after each step; batches named in `bad` have one value of their own."""
+    mesh = make_mesh(jax.devices()[:devices])
+    layout = state_layout(tiny_problem.init_params, TX, mesh=mesh)
+    with jax.set_mesh(mesh):
+        state = init_state(tiny_problem.init_params, TX, layout=layout, seed=3)
+        step = CompiledStep(make_step(loss, TX, seed=3, most_skipped=most_skipped), mesh=mesh)
+        states = [jax.device_get(state)]
+        for i, batch in enumerate(tiny_problem.batches(0)):
+            if i in bad:
+                batch["x"][0, 0] = bad[i]
+            batch = shard_batch(batch, mesh)
+            if not step.knows(batch):
+                step.learn(state, batch)
+            state, _ = step(state, batch)
+            states.append(jax.device_get(state))
+    return states
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_step_that_is_not_finite_leaves_everything_but_the_counts(value, devices):
+    states = taken({2: value, 3: value, 6: value}, devices=devices)
+    for before, after in ((2, 3), (3, 4), (6, 7)):
+        for name in ("params", "opt_state"):
+            chex.assert_trees_all_equal(getattr(states[before], name), getattr(states[after], name))
+    assert [state.skipped.tolist() for state in states] == [
+        [0, 0],
+        [0, 0],
+        [0, 0],
+        [1, 1],
+        [2, 2],
+        [2, 0],
+        [2, 0],
+        [3, 1],
+        [3, 0],
+    ]
+    assert [int(state.step) for state in states] == list(range(9))
+    assert np.isfinite(jax.flatten_util.ravel_pytree(states[-1].params)[0]).all()
+    kernels = [state.params["out"]["kernel"] for state in states]
+    assert all((kernels[i] != kernels[i + 1]).any() for i in (0, 1, 4, 5, 7))
+
+
+def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped():
+    """At the start the bias is 0, and the root has no derivative there."""
+    states = taken({}, loss=gradient_only)
+    chex.assert_trees_all_equal(states[0].params, states[-1].params)
+    assert states[-1].skipped.tolist() == [8, 8]
+
+
+def test_after_so_many_in_a_row_all_further_steps_are_skipped():
+    states = taken({1: np.nan, 2: np.nan, 4: np.nan, 5: np.nan, 6: np.nan}, most_skipped=3)
+    assert states[4].skipped.tolist() == [2, 0]
+    assert states[-1].skipped.tolist() == [6, 4]  # the last batch is a good one
+    chex.assert_trees_all_equal(states[4].params, states[-1].params)
