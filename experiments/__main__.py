@@ -22,7 +22,7 @@ def all_studies() -> Iterator[Study]:
 def duration(minutes: float | None) -> str:
     """Write minutes for a reader."""
     if minutes is None:
-        return "needs data"
+        return "varies"
     return f"{60 * minutes:.0f} s" if minutes < 1 else f"{minutes:.0f} min"
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     print("python -m experiments.COMMAND    about so long on 2 CPU cores: what it measures")
     print("(--help: its options; --preset smoke: seconds, to see that it runs)\n")
     for study in sorted(all_studies(), key=lambda study: study.name):
-        print(f"  {study.name:<17} {duration(study.minutes):>10}  {study.about}")
+        print(f"  {study.name:<17} {duration(study.minutes):>6}  {study.about}")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,12 @@ def with_doctests():
     return sorted(path for path in sources if ">>> " in path.read_text(encoding="utf-8"))
 
 
+def marked(page):
+    """Leave the longest page, whose calls other tests make too, to `make test-long`."""
+    long = name_of(page) == "docs/hsnn/how-it-works.md"
+    return pytest.param(page, id=name_of(page), marks=[pytest.mark.long] if long else [])
+
+
 def test_every_package_has_a_page_with_code():
     assert {DOCS / "tour.md", *(DOCS / f"{p.removesuffix('_jax')}.md" for p in PACKAGES)} <= set(
         with_code()
@@ -43,7 +49,7 @@ def test_every_package_has_a_page_with_code():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", with_code(), ids=name_of)
+@pytest.mark.parametrize("page", list(map(marked, with_code())))
 def test_code_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run_blocks(name_of(page), BLOCK.findall(page.read_text(encoding="utf-8")))

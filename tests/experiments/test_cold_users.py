@@ -42,6 +42,7 @@ def test_a_broken_line_is_named(folder):
         read_user_features(folder, np.arange(3))
 
 
+@pytest.mark.long
 def test_command_reports_a_curve_for_every_way(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"

@@ -49,7 +49,9 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("task", RUNS)
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=[pytest.mark.long] * (task == "scorers")) for task in RUNS]
+)
 def test_the_command_leaves_a_run_folder(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags, figure = RUNS[task]

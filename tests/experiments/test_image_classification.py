@@ -174,7 +174,7 @@ def run(out, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["sgd", "shampoo"])
+@pytest.mark.parametrize("recipe", [pytest.param("sgd", marks=pytest.mark.long), "shampoo"])
 def test_the_command_trains_and_resumes(recipe, tmp_path, capsys):
     figures = run(tmp_path / "run", "--recipe", recipe, "--workers", "0")
     assert 0 <= figures[f"{recipe}/last/top_1"] <= figures[f"{recipe}/last/top_5"] <= 1
@@ -184,7 +184,7 @@ def test_the_command_trains_and_resumes(recipe, tmp_path, capsys):
     assert "run folder" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sharded_parameters_learn_what_whole_ones_do(tmp_path):
     arguments = ["--epochs", "1", "--workers", "0", "--data"]
     whole = run(tmp_path / "whole", *arguments, str(drawn(tmp_path)))
@@ -208,7 +208,7 @@ def drawn(tmp_path):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_costs_are_read_off_compiled_programs(tmp_path):
     whole = run(tmp_path / "whole", "--cost", "--devices", "2")
     parts = run(tmp_path / "parts", "--cost", "--devices", "2", "--fsdp")

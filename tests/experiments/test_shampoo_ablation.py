@@ -70,7 +70,7 @@ def test_the_plots_come_from_the_summary_alone(compared):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_finished_comparison_is_resumed_without_training(compared):
     before, _ = figures_in(compared)
     lines = (compared / "metrics.jsonl").read_text()
@@ -82,7 +82,13 @@ def test_a_finished_comparison_is_resumed_without_training(compared):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["digits", "mnist", "cifar10", "sequences"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "sequences",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("digits", "mnist", "cifar10")),
+    ],
+)
 def test_every_task_runs_without_a_download(task, tmp_path):
     flags = ["--preset", "smoke", "--devices", "1", "--optimizers", "adamw", "--evaluations", "2"]
     shampoo_ablation.main([task, *flags, "--out", str(tmp_path / "run")])
@@ -92,7 +98,7 @@ def test_every_task_runs_without_a_download(task, tmp_path):
     assert 0 <= figures[f"adamw/test_{other}"] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_axes_change_one_choice_at_several_rates(tmp_path, monkeypatch):
     name = "preconditioner (root inverse)"
     monkeypatch.setattr(axes, "AXES", {name: {"SOAP": axes.AXES[name]["SOAP"]}})

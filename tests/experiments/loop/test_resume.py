@@ -167,7 +167,10 @@ exit $code
 )
 @pytest.mark.parametrize(
     ("size", "then", "message"),
-    [("208k", "full", "No space left on device"), ("64m", "ro", "Read-only file system")],
+    [
+        ("208k", "full", "No space left on device"),
+        pytest.param("64m", "ro", "Read-only file system", marks=pytest.mark.long),
+    ],
 )
 def test_a_full_and_a_read_only_disk_stop_in_one_line_and_resume(
     tmp_path, reference, size, then, message
@@ -204,7 +207,9 @@ tiny_problem.main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_a_signal_while_compiling_ends_the_process_and_the_last_checkpoint_stands(
     tmp_path, reference, number
 ):

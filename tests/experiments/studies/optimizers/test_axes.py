@@ -12,7 +12,12 @@ from experiments.studies.optimizers.spaces import Point
 from experiments.studies.optimizers.trials import Trained
 
 POINT = Point(rate=0.01, weight_decay=0.0, b1=0.9, b2=0.95, other_rate=0.01)
-SETTINGS = [(axis, name) for axis, own in AXES.items() for name in own]
+# The first setting of every axis; the others with `make test-long`.
+SETTINGS = [
+    pytest.param(axis, name, marks=[pytest.mark.long] if i else [])
+    for axis, own in AXES.items()
+    for i, name in enumerate(own)
+]
 
 
 def descend(setting, steps=24):
