@@ -51,6 +51,7 @@ def run(folder, tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 def test_summary_has_the_promised_keys_and_no_path(run, folder):
     text = (run / "summary.json").read_text()
     summary = json.loads(text)
@@ -68,6 +69,7 @@ def test_summary_has_the_promised_keys_and_no_path(run, folder):
     assert summary["config"]["data"]["sha256"] == summary["protocol"]["data_hash"]
 
 
+@pytest.mark.long
 def test_report_shows_baselines_protocol_and_plots(run):
     text = (run / "report.md").read_text()
     for words in (
@@ -82,6 +84,7 @@ def test_report_shows_baselines_protocol_and_plots(run):
     assert (run / "report.png").stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_figures_are_consistent(run):
     metrics = json.loads((run / "summary.json").read_text())["metrics"]
     assert metrics["items"] == 40
@@ -94,6 +97,7 @@ def test_figures_are_consistent(run):
     assert metrics["exact/hr@10"] == pytest.approx(metrics["hr@10"], abs=0.05)
 
 
+@pytest.mark.long
 def test_the_recommender_left_behind_answers_as_the_run_did(run, folder):
     summary = json.loads((run / "summary.json").read_text())
     problem = pose(read(folder), content_dim=8, seed=0)
@@ -130,6 +134,7 @@ def test_an_item_is_called_by_its_text_unless_that_repeats_its_id(folder):
     assert [name_of(renamed, 0), name_of(renamed, 1)] == ["i.03", "i01"]
 
 
+@pytest.mark.long
 def test_a_finished_run_resumes_to_the_same_figures(run):
     before = json.loads((run / "summary.json").read_text())["metrics"]
     end_to_end.main(["--resume", str(run)])
@@ -224,6 +229,7 @@ def test_an_out_that_cannot_be_written_is_refused_first(tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.long
 def test_a_run_of_another_config_is_not_resumed(run, capsys):
     before = (run / "summary.json").read_bytes()
     line = _refused(capsys, ["--resume", run, "--d-model", "32"])

@@ -47,6 +47,7 @@ def test_cold_items_are_never_seen_before_the_test(folder, split):
                 assert not fresh.cold[queries.histories.items].any()
 
 
+@pytest.mark.long
 def test_command_reports_warm_and_cold(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"

@@ -48,9 +48,11 @@ RUNS = {
     "drift": (["--drift.days", "2", "--drift.steps", "4"], "joint, trained on/recall"),
 }
 
+LONG = {"scorers", "interests", "drift", "planted"}  # with `make test-long`
+
 
 @pytest.mark.parametrize(
-    "task", [pytest.param(task, marks=[pytest.mark.long] * (task == "scorers")) for task in RUNS]
+    "task", [pytest.param(task, marks=[pytest.mark.long] * (task in LONG)) for task in RUNS]
 )
 def test_the_command_leaves_a_run_folder(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
