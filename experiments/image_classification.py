@@ -15,8 +15,10 @@ Shampoo paper (`experiments.studies.image_recipes`); accuracy on ImageNet is not
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -79,19 +81,16 @@ def pose_images(options: Images) -> Posed:
 
 def _drawn_folder() -> ImageFolders:
     """Write drawn images as JPEG files into a folder that lasts as long as the process."""
-    folder = tempfile.TemporaryDirectory(prefix="images-")
-    _KEPT.append(folder)
+    folder = Path(tempfile.mkdtemp(prefix="images-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     images = drawn_images(side=24, channels=3)
     parts = {"train": images.training, "val": images.validation}
     for part, (pixels, labels) in parts.items():
         for i, (image, label) in enumerate(zip(pixels[:120], labels)):
-            path = Path(folder.name, part, f"class_{label}", f"{i:04d}.jpg")
+            path = Path(folder, part, f"class_{label}", f"{i:04d}.jpg")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
-    return dataclasses.replace(find_images(Path(folder.name)), name=images.name)
-
-
-_KEPT: list[tempfile.TemporaryDirectory] = []
+    return dataclasses.replace(find_images(folder), name=images.name)
 
 
 def measure(setting: Setting[Images]) -> Outcome:

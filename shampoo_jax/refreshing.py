@@ -35,6 +35,11 @@ class Local(NamedTuple):
     due_rows: jax.Array
     due: jax.Array
 
+    def targets(self, active: jax.Array) -> jax.Array:
+        """Where results of `due_rows` belong: int32 `[width]`, past the end if not due."""
+        due = (jnp.arange(self.due_rows.shape[0]) < self.due) & active[self.due_rows]
+        return jnp.where(due, self.due_rows, active.shape[0])
+
 
 def phase_table(pool: Pool, *, devices: int, phases: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the local rows of each phase: int32 `[devices, phases, width]` and their counts."""
@@ -64,12 +69,13 @@ class _Report(NamedTuple):
     """How the refreshes of a step went: of one block, float32 `[]`, or of all rows `[n]`.
 
     Attributes:
-      tried: whether there was one.
+      tried, accepted: whether there was one, and whether its roots were taken.
       residual, condition: the worst of the block's factors.
       unseen: whether a factor has seen no gradient yet: it has no root to fail at.
     """
 
     tried: jax.Array
+    accepted: jax.Array
     residual: jax.Array
     condition: jax.Array
     unseen: jax.Array
@@ -142,7 +148,8 @@ def _refresh_block(factors, kept, sizes, exponents, correction, config):
     def of_block(name):
         return jnp.stack([jnp.atleast_1d(getattr(t, name)).max() for t in attempts]).max()
 
-    residual, accepted = of_block("residual"), of_block("residual") <= config.refresh.max_residual
+    residual = of_block("residual")
+    accepted = residual <= config.refresh.max_residual
     new_roots, new_spectra = list(roots), list(spectra)
     for sides, attempt in zip(groups, attempts):
         for i, k in enumerate(sides):
@@ -151,18 +158,18 @@ def _refresh_block(factors, kept, sizes, exponents, correction, config):
             if spectra:
                 lam = own.spectrum.astype(spectra[k].dtype)
                 new_spectra[k] = jnp.where(accepted, lam, spectra[k])
-    report = _Report(jnp.ones(()), residual, of_block("condition"), of_block("unseen"))
-    report = jnp.stack([x.astype(jnp.float32) for x in report])
-    return (tuple(new_roots), tuple(new_spectra)), report
+    condition, unseen = of_block("condition"), of_block("unseen")
+    report = _Report(jnp.ones(()), accepted, residual, condition, unseen)
+    stacked = jnp.stack([x.astype(jnp.float32) for x in report])
+    return (tuple(new_roots), tuple(new_spectra)), stacked
 
 
-def _count(health: Health, report: _Report, count, config) -> Health:
+def _count(health: Health, report: _Report, count: jax.Array) -> Health:
     """Bring the counters up to date."""
-    tried = report.tried > 0
-    accepted = report.residual <= config.refresh.max_residual
+    tried, accepted = report.tried > 0, report.accepted > 0
     seen = tried & (report.unseen == 0)
     return Health(
-        last_refresh=jnp.where(tried & accepted, count, health.last_refresh),
+        last_refresh=jnp.where(accepted, count, health.last_refresh),
         residual=jnp.where(seen, report.residual, health.residual),
         condition=jnp.where(seen, report.condition, health.condition),
         failures=health.failures + (seen & ~accepted),
@@ -197,8 +204,8 @@ def _anywhere_vmap(axis_size, in_batched, flag):
     return anywhere(flag.any(0) if in_batched[0] else flag), False
 
 
-def _refresh_loop(local: Local, sizes, kept, factors, active, refresh):
-    """Refresh the due rows one after the other (CPU); a step without any skips the work.
+def _refresh_loop(local: Local, sizes, carry, factors, active, refresh):
+    """Refresh the due rows one after the other (CPU).
 
     The trip count is static, as differentiation in reverse mode asks.
     """
@@ -216,31 +223,15 @@ def _refresh_loop(local: Local, sizes, kept, factors, active, refresh):
         put = lambda x, v: lax.dynamic_update_index_in_dim(x, v, row, 0)  # noqa: E731
         return jax.tree.map(put, carry, new)
 
-    def loop(kept):
-        return lax.fori_loop(0, local.due_rows.shape[0], one, (kept, _no_report(active)))
-
-    return lax.cond(anywhere(local.due > 0), loop, lambda kept: (kept, _no_report(active)), kept)
+    return lax.fori_loop(0, local.due_rows.shape[0], one, carry)
 
 
-def _refresh_batch(local: Local, sizes, kept, factors, active, refresh):
-    """Refresh the due rows at once (GPU, TPU); a step without any skips the work."""
-
-    def compute(kept):
-        rows = local.due_rows
-        old = jax.tree.map(lambda x: x[rows], kept)
-        new = jax.vmap(refresh)(tuple(f[rows] for f in factors), old, sizes[rows])
-        due = (jnp.arange(rows.shape[0]) < local.due) & active[rows]
-        # Rows that are not due point past the end and are dropped.
-        target = jnp.where(due, rows, active.shape[0])
-        put = lambda x, v: x.at[target].set(v, mode="drop")  # noqa: E731
-        return jax.tree.map(put, (kept, _no_report(active)), new)
-
-    return lax.cond(anywhere(local.due > 0), compute, lambda kept: (kept, _no_report(active)), kept)
-
-
-def _no_report(active: jax.Array) -> jax.Array:
-    """Return the stacked report `[n, 4]` of a step without a refresh."""
-    return jnp.zeros((*active.shape, len(_Report._fields)), jnp.float32)
+def _refresh_batch(local: Local, sizes, carry, factors, active, refresh):
+    """Refresh the due rows at once (GPU, TPU)."""
+    rows, targets = local.due_rows, local.targets(active)
+    old = jax.tree.map(lambda x: x[rows], carry[0])
+    new = jax.vmap(refresh)(tuple(f[rows] for f in factors), old, sizes[rows])
+    return jax.tree.map(lambda x, v: x.at[targets].set(v, mode="drop"), carry, new)
 
 
 def refresh_roots(
@@ -262,15 +253,22 @@ def refresh_roots(
         return _refresh_block(factors, kept, sizes, exponents, correction, config)
 
     def run(kind):
-        return lambda kept: kind(local, sizes, kept, factors, active, refresh)
+        return lambda carry: kind(local, sizes, carry, factors, active, refresh)
 
-    kinds = {"cpu": run(_refresh_loop), "default": run(_refresh_batch)}
-    (roots, spectra), stacked = lax.platform_dependent((state.roots, state.spectra), **kinds)
-    health = _count(health_of(state), _Report(*jnp.unstack(stacked, axis=1)), count, config)
+    def work(carry):
+        return lax.platform_dependent(carry, cpu=run(_refresh_loop), default=run(_refresh_batch))
+
+    no_report = jnp.zeros((*active.shape, len(_Report._fields)), jnp.float32)
+    carry = ((state.roots, state.spectra), no_report)
+    # A step without any due block skips the work.
+    carry = lax.cond(anywhere(local.due > 0), work, lambda carry: carry, carry)
+    (roots, spectra), stacked = carry
+    health = _count(health_of(state), _Report(*jnp.unstack(stacked, axis=1)), count)
     if config.root.track_eigenvalues:
         spectra = _track(state.spectra, roots, factors, sizes, active, correction, config)
     return roots, spectra, health
 
 
 def health_of(state: PoolState) -> Health:
+    """Return the counters that a pool's state holds."""
     return Health(state.last_refresh, state.residual, state.condition, state.failures)

@@ -72,8 +72,7 @@ def _move_second_moment(v, pool: Pool, local: Local, old, new, active):
         for axis, a, b in zip(pool.preconditioned, old, new):
             overlap = jnp.einsum("nij,nik->njk", a[rows], b[rows])
             moved = multiply(moved, jnp.square(overlap), axis, transpose=True)
-        due = (jnp.arange(rows.shape[0]) < local.due) & active[rows]
-        return v.at[jnp.where(due, rows, v.shape[0])].set(moved, mode="drop")
+        return v.at[local.targets(active)].set(moved, mode="drop")
 
     return lax.cond(anywhere(local.due > 0), move, lambda v: v, v)
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from shampoo_jax.roots.padding import real_rows
+
 
 class Refreshed(NamedTuple):
     """A refreshed root or basis.
@@ -41,7 +43,7 @@ def largest_eigenvalue(a: jax.Array, iterations: int = 8) -> jax.Array:
 
 def probe_residual(a: jax.Array, q: jax.Array, lam: jax.Array, size: jax.Array) -> jax.Array:
     """|A Q z - Q diag(lam) z| / (|A| |z|) for one fixed z: O(d^2), catches a failed eigh."""
-    real = jnp.arange(a.shape[-1]) < size
+    real = real_rows(a, size)
     z = jnp.where(real, 1 - 2.0 * (jnp.arange(a.shape[-1]) % 2), 0).astype(a.dtype)
     error = jnp.linalg.norm(a @ (q @ z) - q @ (lam * z))
     scale = jnp.maximum(*map(jnp.abs, ends(lam, size))) * jnp.sqrt(jnp.asarray(size, a.dtype))
