@@ -13,26 +13,43 @@ from jax.sharding import AxisType, Mesh
 from experiments.harness.errors import bad_input
 
 
-def select_devices(count: int | None) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]  # jaxlib has no types
-    """Return the first `count` devices, all by default; on CPU make that many fake ones.
+def select_devices(count: int | None, *, processes: int = 1) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]  # jaxlib has no types
+    """Return `count` devices, all by default; on CPU make that many fake ones.
 
     Must run before anything else touches a device, because the number of CPU devices is fixed
     when jax starts its backends.
 
+    Args:
+        count: of the devices of all processes; each has as many of them.
+        processes: that have joined.
+
     Raises:
-        InputError: there are fewer than `count` devices.
+        InputError: there are fewer than `count` devices, or not as many for each process.
     """
-    if count is not None:
-        _widen_pool(2 * count)
+    if count is None:
+        return jax.devices()
+    if count % processes:
+        expected = f"a multiple of the {processes} processes"
+        raise bad_input("--devices", expected=expected, found=str(count))
+    own = count // processes
+    _widen_pool(2 * own)
     made = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]  # run time
-    if count is not None and count > made:
+    if own > made:
         with contextlib.suppress(RuntimeError):  # backends run already: what they have must do
-            jax.config.update("jax_num_cpu_devices", count)
-    devices = jax.devices()
-    if count is not None and count > len(devices):
-        kind = devices[0].platform.upper()
-        raise bad_input("--devices", expected=f"at most {len(devices)} ({kind})", found=str(count))
-    return devices[:count]
+            jax.config.update("jax_num_cpu_devices", own)
+    listed = _by_process(jax.devices())
+    most = processes * min(map(len, listed))
+    if count > most:
+        kind = jax.devices()[0].platform.upper()
+        raise bad_input("--devices", expected=f"at most {most} ({kind})", found=str(count))
+    return [device for devices in listed for device in devices[:own]]
+
+
+def _by_process(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:  # pyright: ignore[reportInvalidTypeForm]  # as above
+    found: dict[int, list] = {}
+    for device in devices:
+        found.setdefault(device.process_index, []).append(device)
+    return [found[process] for process in sorted(found)]
 
 
 def _widen_pool(threads: int) -> None:

@@ -12,7 +12,8 @@ dataclass of its own and names a few presets of it:
 
 `--preset` chooses where the defaults come from, every other flag overrides one field. With
 `--resume DIR` the arguments of that run come first, so that `--resume DIR` alone continues it; a
-flag that contradicts them is refused when the run is opened.
+flag that contradicts them is refused when the run is opened. Where a run lies and which processes
+it has is not among its arguments.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import tyro
 
 from experiments.harness.errors import InputError, bad_input, shown
 from experiments.harness.lock import LOCK, check_free
+from experiments.harness.processes import check_joining
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,9 +50,18 @@ class Options:
     """name under docs/results that the summary and the report are kept as"""
     compilation_cache: bool = True
     """read programs that earlier runs compiled from the user's cache folder"""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes that run this command together"""
+    num_processes: int | None = None
+    """how many processes"""
+    process_id: int | None = None
+    """which of them this one is, from 0"""
+    distributed: bool = False
+    """one of the processes that Slurm, Kubernetes or MPI started"""
 
     def __post_init__(self) -> None:
-        check_least(self, devices=1)
+        check_least(self, devices=1, num_processes=1)
+        check_joining(self)
 
     @property
     def all_seeds(self) -> range:
@@ -140,7 +151,7 @@ def parse(
 ) -> tuple[Config, tuple[str, ...]]:
     """Parse the command line of a command.
 
-    Returns the config and the arguments that give it again, without `--out` and `--resume`.
+    Returns the config and the arguments that give it again, without those of `_parse_where`.
 
     Raises:
         InputError: an unknown preset, `--out` beside `--resume`, or a `--resume` folder without
@@ -157,13 +168,17 @@ def parse(
     if preset not in presets:
         raise bad_input("--preset", expected=f"one of {', '.join(presets)}", found=preset)
     config = _parse_config(command, presets, preset=preset, arguments=arguments)
-    return dataclasses.replace(config, out=where.out, resume=where.resume), tuple(arguments)
+    return dataclasses.replace(config, **vars(where)), tuple(arguments)
 
 
 def _parse_where(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
     parser = _bare_parser(command)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", type=Path)
+    parser.add_argument("--coordinator")
+    parser.add_argument("--num-processes", type=int)
+    parser.add_argument("--process-id", type=int)
+    parser.add_argument("--distributed", action="store_true")
     return parser.parse_known_args(argv)
 
 

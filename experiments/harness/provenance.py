@@ -15,8 +15,11 @@ from typing import Any
 
 import shampoo_jax
 
-# Where to read and write, not what to compute.
-NOT_CONFIG = ("data", "out", "resume", "keep", "compilation_cache")
+# Where to read, write and compute, not what.
+NOT_CONFIG = (
+    *("data", "out", "resume", "keep", "compilation_cache", "devices"),
+    *("coordinator", "num_processes", "process_id", "distributed"),
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

@@ -43,6 +43,8 @@ def log_test_evaluation(
         split: which split was looked at.
         results: the folder of kept results.
     """
+    if not run.is_writer:
+        return
     line = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "experiment": run.experiment,

@@ -8,7 +8,8 @@
     checkpoints/    one folder a stage
     run.lock        held while a process is at work in the folder
 
-Every file but the two logs appears whole or not at all. Only config.json, which starts the run
+Of several processes the first one writes. Every file but the two logs appears whole or not at all.
+Only config.json, which starts the run
 again on this machine, holds paths; the rest names data by `<its folder's name>` and a hash.
 """
 
@@ -29,6 +30,7 @@ import jax
 from experiments.harness.errors import InputError, bad_input, disk_error, shown
 from experiments.harness.lock import FolderLock
 from experiments.harness.options import Options, check_empty, check_out, read_config
+from experiments.harness.processes import decided_by_first
 from experiments.harness.provenance import (
     DataName,
     command_line,
@@ -63,8 +65,9 @@ class Run:
         arguments: Sequence[str],
         config: Mapping[str, Any],
         data: DataName | None = None,
-        lock: FolderLock,
+        lock: FolderLock | None,
     ):
+        """Open; without a `lock` another process writes, and this one only reads."""
         self.folder = folder
         self._lock = lock
         self.experiment = experiment
@@ -72,7 +75,8 @@ class Run:
         self.command = command_line(experiment, arguments, data=data)
         self._metrics_path = folder / "metrics.jsonl"
         lines = read_metrics(self._metrics_path)
-        _drop_torn_line(self._metrics_path)
+        if lock:
+            _drop_torn_line(self._metrics_path)
         self._earlier_seconds = max((line["wall_seconds"] for line in lines), default=0.0)
         self._start = time.monotonic()
 
@@ -82,8 +86,9 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, *unused: object
     ) -> None:
-        self._lock.release()
-        if isinstance(error, KeyboardInterrupt | SystemExit):
+        if self._lock:
+            self._lock.release()
+        if self._lock and isinstance(error, KeyboardInterrupt | SystemExit):
             print(f"stopped; continue with --resume {self.folder}", file=sys.stderr)
         if isinstance(error, KeyboardInterrupt):
             raise SystemExit(130)
@@ -91,6 +96,11 @@ class Run:
             reason = disk_error(error, folder=self.folder)
             if reason:
                 raise InputError(f"{self.folder}: cannot be written ({reason})") from error
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process writes the folder's files."""
+        return self._lock is not None
 
     @property
     def wall_seconds(self) -> float:
@@ -103,6 +113,8 @@ class Run:
 
     def log(self, stage: str, step: int, **values: float) -> None:
         """Append one line to metrics.jsonl; a value that is not finite is written as null."""
+        if not self.is_writer:
+            return
         line = {"stage": stage, "step": step, "wall_seconds": round(self.wall_seconds, 3)}
         text = json.dumps(line | {name: _finite(value) for name, value in values.items()})
         with self._metrics_path.open("a", encoding="utf-8") as file:
@@ -110,6 +122,8 @@ class Run:
 
     def truncate_metrics(self, stage: str, *, after_step: int) -> None:
         """Drop the stage's lines beyond a step, so that a resumed run does not double them."""
+        if not self.is_writer:
+            return
         lines = read_metrics(self._metrics_path)
         kept = [line for line in lines if line["stage"] != stage or line["step"] <= after_step]
         if len(kept) < len(lines):
@@ -156,9 +170,25 @@ def open_run(
     Raises:
         InputError: `--out` holds something already or cannot be written, `--resume` is no run
             folder, it is damaged, or its config differs in a field, which the message names; or
-            another process is at work in the folder. Nothing is written.
+            another run is at work in the folder. Nothing is written.
     """
     config = config_dict(options, data=data)
+    how = {"experiment": experiment, "config": config, "data": data}
+    opened: list[Run] = []
+
+    def open_here() -> tuple[str, Sequence[str]]:
+        folder, lock, again = _open(experiment, options, arguments=arguments, config=config)
+        opened.append(Run(folder, arguments=again, lock=lock, **how))
+        return os.path.abspath(folder), again
+
+    folder, again = decided_by_first(open_here)
+    return opened[0] if opened else Run(Path(folder), arguments=again, lock=None, **how)
+
+
+def _open(
+    experiment: str, options: Options, *, arguments: Sequence[str], config: Mapping[str, Any]
+) -> tuple[Path, FolderLock, Sequence[str]]:
+    """Make or find the run folder; return it, its lock and the arguments to start it again."""
     if options.resume is not None:
         check_same_config(options.resume, experiment=experiment, config=config)
         folder = options.resume
@@ -173,9 +203,7 @@ def open_run(
             write_atomically(folder / "config.json", json.dumps(saved, indent=2) + "\n")
         except OSError as error:
             raise InputError(f"--out {folder}: cannot be written ({error.strerror})") from error
-    return Run(
-        folder, experiment=experiment, arguments=arguments, config=config, data=data, lock=lock
-    )
+    return folder, lock, arguments
 
 
 def _arguments_again(folder: Path, *, keep: str | None) -> list[str]:

@@ -18,6 +18,7 @@ by `measure` alone.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -30,10 +31,12 @@ from experiments.harness.figures import Figures
 from experiments.harness.options import Options, parse
 from experiments.harness.plots import Draw
 from experiments.harness.process import use_compilation_cache
+from experiments.harness.processes import is_first, is_joined, join, print_nothing
 from experiments.harness.provenance import DataName
 from experiments.harness.report import Table, print_table, write_report
 from experiments.harness.results import check_keep, keep_result, log_test_evaluation, looked_at_test
 from experiments.harness.run_folder import Run, open_run
+from experiments.harness.supervise import ending_with_others, is_child, run_child
 
 Config = TypeVar("Config", bound=Options)
 NOT_KEPT = "The test split was looked at; this is not a kept look (no --keep)."
@@ -142,13 +145,26 @@ class Study(Generic[Config]):
         """Run the command; the arguments of the process where none are given."""
         options, arguments = parse(self.name, self.presets, argv)
         check_keep(options.keep)
+        if not is_joined(options):
+            return self._run(options, arguments)
+        if not is_child():
+            raise SystemExit(run_child(self.name, sys.argv[1:] if argv is None else argv))
+        with ending_with_others():
+            self._run(options, arguments)
+
+    def _run(self, options: Config, arguments: Sequence[str]) -> None:
         use_compilation_cache(options.compilation_cache and not self.times_compilation)
-        mesh = make_mesh(select_devices(self.devices(options)))
+        join(options)
+        processes = options.num_processes or 1
+        mesh = make_mesh(select_devices(self.devices(options), processes=processes))
+        if not is_first():
+            print_nothing()
         posed = self.pose(options)
         options = posed.options or options
         with open_run(self.name, options, arguments=arguments, data=posed.data) as run:
             outcome = self.measure(Setting(run, options, mesh, posed.inputs))
-            self._finish(run, outcome, options, mesh=mesh)
+            if is_first():
+                self._finish(run, outcome, options, mesh=mesh)
 
     def _finish(self, run: Run, outcome: Outcome, options: Config, *, mesh: Mesh) -> None:
         """Write the summary and the report, print them, and keep them where a name is given."""

@@ -1,4 +1,4 @@
 """The training loop: mesh rules, the compiled step, checkpoints and resume.
 
-May import: harness.
+May import: harness, shampoo_jax.
 """

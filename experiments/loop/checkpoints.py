@@ -1,15 +1,19 @@
 """One stage's checkpoints: written atomically and sealed, the last two and the best kept.
 
-A checkpoint holds the parameters, the optimizer's state and a small JSON record (progress and
-config). It is written aside, sealed with a digest of every file and renamed to its place. One that
+A checkpoint holds the parameters, the optimizer's state and a small JSON record (progress, config,
+mesh). It is written aside, sealed with a digest of every file and renamed to its place. One that
 is not as it was sealed is passed over, and the newest whole one before it is used. Which one is
 the best is the caller's knowledge; it is told at every save.
+
+Of several processes each writes what its devices hold; all else is done by the first one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
+import json
 import logging
 import os
 import secrets
@@ -22,12 +26,15 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
 from experiments.harness.errors import InputError, disk_error
+from experiments.harness.processes import decided_by_first, is_first
 from experiments.harness.provenance import first_difference
 from experiments.loop.sealed import check, flush_folder, seal
 
 _ASIDE = ".writing-"
+_RECORD = "record.json"
 
 
 class Checkpoints:
@@ -37,15 +44,26 @@ class Checkpoints:
         InputError: there are checkpoints and none is whole. Nothing is changed.
     """
 
-    def __init__(self, folder: Path, *, config: Mapping[str, Any]):
+    def __init__(self, folder: Path, *, config: Mapping[str, Any], mesh: Mesh):
+        """Look after a folder.
+
+        Args:
+            folder: made where it is missing.
+            config: what a checkpoint must agree in to be gone on from.
+            mesh: that the arrays lie on; its shape is noted.
+        """
         self._folder = folder.absolute()
         self._config = dict(config)
+        self._axes = dict(mesh.shape)
         self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
         self._latest: int | None = None
 
     def __enter__(self) -> Checkpoints:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._latest = self._newest_whole()
+        def open_here() -> int | None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return self._newest_whole()
+
+        self._latest = decided_by_first(open_here)
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -73,33 +91,50 @@ class Checkpoints:
         args = ocp.args.Composite(
             params=ocp.args.StandardSave(params),
             optimizer=ocp.args.StandardSave(_never_empty(opt_state, step)),
-            record=ocp.args.JsonSave({"progress": dict(progress), "config": self._config}),
         )
+        record = {"progress": dict(progress), "config": self._config, "axes": self._axes}
         place = self._folder / str(step)
-        # A name of its own: after a failure threads of orbax may still write under the last one.
-        aside = self._folder / f"{_ASIDE}{secrets.token_hex(4)}"
-        for left in self._folder.glob(f"{_ASIDE}*"):  # by a kill or a full disk
-            shutil.rmtree(left, ignore_errors=True)
+        aside = None
         try:
+            aside = self._folder / decided_by_first(self._make_aside)
             with _quiet():
-                aside.mkdir()  # not by orbax, which would make a vanished run folder again
                 self._checkpointer.save(aside / str(step), args=args)
-            seal(aside / str(step), name=self._name(step))
-            if place.exists():  # a damaged one, which was passed over
-                os.rename(place, aside / "damaged")
-            os.rename(aside / str(step), place)
-            flush_folder(self._folder)
+            decided_by_first(functools.partial(self._finish, aside / str(step), record=record))
         except Exception as error:
             reason = disk_error(error, folder=self._folder)
             if reason is None:
                 raise
             raise InputError(f"{place}: cannot be saved ({reason})") from error
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            if aside is not None and is_first():
+                shutil.rmtree(aside, ignore_errors=True)
         self._latest = step
-        last_two = [each for each in self._steps() if each <= step][-2:]
-        for each in set(self._steps()) - {*last_two, best_step}:
-            shutil.rmtree(self._folder / str(each), ignore_errors=True)
+        if is_first():
+            last_two = [each for each in self._steps() if each <= step][-2:]
+            for each in set(self._steps()) - {*last_two, best_step}:
+                shutil.rmtree(self._folder / str(each), ignore_errors=True)
+
+    def _make_aside(self) -> str:
+        """Make the folder that a checkpoint is written in and return its name.
+
+        A name of its own: after a failure threads of orbax may still write under the last one. And
+        not by orbax, which would make a vanished run folder again.
+        """
+        for left in self._folder.glob(f"{_ASIDE}*"):  # by a kill or a full disk
+            shutil.rmtree(left, ignore_errors=True)
+        name = f"{_ASIDE}{secrets.token_hex(4)}"
+        (self._folder / name).mkdir()
+        return name
+
+    def _finish(self, written: Path, *, record: Mapping[str, Any]) -> None:
+        """Seal what all processes wrote, and rename it to its place."""
+        place = self._folder / written.name
+        (written / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+        seal(written, name=self._name(int(written.name)))
+        if place.exists():  # a damaged one, which was passed over
+            os.rename(place, written.parent / "damaged")
+        os.rename(written, place)
+        flush_folder(self._folder)
 
     def _steps(self) -> list[int]:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
@@ -133,26 +168,29 @@ class Checkpoints:
             check(self._folder / str(best), name=self._name(best))
 
     def _read_record(self, step: int) -> dict[str, Any]:
-        args = ocp.args.Composite(record=ocp.args.JsonRestore())
-        return self._restore(step, args)["record"]
+        return json.loads((self._folder / str(step) / _RECORD).read_text(encoding="utf-8"))
 
     def _restore(self, step: int, args: ocp.args.Composite) -> Any:
         with _quiet():
             return self._checkpointer.restore(self._folder / str(step), args=args)
 
-    def read_progress(self) -> dict[str, Any] | None:
-        """Return the newest checkpoint's progress, or None where there is no checkpoint.
+    def read_record(self) -> dict[str, Any] | None:
+        """Return "progress" and "axes", the mesh's shape, of the newest checkpoint, or None.
 
         Raises:
-            InputError: it was written under another config; the message names the field.
+          InputError: it was written under another config; the message names the field.
         """
-        if self.latest_step is None:
-            return None
-        record = self._read_record(self.latest_step)
-        difference = first_difference(record["config"], self._config)
-        if difference:
-            raise InputError(f"checkpoint {self._folder}: the config differs: {difference}")
-        return record["progress"]
+
+        def read_here() -> dict[str, Any] | None:
+            if self.latest_step is None:
+                return None
+            record = self._read_record(self.latest_step)
+            difference = first_difference(record["config"], self._config)
+            if difference:
+                raise InputError(f"checkpoint {self._folder}: the config differs: {difference}")
+            return record
+
+        return decided_by_first(read_here)
 
     def restore_params(self, step: int, like: Any) -> Any:
         """Restore the parameters of one step, laid out as the shapes and shardings of `like`."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from experiments.harness.errors import InputError
 
@@ -133,10 +133,17 @@ def shard_batch(
 
 def _shard_rows(name: str, rows: np.ndarray, *, mesh: Mesh, axis: str) -> jax.Array:
     if np.ndim(rows) == 0:
-        return jax.device_put(rows, replicated(mesh))
+        return put(rows, replicated(mesh))
     if len(rows) % mesh.shape[axis]:
         raise InputError(
             f"batch size: expected a multiple of the {mesh.shape[axis]} devices, "
             f"found {len(rows)} rows in {name!r}"
         )
-    return jax.device_put(rows, NamedSharding(mesh, PartitionSpec(axis)))
+    return put(rows, NamedSharding(mesh, PartitionSpec(axis)))
+
+
+def put(value: np.ndarray, sharding: Sharding) -> jax.Array:
+    """Place what every process holds whole; each sends to its own devices what they keep."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(value, sharding)
+    return jax.make_array_from_callback(np.shape(value), sharding, lambda part: value[part])

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments.loop.sharding import Rule, param_shardings, replicated
+from experiments.loop.sharding import Rule, param_shardings, put, replicated
 
 Params = Any
 InitParams = Callable[[jax.Array], Params]
@@ -98,10 +98,20 @@ def init_state(
     """Compute the initial state, every array at its place in the layout."""
     key = jax.random.split(jax.random.key(seed))[0]
     params = jax.jit(init_params, out_shardings=shardings_of(layout.params))(key)
-    opt_state = jax.jit(tx.init, out_shardings=shardings_of(layout.opt_state))(params)
-    step = jax.device_put(jnp.int32(0), layout.step.sharding)
-    skipped = jax.device_put(jnp.zeros(2, jnp.int32), layout.skipped.sharding)
-    return TrainState(params, opt_state, step, skipped)
+    return TrainState(params, init_opt_state(tx, params, layout=layout), *counters(layout))
+
+
+def init_opt_state(
+    tx: optax.GradientTransformation, params: Params, *, layout: TrainState
+) -> optax.OptState:
+    """Compute the optimizer's initial state at its place in the layout."""
+    return jax.jit(tx.init, out_shardings=shardings_of(layout.opt_state))(params)
+
+
+def counters(layout: TrainState, *, step: int = 0, skipped: Sequence[int] = (0, 0)) -> tuple:
+    """Return the numbers of a state, `step` and `skipped`, at their places in the layout."""
+    placed = put(np.array(step, np.int32), layout.step.sharding)
+    return placed, put(np.array(skipped, np.int32), layout.skipped.sharding)
 
 
 def make_step(

@@ -16,16 +16,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from experiments.harness.errors import bad_input
 from experiments.harness.interrupts import Interrupts
+from experiments.harness.processes import largest_of_all
 from experiments.harness.progress import show_progress
 from experiments.harness.run_folder import Run
 from experiments.loop.checkpoints import Checkpoints
+from experiments.loop.restoring import laid_out_before, restore
 from experiments.loop.schedule import Progress, Schedule
 from experiments.loop.sharding import Rule, shard_batch
 from experiments.loop.train_step import (
@@ -141,30 +142,33 @@ def train(
         raise ValueError(f"evaluate: expected a function because {select=}, found None")
     if patience is not None and select is None:
         raise ValueError(f"select: expected a metric because {patience=}, found None")
-    checkpoint_config = {**run.config, "device_count": mesh.size}
+    folder = run.checkpoint_folder(stage)
     with (
-        jax.set_mesh(mesh),
         Interrupts() as interrupts,
-        Checkpoints(run.checkpoint_folder(stage), config=checkpoint_config) as checkpoints,
+        Checkpoints(folder, config=run.config, mesh=mesh) as checkpoints,
     ):
-        progress = Progress(**(checkpoints.read_progress() or {}))
-        run.truncate_metrics(stage, after_step=progress.step)
-        layout = state_layout(
-            init_params, tx, mesh=mesh, rules=rules, opt_state_sharding=opt_state_sharding
-        )
-        latest = checkpoints.latest_step
-        if latest is None:
-            state = init_state(init_params, tx, layout=layout, seed=seed)
-        else:
-            state = _restore(checkpoints, latest, layout=layout, progress=progress)
-        loop = _Loop(run, stage, schedule, mesh, checkpoints, interrupts, progress)
-        if not progress.finished:
-            program = make_step(loss, tx, seed=seed, most_skipped=most_skipped)
-            step = CompiledStep(program, mesh=mesh, most=batch_shapes)
-            state = loop.train(state, step, batches, evaluate)
-        params = state.params
-        if progress.best_step not in (None, progress.step):
-            params = checkpoints.restore_params(progress.best_step, like=layout.params)
+        record, before = checkpoints.read_record(), None
+        progress = Progress(**(record["progress"] if record else {}))
+        if record is not None:
+            before = laid_out_before(init_params, tx, record=record, mesh=mesh)
+        with jax.set_mesh(mesh):
+            run.truncate_metrics(stage, after_step=progress.step)
+            layout = state_layout(
+                init_params, tx, mesh=mesh, rules=rules, opt_state_sharding=opt_state_sharding
+            )
+            if record is None:
+                state = init_state(init_params, tx, layout=layout, seed=seed)
+            else:
+                how = {"layout": layout, "progress": progress, "before": before}
+                state = restore(checkpoints, tx, **how)
+            loop = _Loop(run, stage, schedule, mesh, checkpoints, interrupts, progress)
+            if not progress.finished:
+                program = make_step(loss, tx, seed=seed, most_skipped=most_skipped)
+                step = CompiledStep(program, mesh=mesh, most=batch_shapes)
+                state = loop.train(state, step, batches, evaluate)
+            params = state.params
+            if progress.best_step not in (None, progress.step):
+                params = checkpoints.restore_params(progress.best_step, like=layout.params)
     return TrainResult(
         params=params,
         opt_state=state.opt_state,
@@ -173,18 +177,6 @@ def train(
         seconds=progress.seconds,
         compile_seconds=progress.compile_seconds,
         best_epoch=progress.best_epoch,
-    )
-
-
-def _restore(
-    checkpoints: Checkpoints, step: int, *, layout: TrainState, progress: Progress
-) -> TrainState:
-    skipped = jnp.int32([progress.skipped, progress.skipped_in_a_row])
-    return TrainState(
-        params=checkpoints.restore_params(step, like=layout.params),
-        opt_state=checkpoints.restore_opt_state(step, like=layout.opt_state),
-        step=jax.device_put(jnp.int32(step), layout.step.sharding),
-        skipped=jax.device_put(skipped, layout.skipped.sharding),
     )
 
 
@@ -252,6 +244,7 @@ class _Loop:
                     step.learn(state, batch)
                 progress.compile_seconds = step.compile_seconds
                 self._clock_started = time.monotonic()
+            exit_code = self._ask_to_stop()
             state, scalars = step(state, batch)
             self._wait_for_last_step()  # with this one queued, so that the device never idles
             progress.step += 1
@@ -260,7 +253,7 @@ class _Loop:
             if self._skips_on:
                 self._end_if_skipping(state)
             inside_epoch = progress.step < (epoch + 1) * size
-            if inside_epoch and (self.interrupts.exit_code or self._save_is_due()):
+            if inside_epoch and (exit_code() or self._save_is_due()):
                 self._stop_clock()
                 self._end_if_skipping(state)
                 self._save(state)
@@ -361,11 +354,20 @@ class _Loop:
         )
 
     def _stop_if_asked(self, state: TrainState) -> None:
-        if self.interrupts.exit_code is None:
+        exit_code = self._ask_to_stop()()
+        if exit_code is None:
             return
         if self.checkpoints.latest_step != self.progress.step:
             self._save(state)
-        raise SystemExit(self.interrupts.exit_code)
+        raise SystemExit(exit_code)
+
+    def _ask_to_stop(self) -> Callable[[], int | None]:
+        """Ask whether a signal came; where any process of several got one, all stop by it."""
+        own = self.interrupts.exit_code
+        if jax.process_count() == 1:
+            return lambda: own
+        largest = largest_of_all(own or 0, self.mesh)  # queued before the step, read behind it
+        return lambda: int(largest) or None
 
 
 def _describe(record: Mapping[str, float]) -> str:

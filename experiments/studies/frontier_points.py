@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.harness.processes import decided_by_first, is_first
 from hsnn_jax.cost_curves import Measured
 
 
@@ -66,10 +67,11 @@ class Frontier:
 
 def remembered(path: Path, measure: Callable[[], Frontier]) -> Frontier:
     """Read what the file holds, or measure and write it."""
-    if path.exists():
+    if decided_by_first(path.exists):
         return Frontier.load(path)
     measured = measure()
-    measured.save(path)
+    if is_first():
+        measured.save(path)
     return measured
 
 

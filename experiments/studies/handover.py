@@ -29,8 +29,9 @@ def hand_over(
     """
     recommender = Recommender(model.config, problem.content, num_items=problem.num_items)
     recommender.adopt(params)
-    recommender.save(run.folder / FOLDER)
-    _write_items(run.folder / ITEMS, interactions)
+    if run.is_writer:
+        recommender.save(run.folder / FOLDER)
+        _write_items(run.folder / ITEMS, interactions)
     return recommender
 
 

@@ -53,13 +53,14 @@ class Stage:
         self.config = None
 
     def open(self):
-        return Checkpoints(self.folder, config=self.config)
+        mesh = make_mesh(jax.devices()[:1])
+        return Checkpoints(self.folder, config=self.config, mesh=mesh)
 
     def state(self, checkpoints, step):
         restored = (
             checkpoints.restore_params(step, like=self.layout.params),
             checkpoints.restore_opt_state(step, like=self.layout.opt_state),
-            checkpoints.read_progress(),
+            checkpoints.read_record()["progress"],
         )
         return jax.device_get(restored)
 
@@ -69,7 +70,7 @@ def stage(run):
     """Two checkpoints, the states they hold, and a copy of them to damage."""
     train_tiny(run, epochs=1)
     stage = Stage(run.checkpoint_folder("adamw"))
-    stage.config = {**run.config, "device_count": 1}
+    stage.config = run.config
     stage.states = {}
     newest = stage.folder / "8"
     for step in reversed(STEPS):
@@ -188,15 +189,15 @@ def test_a_damaged_checkpoint_of_the_best_epoch_ends_the_resume(run):
     values = iter([0.9, 0.1, 0.2])
     train_tiny(run, evaluate=lambda params: {"score": next(values)}, select="score")
     best = run.checkpoint_folder("adamw") / "8"
-    (best / "record/metadata").write_text("{}")
-    with pytest.raises(InputError, match=r"/8/record/metadata: .* others; no other checkpoint of"):
+    (best / "record.json").write_text("{}")
+    with pytest.raises(InputError, match=r"/8/record.json: .* others; no other checkpoint of"):
         train_tiny(run, select="val_loss")
 
 
 def test_a_passed_over_checkpoint_is_replaced_by_the_resumed_run(run, capsys):
     first = train_tiny(run)
     folder = run.checkpoint_folder("adamw")
-    (folder / "24/record/metadata").write_text("{}")
+    (folder / "24/record.json").write_text("{}")
     again = train_tiny(run)
     assert "going on from step 21" in capsys.readouterr().err
     trees = [(result.params, result.opt_state) for result in (first, again)]

@@ -231,8 +231,6 @@ def test_optimizer_without_state_and_with_masks_can_be_saved(run):
 
 def test_checkpoint_of_another_config_is_refused_by_field(run):
     train_tiny(run, devices=2, epochs=1)
-    with pytest.raises(InputError, match="device_count is 2 there and 4 here"):
-        train_tiny(run, devices=4, epochs=1)
     run.config["seed"] = 5
     with pytest.raises(InputError, match="seed is 0 there and 5 here"):
         train_tiny(run, devices=2, epochs=1)
@@ -306,10 +304,9 @@ def test_too_many_skipped_steps_in_a_row_end_the_stage_with_the_state_before(run
     with pytest.raises(InputError, match=r"cut, step 12: expected a finite .* found 3 steps in a"):
         train_tiny(run, stage="cut", batches=with_nan(bad), **options)
     assert sorted(p.name for p in run.checkpoint_folder("cut").iterdir()) == ["12"]
-    with Checkpoints(
-        run.checkpoint_folder("cut"), config={**run.config, "device_count": 1}
-    ) as checkpoints:
-        assert checkpoints.read_progress()["skipped"] == 3
+    mesh = make_mesh(jax.devices()[:1])
+    with Checkpoints(run.checkpoint_folder("cut"), config=run.config, mesh=mesh) as checkpoints:
+        assert checkpoints.read_record()["progress"]["skipped"] == 3
         params = checkpoints.restore_params(12, like=before.params)
     chex.assert_trees_all_equal(*jax.device_get((params, before.params)))
     resumed = train_tiny(run, stage="cut", batches=with_nan(bad), **options)
