@@ -30,7 +30,7 @@ import shampoo_jax
 from experiments.bench.digits_model import Mlp
 from experiments.harness.figures import Figures, pick
 from experiments.harness.names import OPTIMIZERS
-from experiments.harness.options import ManySeeds, check_least
+from experiments.harness.options import ManySeeds, WithLayout, check_least
 from experiments.harness.plots import Draw, draw_curves, draw_lines, read_curves
 from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
@@ -58,7 +58,7 @@ GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Digits(ManySeeds):
+class Digits(ManySeeds, WithLayout):
     """Compare optimizers on handwritten digits."""
 
     epochs: int = 40
@@ -155,7 +155,6 @@ def _train(
         seed=seed,
         mesh=mesh,
         evaluate=lambda params: {"accuracy": float(accuracy(params, validation))},
-        opt_state_sharding=shampoo_jax.state_sharding,
         checkpoint_every=epochs * STEPS_BETWEEN_EVALUATIONS + 1,  # short enough to start again
         log_every=1,
     )

@@ -32,7 +32,13 @@ from experiments.data.download import download
 from experiments.data.interactions import Interactions
 from experiments.harness.errors import InputError, bad_input
 from experiments.harness.figures import ndcg_difference
-from experiments.harness.options import OneSeed, WithEvents, check_above_zero, check_least
+from experiments.harness.options import (
+    OneSeed,
+    WithEvents,
+    WithLayout,
+    check_above_zero,
+    check_least,
+)
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome, Posed, Setting, Study
 from experiments.loop.training import TrainResult
@@ -58,7 +64,7 @@ from shampoo_jax import Blocks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EndToEnd(OneSeed, WithEvents):
+class EndToEnd(OneSeed, WithEvents, WithLayout):
     """Train NxtPost by AdamW and by Shampoo, index its items by HSNN, measure the answers."""
 
     download: Literal["ml-1m"] | None = None

@@ -41,8 +41,6 @@ from experiments.studies.image_options import (
     Images,
     network,
     optimizer,
-    rules_of,
-    state_sharding_of,
 )
 from experiments.tasks.image_folder_task import epoch_of
 
@@ -124,9 +122,7 @@ def measure_training(setting: Setting[Images]) -> Outcome:
             steps_per_epoch=steps,
             seed=options.seed,
             mesh=mesh,
-            rules=rules_of(options),
             evaluate=score,
-            opt_state_sharding=state_sharding_of(options),
         )
         with jax.set_mesh(mesh):
             average = score(averaged(result.opt_state))

@@ -91,9 +91,7 @@ def make_step_contestant(
 ) -> Contestant:
     """Compile a whole training step on the mesh of the context."""
     problem = WHOLE_STEPS[name]()
-    layout = state_layout(
-        problem.init_params, tx, mesh=mesh, opt_state_sharding=shampoo_jax.state_sharding
-    )
+    layout = state_layout(problem.init_params, tx, mesh=mesh)
     state = init_state(problem.init_params, tx, layout=layout, seed=seed)
     batch = shard_batch(problem.batch, mesh)
     start = time.perf_counter()

@@ -1,7 +1,7 @@
 """The options that commands take, and how they become a config.
 
-A command extends `Options`, or what it needs of `WithData`, `OneSeed` and `ManySeeds`, by a frozen
-dataclass of its own and names a few presets of it:
+A command extends `Options`, or what it needs of `WithData`, `WithLayout`, `OneSeed` and
+`ManySeeds`, by a frozen dataclass of its own and names a few presets of it:
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Digits(ManySeeds):
@@ -25,7 +25,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -88,6 +88,14 @@ class WithEvents(WithData):
         super().__post_init__()
         if self.columns is not None and self.data is None:
             raise InputError("--columns: expected --data beside it, found none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithLayout(Options):
+    """Run a command that trains."""
+
+    layout: Literal["replicated", "fsdp", "rows"] = "replicated"
+    """parameters on every device, in shards (fsdp), or tables by rows"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import shampoo_jax
 
 # Where to read, write and compute, not what.
 NOT_CONFIG = (
-    *("data", "out", "resume", "keep", "compilation_cache", "devices"),
+    *("data", "out", "resume", "keep", "compilation_cache", "devices", "layout"),
     *("coordinator", "num_processes", "process_id", "distributed"),
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

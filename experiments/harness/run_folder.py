@@ -29,7 +29,7 @@ import jax
 
 from experiments.harness.errors import InputError, bad_input, disk_error, shown
 from experiments.harness.lock import FolderLock
-from experiments.harness.options import Options, check_empty, check_out, read_config
+from experiments.harness.options import Options, WithLayout, check_empty, check_out, read_config
 from experiments.harness.processes import decided_by_first
 from experiments.harness.provenance import (
     DataName,
@@ -65,10 +65,12 @@ class Run:
         arguments: Sequence[str],
         config: Mapping[str, Any],
         data: DataName | None = None,
+        layout: str = "replicated",
         lock: FolderLock | None,
     ):
         """Open; without a `lock` another process writes, and this one only reads."""
         self.folder = folder
+        self.layout = layout  # of parameters over the devices, see `loop.sharding.LAYOUTS`
         self._lock = lock
         self.experiment = experiment
         self.config = dict(config)
@@ -173,7 +175,8 @@ def open_run(
             another run is at work in the folder. Nothing is written.
     """
     config = config_dict(options, data=data)
-    how = {"experiment": experiment, "config": config, "data": data}
+    layout = options.layout if isinstance(options, WithLayout) else "replicated"
+    how = {"experiment": experiment, "config": config, "data": data, "layout": layout}
     opened: list[Run] = []
 
     def open_here() -> tuple[str, Sequence[str]]:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from experiments.harness.errors import InputError
+from experiments.harness.errors import InputError, bad_input
 
 SpecFunction = Callable[[tuple[int, ...], Mapping[str, int]], PartitionSpec]
 Rule = tuple[str, PartitionSpec | SpecFunction]
@@ -42,6 +42,18 @@ def fsdp(axis: str = "data", *, min_size: int = 2**14) -> SpecFunction:
         return PartitionSpec(*(axis if i == largest else None for i in range(len(shape))))
 
     return spec
+
+
+LAYOUTS: dict[str, Sequence[Rule]] = {
+    "replicated": (),
+    "fsdp": (("", fsdp("data")),),
+    "rows": (("embedding$", PartitionSpec("data")),),  # of tables; a row's features stay together
+}
+
+
+def rules_of(layout: str) -> Sequence[Rule]:
+    """Return the rules that `--layout` names."""
+    return LAYOUTS[layout]
 
 
 def partition_spec(
@@ -87,14 +99,13 @@ def partition_specs(tree: Any, *, rules: Sequence[Rule], axis_sizes: Mapping[str
     """Map every leaf of a tree of arrays or shapes to its `PartitionSpec`.
 
     Raises:
-        ValueError: a rule's pattern is found in no path (a misspelt rule would shard nothing).
+        InputError: a rule's pattern is found in no path: it would shard nothing.
     """
     paths = [key_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     for pattern, _ in rules:
         if not any(re.search(pattern, path) for path in paths):
-            raise ValueError(
-                f"rules: expected a pattern found in one of {', '.join(paths)}, found {pattern!r}"
-            )
+            expected = f"a pattern found in one of {', '.join(paths)}"
+            raise bad_input("rules of the layout", expected=expected, found=repr(pattern))
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: partition_spec(
             key_path(path), leaf.shape, rules=rules, axis_sizes=axis_sizes

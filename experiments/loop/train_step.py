@@ -18,7 +18,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+import shampoo_jax
 from experiments.loop.sharding import Rule, param_shardings, put, replicated
+from shampoo_jax.state import ShampooState
 
 Params = Any
 InitParams = Callable[[jax.Array], Params]
@@ -26,7 +28,6 @@ Loss = Callable[
     [Params, Mapping[str, jax.Array], jax.Array], tuple[jax.Array, Mapping[str, jax.Array]]
 ]
 Step = Callable[["TrainState", Mapping[str, jax.Array]], tuple["TrainState", dict[str, jax.Array]]]
-OptStateSharding = Callable[[Any, Mesh], Any]
 
 
 class TrainState(NamedTuple):
@@ -44,16 +45,17 @@ def state_layout(
     *,
     mesh: Mesh,
     rules: Sequence[Rule] = (),
-    opt_state_sharding: OptStateSharding | None = None,
 ) -> TrainState:
-    """Return the state's shapes, dtypes and shardings as `jax.ShapeDtypeStruct` leaves."""
+    """Return the state's shapes, dtypes and shardings as `jax.ShapeDtypeStruct` leaves.
+
+    Shampoo's blocks are dealt over the devices. Of the rest of an optimizer's state, a leaf whose
+    path ends in a parameter's and that has its shape lies as the parameter does; others are
+    replicated.
+    """
     params = jax.eval_shape(init_params, jax.random.key(0))
     opt_state = jax.eval_shape(tx.init, params)
     params = _place(params, param_shardings(params, mesh, rules=rules))
-    if opt_state_sharding is None:
-        placed_state = _place_like_params(tx, opt_state, params=params, mesh=mesh)
-    else:
-        placed_state = _place(opt_state, opt_state_sharding(opt_state, mesh))
+    placed_state = _place(opt_state, _opt_state_shardings(opt_state, params=params, mesh=mesh))
     step, skipped = _place((np.int32(0), np.zeros(2, np.int32)), (replicated(mesh),) * 2)
     return TrainState(params, placed_state, step, skipped)
 
@@ -66,25 +68,23 @@ def _place(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def _place_like_params(
-    tx: optax.GradientTransformation, opt_state: Any, *, params: Any, mesh: Mesh
-) -> Any:
-    """Lay a leaf of a parameter's shape out as that parameter, and replicate the others."""
+def _opt_state_shardings(opt_state: Any, *, params: Any, mesh: Mesh) -> Any:
+    known = jax.tree_util.tree_leaves_with_path(params)
+    known.sort(key=lambda pair: len(pair[0]), reverse=True)  # the longest end of a path counts
 
-    def follow(leaf: Any, param: Any) -> Any:
-        if isinstance(leaf, optax.MaskedNode):  # stands for a parameter or a subtree of them
-            return leaf
-        return param.sharding if leaf.shape == param.shape else replicated(mesh)
+    def beside(path: tuple, leaf: Any) -> Any:
+        for own, param in known:
+            if path[len(path) - len(own) :] == own and leaf.shape == param.shape:
+                return param.sharding
+        return replicated(mesh)
 
-    shardings = optax.tree.map_params(
-        tx,
-        follow,
-        opt_state,
-        params,
-        transform_non_params=lambda leaf: replicated(mesh),
-        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
-    )
-    return _place(opt_state, shardings)
+    def of(path: tuple, node: Any) -> Any:
+        if isinstance(node, ShampooState):
+            return shampoo_jax.state_sharding(node, mesh)
+        return beside(path, node)
+
+    is_shampoo = lambda node: isinstance(node, ShampooState)  # noqa: E731
+    return jax.tree_util.tree_map_with_path(of, opt_state, is_leaf=is_shampoo)
 
 
 def shardings_of(layout: Any) -> Any:

@@ -28,12 +28,11 @@ from experiments.harness.run_folder import Run
 from experiments.loop.checkpoints import Checkpoints
 from experiments.loop.restoring import laid_out_before, restore
 from experiments.loop.schedule import Progress, Schedule
-from experiments.loop.sharding import Rule, shard_batch
+from experiments.loop.sharding import Rule, rules_of, shard_batch
 from experiments.loop.train_step import (
     CompiledStep,
     InitParams,
     Loss,
-    OptStateSharding,
     Params,
     TrainState,
     init_state,
@@ -76,12 +75,11 @@ def train(
     steps_per_epoch: int,
     seed: int,
     mesh: Mesh,
-    rules: Sequence[Rule] = (),
+    rules: Sequence[Rule] | None = None,
     evaluate: Evaluate | None = None,
     evaluate_every: int = 1,
     select: str | None = None,
     select_mode: Literal["max", "min"] = "max",
-    opt_state_sharding: OptStateSharding | None = None,
     checkpoint_every: int | None = None,
     log_every: int = 10,
     batch_shapes: int = 1,
@@ -102,14 +100,13 @@ def train(
         steps_per_epoch: number of batches an epoch.
         seed: gives initial parameters and step keys.
         mesh: a mesh with an axis "data"; it is the context mesh while this runs.
-        rules: path rules of the parameters (`experiments.loop.sharding`).
+        rules: path rules of the parameters (`experiments.loop.sharding`); by default those of the
+            run's layout.
         evaluate: maps parameters to validation metrics.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         select: the validation metric whose best epoch's parameters are returned. The first of
             equal values wins; NaN never does.
         select_mode: whether the best value is the largest or the smallest.
-        opt_state_sharding: maps (shapes of the optimizer's state, mesh) to shardings; by default a
-            leaf with the shape of its parameter lies as the parameter does, others are replicated.
         checkpoint_every: steps between checkpoints; by default one at the end of each epoch. An
             epoch that becomes the best and the last one are saved in any case.
         log_every: steps between lines of metrics.jsonl.
@@ -153,9 +150,8 @@ def train(
             before = laid_out_before(init_params, tx, record=record, mesh=mesh)
         with jax.set_mesh(mesh):
             run.truncate_metrics(stage, after_step=progress.step)
-            layout = state_layout(
-                init_params, tx, mesh=mesh, rules=rules, opt_state_sharding=opt_state_sharding
-            )
+            rules = rules_of(run.layout) if rules is None else rules
+            layout = state_layout(init_params, tx, mesh=mesh, rules=rules)
             if record is None:
                 state = init_state(init_params, tx, layout=layout, seed=seed)
             else:

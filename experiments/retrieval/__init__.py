@@ -1,4 +1,4 @@
 """Searchers beside each other, the towers and scorers that they search by, what a search keeps.
 
-May import: harness, loop, tasks, shampoo_jax, nxtpost_jax, hsnn_jax.
+May import: harness, loop, tasks, nxtpost_jax, hsnn_jax.
 """

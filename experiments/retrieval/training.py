@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-import shampoo_jax
 from experiments.harness.run_folder import Run
 from experiments.loop.train_step import InitParams, Loss
 from experiments.loop.training import Evaluate, TrainResult, train
@@ -77,7 +76,6 @@ def train_scorer(
         evaluate=evaluate,
         select=select,
         patience=patience,
-        opt_state_sharding=shampoo_jax.state_sharding,
     )
 
 

@@ -14,14 +14,9 @@ from experiments.harness.names import OPTIMIZERS
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting
 from experiments.loop.collectives import collective_bytes, count_collectives
+from experiments.loop.sharding import rules_of
 from experiments.loop.train_step import compile_step, make_step, state_layout
-from experiments.studies.image_options import (
-    Images,
-    network,
-    optimizer,
-    rules_of,
-    state_sharding_of,
-)
+from experiments.studies.image_options import Images, network, optimizer
 from experiments.tasks.image_folder_task import epoch_of
 
 
@@ -91,8 +86,7 @@ def cost_of(options: Images, count: int) -> dict[str, float]:
             classifier.init_params,
             tx,
             mesh=mesh,
-            rules=rules_of(options),
-            opt_state_sharding=state_sharding_of(options),
+            rules=rules_of(options.layout),
         )
         rows = jax.NamedSharding(mesh, jax.P("data"))
         shape = (options.batch_size, options.side, options.side, 3)

@@ -9,17 +9,13 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-import shampoo_jax
 from experiments.harness.errors import bad_input
-from experiments.harness.options import OneSeed, WithData, check_least, flag_of
-from experiments.loop.parameter_average import AverageState
-from experiments.loop.sharding import Rule, fsdp, param_shardings, partition_specs, replicated
-from experiments.loop.train_step import OptStateSharding
+from experiments.harness.options import OneSeed, WithData, WithLayout, check_least, flag_of
+from experiments.loop.sharding import partition_specs, rules_of
 from experiments.models.resnet import ResNet
 from experiments.studies.image_recipes import Recipe, make_optimizer
 from experiments.tasks.image_folder_task import Classifier
 
-RULES: tuple[Rule, ...] = ((r"kernel$", fsdp("data")),)
 MODELS: dict[str, dict[str, Any]] = {
     "resnet50": {"width": 64, "blocks": (3, 4, 6, 3), "bottleneck": True, "large_stem": True},
     "resnet18": {"width": 64, "blocks": (2, 2, 2, 2), "large_stem": True},
@@ -28,7 +24,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Images(OneSeed, WithData):
+class Images(OneSeed, WithData, WithLayout):
     """Train a residual network on a folder of photographs."""
 
     model: Literal["resnet50", "resnet18", "resnet8"] = "resnet50"
@@ -51,8 +47,6 @@ class Images(OneSeed, WithData):
     """share of the labels' mass that is spread over all classes"""
     average: float = 0.9999
     """decay of the average of the parameters that is scored beside the last ones"""
-    fsdp: bool = False
-    """shard parameters over the devices"""
     workers: int = 2
     """processes that decode images; 0 = none beside this one"""
     read: bool = False
@@ -82,10 +76,10 @@ def optimizer(
     options: Images, classifier: Classifier, *, steps_per_epoch: int, mesh: Mesh
 ) -> optax.GradientTransformation:
     """Build the optimizer of the recipe."""
-    specs = None
-    if options.fsdp:
+    specs, rules = None, rules_of(options.layout)
+    if rules:
         shapes = jax.eval_shape(classifier.init_params, jax.random.key(0))
-        specs = partition_specs(shapes, rules=RULES, axis_sizes=dict(mesh.shape))
+        specs = partition_specs(shapes, rules=rules, axis_sizes=dict(mesh.shape))
     return make_optimizer(
         options.recipe,
         rate=options.rate * options.batch_size / 256,
@@ -95,22 +89,3 @@ def optimizer(
         average=options.average,
         specs=specs,
     )
-
-
-def rules_of(options: Images) -> tuple[Rule, ...]:
-    """Return where parameters lie."""
-    return RULES if options.fsdp else ()
-
-
-def state_sharding_of(options: Images) -> OptStateSharding | None:
-    """Return where the optimizer's state lies: pools by blocks, all else as the parameters do."""
-    if options.recipe == "sgd":
-        return None
-
-    def sharding(opt_state: Any, mesh: Mesh) -> Any:
-        shampoo, average = opt_state
-        lie = param_shardings(average.average, mesh, rules=rules_of(options))
-        everywhere: Any = replicated(mesh)
-        return shampoo_jax.state_sharding(shampoo, mesh), AverageState(everywhere, lie)
-
-    return sharding

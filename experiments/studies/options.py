@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from experiments.harness.errors import bad_input
-from experiments.harness.options import ManySeeds, Options, WithEvents, flag_of
+from experiments.harness.options import ManySeeds, Options, WithEvents, WithLayout, flag_of
 from experiments.retrieval.graph_training import GraphConfig
 from experiments.retrieval.kept_gain import RoutesTraining
 from experiments.retrieval.residual_monn import MoNNTraining
@@ -49,7 +49,7 @@ class WithFaiss(ManySeeds):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Frontier(WithFaiss, WithEvents):
+class Frontier(WithFaiss, WithEvents, WithLayout):
     """Measure cost against recall, with ids as items."""
 
     monn: MoNNTraining = dataclasses.field(default_factory=MoNNTraining)
@@ -63,7 +63,7 @@ class Frontier(WithFaiss, WithEvents):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scorers(ManySeeds, WithEvents):
+class Scorers(ManySeeds, WithEvents, WithLayout):
     """Compare scorers of rated events, and what a search keeps of them."""
 
     scorers: ScorersConfig = dataclasses.field(default_factory=ScorersConfig)
@@ -127,7 +127,7 @@ class Drift(ManySeeds, WithEvents):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Interests(ManySeeds):
+class Interests(ManySeeds, WithLayout):
     """Search for users of several interests."""
 
     interests: InterestsConfig = dataclasses.field(default_factory=InterestsConfig)

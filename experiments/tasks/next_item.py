@@ -14,7 +14,6 @@ import optax
 from jax.sharding import Mesh
 
 import nxtpost_jax
-import shampoo_jax
 from experiments.data.content import content_vectors
 from experiments.data.datasets import read
 from experiments.data.interactions import Interactions
@@ -261,7 +260,6 @@ def train_nxtpost(
         select="ndcg@10",
         batch_shapes=buckets,
         patience=patience,
-        opt_state_sharding=shampoo_jax.state_sharding,
     )
     return model, result
 

@@ -10,7 +10,13 @@ from jax.sharding import Mesh
 
 import nxtpost_jax
 import shampoo_jax
-from experiments.harness.options import ManySeeds, WithEvents, check_above_zero, check_least
+from experiments.harness.options import (
+    ManySeeds,
+    WithEvents,
+    WithLayout,
+    check_above_zero,
+    check_least,
+)
 from experiments.harness.run_folder import Run
 from experiments.loop.training import TrainResult
 from experiments.tasks.next_item import Evaluate, Problem, train_nxtpost
@@ -18,7 +24,7 @@ from nxtpost_jax import NxtPost, NxtPostConfig, Objective
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NxtPostOptions(ManySeeds, WithEvents):
+class NxtPostOptions(ManySeeds, WithEvents, WithLayout):
     """Train NxtPost and rank each user's next item among all items."""
 
     optimizer: Literal["adamw", "shampoo", "both"] = "both"

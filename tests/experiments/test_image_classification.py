@@ -189,7 +189,7 @@ def test_sharded_parameters_learn_what_whole_ones_do(tmp_path):
     arguments = ["--epochs", "1", "--workers", "0", "--data"]
     whole = run(tmp_path / "whole", *arguments, str(drawn(tmp_path)))
     sharded = run(
-        tmp_path / "sharded", *arguments, str(drawn(tmp_path)), "--devices", "2", "--fsdp"
+        tmp_path / "sharded", *arguments, str(drawn(tmp_path)), "--devices", "2", "--layout", "fsdp"
     )
     key = "shampoo/last/loss"
     assert sharded[key] == pytest.approx(whole[key], rel=1e-4)
@@ -211,7 +211,7 @@ def drawn(tmp_path):
 @pytest.mark.long
 def test_costs_are_read_off_compiled_programs(tmp_path):
     whole = run(tmp_path / "whole", "--cost", "--devices", "2")
-    parts = run(tmp_path / "parts", "--cost", "--devices", "2", "--fsdp")
+    parts = run(tmp_path / "parts", "--cost", "--devices", "2", "--layout", "fsdp")
     assert whole["1/collectives"] == 0
     assert whole["2/collectives"] >= 2  # of the gradient, and of the directions
     assert whole["2/operations"] < 0.7 * whole["1/operations"]

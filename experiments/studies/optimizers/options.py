@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import get_args
 
 from experiments.harness.errors import bad_input
-from experiments.harness.options import ManySeeds, Options, WithData, WithEvents, check_least
+from experiments.harness.options import (
+    ManySeeds,
+    Options,
+    WithData,
+    WithEvents,
+    WithLayout,
+    check_least,
+)
 from experiments.harness.results import RESULTS
 from experiments.studies.optimizers.comparison import BASELINE
 from experiments.studies.optimizers.spaces import OptimizerName
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison(ManySeeds):
+class Comparison(ManySeeds, WithLayout):
     """Compare tuned optimizers on a task."""
 
     steps: int = 480

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-import shampoo_jax
 from experiments.loop.sharding import shard_batch
 from experiments.loop.train_step import compile_step, init_state, make_step, state_layout
 from experiments.studies.optimizers.factories import FACTORIES, make_optimizer
@@ -43,9 +42,7 @@ def _caller(trainer: Trainer, name: str, point: Point, *, seed: int) -> Callable
     """Compile an optimizer's training step and return it as a call that keeps its own state."""
     task, mesh = trainer.task, trainer.mesh
     tx = make_optimizer(FACTORIES[name], point, steps=trainer.steps)
-    layout = state_layout(
-        task.init_params, tx, mesh=mesh, opt_state_sharding=shampoo_jax.state_sharding
-    )
+    layout = state_layout(task.init_params, tx, mesh=mesh)
     carry = [init_state(task.init_params, tx, layout=layout, seed=seed)]
     batch = shard_batch(next(iter(task.batches(0, 1, seed))), mesh)
     step = compile_step(make_step(task.loss, tx, seed=seed), carry[0], batch=batch, mesh=mesh)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-import shampoo_jax
 from experiments.harness.run_folder import Run
 from experiments.loop.train_step import Params
 from experiments.loop.training import train
@@ -85,7 +84,6 @@ class Trainer:
             seed=seed,
             mesh=self.mesh,
             evaluate=evaluate,
-            opt_state_sharding=shampoo_jax.state_sharding,
             checkpoint_every=steps + 1,  # a killed run starts again
             most_skipped=None,  # one that diverges is a result too
         )

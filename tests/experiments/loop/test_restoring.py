@@ -48,8 +48,7 @@ def stopping(epoch):
 def train_on(run, name, **changes):
     shape, axes = MESHES[name]
     mesh = make_mesh(jax.devices()[: math.prod(shape)], shape=shape, axes=axes)
-    how = {"tx": SHAMPOO, "opt_state_sharding": shampoo_jax.state_sharding} | changes
-    return train_tiny(run, mesh=mesh, epochs=2, **how)
+    return train_tiny(run, mesh=mesh, epochs=2, **{"tx": SHAMPOO, **changes})
 
 
 def canonical(result):

@@ -60,7 +60,7 @@ def test_fsdp_shards_the_largest_dividing_dimension_of_large_arrays():
 
 
 def test_rules_are_checked():
-    with pytest.raises(ValueError, match=r"rules: expected .* items/embedding.*, found 'kernels'"):
+    with pytest.raises(InputError, match=r"layout: expected .* items/embedding.*, found 'kernels'"):
         partition_specs(TREE, rules=[("kernels", P())], axis_sizes=AXES)
     with pytest.raises(ValueError, match=r"w: expected at most 1 entries, .* found "):
         partition_spec("w", (3,), rules=[("w", P(None, "data"))], axis_sizes=AXES)

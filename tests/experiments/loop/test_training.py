@@ -68,7 +68,7 @@ def test_eight_devices_follow_one_for_twenty_steps(run):
     assert sharded.params["out"]["kernel"].sharding.spec == P("data")
 
 
-def test_state_follows_params_unless_told_otherwise():
+def test_state_follows_params():
     mesh = make_mesh(jax.devices()[:4])
     rules = [("out/kernel", P("data"))]
     tx = optax.adamw(1e-2)
@@ -77,13 +77,22 @@ def test_state_follows_params_unless_told_otherwise():
     assert layout.opt_state[0].mu["hidden"]["bias"].sharding == replicated(mesh)
     assert layout.opt_state[0].count.sharding == replicated(mesh)
 
-    def everywhere(shapes, mesh):
-        return jax.tree.map(lambda leaf: replicated(mesh), shapes)
 
-    layout = state_layout(
-        tiny_problem.init_params, tx, mesh=mesh, rules=rules, opt_state_sharding=everywhere
-    )
-    assert layout.opt_state[0].mu["out"]["kernel"].sharding == replicated(mesh)
+def test_masked_state_follows_params_and_blocks_of_shampoo_are_dealt():
+    mesh = make_mesh(jax.devices()[:4])
+    rules = [("out/kernel", P("data"))]
+    mask = {"hidden": False, "out": True}
+    adam = optax.masked(optax.adam(1e-2), mask)
+    with jax.set_mesh(mesh):
+        tx = optax.chain(adam, optax.trace(0.9), shampoo_jax.shampoo(1e-2))
+        layout = state_layout(tiny_problem.init_params, tx, mesh=mesh, rules=rules)
+    masked, trace, (shampoo, *_) = layout.opt_state
+    on_rows = NamedSharding(mesh, P("data"))
+    assert masked.inner_state[0].mu["out"]["kernel"].sharding == on_rows
+    assert trace.trace["out"]["kernel"].sharding == on_rows
+    assert trace.trace["hidden"]["kernel"].sharding == replicated(mesh)
+    assert shampoo.pools[0].last_refresh.sharding.spec[0] in ("data", ("data",))
+    assert shampoo.count.sharding.is_fully_replicated
 
 
 def test_factored_state_of_another_shape_is_replicated():
@@ -93,17 +102,6 @@ def test_factored_state_of_another_shape_is_replicated():
         tiny_problem.init_params, tx, mesh=mesh, rules=[("kernel", P(None, "data"))]
     )
     assert {leaf.sharding for leaf in jax.tree.leaves(layout.opt_state)} == {replicated(mesh)}
-
-
-def test_layout_given_for_the_optimizer_state_is_kept_through_training(run):
-    def on_rows(shapes, mesh):
-        return jax.tree.map(
-            lambda leaf: NamedSharding(mesh, P("data") if leaf.shape == (32, 4) else P()), shapes
-        )
-
-    result = one_epoch(run, "s", steps=2, devices=4, opt_state_sharding=on_rows)
-    assert result.opt_state[0].nu["out"]["kernel"].sharding.spec == P("data")
-    assert result.params["out"]["kernel"].sharding.is_fully_replicated
 
 
 @pytest.mark.parametrize(
@@ -142,7 +140,6 @@ def test_sharded_shampoo_resumes_to_the_same_bits(run):
     """Its blocks are sharded over the mesh by its own layout, and come back on their owners."""
     arguments = {
         "tx": shampoo_jax.shampoo(1e-2, refresh=Refresh(precondition_frequency=3)),
-        "opt_state_sharding": shampoo_jax.state_sharding,
         "devices": 4,
         "evaluate": None,
     }
