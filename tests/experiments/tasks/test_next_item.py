@@ -17,7 +17,7 @@ from nxtpost_jax.training.task import task
 from tests.nxtpost.small_recommender import N, circle, cycles
 
 TX = optax.adamw(1e-2)
-CONFIG = NxtPostConfig.default(d_model=16, num_layers=1, max_len=8)
+CONFIG = NxtPostConfig.default(d_model=8, num_layers=1, max_len=8, block="transformer")
 HOW = {"batch_size": 4, "seed": 5}
 
 
