@@ -136,8 +136,8 @@ class Trainer:
 
     def bare(self, batch: Batch | None = None) -> None:
         """Step on a resident batch."""
-        batch = self.resident if batch is None else batch
-        self.state, value = self.where.step(self.state, batch, self.key)
+        taken = self.resident if batch is None else batch
+        self.state, value = self.where.step(self.state, taken, self.key)
         jax.block_until_ready(value)
 
     def loop(self) -> None:

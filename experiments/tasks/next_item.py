@@ -239,8 +239,9 @@ class StageLoop:
             patience=patience,
             opt_state_sharding=shampoo_jax.state_sharding,
         )
-        for record in self.result.history if log is not None else ():
-            log(record)
+        if log is not None:
+            for record in self.result.history:
+                log(record)
         return self.result.params, self.result.history
 
 
@@ -269,7 +270,7 @@ def train_nxtpost(
     content = None if problem.content is None else with_nan_rows(problem.content)
     recommender = Recommender(config, content, num_items=problem.num_items, tx=tx)
     loop = StageLoop(run, stage, mesh)
-    evaluate = evaluate or functools.partial(validation_metrics, problem)
+    figures = evaluate or functools.partial(validation_metrics, problem)
     recommender.fit(
         problem.split.train,
         epochs=epochs,
@@ -277,7 +278,7 @@ def train_nxtpost(
         buckets=buckets,
         objective=objective,
         seed=seed,
-        validation=functools.partial(evaluate, recommender.model),
+        validation=functools.partial(figures, recommender.model),
         validate_every=evaluate_every,
         patience=patience,
         loop=loop,

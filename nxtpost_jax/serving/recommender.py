@@ -380,9 +380,9 @@ class Recommender:
         Raises: ValueError: the folder holds no recommender, or one of another version.
         """
         saved = saving.load(path)
-        config = saved.start.model.config
+        start, config = saved.begun, saved.begun.model.config
         recommender = cls(config, tx=tx, event_filter=event_filter, backfill=backfill)
-        recommender._given = None if saved.start.own_ids else saved.start
+        recommender._given = None if start.own_ids else start
         recommender._served = Served.of(saved)
         return recommender
 

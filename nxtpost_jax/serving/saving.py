@@ -41,22 +41,23 @@ def save(path: str | os.PathLike, saved: State) -> None:
       ValueError: the path is a file, or a folder that holds other files.
       OSError: it cannot be written; what was there before still is.
     """
+    start = saved.begun
     header = {
-        "config": dataclasses.asdict(saved.start.model.config),
-        "num_items": saved.start.num_items,
-        "content": saved.start.content is not None,
-        "texts": saved.start.encoder is not None,
-        "columns": dict(saved.start.columns),
+        "config": dataclasses.asdict(start.model.config),
+        "num_items": start.num_items,
+        "content": start.content is not None,
+        "texts": start.encoder is not None,
+        "columns": dict(start.columns),
     }
     items = {name: np.asarray(getattr(saved.catalogue, name)) for name in _CATALOGUE_ARRAYS}
     files: dict[str, dict[str, Any]] = {_PARAMS: flat(saved.params), _CATALOGUE: items}
-    if saved.start.content is not None:
-        files[_CONTENT] = _content_arrays(saved.start.content)
-    files[_NAMES] = _name_arrays(saved.start)
+    if start.content is not None:
+        files[_CONTENT] = _content_arrays(start.content)
+    files[_NAMES] = _name_arrays(start)
     if saved.added:
         files[_ADDED] = _added_arrays(saved.added)
-    if saved.start.encoder is not None:
-        files[_TEXTS] = saved.start.encoder.stored()
+    if start.encoder is not None:
+        files[_TEXTS] = start.encoder.stored()
     folders.write(path, KIND, header=header, files=files)
 
 

@@ -70,6 +70,12 @@ class State:
     opt_state: Any = None
     added: Mapping[int, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def begun(self) -> Start:
+        """Give the start, which there is wherever there are parameters."""
+        assert self.start is not None
+        return self.start
+
     def described(self) -> str:
         """Say in words what there is."""
         if self.start is None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -169,7 +170,7 @@ def _take_epoch(task, standing: Standing, *, plan: Plan, where: steps.Placed, sh
         taken = steps.taken(task, state, task.batches(epoch), where=where, first=first)
         for number, (state, losses) in enumerate(taken):
             standing.state = state
-            show(first + number, _line(epoch, plan, losses, standing.records))
+            show(first + number, partial(_line, epoch, plan, losses, standing.records))
     finally:
         if losses and np.isfinite(losses[0]):
             standing.finite = entered
@@ -182,7 +183,7 @@ def _take_epoch(task, standing: Standing, *, plan: Plan, where: steps.Placed, sh
         if plan.select not in figures:
             known = ", ".join(sorted(figures))
             raise ValueError(f"select: expected one of {known}, found {plan.select!r}")
-        record |= figures
+        record |= {name: value for name, value in figures.items() if name not in record}
         if figures[plan.select] > standing.best_score:  # false for NaN
             standing.best_score, standing.best_epoch = figures[plan.select], epoch
             standing.best = steps.copied(state)

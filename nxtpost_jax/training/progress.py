@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 _BETWEEN = 0.2  # seconds between two changes of the line
 _CLEAR = "\r\x1b[2K"
 
-Show = Callable[[int, str], None]
+Show = Callable[[int, Callable[[], str]], None]
 
 
 @contextlib.contextmanager
 def shown(wanted: bool | None, *, total: int, done: int = 0) -> Iterator[Show]:
-    """Give what shows a step's number and a text, cheap enough to call at every step.
+    """Give what shows the steps taken and a text made then, cheap enough to call at every step.
 
     Args:
       wanted: False for no line; else there is one where stderr is a terminal.
@@ -27,13 +27,13 @@ def shown(wanted: bool | None, *, total: int, done: int = 0) -> Iterator[Show]:
         return
     start, last = time.monotonic(), -_BETWEEN
 
-    def show(step: int, text: str) -> None:
+    def show(step: int, text: Callable[[], str]) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _BETWEEN or step == total:
             last = now
             left = (now - start) / max(step - done, 1) * (total - step)
-            sys.stderr.write(f"{_CLEAR}{text}  {left:.0f} s left")
+            sys.stderr.write(f"{_CLEAR}{text()}  {left:.0f} s left")
             sys.stderr.flush()
 
     try:

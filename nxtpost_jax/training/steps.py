@@ -16,8 +16,8 @@ from nxtpost_jax.arrays import Array
 from nxtpost_jax.training.finite import check_losses
 from nxtpost_jax.training.task import Task, TowerLoss
 
-_LOOK = 64  # steps between two looks at the losses, which wait for the device
-_CONSTANT = 2**26  # bytes of a loss's arrays that may be part of its program
+_LOOK = 16  # steps between two looks at the losses, which wait for the device
+_CONSTANT = 2**25  # bytes of a loss's arrays that may be part of its program
 _IN_FLIGHT = 2  # steps that the device has in hand while the host looks
 
 
@@ -92,7 +92,7 @@ class Placed(NamedTuple):
 def placed(task: Task, tx: optax.GradientTransformation, mesh: Mesh | None = None) -> Placed:
     """Put a task on one device, or on all of a mesh: parameters everywhere, rows dealt over "data".
 
-    On one device content is a constant of the program up to 64 MB, as it is in a loop that closes
+    On one device content is a constant of the program up to 32 MB, as it is in a loop that closes
     over `task.loss`, and the losses have the same bits; more would be held twice.
 
     Raises:
@@ -132,7 +132,7 @@ def placed(task: Task, tx: optax.GradientTransformation, mesh: Mesh | None = Non
 _step_by = jax.jit(_step, static_argnums=1, donate_argnums=2)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def _step_of(loss: TowerLoss, tx: optax.GradientTransformation):
     """Jit a step whose loss is constant; another fit of equal arrays takes the same program."""
     return jax.jit(functools.partial(_step, loss, tx), donate_argnums=0)

@@ -10,7 +10,8 @@
                 params, batch, towers.step_key(step)
             )
 
-Whoever takes these keys and batches, on one device, gets the same losses bit for bit.
+Whoever takes these keys and batches gets the same losses up to rounding, and to the bit if loss and
+update are one compiled step that closes over the loss, on one device.
 """
 
 from __future__ import annotations
