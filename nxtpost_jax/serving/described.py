@@ -95,7 +95,9 @@ def beside(content: Described, start: Start) -> dict[int, np.ndarray]:
     """
     known = start.content
     if not isinstance(start.names, OwnIds) or known is None:
-        raise ValueError("content: expected None where the fit before had none, found some")
+        raise ValueError(
+            "content: expected None where items are known by id only or are numbers, found some"
+        )
     if not isinstance(content, Mapping):
         found = type(content).__name__
         raise ValueError(f"content: expected a text or a vector by item id, found a {found}")

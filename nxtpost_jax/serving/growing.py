@@ -96,11 +96,10 @@ def _grown(before: Start, served: Served, *, here: np.ndarray, rows: Mapping[int
     num_items = max(before.num_items, int(present.max(initial=-1)) + 1, len(_own(before)))
     known = np.union1d(present, served.removed_by_caller())
     stale = np.setdiff1d(np.arange(num_items, dtype=np.int32), known).astype(np.int32)
-    if len(stale) > len(known) + _SPARSE:
-        found = before.names.take(present[-1:])[0]
+    if not before.own_ids and len(stale) > len(known) + _SPARSE:
         raise ValueError(
             f"more: expected item ids below {2 * len(known) + _SPARSE}, as there are "
-            f"{len(known)}, found {found}"
+            f"{len(known)}, found {present[-1]}"
         )
     config = before.model.config
     return dataclasses.replace(

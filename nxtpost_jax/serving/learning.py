@@ -78,21 +78,22 @@ def learn(
     _check_alone(loop, checkpoint=checkpoint, **plan)
     _check_selection(validation, seen_filter=seen_filter, select=plan["select"])
     _check_pretraining(pretrain_epochs, more)
-    if more:
-        start, sequences = growing.read(events, columns=columns, content=content, served=served)
-        seed = _another(seed, served.now.num_fits)
-    else:
-        start, sequences = starting.read(
-            events,
-            columns=columns,
-            content=content,
-            config=setup.config,
-            given=setup.start,
-            before=served.now.start,
-        )
-    with served.fitting(start) as blank:
-        reader = Reader(blank, event_filter=setup.event_filter, backfill=setup.backfill)
+    with served.fitting():
         before = served.now
+        if more:
+            start, sequences = growing.read(events, columns=columns, content=content, served=served)
+            seed = _another(seed, before.num_fits)
+        else:
+            start, sequences = starting.read(
+                events,
+                columns=columns,
+                content=content,
+                config=setup.config,
+                given=setup.start,
+                before=before.start,
+            )
+        blank = served.blank(start)
+        reader = Reader(blank, event_filter=setup.event_filter, backfill=setup.backfill)
         if more:
             reader.at(params=before.params).checked("events", sequences)
         posed = task(

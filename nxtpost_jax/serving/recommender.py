@@ -204,7 +204,8 @@ class Recommender:
         Raises: ValueError: they are not of this model. FloatingPointError: a vector is not finite.
         """
         start = self._start()
-        with self._served.fitting(start):
+        with self._served.fitting():
+            self._served.blank(start)  # refuses items that it does not know
             vectors = requests.items_of_foreign(start.model, params, start.content)
             self._served.finish_fit(start, params, vectors)
 
@@ -325,7 +326,7 @@ class Recommender:
         self._live.forget(user)
 
     def add(self, content: GivenContent | Described = None, ids: Any = None) -> np.ndarray:
-        """Make items findable at once, without training.
+        """Make items findable at once, without training; give their ids.
 
         An item that training did not know has no id vector: it is its content.
 
@@ -333,8 +334,6 @@ class Recommender:
           content: of m items, channels and widths as at the start, or {id: text or vector}; None
             to bring removed items of the start back, with the content they had.
           ids: m of them, new or removed ones; where items are numbers, the next free when None.
-
-        Returns: the items' ids.
 
         Raises: ValueError: content has another shape, NaN, or an item without any; an id is in the
           catalogue, there twice or no id; nothing has changed then.

@@ -121,29 +121,37 @@ class Served:
         self.now = dataclasses.replace(self.now, params=params, catalogue=catalogue, **changes)
 
     @contextlib.contextmanager
-    def fitting(self, start: Start) -> Iterator[State]:
-        """Let nobody else fit, and give the items of a start less those removed, unencoded.
-
-        Each item is in the slot of its id, and there is no other slot.
+    def fitting(self) -> Iterator[None]:
+        """Let nobody else fit, nor new items enter, from before the events are read.
 
         Raises:
-          ValueError: there are added items, whose content nobody has, or another fit is under way.
+          ValueError: another fit is under way.
         """
         with self._turn:
-            ids = self.now.catalogue.sorted_ids
-            if len(ids) and ids[-1] >= start.num_items:
-                found = self.now.catalogue.names.take(ids[-1:])[0]
-                raise ValueError(
-                    f"recommender: expected no added items at fit, found {found}; more=True goes "
-                    "on with them, a new recommender with their content begins anew"
-                )
             if self._fitting:
                 raise ValueError("recommender: expected no fit under way, found one")
             self._fitting = True
         try:
-            yield State(start, None, _blank(start).without(self._removed(start)))
+            yield
         finally:
             self._fitting = False
+
+    def blank(self, start: Start) -> State:
+        """Give the items of a start less those removed, unencoded; only within `fitting`.
+
+        Each item is in the slot of its id, and there is no other slot.
+
+        Raises:
+          ValueError: there are added items that the start does not know.
+        """
+        ids = self.now.catalogue.sorted_ids
+        if len(ids) and ids[-1] >= start.num_items:
+            found = self.now.catalogue.names.take(ids[-1:])[0]
+            raise ValueError(
+                f"recommender: expected no added items at fit, found {found}; more=True goes on "
+                "with them, a new recommender with their content begins anew"
+            )
+        return State(start, None, _blank(start).without(self._removed(start)))
 
     def finish_fit(
         self, start: Start, params: Any, vectors_NxD: ArrayLike, *, opt_state: Any = None

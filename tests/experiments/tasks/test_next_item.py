@@ -11,20 +11,20 @@ from experiments.harness.devices import make_mesh
 from experiments.harness.options import OneSeed
 from experiments.harness.run_folder import open_run
 from experiments.tasks.next_item import StageLoop
-from nxtpost_jax import NxtPostConfig, Recommender, leave_one_out
+from nxtpost_jax import NxtPostConfig, Recommender, evaluate, leave_one_out, model_scores
 from nxtpost_jax.training import steps
 from nxtpost_jax.training.task import task
 from tests.nxtpost.small_recommender import N, circle, cycles
 
 TX = optax.adamw(1e-2)
 CONFIG = NxtPostConfig.default(d_model=8, num_layers=1, max_len=8, block="transformer")
+SPLIT = leave_one_out(cycles(48))
 HOW = {"batch_size": 4, "seed": 5}
 
 
 def fitted(loop=None):
     recommender = Recommender(CONFIG, circle(np.arange(N)), tx=TX)
-    split = leave_one_out(cycles(48))
-    records = recommender.fit(split.train, epochs=1, validation=split.validation, loop=loop, **HOW)
+    records = recommender.fit(SPLIT.train, epochs=1, validation=SPLIT.validation, loop=loop, **HOW)
     return recommender, records
 
 
@@ -44,6 +44,9 @@ def test_both_loops_end_in_the_same_bits(tmp_path):
     built_in, records = fitted()
     for a, b in zip(*(jax.tree.leaves(each.params) for each in (by_run, built_in))):
         np.testing.assert_array_equal(a, b)
+    ranked = by_run.evaluate(SPLIT.test, bootstrap=0).values  # what commands report, users get
+    scores = model_scores(built_in.model, built_in.params, content=built_in.content)
+    assert ranked == evaluate(scores, SPLIT.test, max_len=CONFIG.max_len, bootstrap=0).values
     assert [r["ndcg@10"] for r in history] == [r["ndcg@10"] for r in records]
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
@@ -56,8 +59,7 @@ def test_both_loops_end_in_the_same_bits(tmp_path):
 def losses():
     """The built-in loop's losses of an epoch, step by step."""
     recommender = Recommender(CONFIG, circle(np.arange(N)))
-    train = leave_one_out(cycles(48)).train
-    posed = task(recommender.model, train, content=recommender.content, **HOW)
+    posed = task(recommender.model, SPLIT.train, content=recommender.content, **HOW)
     state, where = steps.init(posed, TX), steps.placed(posed, TX)
     *_, (_, known) = steps.taken(posed, state, posed.batches(0), where=where)
     return known

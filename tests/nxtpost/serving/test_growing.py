@@ -106,6 +106,8 @@ def test_texts_of_tomorrow_are_read_by_the_encoder_of_today():
     np.testing.assert_allclose(content[12:], encoder(["a robot at sea", "the queen"]), atol=1e-6)
     np.testing.assert_allclose(content[:12], encoder(list(texts.values())), atol=1e-6)
     recommender.add({"film 14": "storm"})  # and on
+    with pytest.raises(ValueError, match="content: expected None where items are known by id only"):
+        fitted().fit({"user": [0], "item": [1]}, content={1: "x"}, more=True)
     with pytest.raises(ValueError, match=r"content: expected vectors of \d+, found 3"):
         recommender.fit(walks(14), content={"film 1": np.ones(3)}, more=True)
 
@@ -134,6 +136,20 @@ def test_requests_are_answered_by_the_model_before_meanwhile():
     recommender.fit(walks(14), epochs=2, more=True, log=meanwhile, **HOW)
     assert seen == [0, 1]
     assert len(recommender.items) == 14
+
+
+def test_no_item_enters_between_reading_and_training():
+    recommender = fitted()
+
+    class Columns(dict):
+        def __getitem__(self, name):
+            with pytest.raises(ValueError, match="no fit under way, which would not know the new"):
+                recommender.add(circle([1]))
+            return super().__getitem__(name)
+
+    table = Columns(user=[0, 0], item=[1, 2])
+    recommender.fit(table, epochs=1, more=True, batch_size=8, num_negatives=16)
+    recommender.add(circle([1]))  # the fit is over
 
 
 def test_going_on_by_shampoo_begins_its_state_anew_where_tables_grow():
