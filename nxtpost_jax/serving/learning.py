@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from nxtpost_jax.training.fitting import Interrupted, Loop, Plan
 from nxtpost_jax.training.objective import Objective
 from nxtpost_jax.training.optimizers import Optimizer
 from nxtpost_jax.training.post_to_post import pretrain
-from nxtpost_jax.training.standing import Record
+from nxtpost_jax.training.standing import Record, Standing
 from nxtpost_jax.training.task import Task, digest_of_arrays, task
 
 Validation = Queries | Callable[[Any], Mapping[str, float]]
@@ -80,20 +81,9 @@ def learn(
     _check_pretraining(pretrain_epochs, more)
     with served.fitting():
         before = served.now
-        if more:
-            start, sequences = growing.read(events, columns=columns, content=content, served=served)
-            seed = _another(seed, before.num_fits)
-        else:
-            start, sequences = starting.read(
-                events,
-                columns=columns,
-                content=content,
-                config=setup.config,
-                given=setup.start,
-                before=before.start,
-            )
-        blank = served.blank(start)
-        reader = Reader(blank, event_filter=setup.event_filter, backfill=setup.backfill)
+        read = growing.read if more else partial(starting.read, setup.config, setup.start)
+        start, sequences = read(events, columns=columns, content=content, served=served)
+        reader = Reader(served.blank(start), setup.event_filter, setup.backfill)
         if more:
             reader.at(params=before.params).checked("events", sequences)
         posed = task(
@@ -103,42 +93,49 @@ def learn(
             objective=objective,
             batch_size=batch_size,
             buckets=buckets,
-            seed=seed,
+            seed=_another(seed, before.num_fits) if more else seed,
             start=growing.onward(before.params) if more else None,
         )
         validate = _validate(reader, validation, seen_filter=seen_filter, select=plan["select"])
-        called = {
-            "pretrain_epochs": pretrain_epochs,
-            "validation": _told(validation),
-            "seen_filter": seen_filter,
-            "more": digest_of_arrays(before.params) if more else None,
-        }
         planned = Plan(validate=validate, checkpoint=None, **plan)
         if checkpoint is not None:
-            kept = Checkpoint(checkpoint, _call(posed, planned, setup.tx) | called)
-            planned = dataclasses.replace(planned, checkpoint=kept)
+            call = _call(posed, planned, setup.tx) | {
+                "pretrain_epochs": pretrain_epochs,
+                "validation": _told(validation),
+                "seen_filter": seen_filter,
+                "more": digest_of_arrays(before.params) if more else None,
+            }
+            planned = dataclasses.replace(planned, checkpoint=Checkpoint(checkpoint, call))
         if pretrain_epochs:
             posed = _pretrained(posed, pretrain_epochs)
         size = posed.steps_per_epoch
         tx = optimizers.made(setup.tx, epochs=planned.epochs, steps_per_epoch=max(size, 1))
+        if loop is not None:
+            trained = _by_loop(loop, posed, tx, planned)
+            _serve(served, start, trained, encoded=requests.items_of_foreign)
+            return trained.records
+        carry = growing.carried(tx, before.opt_state) if more else None
         try:
-            if loop is not None:
-                trained = _by_loop(loop, posed, tx, planned)
-            else:
-                carry = growing.carried(tx, before.opt_state) if more else None
-                standing = fitting.train(posed, tx=tx, plan=planned, carry=carry)
-                trained = Trained(standing.kept.params, standing.records, standing.kept.opt_state)
+            standing = fitting.train(posed, tx=tx, plan=planned, carry=carry)
         except Interrupted as stop:
-            best = stop.standing.kept
-            _serve(served, start, Trained(best.params, stop.standing.records, best.opt_state))
+            _serve(served, start, _trained(stop.standing))
             raise
-        _serve(served, start, trained, foreign=loop is not None)
-    return trained.records
+        _serve(served, start, _trained(standing))
+    return standing.records
 
 
-def _serve(served: Served, start: Start, trained: Trained, *, foreign: bool = False) -> None:
+def _trained(standing: Standing) -> Trained:
+    return Trained(standing.kept.params, standing.records, standing.kept.opt_state)
+
+
+def _serve(
+    served: Served,
+    start: Start,
+    trained: Trained,
+    *,
+    encoded: Callable[..., jax.Array] = requests.encoded_items,
+) -> None:
     params, opt_state = map(_on_one_device, (trained.params, trained.opt_state))
-    encoded = requests.items_of_foreign if foreign else requests.encoded_items
     vectors = encoded(start.model, params, start.content)
     served.finish_fit(start, params, vectors, opt_state=opt_state)
 
@@ -198,6 +195,7 @@ def _call(posed: Task, plan: Plan, tx: Optimizer) -> dict[str, Any]:
         "objective": dataclasses.asdict(posed.objective),
         "events": digest_of_arrays(parts),
         "content": digest_of_arrays(posed.content),
+        "devices": 1 if plan.mesh is None else plan.mesh.size,
         "tx": tx if isinstance(tx, str) else "a transformation",
     }
     call |= {name: getattr(posed, name) for name in ("batch_size", "buckets", "seed")}

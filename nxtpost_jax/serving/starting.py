@@ -16,7 +16,7 @@ from nxtpost_jax.events.log import Log
 from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.serving import described
 from nxtpost_jax.serving.described import Described
-from nxtpost_jax.serving.served import Start
+from nxtpost_jax.serving.served import Served, Start
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 
 _LENGTHS = (16, 200)  # the shortest and the longest history that is read where nobody says
@@ -38,25 +38,26 @@ def of_numbers(
 
 
 def read(
+    config: NxtPostConfig | None,
+    given: Start | None,
     events: Any,
     *,
     columns: Mapping[str, str] | None,
     content: Described | None,
-    config: NxtPostConfig | None,
-    given: Start | None,
-    before: Start | None,
+    served: Served,
 ) -> tuple[Start, Sequences]:
     """Read what `fit` is given: what to begin with, and the events as sequences of item numbers.
 
     Args:
-      events, columns, content: see `Recommender.fit`.
       config: see `Recommender`.
       given: of items that the caller sized, else None.
-      before: what the fit before began with, if any.
+      events, columns, content: see `Recommender.fit`.
+      served: what the fit before began with, if any, tells the numbers of its items.
 
     Raises:
       ValueError: see `Recommender.fit`.
     """
+    before = served.now.start
     if logs.is_table(events):
         if content is not None and given is not None:
             raise _content_beside_numbers()

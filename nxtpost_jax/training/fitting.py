@@ -127,7 +127,7 @@ def train(
       Interrupted: Ctrl-C came and there is a best epoch; before one it is a KeyboardInterrupt.
     """
     where = steps.placed(task, tx, plan.mesh)
-    state = steps.init(task, tx)
+    state = steps.init(task, tx, plan.mesh)
     state = state if carry is None else carry(state)
     standing = Standing(where.place(state))
     if plan.checkpoint is not None:
@@ -222,7 +222,8 @@ def _diverging(place: str, standing: Standing, plan: Plan) -> Iterator[None]:
     except FloatingPointError as error:
         diverged = Diverged(f"{error} {place}; lower the learning rate")
         if plan.validate is None:
-            diverged.params = standing.finite
-        elif standing.best is not None:
-            diverged.params = standing.best.params
+            found = standing.finite
+        else:
+            found = None if standing.best is None else standing.best.params
+        diverged.params = _on_one_device(found) if plan.mesh else found
         raise diverged from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -33,10 +34,19 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
-def init(task: Task, tx: optax.GradientTransformation) -> TrainState:
-    """Draw or take the parameters to begin with, as copies, which steps may donate."""
+def init(task: Task, tx: optax.GradientTransformation, mesh: Mesh | None = None) -> TrainState:
+    """Draw or take the parameters to begin with, as copies, which steps may donate.
+
+    The optimizer's state is for the mesh, by which Shampoo cuts it.
+    """
     params = copied(task.init(task.init_key))
-    return TrainState(params, _init_state(tx, params))
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(_automatic(mesh)):
+        return TrainState(params, _init_state(tx, params))
+
+
+def _automatic(mesh: Mesh) -> Mesh:
+    """Give a mesh whose axes are dealt by the compiler; explicit ones would ask for more."""
+    return Mesh(mesh.devices, mesh.axis_names)
 
 
 def copied(tree: Any) -> Any:
@@ -104,7 +114,7 @@ def placed(task: Task, tx: optax.GradientTransformation, mesh: Mesh | None = Non
         return Placed(step, lambda tree: tree, lambda batch: batch)
     if "data" not in mesh.axis_names:
         raise ValueError(f"mesh: expected an axis 'data', found {', '.join(mesh.axis_names)}")
-    mesh = Mesh(mesh.devices, mesh.axis_names)  # a mesh of explicit axes would ask for more
+    mesh = _automatic(mesh)
     for rows, _ in task.batch_shapes:
         if rows % mesh.shape["data"]:
             raise ValueError(

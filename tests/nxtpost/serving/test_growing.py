@@ -152,6 +152,7 @@ def test_no_item_enters_between_reading_and_training():
     recommender.add(circle([1]))  # the fit is over
 
 
+@pytest.mark.long
 def test_going_on_by_shampoo_begins_its_state_anew_where_tables_grow():
     recommender = Recommender(TIMELESS, tx="shampoo")
     first = recommender.fit(walks(12), epochs=2, **HOW)

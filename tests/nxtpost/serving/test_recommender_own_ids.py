@@ -219,6 +219,7 @@ def test_a_table_sizes_a_recommender_without_any_option():
     assert len(recommender.recommend([["film 01"], ["film 02"]], 2).pairs(1)) == 2
 
 
+@pytest.mark.long
 def test_weights_of_one_change_no_bit_and_others_do():
     table = walks(NAMES["texts"], 16)
     fitted = {}

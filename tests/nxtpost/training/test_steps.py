@@ -39,16 +39,17 @@ def test_steps_lower_the_loss_and_are_traced_once():
     assert where.step._cache_size() == 1
 
 
-def fit(**options):
-    recommender = Recommender(TINY, num_items=N, tx=FAST)
+def fit(tx=FAST, **options):
+    recommender = Recommender(TINY, num_items=N, tx=tx)
     return recommender.fit(cycles(), epochs=2, batch_size=32, num_negatives=16, **options)
 
 
-def test_losses_over_a_mesh_are_those_of_one_device():
-    """Explicit axes, as `jax.make_mesh` gives them, are fine."""
-    one = fit()
+@pytest.mark.parametrize("tx", [FAST, pytest.param("shampoo", marks=pytest.mark.long)])
+def test_losses_over_a_mesh_are_those_of_one_device(tx):
+    """Explicit axes, as of `jax.make_mesh`, are fine; Shampoo cuts its state by the mesh."""
+    one = fit(tx)
     mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
-    four = fit(mesh=mesh)
+    four = fit(tx, mesh=mesh)
     assert one[1]["loss"] < one[0]["loss"]
     for a, b in zip(one, four):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
