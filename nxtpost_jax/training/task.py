@@ -1,17 +1,9 @@
 """What there is to train: parameters to begin with, a loss, and batches.
 
-`Recommender.fit`'s own loop, the experiments' loop and a loop of yours train by one `Task`:
-
-    towers = task(model, sequences, content=content, objective=Objective())
-    params = towers.init(towers.init_key)
-    for epoch in range(epochs):
-        for batch in towers.batches(epoch):
-            (value, metrics), grads = jax.value_and_grad(towers.loss, has_aux=True)(
-                params, batch, towers.step_key(step)
-            )
-
-Whoever takes these keys and batches gets the same losses up to rounding, and to the bit if loss and
-update are one compiled step that closes over the loss, on one device.
+`Recommender.fit`'s own loop, the experiments' loop and a loop of yours train by one `Task`. Whoever
+takes its keys (`init_key`, and `step_key` of a step's number over all epochs) and its batches gets
+the same losses up to rounding, and to the bit where loss and update are one compiled step that
+closes over the loss, on one device.
 """
 
 from __future__ import annotations
@@ -48,7 +40,8 @@ class TowerLoss:
     Losses of equal arrays are equal, so that their steps are compiled once.
 
     Attributes:
-      model, objective: static.
+      model: the towers.
+      objective: losses and negatives.
       content: of all items, on the device, or None.
       candidates: int32[M], the items that occur in training.
       log_popularity: f32[num_items], or None where the objective reads none.
