@@ -40,10 +40,12 @@ from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.live_users import Event
 from nxtpost_jax.serving.recommender import Recommender
 from nxtpost_jax.towers.model import Encoded, NxtPost, NxtPostConfig
+from nxtpost_jax.training.fitting import Diverged
 from nxtpost_jax.training.losses import loss, short_term_loss
 from nxtpost_jax.training.negatives import log_popularity
 from nxtpost_jax.training.objective import Objective
 from nxtpost_jax.training.post_to_post import pretrain
+from nxtpost_jax.training.task import Task, task
 
 __version__ = "0.1.0"
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Catalogue",
     "ContentSet",
     "Difference",
+    "Diverged",
     "Encoded",
     "Event",
     "Metrics",
@@ -63,6 +66,7 @@ __all__ = [
     "Recommender",
     "Sequences",
     "Split",
+    "Task",
     "TextEncoder",
     "apply_filter",
     "batch_shapes",
@@ -88,6 +92,7 @@ __all__ = [
     "rank_of_targets",
     "short_term_loss",
     "steps_per_epoch",
+    "task",
     "top_items",
     "train_batches",
     "truncate_histories",

@@ -5,7 +5,7 @@ features an item, width 64, two blocks, rows of 200, batches of 128, 128 shared 
 contestants take turns, a few steps each, so that a noisy machine disturbs all alike:
 
     bare     forward, backward and update in one jitted function, batches on the device already
-    loop     `training.train_epoch`: batches made on the host, then the same step
+    loop     the built-in loop of `Recommender.fit`: batches made on the host, then the same step
     gradient forward and backward alone
     update   the optimizer alone
     input    the batches alone
@@ -23,7 +23,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -119,42 +118,42 @@ class Trainer:
 
     def __init__(self, setting: Setting, tx: optax.GradientTransformation):
         self.setting = setting
-        self.tx = tx
-        content, key = jnp.asarray(setting.content), jax.random.key(0)
-        self.rest = (content, key, jnp.arange(setting.size.items))
+        size = setting.size
+        self.task = nxtpost_jax.task(
+            setting.model,
+            setting.sequences,
+            content=setting.content,
+            objective=OBJECTIVE,
+            batch_size=size.batch_size,
+        )
+        self.key = self.task.step_key(0)
+        self.where = training.placed(self.task, tx)
         self.stream = batches_of(setting)
         self.resident = jax.device_put(next(self.stream))
-        start = (setting.model, tx, self.resident, content, key)
-        self.params, self.state = training.init(*start)
+        self.state = training.init(self.task, tx)
         self.update_jitted = jax.jit(tx.update)
         self.grads = self.gradient()
 
     def bare(self, batch: Batch | None = None) -> None:
         """Step on a resident batch."""
-        self.params, self.state, value = training.step(
-            self.setting.model,
-            self.tx,
-            self.params,
-            self.state,
-            self.resident if batch is None else batch,
-            *self.rest,
-            objective=OBJECTIVE,
-        )
+        taken = self.resident if batch is None else batch
+        self.state, value = self.where.step(self.state, taken, self.key)
         jax.block_until_ready(value)
 
     def loop(self) -> None:
         """Take a turn's steps on batches that are made on the way."""
         batches = itertools.islice(self.stream, self.setting.size.steps)
-        start = (self.setting.model, self.tx, self.params, self.state, batches)
-        self.params, self.state, _ = training.train_epoch(*start, *self.rest, objective=OBJECTIVE)
+        taken = training.taken(self.task, self.state, batches, where=self.where)
+        for state, _ in taken:
+            self.state = state
 
     def gradient(self) -> Any:
         """Compute a gradient, as a step does."""
-        return _gradient(self.setting.model, self.params, self.resident, *self.rest)
+        return _gradient(self.task.loss, self.state.params, self.resident, self.key)
 
     def update(self) -> tuple[Any, optax.OptState]:
         """Compute an update from a gradient at hand."""
-        return self.update_jitted(self.grads, self.state, self.params)
+        return self.update_jitted(self.grads, self.state.opt_state, self.state.params)
 
 
 def batches_of(setting: Setting) -> Iterator[Batch]:
@@ -170,20 +169,9 @@ def batches_of(setting: Setting) -> Iterator[Batch]:
         )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _gradient(model, params, batch, content, key, candidates):
-    def value(params):
-        return nxtpost_jax.loss(
-            model,
-            params,
-            batch=batch,
-            content=content,
-            key=key,
-            objective=OBJECTIVE,
-            candidates=candidates,
-        )
-
-    return jax.grad(value, has_aux=True)(params)[0]
+@jax.jit
+def _gradient(loss, params, batch, key):
+    return jax.grad(loss, has_aux=True)(params, batch, key)[0]
 
 
 def time_training(setting: Setting, optimizers: Mapping[str, Any]) -> dict[str, dict[str, float]]:

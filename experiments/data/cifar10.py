@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from experiments.harness.errors import bad_input
 from experiments.harness.provenance import DataName
 
 _NAME = re.compile(r"(?:.*/)?(train|test)/([^/]+)/[^/]+\.jpe?g")
+_MOST_BYTES = 1 << 20  # of one image: a hundred times what 32 x 32 pixels take
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 
 
@@ -78,9 +81,13 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
         with tarfile.open(path) as archive:
             for member in archive:
                 if member.isfile() and re.fullmatch(_NAME, member.name):
+                    if member.size > _MOST_BYTES:
+                        expected = f"images of at most {_MOST_BYTES:,} bytes"
+                        found = f"{member.name} of {member.size:,}"
+                        raise bad_input(path, expected=expected, found=found)
                     stream = archive.extractfile(member)
                     yield member.name, stream.read() if stream else b""
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise bad_input(path, expected="a folder or a tar", found=str(error)) from error
 
 
@@ -89,7 +96,7 @@ def _decode(data: bytes, name: str, *, side: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise bad_input(name, expected="a JPEG image", found=str(error)) from error
     if pixels.shape != (side, side, 3):
         found = " x ".join(map(str, pixels.shape[:2]))

@@ -21,10 +21,16 @@ def bad_input(
 ) -> InputError:
     """Build the one-line message "WHERE, line LINE: expected EXPECTED, found FOUND".
 
-    `line` counts from 1.
+    `line` counts from 1. What a file holds may be long: the middle of a long part is left out.
     """
     place = f"{os.fspath(where)}" if line is None else f"{os.fspath(where)}, line {line}"
+    expected, found = _short(expected), _short(found)
     return InputError(" ".join(f"{place}: expected {expected}, found {found}".split()))
+
+
+def _short(text: str, limit: int = 700) -> str:
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
 
 
 def shown(text: str | bytes, limit: int = 60) -> str:

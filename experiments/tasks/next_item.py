@@ -31,11 +31,15 @@ from nxtpost_jax import (
     Objective,
     Protocol,
     Queries,
+    Recommender,
     Sequences,
     Split,
 )
 from nxtpost_jax.evaluation import baselines as baseline_models
 from nxtpost_jax.evaluation.ranking import ScoresFn
+from nxtpost_jax.events.content import with_nan_rows
+from nxtpost_jax.training.fitting import Validate
+from nxtpost_jax.training.task import Task
 
 MOST_RATINGS = 12  # a strength of more values, such as a quantity, is no rating
 Evaluate = Callable[[NxtPost, Params], Mapping[str, float]]
@@ -194,6 +198,51 @@ def score_baselines(problem: Problem, queries: Queries, *, max_len: int) -> dict
     }
 
 
+@dataclasses.dataclass
+class StageLoop:
+    """The loop of a stage of a run, as `Recommender.fit` takes one; its result is kept."""
+
+    run: Run
+    stage: str
+    mesh: Mesh
+    result: TrainResult | None = None
+
+    def __call__(
+        self,
+        task: Task,
+        *,
+        tx: optax.GradientTransformation,
+        epochs: int,
+        validate: Validate | None,
+        validate_every: int,
+        select: str,
+        patience: int | None,
+        log: Callable[[dict[str, float]], None] | None,
+    ) -> tuple[Params, list[dict[str, float]]]:
+        """Train a task as one stage, or finish it: parameters, and a record per epoch."""
+        self.result = train(
+            self.run,
+            stage=self.stage,
+            init_params=task.init,
+            loss=task.loss,
+            tx=tx,
+            batches=task.batches,
+            epochs=epochs,
+            steps_per_epoch=task.steps_per_epoch,
+            seed=task.seed,
+            mesh=self.mesh,
+            evaluate=validate,
+            evaluate_every=validate_every,
+            select=None if validate is None else select,
+            batch_shapes=len(task.batch_shapes),
+            patience=patience,
+        )
+        if log is not None:
+            for record in self.result.history:
+                log(record)
+        return self.result.params, self.result.history
+
+
 def train_nxtpost(
     run: Run,
     problem: Problem,
@@ -211,57 +260,29 @@ def train_nxtpost(
     patience: int | None = None,
     evaluate: Evaluate | None = None,
 ) -> tuple[NxtPost, TrainResult]:
-    """Train both towers as one stage of a run; the epoch is selected by validation NDCG@10.
+    """Fit a `Recommender` as one stage of a run; the epoch is selected by validation NDCG@10.
 
     `evaluate` maps the model and parameters to validation metrics, "ndcg@10" among them; by
     default the validation targets are ranked among all items.
     """
-    model = NxtPost(config, num_items=problem.num_items)
-    content = None if problem.content is None else jnp.asarray(problem.content)
-    train_part = problem.split.train
-    candidates = jnp.asarray(problem.candidates)
-    log_popularity = jnp.asarray(nxtpost_jax.log_popularity(train_part, problem.num_items))
-    rows = {"max_len": config.max_len, "batch_size": batch_size, "buckets": buckets}
-    batches = functools.partial(
-        nxtpost_jax.train_batches, train_part, seed=seed, num_labels=objective.num_labels, **rows
-    )
-    first = next(iter(batches(epoch=0)))
-
-    def init_params(key):
-        return model.init(key, first, content)["params"]
-
-    def loss(params, batch, key):
-        return nxtpost_jax.loss(
-            model,
-            params,
-            batch=batch,
-            content=content,
-            key=key,
-            objective=objective,
-            candidates=candidates,
-            log_popularity=log_popularity,
-        )
-
-    result = train(
-        run,
-        stage=stage,
-        init_params=init_params,
-        loss=loss,
-        tx=tx,
-        batches=lambda epoch: batches(epoch=epoch),
+    content = None if problem.content is None else with_nan_rows(problem.content)
+    recommender = Recommender(config, content, num_items=problem.num_items, tx=tx)
+    loop = StageLoop(run, stage, mesh)
+    figures = evaluate or functools.partial(validation_metrics, problem)
+    recommender.fit(
+        problem.split.train,
         epochs=epochs,
-        steps_per_epoch=nxtpost_jax.steps_per_epoch(train_part, **rows),
+        batch_size=batch_size,
+        buckets=buckets,
+        objective=objective,
         seed=seed,
-        mesh=mesh,
-        evaluate=functools.partial(
-            evaluate or functools.partial(validation_metrics, problem), model
-        ),
-        evaluate_every=evaluate_every,
-        select="ndcg@10",
-        batch_shapes=buckets,
+        validation=functools.partial(figures, recommender.model),
+        validate_every=evaluate_every,
         patience=patience,
+        loop=loop,
     )
-    return model, result
+    assert loop.result is not None  # `fit` has called it
+    return recommender.model, dataclasses.replace(loop.result, params=recommender.params)
 
 
 def validation_metrics(problem: Problem, model: NxtPost, params: Params) -> Mapping[str, float]:

@@ -9,7 +9,6 @@ import optax
 from jax.sharding import Mesh
 
 import nxtpost_jax
-import shampoo_jax
 from experiments.harness.options import (
     ManySeeds,
     WithEvents,
@@ -21,6 +20,7 @@ from experiments.harness.run_folder import Run
 from experiments.loop.training import TrainResult
 from experiments.tasks.next_item import Evaluate, Problem, train_nxtpost
 from nxtpost_jax import NxtPost, NxtPostConfig, Objective
+from nxtpost_jax.training.optimizers import Word, warmed_up
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class NxtPostOptions(ManySeeds, WithEvents, WithLayout):
         check_above_zero(self, "adamw_rate", "shampoo_rate")
 
     @property
-    def optimizers(self) -> tuple[str, ...]:
+    def optimizers(self) -> tuple[Word, ...]:
         """The optimizers that train."""
         return ("adamw", "shampoo") if self.optimizer == "both" else (self.optimizer,)
 
@@ -78,20 +78,20 @@ SMOKE = {
 
 
 def make_optimizer(
-    name: str, options: NxtPostOptions, *, steps_per_epoch: int
+    name: Word, options: NxtPostOptions, *, steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """Build an optimizer: one epoch of linear warm-up, then the schedule of the options.
 
     A constant rate leaves the number of epochs open, which validation decides.
     """
-    peak = options.adamw_rate if name == "adamw" else options.shampoo_rate
-    start, total = peak / steps_per_epoch, options.epochs * steps_per_epoch
-    if options.schedule == "constant" or options.epochs == 1:
-        schedule = optax.linear_schedule(start, peak, steps_per_epoch)
-    else:
-        schedule = optax.warmup_cosine_decay_schedule(start, peak, steps_per_epoch, total)
-    make = optax.adamw if name == "adamw" else shampoo_jax.shampoo
-    return make(schedule, b1=0.9, b2=0.95, weight_decay=options.weight_decay)
+    return warmed_up(
+        name,
+        peak=options.adamw_rate if name == "adamw" else options.shampoo_rate,
+        epochs=options.epochs,
+        steps_per_epoch=steps_per_epoch,
+        schedule=options.schedule,
+        weight_decay=options.weight_decay,
+    )
 
 
 def train_seeds(
@@ -124,7 +124,7 @@ def train_one(
     *,
     config: NxtPostConfig,
     options: NxtPostOptions,
-    optimizer: str,
+    optimizer: Word,
     stage: str,
     seed: int,
     mesh: Mesh,

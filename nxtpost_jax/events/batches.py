@@ -130,6 +130,8 @@ def train_batches(
       times: float32[B, L], seconds since the previous input, if `train` has times.
       actions, surfaces: int32[B, L], if `train` has them.
       static: int32[B, G], if `train` has static features.
+      weights, long_weights: float32[B, L] and [B, m], of the events that are labels, if `train` has
+        weights; 0 where there is no label.
 
     Raises:
       ValueError: `batch_size`, `max_len`, `num_labels` or `buckets` is below 1, or no user has two
@@ -163,7 +165,10 @@ def _inputs_and_labels(train: Sequences, starts, lengths, width: int) -> dict:
     rows = gather_rows(train, index_BxL, valid_BxL)
     if train.static is not None:
         rows["static"] = train.static[train.owners(starts)]
-    return rows | {"labels": np.where(labelled_BxL, train.items[label_BxL], np.int32(PAD))}
+    rows["labels"] = np.where(labelled_BxL, train.items[label_BxL], np.int32(PAD))
+    if train.weights is not None:
+        rows["weights"] = np.where(labelled_BxL, train.weights[label_BxL], np.float32(0))
+    return rows
 
 
 def _long_labels(train: Sequences, starts, pooled, num_labels: int) -> dict:
@@ -171,8 +176,11 @@ def _long_labels(train: Sequences, starts, pooled, num_labels: int) -> dict:
     first_B = starts + pooled
     left_B = np.minimum(train.offsets[users_B + 1] - first_B, num_labels)
     index_Bxm, valid_Bxm = window_index(first_B, left_B, num_labels)
-    return {
+    labels = {
         "users": users_B.astype(np.int32),
         "pooled_lengths": pooled,
         "long_labels": np.where(valid_Bxm, train.items[index_Bxm], np.int32(PAD)),
     }
+    if train.weights is not None:
+        labels["long_weights"] = np.where(valid_Bxm, train.weights[index_Bxm], np.float32(0))
+    return labels

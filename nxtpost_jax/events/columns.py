@@ -119,6 +119,25 @@ def logged_seconds(name: str, values: ArrayLike | Sequence[Moment]) -> np.ndarra
     return seconds(name, array)
 
 
+def event_weights(name: str, values: ArrayLike) -> np.ndarray:
+    """Read how much events count as float32.
+
+    Raises:
+      ValueError: they are no finite numbers of at least 0 in one dimension.
+    """
+    values = as_array(name, values)
+    if values.ndim != 1:
+        raise ValueError(f"{name}: expected one dimension, found shape {list(values.shape)}")
+    if values.size and values.dtype.kind not in "iufb":
+        found = values.flat[0]
+        raise ValueError(f"{name}: expected numbers of at least 0, found {found!r:.60}")
+    weights = np.ascontiguousarray(values, np.float32)
+    broken = values[~(np.isfinite(weights) & (weights >= 0))]
+    if len(broken):
+        raise ValueError(f"{name}: expected finite numbers of at least 0, found {broken[0]}")
+    return weights
+
+
 def as_array(name: str, values: ArrayLike | Sequence) -> np.ndarray:
     """Make an array.
 

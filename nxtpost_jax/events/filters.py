@@ -56,7 +56,7 @@ def keep_events(sequences: Sequences, keep: np.ndarray) -> Sequences:
     kept_before = np.concatenate([[0], np.cumsum(keep)])
     columns = {
         name: None if getattr(sequences, name) is None else getattr(sequences, name)[keep]
-        for name in ("times", "actions", "surfaces")
+        for name in ("times", "actions", "surfaces", "weights")
     }
     offsets = kept_before[sequences.offsets]
     return Sequences(sequences.items[keep], offsets, static=sequences.static, **columns)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nxtpost_jax.events.columns import as_array, logged_seconds
+from nxtpost_jax.events.columns import as_array, event_weights, logged_seconds
 from nxtpost_jax.events.ids import OwnIds
 from nxtpost_jax.events.roles import recognise
 from nxtpost_jax.events.sequences import Sequences
@@ -27,12 +27,14 @@ class Log(NamedTuple):
       user, item: [n], the caller's ids.
       time: float64[n] in seconds, or None.
       action: [n], the caller's names, or None.
+      weight: float32[n], how much each event counts, or None.
     """
 
     user: Any
     item: Any
     time: np.ndarray | None
     action: Any | None
+    weight: np.ndarray | None = None
 
 
 def is_table(data: object) -> bool:
@@ -47,7 +49,8 @@ def read_log(table: Table, columns: Mapping[str, str] | None = None) -> Log:
 
     Args:
       table: a dict of n-long columns, or a DataFrame.
-      columns: {role: name} of columns whose names say nothing; roles are user, item, time, action.
+      columns: {role: name} of columns whose names say nothing; roles are user, item,
+        time, action, weight.
 
     Raises:
       ValueError: a column is missing, unclear or of another length, a value is missing, or times
@@ -55,7 +58,7 @@ def read_log(table: Table, columns: Mapping[str, str] | None = None) -> Log:
       ModuleNotFoundError: the table is a DataFrame and narwhals is not installed.
     """
     given = _dict_columns(table) if isinstance(table, Mapping) else _frame_columns(table)
-    roles = recognise(list(given), columns)
+    roles = recognise(list(given), columns, optional=("time", "action", "weight"))
     values = {role: given[name]() for role, name in roles.items()}
     count = len(values["user"])
     if not count:
@@ -67,7 +70,9 @@ def read_log(table: Table, columns: Mapping[str, str] | None = None) -> Log:
             )
     time = values.get("time")
     time = None if time is None else logged_seconds(roles["time"], time)
-    return Log(values["user"], values["item"], time, values.get("action"))
+    weight = values.get("weight")
+    weight = None if weight is None else event_weights(roles["weight"], weight)
+    return Log(values["user"], values["item"], time, values.get("action"), weight)
 
 
 def grouped(
@@ -93,6 +98,7 @@ def grouped(
         item_codes[kept],
         times=column(log.time),
         actions=column(action_codes),
+        weights=column(log.weight),
         num_users=len(users),
     )
     return sequences, users

@@ -5,7 +5,7 @@ a colon: `user_id:token`, `userId` and `USER ID` are one. What is unclear is nev
 columns that look like one role are refused until the caller picks one.
 
 A rating is no weight: how much somebody liked an item does not say how much the event counts. So
-the weight is the one role that is never recognised, only named by the caller.
+only a column that is called a weight is one, or one that the caller names.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _USUAL: dict[Role, tuple[str, ...]] = {
         "date eventdate createdat invoicedate tdat lastwatchdt reviewtime",
     ),
     "action": ("action event actiontype eventtype behavior behaviour behaviortype", "type"),
-    "weight": (),
+    "weight": ("weight eventweight sampleweight",),
 }
 # Parts of names by which a column that nobody listed may be meant.
 _ALIKE: dict[Role, str] = {

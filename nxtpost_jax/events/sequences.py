@@ -8,10 +8,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nxtpost_jax.events.columns import Moment, as_array, seconds, whole_numbers
+from nxtpost_jax.events.columns import (
+    Moment,
+    as_array,
+    event_weights,
+    seconds,
+    whole_numbers,
+)
 
 PAD = -1
-_COLUMNS = {"times": seconds, "actions": whole_numbers, "surfaces": whole_numbers}  # per event
+_COLUMNS = {  # per event
+    "times": seconds,
+    "actions": whole_numbers,
+    "surfaces": whole_numbers,
+    "weights": event_weights,
+}
 _USERS = 1_000_000  # ids up to which, or up to ten times the events, users may be sparse
 
 
@@ -29,6 +40,8 @@ class Sequences:
       surfaces: int32[n_events], ids from 0 of the surfaces the events came from, or None.
       static: int32[n_users, G], G categorical features a user (language, country), -1 where
         unknown, or None.
+      weights: float32[n_events], how much each event counts as a label in training, or None for
+        all alike; no request reads them.
 
     Raises:
       ValueError: lengths disagree, offsets do not cover the events, an id is no whole number from
@@ -41,6 +54,7 @@ class Sequences:
     actions: np.ndarray | None = None
     surfaces: np.ndarray | None = None
     static: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     def __post_init__(self):
         for name, read in ({"items": whole_numbers, "offsets": _offsets} | _COLUMNS).items():
@@ -90,6 +104,7 @@ class Sequences:
         actions: ArrayLike | None = None,
         surfaces: ArrayLike | None = None,
         static: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
         num_users: int | None = None,
     ) -> Sequences:
         """Group a flat log by user and sort each user's events; ties keep their input order.
@@ -106,6 +121,7 @@ class Sequences:
           actions: int[n_events], action ids from 0.
           surfaces: int[n_events], surface ids from 0.
           static: int[n_users, G], categorical features a user, -1 where unknown.
+          weights: float[n_events], how much each counts as a label, from 0.
           num_users: number of users; the largest id + 1 when None.
 
         Raises:
@@ -118,7 +134,7 @@ class Sequences:
         items = whole_numbers("items", items)
         times = None if times is None else seconds("times", times)
         key = times if order is None else _sort_key(order)
-        columns = {"times": times, "actions": actions, "surfaces": surfaces}
+        columns = {"times": times, "actions": actions, "surfaces": surfaces, "weights": weights}
         for name, value in ({"items": items, "order": order} | columns).items():
             if value is not None and len(value) != len(users):
                 raise ValueError(f"{name}: expected {len(users)} values, found {len(value)}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.ids import OwnIds
 from nxtpost_jax.events.texts import TextEncoder
 from nxtpost_jax.serving.histories import as_list
@@ -80,6 +82,43 @@ def later(content: Any, ids: Any, start: Start) -> tuple[Any, Any]:
         found = f"{given[unread[0]]!r:.60} of item {ids[unread[0]]!r:.60}"
         raise ValueError(f"content: expected a text with a word that training had, found {found}")
     return vectors, ids
+
+
+def beside(content: Described, start: Start) -> dict[int, np.ndarray]:
+    """Read content beside a table of a fit that goes on, by the encoder of before.
+
+    Returns:
+      {number: vector float32[C]}; zeros where no word of a text is known.
+
+    Raises:
+      ValueError: items are known by id only or by numbers, or content is of another kind.
+    """
+    known = start.content
+    if not isinstance(start.names, OwnIds) or known is None:
+        raise ValueError(
+            "content: expected None where items are known by id only or are numbers, found some"
+        )
+    if not isinstance(content, Mapping):
+        found = type(content).__name__
+        raise ValueError(f"content: expected a text or a vector by item id, found a {found}")
+    ids = list(content)
+    given = _texts_or_vectors(list(content.values()), ids)
+    if not isinstance(given, np.ndarray):
+        if start.encoder is None:
+            raise ValueError(
+                f"content: expected vectors, as before, found the text {given[0]!r:.60}"
+            )
+        given = start.encoder(given)
+    width = _width(known)
+    if given.shape[1] != width:
+        raise ValueError(f"content: expected vectors of {width}, found {given.shape[1]}")
+    return dict(zip(start.names.add("content", ids).tolist(), given))
+
+
+def _width(known: Content) -> int:
+    """Count the features of content by id, which is one matrix."""
+    (table,) = jax.tree.leaves(known)
+    return table.shape[1]
 
 
 def _one_per_item(content: Any) -> list:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from nxtpost_jax.serving import described
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.histories import as_list, numbers
 from nxtpost_jax.serving.reading import Reader, power_of_two
+from nxtpost_jax.serving.served import Served
 from nxtpost_jax.towers.model import NxtPost, apply
 
 
@@ -55,6 +57,33 @@ def checked(reader: Reader, *, content: Any, ids: Any) -> tuple[Content, np.ndar
     if found != expected:
         raise ValueError(f"content: expected one item's as {expected}, found {found}")
     return content, catalogue.checked_new_ids(_new(catalogue, ids), contents.num_rows(content))
+
+
+def enter(served: Served, now: Reader, *, content: Any, ids: Any) -> np.ndarray:
+    """Put items into the catalogue, and keep their content for a fit that goes on: int32[m] codes.
+
+    Raises:
+      ValueError: see `Recommender.add`.
+    """
+    rows, codes = checked(now, content=content, ids=ids)
+    if content is not None:
+        served.check_can_grow()
+    if len(codes):
+        vectors = encoded(now.model, now.params, rows, codes)
+        added = without(served.now.added, codes)
+        if content is not None:
+            added |= {
+                code: jax.tree.map(lambda part, i=i: np.asarray(part[i]), rows)
+                for i, code in enumerate(codes.tolist())
+            }
+        served.replace(now.params, now.catalogue.add(vectors, codes), added=added)
+    return codes
+
+
+def without(added: Mapping[int, Any], codes: np.ndarray) -> dict[int, Any]:
+    """Leave out what was added under some ids."""
+    gone = set(codes.tolist())
+    return {code: row for code, row in added.items() if code not in gone}
 
 
 def _new(catalogue: Catalogue, ids: Any) -> np.ndarray | None:

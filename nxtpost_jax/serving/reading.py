@@ -45,8 +45,7 @@ class Reader:
     @property
     def start(self) -> Start:
         """Give the towers, and what the caller calls items and actions."""
-        assert self.state.start is not None  # there are no parameters without
-        return self.state.start
+        return self.state.begun
 
     @property
     def model(self) -> NxtPost:

@@ -7,24 +7,27 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
-import optax
+from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import Metrics
 from nxtpost_jax.events.content import Content, GivenContent
 from nxtpost_jax.events.splits import Queries
-from nxtpost_jax.serving import entering, requests, saving, starting
+from nxtpost_jax.serving import entering, learning, requests, saving, starting
 from nxtpost_jax.serving import histories as given
 from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.described import Described
 from nxtpost_jax.serving.histories import Histories, Unknown
+from nxtpost_jax.serving.learning import Setup, Validation
 from nxtpost_jax.serving.live_users import Event, LiveUsers
 from nxtpost_jax.serving.reading import Backfill, EventFilter, Reader
 from nxtpost_jax.serving.served import Served, Start
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
-from nxtpost_jax.training import fitting
+from nxtpost_jax.training import optimizers
+from nxtpost_jax.training.fitting import Loop
 from nxtpost_jax.training.objective import Objective, resolve
+from nxtpost_jax.training.optimizers import Optimizer
 
 
 class Recommender:
@@ -44,7 +47,7 @@ class Recommender:
         content: GivenContent = None,
         *,
         num_items: int | None = None,
-        tx: optax.GradientTransformation | None = None,
+        tx: Optimizer | None = None,
         event_filter: EventFilter | None = None,
         backfill: Backfill | None = None,
     ):
@@ -57,14 +60,14 @@ class Recommender:
             or None to know items by id only. An array may be the path of an .npy file; a row of
             NaN is an item without content.
           num_items: size of the catalogue; read by `fit` when None without content.
-          tx: optimizer; AdamW at 1e-3 when None.
+          tx: optimizer; AdamW at 1e-3 when None. "adamw" and "shampoo" are one after an epoch of
+            warm-up, see `optimizers`.
           event_filter: tells which events count, bool[n_events], in training and histories.
           backfill: fills short histories (see `backfill`), wherever one is read but in training.
 
-        Raises:
-          ValueError: content has another shape, NaN, or nothing of an item without id embedding.
+        Raises: ValueError: content has another shape, NaN, or nothing of an item without an id.
         """
-        self.tx = fitting.checked_optimizer(tx)
+        self.tx: Optimizer = optimizers.checked(tx)
         self._config = config
         self._given: Start | None = None
         if content is not None or num_items is not None:
@@ -113,6 +116,7 @@ class Recommender:
         *,
         columns: Mapping[str, str] | None = None,
         content: Described | None = None,
+        more: bool = False,
         epochs: int = 20,
         batch_size: int = 128,
         buckets: int = 1,
@@ -120,11 +124,18 @@ class Recommender:
         num_negatives: int | None = None,
         pretrain_epochs: int = 0,
         seed: int = 0,
-        validation: Queries | None = None,
+        validation: Validation | None = None,
+        seen_filter: bool = True,
         validate_every: int = 1,
+        select: str = "ndcg@10",
+        patience: int | None = None,
         log: Callable[[dict[str, float]], None] | None = None,
+        progress: bool | None = None,
+        checkpoint: str | os.PathLike | None = None,
+        mesh: Mesh | None = None,
+        loop: Loop | None = None,
     ) -> list[dict[str, float]]:
-        """Train anew; until it ends, and if it raises, requests are answered as before.
+        """Train anew, or go on; until it ends, and if it raises, requests are answered as before.
 
         Negatives come from the items that occur in `events`. Removed items are in no history, label
         or negative, and stay removed. Users of `update` keep their events.
@@ -134,63 +145,67 @@ class Recommender:
             items replace the first's. Or `Sequences`, or lists of item numbers, one per user.
           columns: {role: name} of columns that are not recognised, such as {"user": "who"}.
           content: {item id: text or vector} beside a table; see `described`.
+          more: go on from these parameters and this catalogue, by all events that shall be
+            remembered: a user's history in training is what is in them.
           epochs: passes over them.
-          batch_size: rows a step.
-          buckets: widths of rows, each half the next: see `batches.batch_shapes`.
-          objective: losses and negatives, see `objective.Objective`.
-          num_negatives: short for `objective=Objective(num_negatives=...)`.
+          batch_size, buckets: rows a step, and widths of rows; see `batches.batch_shapes`.
+          objective, num_negatives: losses and negatives, see `Objective`; or its number alone.
           pretrain_epochs: passes of post-to-post training before, see `post_to_post.pretrain`.
           seed: draws parameters, order, negatives and dropout.
-          validation: when given, the parameters of the epoch with the best NDCG@10 are kept.
+          validation: queries, or a function from parameters to figures; the parameters of the
+            epoch with the best figure are kept.
+          seen_filter: whether validation leaves a user's earlier items out, as in `evaluate`.
           validate_every: epochs between two validations; the last epoch always has one.
+          select: the figure, the highest is best: "hr@k", "ndcg@k", "mrr" or one of the function's.
+          patience: validations in a row without a new best that end the training.
           log: called with each epoch's record.
+          progress: False for no line on a terminal.
+          checkpoint: a folder; the same call goes on from the last epoch in it, to the same bits.
+          mesh: devices with an axis "data", over which the rows of a step are dealt.
+          loop: what trains in place of the built-in loop, see `fitting.Loop`.
 
-        Returns:
-          One record an epoch: epoch, loss, seconds and, where validated, hr@10, ndcg@10, mrr.
+        Returns: one record an epoch: epoch, loss, seconds and, where validated, the figures.
 
         Raises:
-          ValueError: an option is out of range, a column is unclear, an item unknown, times are
-            out of order, the catalogue has items that were added, or another fit is under way.
-          FloatingPointError: training diverged: a loss, a parameter or a vector is NaN or infinite.
+          ValueError: an option is out of range, a column is unclear, an item unknown, times are out
+            of order, the catalogue has items of `add` and `more` is not set, the checkpoint is of
+            another call, or another fit is under way.
+          Diverged: a loss, a parameter or a vector is NaN or infinite; its `params` were not yet.
+          KeyboardInterrupt: Ctrl-C; after a validation the best epoch is served then.
         """
-        start, sequences = starting.read(
+        return learning.learn(
+            self._served,
             events,
+            setup=Setup(self._config, self._given, self.tx, self.event_filter, self.backfill),
             columns=columns,
             content=content,
-            config=self._config,
-            given=self._given,
-            before=self._served.now.start,
+            more=more,
+            epochs=epochs,
+            batch_size=batch_size,
+            buckets=buckets,
+            objective=resolve(objective, num_negatives),
+            pretrain_epochs=pretrain_epochs,
+            seed=seed,
+            validation=validation,
+            seen_filter=seen_filter,
+            validate_every=validate_every,
+            select=select,
+            patience=patience,
+            log=log,
+            progress=progress,
+            checkpoint=checkpoint,
+            mesh=mesh,
+            loop=loop,
         )
-        with self._served.fitting(start) as blank:
-            reader = Reader(blank, event_filter=self.event_filter, backfill=self.backfill)
-            params, records = fitting.fit(
-                start.model,
-                reader.filtered(sequences),
-                content=start.content,
-                tx=self.tx,
-                epochs=epochs,
-                batch_size=batch_size,
-                buckets=buckets,
-                objective=resolve(objective, num_negatives),
-                pretrain_epochs=pretrain_epochs,
-                seed=seed,
-                validate=requests.validation(reader, validation),
-                validate_every=validate_every,
-                log=log,
-            )
-            vectors = requests.encoded_items(start.model, params, start.content)
-            self._served.finish_fit(start, params, vectors)
-        return records
 
     def adopt(self, params: Any) -> None:
         """Serve by parameters of `model` that another loop has trained, as after `fit`.
 
-        Raises:
-          ValueError: they are not of this model, or as in `fit`.
-          FloatingPointError: an item's vector is NaN or infinite.
+        Raises: ValueError: they are not of this model. FloatingPointError: a vector is not finite.
         """
         start = self._start()
-        with self._served.fitting(start):
+        with self._served.fitting():
+            self._served.blank(start)  # refuses items that it does not know
             vectors = requests.items_of_foreign(start.model, params, start.content)
             self._served.finish_fit(start, params, vectors)
 
@@ -199,8 +214,7 @@ class Recommender:
 
         Options are those of `ranking.evaluate`; histories are filtered as in `recommend`.
 
-        Raises:
-          ValueError: a target or candidate is not in the catalogue, or as in `recommend`.
+        Raises: ValueError: a target or candidate is not in the catalogue, or as in `recommend`.
         """
         return requests.rank_queries(self._reader(), queries, **options)
 
@@ -216,8 +230,8 @@ class Recommender:
     ) -> Answer:
         """Find the k best items for each history.
 
-        Batches are padded to powers of two, so that calls of similar size run the same compiled
-        function. Removed items and events that the `event_filter` refuses are in no history.
+        Batches are padded to powers of two, so calls of similar size run one compiled function.
+        Removed items and events that the `event_filter` refuses are in no history.
 
         Args:
           histories: B lists of item ids, oldest first, or one; or a table as in `fit`; or
@@ -229,8 +243,7 @@ class Recommender:
           unknown: what an item that the catalogue never had does: "refuse" names it in an error,
             "skip" leaves it out and counts it in the answer's `skipped`.
 
-        Returns:
-          An `Answer`: ids [B, k], the best first, and their cosines float32[B, k].
+        Returns: an `Answer`: ids [B, k], the best first, and their cosines float32[B, k].
 
         Raises:
           ValueError: k is out of range, a history is empty, an id is unknown, times are out of
@@ -259,8 +272,7 @@ class Recommender:
     def similar(self, ids: Any, k: int) -> Answer:
         """Find the k items nearest to an item or to each of m, itself left out: an `Answer`.
 
-        Raises:
-          ValueError: an id is unknown, or k is not below the catalogue's size.
+        Raises: ValueError: an id is unknown, or k is not below the catalogue's size.
         """
         return requests.similar(self._reader(), ids, k=k)
 
@@ -301,8 +313,7 @@ class Recommender:
 
         The options are those of `recommend`; `exclude` is one list in a list.
 
-        Raises:
-          ValueError: the user is unknown, or as in `recommend`.
+        Raises: ValueError: the user is unknown, or as in `recommend`.
         """
         vector, events, reader = self._live.current(user, take=self._reader)
         seen = events if exclude_seen else None
@@ -315,7 +326,7 @@ class Recommender:
         self._live.forget(user)
 
     def add(self, content: GivenContent | Described = None, ids: Any = None) -> np.ndarray:
-        """Make items findable at once, without training.
+        """Make items findable at once, without training; give their ids.
 
         An item that training did not know has no id vector: it is its content.
 
@@ -324,20 +335,12 @@ class Recommender:
             to bring removed items of the start back, with the content they had.
           ids: m of them, new or removed ones; where items are numbers, the next free when None.
 
-        Returns: the items' ids.
-
-        Raises:
-          ValueError: content has another shape, NaN, or an item without any; an id is in the
-            catalogue, there twice or no id; nothing has changed then.
+        Raises: ValueError: content has another shape, NaN, or an item without any; an id is in the
+          catalogue, there twice or no id; nothing has changed then.
         """
         with self._served.writing():
             now = self._reader()
-            rows, codes = entering.checked(now, content=content, ids=ids)
-            if content is not None:
-                self._served.check_can_grow()
-            if len(codes):
-                vectors = entering.encoded(now.model, now.params, rows, codes)
-                self._served.replace(now.params, now.catalogue.add(vectors, codes))
+            codes = entering.enter(self._served, now, content=content, ids=ids)
         return now.catalogue.names.take(codes)
 
     def remove(self, ids: Any) -> None:
@@ -345,45 +348,41 @@ class Recommender:
 
         Before `fit` it keeps them out of training, too. `allowed` leaves out what histories keep.
 
-        Raises:
-          ValueError: an id is unknown or there twice; nothing has changed then.
+        Raises: ValueError: an id is unknown or there twice; nothing has changed then.
         """
         with self._served.writing() as now:
             codes = given.numbers("ids", ids, now.catalogue)
-            self._served.replace(now.params, now.catalogue.remove(codes))
+            added = entering.without(now.added, codes)
+            self._served.replace(now.params, now.catalogue.remove(codes), added=added)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write config, parameters, content and catalogue to a folder, whole or not at all.
 
-        Users of `update` are not part of it; give their `history` again.
+        Users of `update` are not part of it; give their `history` again. A recommender that was
+        there is left by an OSError.
 
-        Raises:
-          ValueError: the path is a file, or a folder with other files.
-          OSError: it cannot be written; a recommender that was there still is.
+        Raises: ValueError: the path is a file, or a folder with other files.
         """
-        now = self._reader()
-        saving.save(path, saving.Saved(now.start, now.params, now.catalogue))
+        saving.save(path, self._reader().state)
 
     @classmethod
     def load(
         cls,
         path: str | os.PathLike,
         *,
-        tx: optax.GradientTransformation | None = None,
+        tx: Optimizer | None = None,
         event_filter: EventFilter | None = None,
         backfill: Backfill | None = None,
     ) -> Recommender:
         """Read a recommender that `save` wrote; optimizer, filter and backfill are no part of it.
 
-        Raises:
-          ValueError: the folder holds no recommender, or one of another version.
+        Raises: ValueError: the folder holds no recommender, or one of another version.
         """
         saved = saving.load(path)
-        start, config = saved.start, saved.start.model.config
+        start, config = saved.begun, saved.begun.model.config
         recommender = cls(config, tx=tx, event_filter=event_filter, backfill=backfill)
         recommender._given = None if start.own_ids else start
-        recommender._served = Served(start)
-        recommender._served.replace(saved.params, saved.catalogue)
+        recommender._served = Served.of(saved)
         return recommender
 
     def _start(self) -> Start:

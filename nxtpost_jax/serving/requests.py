@@ -183,23 +183,41 @@ def items_of_foreign(model: NxtPost, params: Any, content: Content) -> jax.Array
         raise ValueError(f"params: expected those of this model, found others: {found}") from error
 
 
-def validation(reader: Reader, queries: Queries | None) -> Callable[[Any], dict[str, float]] | None:
+def validation(
+    reader: Reader, queries: Queries | None, *, seen_filter: bool = True, select: str = "ndcg@10"
+) -> Callable[[Any], dict[str, float]] | None:
     """Give what ranks queries by parameters of a fit under way, among the items it began with.
 
+    Args:
+      reader: of the items.
+      queries: histories and targets, or None.
+      seen_filter: whether a user's earlier items are left out of the candidates.
+      select: the figure that epochs are told apart by, which sets a cut-off beside 10.
+
     Raises:
-      ValueError: a history is empty, now and not after an epoch.
+      ValueError: a history is empty or `select` is no figure, now and not after an epoch.
     """
     if queries is None:
         return None
     reader.prepared("validation", queries.histories)
+    ks = _cut_offs(select)
 
     def validate(params: Any) -> dict[str, float]:
         vectors = encoded_items(reader.model, params, reader.start.content)
         catalogue = dataclasses.replace(reader.catalogue, vectors=vectors)
         now = reader.at(params=params, catalogue=catalogue)
-        return rank_queries(now, queries, bootstrap=0).values
+        return rank_queries(now, queries, ks=ks, seen_filter=seen_filter, bootstrap=0).values
 
     return validate
+
+
+def _cut_offs(select: str) -> tuple[int, ...]:
+    figure, _, k = select.partition("@")
+    if select == "mrr":
+        return (10,)
+    if figure not in ("hr", "ndcg") or not k.isdigit() or not int(k):
+        raise ValueError(f"select: expected 'hr@k', 'ndcg@k' or 'mrr', found {select!r}")
+    return tuple(sorted({10, int(k)}))
 
 
 def _refuse_mask(name: str, ids: ArrayLike) -> None:

@@ -1,123 +1,77 @@
-"""A recommender on disk: a JSON header and npz files of arrays, written whole or not at all.
-
-A folder is written beside its place and then renamed to it. One that was there before is set
-aside under another name first and deleted last: whatever fails, one of both is whole, and a process
-that is killed between the two renames leaves the one aside, which `load` finds. No pickle.
-
-The header has the SHA-256 of every other file and of itself: a file that was damaged, or that is
-another recommender's, is refused by name.
-"""
+"""A recommender on disk: what a `folders` folder holds of it."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
-import secrets
-import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nxtpost_jax import folders
 from nxtpost_jax.events import content as contents
 from nxtpost_jax.events.content import ContentSet, with_nan_rows
 from nxtpost_jax.events.ids import OwnIds
 from nxtpost_jax.events.texts import TextEncoder
+from nxtpost_jax.folders import Kind, arrays_of, flat, nested
 from nxtpost_jax.serving.catalogue import Catalogue
-from nxtpost_jax.serving.served import Start
+from nxtpost_jax.serving.served import Start, State
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 
-VERSION = 3
-_HEADER, _PARAMS, _CONTENT, _CATALOGUE, _NAMES, _TEXTS = (
-    "recommender.json",
+_PARAMS, _CATALOGUE, _CONTENT, _NAMES, _TEXTS, _ADDED = _FILES = (
     "params.npz",
-    "content.npz",
     "catalogue.npz",
+    "content.npz",
     "names.npz",
     "texts.npz",
+    "added.npz",
 )
+KIND = Kind("a recommender", "recommender.json", _FILES, version=3)
 _CATALOGUE_ARRAYS = ("vectors", "ids", "removed")
 
 
-class Saved(NamedTuple):
-    """Hold what a folder has.
-
-    Attributes:
-      start: the towers, content and the caller's ids.
-      params: of the model.
-      catalogue: items as they are found now, added ones among them.
-    """
-
-    start: Start
-    params: Any
-    catalogue: Catalogue
-
-
-def save(path: str | os.PathLike, saved: Saved) -> None:
+def save(path: str | os.PathLike, saved: State) -> None:
     """Write a recommender to a folder, replacing one that is there.
 
     Raises:
       ValueError: the path is a file, or a folder that holds other files.
       OSError: it cannot be written; what was there before still is.
     """
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() and _aside(path).exists():
-        os.rename(_aside(path), path)
-    _check_replaceable(path)
+    start = saved.begun
     header = {
-        "version": VERSION,
-        "config": dataclasses.asdict(saved.start.model.config),
-        "num_items": saved.start.num_items,
-        "content": saved.start.content is not None,
-        "texts": saved.start.encoder is not None,
-        "columns": dict(saved.start.columns),
+        "config": dataclasses.asdict(start.model.config),
+        "num_items": start.num_items,
+        "content": start.content is not None,
+        "texts": start.encoder is not None,
+        "columns": dict(start.columns),
     }
     items = {name: np.asarray(getattr(saved.catalogue, name)) for name in _CATALOGUE_ARRAYS}
-    files: dict[str, dict[str, Any]] = {_PARAMS: _flat(saved.params), _CATALOGUE: items}
-    if saved.start.content is not None:
-        files[_CONTENT] = _content_arrays(saved.start.content)
-    files[_NAMES] = _name_arrays(saved.start)
-    if saved.start.encoder is not None:
-        files[_TEXTS] = saved.start.encoder.stored()
-    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    staged.mkdir()
-    try:
-        for name, arrays in files.items():
-            with open(staged / name, "wb") as stream:
-                np.savez(stream, **arrays)
-                _flush(stream)
-        header["files"] = {name: _digest_of_file(staged / name) for name in files}
-        header["digest"] = _digest(header)
-        with open(staged / _HEADER, "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(header, indent=2) + "\n")
-            _flush(stream)
-        _put_in_place(staged, path)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
+    files: dict[str, dict[str, Any]] = {_PARAMS: flat(saved.params), _CATALOGUE: items}
+    if start.content is not None:
+        files[_CONTENT] = _content_arrays(start.content)
+    files[_NAMES] = _name_arrays(start)
+    if saved.added:
+        files[_ADDED] = _added_arrays(saved.added)
+    if start.encoder is not None:
+        files[_TEXTS] = start.encoder.stored()
+    folders.write(path, KIND, header=header, files=files)
 
 
-def load(path: str | os.PathLike) -> Saved:
+def load(path: str | os.PathLike) -> State:
     """Read what `save` wrote.
 
     Raises:
       ValueError: the folder holds no whole recommender, or one of another version; the file is
         named.
     """
-    path = Path(os.path.realpath(path))
-    if not path.exists() and _aside(path).exists():
-        path = _aside(path)
-    header = _header(path / _HEADER)
-    for name in (_PARAMS, _CATALOGUE, _CONTENT, _NAMES, _TEXTS):
-        _check(path / name, header["files"].get(name))
+    path, header = folders.opened(path, KIND)
     config = NxtPostConfig(**header["config"])
     content, num_items = contents.of_catalogue(
-        _content(_arrays(path / _CONTENT)) if header["content"] else None,
+        _content(arrays_of(path / _CONTENT), mark=with_nan_rows) if header["content"] else None,
         id_embedding=config.id_embedding,
         num_items=header["num_items"],
     )
@@ -126,97 +80,27 @@ def load(path: str | os.PathLike) -> Saved:
         num_items,
         content,
         columns=header["columns"],
-        encoder=TextEncoder.restore(_arrays(path / _TEXTS)) if header["texts"] else None,
-        **_names(_arrays(path / _NAMES)),
+        encoder=TextEncoder.restore(arrays_of(path / _TEXTS)) if header["texts"] else None,
+        **_names(arrays_of(path / _NAMES)),
     )
-    catalogue = Catalogue.restore(**_arrays(path / _CATALOGUE), names=start.names)
-    params = jax.tree.map(jnp.asarray, _nested(_arrays(path / _PARAMS)))
-    return Saved(start, params, catalogue)
+    catalogue = Catalogue.restore(**arrays_of(path / _CATALOGUE), names=start.names)
+    params = jax.tree.map(jnp.asarray, nested(arrays_of(path / _PARAMS)))
+    return State(start, params, catalogue, added=_added(path, header))
 
 
-def _check_replaceable(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"path: expected a folder, found the file {path}")
-    own = {_HEADER, _PARAMS, _CONTENT, _CATALOGUE, _NAMES, _TEXTS}
-    other = {entry.name for entry in path.iterdir()} - own if path.exists() else set()
-    if other:
-        raise ValueError(
-            f"path: expected an empty folder or a recommender, found {min(other)} in {path}"
-        )
+def _added_arrays(added) -> dict[str, np.ndarray]:
+    """Stack the content of items that came by `add`, and their numbers."""
+    rows = jax.tree.map(lambda *parts: np.stack(parts), *added.values())
+    return {"ids": np.fromiter(added, np.int32, len(added)), **_content_arrays(rows)}
 
 
-def _put_in_place(staged: Path, path: Path) -> None:
-    aside = _aside(path)
-    shutil.rmtree(aside, ignore_errors=True)
-    _flush_folder(staged)
-    if path.exists():
-        os.rename(path, aside)
-    try:
-        os.rename(staged, path)
-    except BaseException:
-        if aside.exists():
-            os.rename(aside, path)
-        raise
-    _flush_folder(path.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.before")
-
-
-def _flush(stream) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _header(path: Path) -> dict:
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        found = (error.strerror or "nothing").lower()
-        raise ValueError(f"{path}: expected a saved recommender, found {found}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, found {error}") from None
-    version = header.get("version") if isinstance(header, dict) else None
-    if version != VERSION:
-        raise ValueError(f"{path}: expected version {VERSION}, found {version}")
-    if header.pop("digest", None) != _digest(header):
-        raise ValueError(f"{path}: expected the values that were saved, found others")
-    return header
-
-
-def _check(path: Path, digest: str | None) -> None:
-    """Refuse a file that is not as it was saved; `digest` is None for one that was not."""
-    if digest is None:
-        if path.exists():
-            raise ValueError(f"{path}: expected no such file, as none was saved, found one")
-    elif not path.is_file():
-        raise ValueError(f"{path}: expected a file as it was saved, found no such file")
-    elif _digest_of_file(path) != digest:
-        raise ValueError(f"{path}: expected the bytes that were saved, found others")
-
-
-def _digest(header: dict) -> str:
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
-
-
-def _digest_of_file(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+def _added(path: Path, header: dict[str, Any]) -> dict[int, Any]:
+    if _ADDED not in header["files"]:
+        return {}
+    arrays = arrays_of(path / _ADDED)
+    ids = arrays.pop("ids").tolist()
+    rows = _content(arrays)
+    return {code: jax.tree.map(lambda part, i=i: part[i], rows) for i, code in enumerate(ids)}
 
 
 def _name_arrays(start: Start) -> dict[str, np.ndarray]:
@@ -228,11 +112,11 @@ def _name_arrays(start: Start) -> dict[str, np.ndarray]:
 
 
 def _names(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    nested = _nested(arrays)
-    items, actions = (nested.get(kind) for kind in ("items", "actions"))
+    parts = nested(arrays)
+    items, actions = (parts.get(kind) for kind in ("items", "actions"))
     names = {} if items is None else {"names": OwnIds.restore(items)}
     return names | {
-        "stale": nested["stale"],
+        "stale": parts["stale"],
         "actions": None if actions is None else OwnIds.restore(actions),
     }
 
@@ -250,26 +134,9 @@ def _content_arrays(content) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _content(arrays: dict):
-    nested = _nested(arrays)
+def _content(arrays: dict, *, mark: Callable[[np.ndarray], np.ndarray] = np.asarray):
     channels = {
-        name: ContentSet(**parts) if "mask" in parts else with_nan_rows(parts["array"])
-        for name, parts in nested.items()
+        name: ContentSet(**parts) if "mask" in parts else mark(parts["array"])
+        for name, parts in nested(arrays).items()
     }
     return channels.get("", channels)
-
-
-def _flat(params) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {"/".join(key.key for key in keys): np.asarray(leaf) for keys, leaf in leaves}
-
-
-def _nested(arrays: dict) -> dict:
-    params: dict = {}
-    for name, array in arrays.items():
-        *folders, last = name.split("/")
-        node = params
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = array
-    return params

@@ -59,12 +59,22 @@ class State:
       params: the model's parameters, None before the first fit.
       catalogue: items, with vectors under these parameters.
       num_fits: tells the parameters of one fit from those of another.
+      opt_state: the optimizer's state beside the parameters, for a fit that goes on; or None.
+      added: {id: one item's content on the host} of items that `add` brought.
     """
 
     start: Start | None
     params: Any
     catalogue: Catalogue
     num_fits: int = 0
+    opt_state: Any = None
+    added: Mapping[int, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def begun(self) -> Start:
+        """Give the start, which there is wherever there are parameters."""
+        assert self.start is not None
+        return self.start
 
     def described(self) -> str:
         """Say in words what there is."""
@@ -88,47 +98,75 @@ class Served:
         self._turn = threading.Lock()
         self._fitting = False
 
+    @classmethod
+    def of(cls, state: State) -> Served:
+        """Serve by a state that was kept."""
+        served = cls(state.start)
+        served.now = dataclasses.replace(state, num_fits=1)
+        return served
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[State]:
         """Wait until nobody else writes, and give the state; `replace` it within."""
         with self._turn:
             yield self.now
 
-    def replace(self, params: Any, catalogue: Catalogue, *, start: Start | None = None) -> None:
+    def replace(
+        self, params: Any, catalogue: Catalogue, *, added: Mapping[int, Any] | None = None
+    ) -> None:
         """Put another state in place; only within `writing`."""
-        num_fits = self.now.num_fits + (params is not self.now.params)
-        self.now = State(start or self.now.start, params, catalogue, num_fits)
+        changes: dict[str, Any] = {} if added is None else {"added": added}
+        if params is not self.now.params:
+            changes |= {"num_fits": self.now.num_fits + 1, "opt_state": None}
+        self.now = dataclasses.replace(self.now, params=params, catalogue=catalogue, **changes)
 
     @contextlib.contextmanager
-    def fitting(self, start: Start) -> Iterator[State]:
-        """Let nobody else fit, and give the items of a start less those removed, unencoded.
-
-        Each item is in the slot of its id, and there is no other slot.
+    def fitting(self) -> Iterator[None]:
+        """Let nobody else fit, nor new items enter, from before the events are read.
 
         Raises:
-          ValueError: there are added items, whose content nobody has, or another fit is under way.
+          ValueError: another fit is under way.
         """
         with self._turn:
-            ids = self.now.catalogue.sorted_ids
-            if len(ids) and ids[-1] >= start.num_items:
-                found = self.now.catalogue.names.take(ids[-1:])[0]
-                raise ValueError(
-                    f"recommender: expected no added items at fit, found {found}; build a new "
-                    "one with their content"
-                )
             if self._fitting:
                 raise ValueError("recommender: expected no fit under way, found one")
             self._fitting = True
         try:
-            yield State(start, None, _blank(start).without(self._removed(start)))
+            yield
         finally:
             self._fitting = False
 
-    def finish_fit(self, start: Start, params: Any, vectors_NxD: ArrayLike) -> None:
+    def blank(self, start: Start) -> State:
+        """Give the items of a start less those removed, unencoded; only within `fitting`.
+
+        Each item is in the slot of its id, and there is no other slot.
+
+        Raises:
+          ValueError: there are added items that the start does not know.
+        """
+        ids = self.now.catalogue.sorted_ids
+        if len(ids) and ids[-1] >= start.num_items:
+            found = self.now.catalogue.names.take(ids[-1:])[0]
+            raise ValueError(
+                f"recommender: expected no added items at fit, found {found}; more=True goes on "
+                "with them, a new recommender with their content begins anew"
+            )
+        return State(start, None, _blank(start).without(self._removed(start)))
+
+    def finish_fit(
+        self, start: Start, params: Any, vectors_NxD: ArrayLike, *, opt_state: Any = None
+    ) -> None:
         """Serve by other parameters; what was removed meanwhile stays removed."""
         catalogue = Catalogue.of(vectors_NxD, names=start.names)
         with self._turn:
-            self.replace(params, catalogue.without(self._removed(start)), start=start)
+            present = catalogue.without(self._removed(start))
+            num_fits = self.now.num_fits + 1
+            self.now = State(start, params, present, num_fits, opt_state=opt_state)
+
+    def removed_by_caller(self) -> np.ndarray:
+        """List the items that the caller took out, not those of earlier tables: int32[r]."""
+        before = np.zeros(0, np.int32) if self.now.start is None else self.now.start.stale
+        return np.setdiff1d(self.now.catalogue.removed, before)
 
     def check_can_grow(self) -> None:
         """Refuse new items while a fit is under way, whose parameters would not know them."""
@@ -140,9 +178,7 @@ class Served:
 
     def _removed(self, start: Start) -> np.ndarray:
         """List what the caller removed, and what a start is without: int32[r]."""
-        before = self.now.start.stale if self.now.start is not None else start.stale
-        by_caller = np.setdiff1d(self.now.catalogue.removed, before)
-        return np.union1d(by_caller, start.stale).astype(np.int32)
+        return np.union1d(self.removed_by_caller(), start.stale).astype(np.int32)
 
 
 def _blank(start: Start | None) -> Catalogue:

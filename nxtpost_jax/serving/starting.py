@@ -16,7 +16,7 @@ from nxtpost_jax.events.log import Log
 from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.serving import described
 from nxtpost_jax.serving.described import Described
-from nxtpost_jax.serving.served import Start
+from nxtpost_jax.serving.served import Served, Start
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 
 _LENGTHS = (16, 200)  # the shortest and the longest history that is read where nobody says
@@ -38,40 +38,52 @@ def of_numbers(
 
 
 def read(
+    config: NxtPostConfig | None,
+    given: Start | None,
     events: Any,
     *,
     columns: Mapping[str, str] | None,
     content: Described | None,
-    config: NxtPostConfig | None,
-    given: Start | None,
-    before: Start | None,
+    served: Served,
 ) -> tuple[Start, Sequences]:
     """Read what `fit` is given: what to begin with, and the events as sequences of item numbers.
 
     Args:
-      events, columns, content: see `Recommender.fit`.
       config: see `Recommender`.
       given: of items that the caller sized, else None.
-      before: what the fit before began with, if any.
+      events, columns, content: see `Recommender.fit`.
+      served: what the fit before began with, if any, tells the numbers of its items.
 
     Raises:
       ValueError: see `Recommender.fit`.
     """
-    if content is not None and (given is not None or not logs.is_table(events)):
-        raise ValueError("content: expected None but beside a table with own ids, found some")
+    before = served.now.start
     if logs.is_table(events):
+        if content is not None and given is not None:
+            raise _content_beside_numbers()
         log = logs.read_log(events, columns)
         if given is not None:
             return given, in_numbers(log, given)
         return of_log(log, config=config, before=before, columns=columns, content=content)
-    if columns is not None:
-        raise ValueError(f"columns: expected None beside sequences, found {columns}")
+    check_bare(columns, content)
     sequences = as_sequences("events", events)
     check_times("events", sequences)
     start = before if given is None else given
     start = of_sequences(config, sequences) if start is None else start
     check_below("events", sequences.items, start.num_items)
     return start, sequences
+
+
+def check_bare(columns: Mapping[str, str] | None, content: Described | None) -> None:
+    """Refuse what says nothing beside sequences of item numbers."""
+    if content is not None:
+        raise _content_beside_numbers()
+    if columns is not None:
+        raise ValueError(f"columns: expected None beside sequences, found {columns}")
+
+
+def _content_beside_numbers() -> ValueError:
+    return ValueError("content: expected None but beside a table with own ids, found some")
 
 
 def of_sequences(config: NxtPostConfig | None, sequences: Sequences) -> Start:
@@ -114,10 +126,10 @@ def of_log(
     if before is not None and isinstance(before.names, OwnIds):
         names, actions = before.names, before.actions
     items = names.add("item", log.item)
-    actions, action_codes = _actions(log, actions)
+    actions, action_codes = numbered_actions(log, actions)
     sequences, _ = logs.grouped(log, items, action_codes)
     config = _sized(sequences) if config is None else config
-    _check_actions(config, actions)
+    check_actions(config, actions)
     vectors, encoder, here = None, None, items
     if content is not None:
         vectors, encoder = described.at_start(content, names=names, items=items)
@@ -146,11 +158,11 @@ def in_numbers(log: Log, start: Start) -> Sequences:
     """
     items = start.names.codes("item", log.item)
     check_below("item", items, start.num_items)
-    _, action_codes = _actions(log, None)
+    _, action_codes = numbered_actions(log, None)
     return logs.grouped(log, items, action_codes)[0]
 
 
-def _actions(log: Log, before: OwnIds | None) -> tuple[OwnIds | None, np.ndarray | None]:
+def numbered_actions(log: Log, before: OwnIds | None) -> tuple[OwnIds | None, np.ndarray | None]:
     """Number actions in the order of their names; those of a fit before keep their numbers."""
     if log.action is None:
         return before, None
@@ -159,7 +171,8 @@ def _actions(log: Log, before: OwnIds | None) -> tuple[OwnIds | None, np.ndarray
     return actions, actions.codes("action", log.action)
 
 
-def _check_actions(config: NxtPostConfig, actions: OwnIds | None) -> None:
+def check_actions(config: NxtPostConfig, actions: OwnIds | None) -> None:
+    """Refuse more actions than a config has rows for."""
     weights = config.action_weights
     size = config.num_actions or (0 if weights is None else len(weights))
     if size and actions is not None and len(actions) > size:

@@ -1,4 +1,4 @@
 """What the towers learn from: losses, negatives, objectives, steps.
 
-May import: arrays, events, towers.
+May import: arrays, folders, events, towers.
 """

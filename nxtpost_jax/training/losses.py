@@ -120,7 +120,8 @@ def loss(
 
     The short-term loss scores every state against the item that follows it, the long-term loss
     the pooled vector of a row's first `pooled_lengths` states against its `long_labels`; each is
-    a mean over its labels. Both share one draw of negatives. What is no negative:
+    a mean over its labels, each label's loss times its event's weight where the batch has weights.
+    Both share one draw of negatives. What is no negative:
       the position's own label, or for the pooled vector any of the row's long labels;
       of in-batch negatives, whatever is the same user's label or occurs in the row; PAD.
     In-batch negatives are the labels of those losses that have a weight. In a full softmax every
@@ -201,7 +202,9 @@ def loss(
         positive_PxQ = jnp.sum(queries_PxD[:, None] * positives_PxQxD, axis=-1)
         labels_PxQ = labels[term].reshape(-1, Q)
         loss_PxQ = score(queries_PxD, positive_PxQ, labels_PxQ, encoded.items[-1])
-        terms[term] = _mean_over_labels(loss_PxQ, labels_PxQ)
+        weights_BxQ = batch.get("weights" if term == "short" else "long_weights")
+        weights_PxQ = None if weights_BxQ is None else weights_BxQ.reshape(-1, Q)
+        terms[term] = _mean_over_labels(loss_PxQ, labels_PxQ, weights_PxQ)
     weights = {"short": objective.short_weight, "long": objective.long_weight}
     value = reduce(operator.add, (weights[term] * terms[term] for term in terms))
     metrics = {"loss": value, "positions": jnp.sum(batch["labels"] != PAD)}
@@ -308,6 +311,9 @@ def _pooled(model: NxtPost, params, batch, states_BxLxD):
     return apply(model, params, states_BxLxD, items_BxL, method="pool")
 
 
-def _mean_over_labels(loss_PxQ, labels_PxQ):
+def _mean_over_labels(loss_PxQ, labels_PxQ, weights_PxQ=None):
+    """Divide by the number of labels, whatever they weigh: a weight changes its own label alone."""
     scored_PxQ = labels_PxQ != PAD
+    if weights_PxQ is not None:
+        loss_PxQ = loss_PxQ * weights_PxQ
     return jnp.sum(jnp.where(scored_PxQ, loss_PxQ, 0)) / jnp.maximum(jnp.sum(scored_PxQ), 1)

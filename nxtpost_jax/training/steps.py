@@ -1,119 +1,192 @@
-"""A small training loop on one device: jitted, donated, a function of seed and epoch."""
+"""The step of the built-in loop: jitted, donated, compiled once for a shape of batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import partial
-from typing import Any
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nxtpost_jax.arrays import Array
-from nxtpost_jax.events.content import Content
-from nxtpost_jax.towers.model import NxtPost
-from nxtpost_jax.training.finite import check_arrays, check_losses
-from nxtpost_jax.training.losses import loss
-from nxtpost_jax.training.objective import Objective, resolve
+from nxtpost_jax.training.finite import check_losses
+from nxtpost_jax.training.task import Task, TowerLoss
+
+_LOOK = 16  # steps between two looks at the losses, which wait for the device
+_CONSTANT = 2**25  # bytes of a loss's arrays that may be part of its program
+_IN_FLIGHT = 2  # steps that the device has in hand while the host looks
 
 
-@partial(jax.jit, static_argnames=("model", "tx"))
-def init(
-    model: NxtPost,
-    tx: optax.GradientTransformation,
-    batch: Mapping[str, Array],
-    content: Content,
-    key: jax.Array,
-) -> tuple[Any, optax.OptState]:
-    """Draw parameters and the optimizer's state for them."""
-    params = model.init(key, batch, content)["params"]
-    return params, tx.init(params)
+class TrainState(NamedTuple):
+    """Hold what a step reads and gives.
 
-
-@partial(
-    jax.jit,
-    static_argnames=("model", "tx", "objective", "num_negatives"),
-    donate_argnames=("params", "state"),
-)
-def step(
-    model: NxtPost,
-    tx: optax.GradientTransformation,
-    params: Any,
-    state: optax.OptState,
-    batch: Mapping[str, Array],
-    content: Content,
-    key: jax.Array,
-    candidates: Array,
-    *,
-    objective: Objective | None = None,
-    num_negatives: int | None = None,
-    log_popularity: Array | None = None,
-) -> tuple[Any, optax.OptState, jax.Array]:
-    """Take one optimizer step; `params` and `state` are donated. Arguments as in `losses.loss`.
-
-    Returns:
-      params, state and the batch's loss, f32[].
+    Attributes:
+      params: of the model.
+      opt_state: the optimizer's state.
     """
 
-    def value_of(params):
-        return loss(
-            model,
-            params,
-            batch=batch,
-            content=content,
-            key=key,
-            objective=objective,
-            num_negatives=num_negatives,
-            candidates=candidates,
-            log_popularity=log_popularity,
-        )
-
-    (value, _), grads = jax.value_and_grad(value_of, has_aux=True)(params)
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state, value
+    params: Any
+    opt_state: optax.OptState
 
 
-def train_epoch(
-    model: NxtPost,
+def init(task: Task, tx: optax.GradientTransformation, mesh: Mesh | None = None) -> TrainState:
+    """Draw or take the parameters to begin with, as copies, which steps may donate.
+
+    The optimizer's state is for the mesh, by which Shampoo cuts it.
+    """
+    params = copied(task.init(task.init_key))
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(_automatic(mesh)):
+        return TrainState(params, _init_state(tx, params))
+
+
+def _automatic(mesh: Mesh) -> Mesh:
+    """Give a mesh whose axes are dealt by the compiler; explicit ones would ask for more."""
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
+def copied(tree: Any) -> Any:
+    """Copy arrays on the device."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init_state(tx, params):
+    return tx.init(params)
+
+
+def _step(
+    loss: TowerLoss,
     tx: optax.GradientTransformation,
-    params: Any,
-    state: optax.OptState,
-    batches: Iterable[dict],
-    content: Content,
+    state: TrainState,
+    batch: Mapping[str, Array],
     key: jax.Array,
-    candidates: Array,
-    *,
-    objective: Objective | None = None,
-    num_negatives: int | None = None,
-    log_popularity: Array | None = None,
-) -> tuple[Any, optax.OptState, float]:
-    """Step through batches; step i draws from `fold_in(key, i)`.
+) -> tuple[TrainState, jax.Array]:
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    (value, _), grads = gradient(state.params, batch, key)
+    take = jnp.isfinite(value) & jnp.isfinite(_squared_norm(grads))
 
-    Returns:
-      params, state and the mean loss over the steps, a float.
+    def update():
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        return TrainState(optax.apply_updates(state.params, updates), opt_state)
+
+    # A gradient that is not finite would spoil the parameters and the moments for good. The branch
+    # also keeps the update apart from the gradient: fused with it, it would be rounded otherwise.
+    return jax.lax.cond(take, update, lambda: state), value
+
+
+def _squared_norm(grads: Any) -> jax.Array:
+    """Give the sum of squares in float32 at least: infinite from a norm of 1.8e19 on."""
+    wide = [g.astype(jnp.promote_types(g.dtype, jnp.float32)) for g in jax.tree.leaves(grads)]
+    return jnp.asarray(sum(jnp.sum(jnp.square(g)) for g in wide))
+
+
+class Placed(NamedTuple):
+    """Hold a task's step where it runs.
+
+    Attributes:
+      step: from (state, batch, key), the state donated, to the next state and the loss f32[].
+      place: puts a tree of arrays, whole, on the devices.
+      deal: puts a batch there, its rows dealt over them.
+    """
+
+    step: Callable[[TrainState, Mapping[str, Array], jax.Array], tuple[TrainState, jax.Array]]
+    place: Callable[[Any], Any]
+    deal: Callable[[Mapping[str, np.ndarray]], Mapping[str, Array]]
+
+
+def placed(task: Task, tx: optax.GradientTransformation, mesh: Mesh | None = None) -> Placed:
+    """Put a task on one device, or on all of a mesh: parameters everywhere, rows dealt over "data".
+
+    On one device content is a constant of the program up to 32 MB, as it is in a loop that closes
+    over `task.loss`, and the losses have the same bits; more would be held twice.
 
     Raises:
-      FloatingPointError: a loss or, in the end, a parameter is NaN or infinite.
+      ValueError: the mesh has no axis "data", or it does not divide the rows of a batch.
     """
-    objective = resolve(objective, num_negatives)
-    losses = []
+    if mesh is None:
+        small = sum(part.nbytes for part in jax.tree.leaves(task.loss)) <= _CONSTANT
+        step = _step_of(task.loss, tx) if small else functools.partial(_step_by, task.loss, tx)
+        return Placed(step, lambda tree: tree, lambda batch: batch)
+    if "data" not in mesh.axis_names:
+        raise ValueError(f"mesh: expected an axis 'data', found {', '.join(mesh.axis_names)}")
+    mesh = _automatic(mesh)
+    for rows, _ in task.batch_shapes:
+        if rows % mesh.shape["data"]:
+            raise ValueError(
+                f"batch_size: expected a multiple of the {mesh.shape['data']} devices of the mesh, "
+                f"found {rows} rows"
+            )
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    by_rows = NamedSharding(mesh, PartitionSpec("data"))
+    loss = jax.device_put(task.loss, everywhere)
+    jitted = jax.jit(
+        _step, static_argnums=1, donate_argnums=2, out_shardings=(everywhere, everywhere)
+    )
+
+    def step(state, batch, key):
+        with jax.set_mesh(mesh):
+            return jitted(loss, tx, state, batch, key)
+
+    return Placed(
+        step,
+        lambda tree: jax.device_put(tree, everywhere),
+        lambda batch: jax.device_put(dict(batch), by_rows),
+    )
+
+
+_step_by = jax.jit(_step, static_argnums=1, donate_argnums=2)
+
+
+@functools.lru_cache(maxsize=4)
+def _step_of(loss: TowerLoss, tx: optax.GradientTransformation):
+    """Jit a step whose loss is constant; another fit of equal arrays takes the same program."""
+    return jax.jit(functools.partial(_step, loss, tx), donate_argnums=0)
+
+
+def taken(
+    task: Task,
+    state: TrainState,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    where: Placed,
+    first: int = 0,
+) -> Iterator[tuple[TrainState, list[float]]]:
+    """Step through batches: the state after each, and the losses known by then.
+
+    The losses are looked at now and then only, so that the host runs ahead and makes batches; all
+    are known in the end, when the last state comes once more.
+
+    Args:
+      task: what is trained.
+      state: parameters and the optimizer's state, donated.
+      batches: of the task.
+      where: see `placed`.
+      first: the number of the first step, which gives its key.
+
+    Raises:
+      FloatingPointError: a loss is NaN or infinite.
+    """
+    waiting: list[jax.Array] = []
+    known: list[float] = []
+
+    def look(leave: int) -> None:
+        ready = len(waiting) - leave
+        if ready > 0:
+            known.extend(float(value) for value in jax.device_get(waiting[:ready]))
+            del waiting[:ready]
+            check_losses(np.array(known))
+
     for i, batch in enumerate(batches):
-        step_key = jax.random.fold_in(key, i)
-        params, state, value = step(
-            model,
-            tx,
-            params,
-            state,
-            batch,
-            content,
-            step_key,
-            candidates,
-            objective=objective,
-            log_popularity=log_popularity,
-        )
-        losses.append(value)  # left on the device: the host runs ahead and makes batches
-    losses = np.array(jax.device_get(losses))
-    check_losses(losses)
-    check_arrays("params", params)
-    return params, state, float(losses.mean())
+        key = task.step_key(first + i)
+        state, value = where.step(state, where.deal(batch), key)
+        waiting.append(value)
+        if len(waiting) > _LOOK:
+            look(_IN_FLIGHT)
+        yield state, known
+    look(0)
+    yield state, known

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -74,3 +75,36 @@ def test_what_is_no_such_folder_is_refused(folder, tmp_path):
     for file in (folder / "test" / "ship").iterdir():
         file.unlink()
     assert "of the same classes, found train of 2 and test of 1" in refused(folder)
+
+
+def test_what_unpacks_to_far_more_is_refused_before_it_does(tmp_path):
+    """A file of the tar, and an image that says it has 3.6e9 pixels."""
+    packed = tmp_path / "bomb.tar.xz"
+    with tarfile.open(packed, "w:xz", preset=0) as archive:
+        member = tarfile.TarInfo("train/cat/0.jpg")
+        member.size = 2 << 20
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    with pytest.raises(InputError, match=r"at most 1,048,576 bytes, found train/cat/0.jpg of 2,"):
+        read_cifar10(packed, per_class=1, side=8)
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    png = stream.getvalue()
+    size = (60_000).to_bytes(4, "big")
+    header = b"IHDR" + size + size + png[24:29]
+    huge = png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:]
+    for part in ("train", "test"):
+        (tmp_path / "images" / part / "cat").mkdir(parents=True)
+        (tmp_path / "images" / part / "cat" / "0.jpg").write_bytes(huge)
+    with pytest.raises(InputError, match=r"cat/0.jpg: expected a JPEG image, found .* exceeds"):
+        read_cifar10(tmp_path / "images", per_class=1, side=8)
+
+
+def test_a_tar_that_is_cut_or_changed_is_refused(folder, tmp_path):
+    packed = tmp_path / "images.tar.xz"
+    pack(folder, packed)
+    whole = packed.read_bytes()
+    for cut in (len(whole) // 2, len(whole) // 4):
+        for bad in (whole[:cut], whole[:cut] + b"\xff" * 20 + whole[cut + 20 :]):
+            packed.write_bytes(bad)
+            with pytest.raises(InputError, match=r"images\.tar\.xz: expected a folder or a tar"):
+                read_cifar10(packed, per_class=1, side=8)

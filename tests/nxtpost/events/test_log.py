@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 
+from nxtpost_jax.events.filters import keep_events
 from nxtpost_jax.events.ids import OwnIds
 from nxtpost_jax.events.log import grouped, is_table, read_log
 from nxtpost_jax.events.sequences import Sequences
@@ -41,6 +42,21 @@ def test_a_log_without_times_has_the_order_of_its_rows():
     sequences, _, items = sequences_of(log)
     assert items.take(sequences[0]).tolist() == [9, 7, 8]
     assert log.time is None and log.action is None and sequences.times is None
+
+
+def test_a_column_called_weight_weighs_events():
+    """In the order of time, as all columns; a rating is none."""
+    log = read_log(EVENTS | {"weight": [1, 0.5, 2], "rating": [5, 5, 5]})
+    sequences, _, _ = sequences_of(log)
+    assert sequences.weights.tolist() == [1.0, 2.0, 0.5]
+    assert sequences.select(np.array([1])).weights.tolist() == [0.5]
+    assert keep_events(sequences, np.array([True, False, True])).weights.tolist() == [1.0, 0.5]
+    assert read_log(EVENTS | {"rating": [5, 5, 5]}).weight is None
+    named = read_log(EVENTS | {"rating": [5, 4, 3]}, {"weight": "rating"})
+    assert named.weight.tolist() == [5, 4, 3]
+    for values, found in (([1, -1, 1], "-1"), ([1, np.nan, 1], "nan"), (["a", "b", "c"], "'a'")):
+        with pytest.raises(ValueError, match=f"weight: expected .* of at least 0, found .*{found}"):
+            read_log(EVENTS | {"weight": values})
 
 
 def test_events_of_unknown_items_leave_their_users():

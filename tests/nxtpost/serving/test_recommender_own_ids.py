@@ -4,6 +4,7 @@ import dataclasses
 import threading
 import uuid
 
+import jax
 import numpy as np
 import pytest
 
@@ -216,6 +217,20 @@ def test_a_table_sizes_a_recommender_without_any_option():
     assert repr(recommender) == f"Recommender({WALK + 3} items by ids, fitted)"
     assert recommender.model.config.max_len == 16
     assert len(recommender.recommend([["film 01"], ["film 02"]], 2).pairs(1)) == 2
+
+
+@pytest.mark.long
+def test_weights_of_one_change_no_bit_and_others_do():
+    table = walks(NAMES["texts"], 16)
+    fitted = {}
+    for name, weights in (("none", None), ("one", 1.0), ("half", np.arange(16 * 7) % 2)):
+        column = {} if weights is None else {"weight": np.broadcast_to(weights, 16 * 7)}
+        recommender = Recommender(TIMELESS, tx=FAST)
+        recommender.fit(table | column, epochs=1, batch_size=8, num_negatives=16)
+        fitted[name] = jax.tree.leaves(recommender.params)
+    for one, none in zip(fitted["one"], fitted["none"]):
+        np.testing.assert_array_equal(one, none)
+    assert any((np.asarray(a) != b).any() for a, b in zip(fitted["half"], fitted["none"]))
 
 
 def test_sequences_size_a_recommender_too():

@@ -4,14 +4,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nxtpost_jax.events.batches import train_batches
 from nxtpost_jax.events.sequences import PAD, Sequences
-from nxtpost_jax.training import steps as training
+from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 from nxtpost_jax.training.losses import binary_cross_entropy, calibrated_beta, loss, short_term_loss
 from nxtpost_jax.training.negatives import log_popularity
 from nxtpost_jax.training.objective import Objective
@@ -297,24 +296,37 @@ def test_items_outside_the_candidates_are_never_negatives(name):
     np.testing.assert_array_equal(rows_with_gradient(None), np.arange(N))
 
 
-def test_steps_lower_the_loss_and_are_traced_once():
-    objective = Objective(negatives="mixed", num_negatives=25, logq=True, **BOTH)
-    shapes = {"max_len": L, "batch_size": 4, "num_labels": objective.num_labels}
-    batches = list(train_batches(drawn_sequences(), seed=0, epoch=0, **shapes))
-    popularity = log_popularity(drawn_sequences(), N)
-    candidates = jnp.unique(drawn_sequences().items)
-    model, tx, params = Tables(), optax.adam(1e-2), drawn_tables(batches[0])
-    state, traced, means = tx.init(params), training.step._cache_size(), []
-    for epoch in range(8):
-        key = jax.random.key(epoch)
-        params, state, mean = training.train_epoch(
-            *(model, tx, params, state, batches, None, key, candidates),
-            objective=objective,
-            log_popularity=popularity,
-        )
-        means.append(mean)
-    assert means[-1] < 0.9 * means[0]
-    assert training.step._cache_size() == traced + 1
+def weighted(weights):
+    """Six events of two users, at weights, in rows of the losses of both kinds."""
+    sequences = Sequences(np.arange(6), [0, 4, 6], weights=weights)
+    return next(train_batches(sequences, max_len=3, batch_size=2, seed=0, epoch=0, num_labels=2))
+
+
+@pytest.mark.parametrize("name", ["uniform logq", "full softmax"])
+def test_a_weight_multiplies_the_gradient_of_its_event(name):
+    objective = dataclasses.replace(OBJECTIVES[name], num_labels=2)
+    model = NxtPost(NxtPostConfig.default(d_model=8, num_layers=1, max_len=3, dropout=0.0), 6)
+    params = model.init(jax.random.key(1), weighted(None))["params"]
+
+    @jax.jit
+    def gradient(batch):
+        options = {"objective": objective, "log_popularity": jnp.zeros(6), "content": None}
+        value = partial(loss, model, batch=batch, key=jax.random.key(0), **options)
+        return jax.grad(value, has_aux=True)(params)[0]
+
+    def of(weights):
+        return gradient(weighted(weights))
+
+    ones, event = np.ones(6), np.eye(6)[3]  # the last event of the first user
+    added = jax.tree.map(jnp.add, of(ones), of(event))
+    size = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(of(event)))
+    assert size > 1e-3
+    for doubled, expected in zip(jax.tree.leaves(of(ones + event)), jax.tree.leaves(added)):
+        np.testing.assert_allclose(doubled, expected, atol=2e-6 * size)
+    first = jax.tree.leaves(of(np.eye(6)[0]))  # a first event is no label
+    assert all((leaf == 0).all() for leaf in first)
+    for one, plain in zip(jax.tree.leaves(of(ones)), jax.tree.leaves(of(None))):
+        np.testing.assert_array_equal(one, plain)
 
 
 @pytest.mark.parametrize(
