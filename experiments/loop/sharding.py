@@ -153,6 +153,13 @@ def _shard_rows(name: str, rows: np.ndarray, *, mesh: Mesh, axis: str) -> jax.Ar
     return put(rows, NamedSharding(mesh, PartitionSpec(axis)))
 
 
+def readable(tree: Any, mesh: Mesh) -> Any:
+    """Return arrays that this process can read whole: of several processes, on every device."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+
+
 def put(value: np.ndarray, sharding: Sharding) -> jax.Array:
     """Place what every process holds whole; each sends to its own devices what they keep."""
     if sharding.is_fully_addressable:

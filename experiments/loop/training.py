@@ -28,7 +28,7 @@ from experiments.harness.run_folder import Run
 from experiments.loop.checkpoints import Checkpoints
 from experiments.loop.restoring import laid_out_before, restore
 from experiments.loop.schedule import Progress, Schedule
-from experiments.loop.sharding import Rule, rules_of, shard_batch
+from experiments.loop.sharding import Rule, readable, rules_of, shard_batch
 from experiments.loop.train_step import (
     CompiledStep,
     InitParams,
@@ -165,6 +165,7 @@ def train(
             params = state.params
             if progress.best_step not in (None, progress.step):
                 params = checkpoints.restore_params(progress.best_step, like=layout.params)
+            params = readable(params, mesh)
     return TrainResult(
         params=params,
         opt_state=state.opt_state,
