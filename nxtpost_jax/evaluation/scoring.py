@@ -93,21 +93,6 @@ def top_items(
     return best_of_scores(scores_BxN, left_out_BxS, allowed_N=allowed_N, k=k)
 
 
-@partial(jax.jit, static_argnames="k")
-def nearest_items(
-    vectors_BxD: Array,
-    item_vectors_NxD: Array,
-    *,
-    left_out_BxS: Array,
-    allowed_N: Array | None = None,
-    k: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Find the k items nearest to each vector, of users or of items; else as `top_items`."""
-    return best_of_scores(
-        item_scores(vectors_BxD, item_vectors_NxD), left_out_BxS, allowed_N=allowed_N, k=k
-    )
-
-
 def model_scores(model: NxtPost, params: Any, *, content: Content = None) -> ScoresFn:
     """Build the `scores_fn` of `ranking.evaluate` for a trained model.
 

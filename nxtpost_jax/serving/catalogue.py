@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 from nxtpost_jax.events.checks import item_ids
 from nxtpost_jax.events.ids import Ids, Numbered
 from nxtpost_jax.events.sequences import PAD
+from nxtpost_jax.serving.programs import Items, power_of_two
 
 _SPARE = 64  # slots, or an eighth of the items where that is more, free from the start
 
@@ -114,6 +115,11 @@ class Catalogue:
     def __repr__(self) -> str:
         slots, width = self.vectors.shape
         return f"Catalogue({len(self):,} items in {slots:,} slots, width {width})"
+
+    @property
+    def items(self) -> Items:
+        """Give what a search reads."""
+        return Items(self.vectors, self.present)
 
     @property
     def next_id(self) -> int:
@@ -289,8 +295,7 @@ def _unique_ids(ids, names: Ids) -> np.ndarray:
 
 def _padded(slots: np.ndarray, beyond: int) -> np.ndarray:
     """Fill up to a power of two with a slot that is none, to bound the traced shapes."""
-    size = 1 << max(len(slots) - 1, 0).bit_length()
-    return np.pad(slots, (0, size - len(slots)), constant_values=beyond)
+    return np.pad(slots, (0, power_of_two(len(slots)) - len(slots)), constant_values=beyond)
 
 
 # Nothing is donated: a request may still read the arrays that these start from.

@@ -15,7 +15,8 @@ from nxtpost_jax.events.ids import OwnIds
 from nxtpost_jax.serving import described
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.histories import as_list, numbers
-from nxtpost_jax.serving.reading import Reader, power_of_two
+from nxtpost_jax.serving.programs import power_of_two
+from nxtpost_jax.serving.reading import Reader
 from nxtpost_jax.serving.served import Served
 from nxtpost_jax.towers.model import NxtPost, apply
 
@@ -49,7 +50,7 @@ def checked(reader: Reader, *, content: Any, ids: Any) -> tuple[Content, np.ndar
                 f"ids: expected removed items of the start without content, found {found}"
             )
         catalogue.checked_new_ids(ids, len(ids))
-        return jax.tree.map(np.asarray, contents.take(known, ids)), ids
+        return rows_of(known, ids), ids
     if known is None:
         raise ValueError("content: expected None where items are known by id only, found some")
     content = contents.check(contents.load(content))
@@ -95,9 +96,22 @@ def _new(catalogue: Catalogue, ids: Any) -> np.ndarray | None:
 
 def encoded(model: NxtPost, params: Any, content: Content, ids: np.ndarray) -> np.ndarray:
     """Encode m items, m at least 1, filled up to a power of two: f32[m, D]."""
-    padded = np.resize(np.arange(len(ids)), power_of_two(len(ids)))
+    padded = _padded(len(ids))
     rows = jax.tree.map(lambda part: part[padded], content)
     return np.asarray(_encode(model, params, rows, ids[padded]))[: len(ids)]
+
+
+def rows_of(content: Content, ids: np.ndarray) -> Content:
+    """Gather m items' content, m at least 1, on the host."""
+    rows = _take(content, ids[_padded(len(ids))])
+    return jax.tree.map(lambda part: np.asarray(part)[: len(ids)], rows)
+
+
+def _padded(count: int) -> np.ndarray:
+    return np.resize(np.arange(count), power_of_two(count))
+
+
+_take = jax.jit(contents.take)
 
 
 @partial(jax.jit, static_argnums=0)

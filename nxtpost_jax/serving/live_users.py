@@ -24,6 +24,7 @@ from nxtpost_jax.events.columns import Moment, seconds, whole_numbers
 from nxtpost_jax.events.sequences import Sequences, pad_histories
 from nxtpost_jax.serving import histories as given_histories
 from nxtpost_jax.serving.histories import Histories
+from nxtpost_jax.serving.programs import vectors_at
 from nxtpost_jax.serving.reading import Reader
 from nxtpost_jax.serving.streaming import Cache, extend, prefill
 
@@ -169,21 +170,19 @@ def _still_true(computed: _Computed | None, read: Sequences, reader: Reader) -> 
 
 
 def _extended(cache: Cache, read: Sequences, reader: Reader) -> tuple[np.ndarray, Cache]:
-    row = reader.catalogue.find(read.items[-1:])
     cache, users_1xD = extend(
         reader.model,
         reader.params,
         cache=cache,
-        item_vectors_BxD=reader.catalogue.vectors[row],
-        features=_features(read),
+        item_vectors_BxD=vectors_at(reader.catalogue.items, reader.catalogue.find(read.items[-1:])),
+        features=_features(reader.in_slots(read)),
     )
     return np.asarray(users_1xD)[0], cache
 
 
 def _prefilled(read: Sequences, reader: Reader) -> tuple[np.ndarray, Cache]:
     rows = pad_histories(reader.in_slots(read), reader.model.config.max_len)
-    taken = np.maximum(rows["items"], 0)
-    vectors_1xLxD = reader.catalogue.vectors[taken]
+    vectors_1xLxD = vectors_at(reader.catalogue.items, rows["items"])
     cache, users_1xD = prefill(
         reader.model, reader.params, histories=rows, item_vectors_BxLxD=vectors_1xLxD
     )

@@ -9,18 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nxtpost_jax.evaluation.ranking import unique_items
 from nxtpost_jax.events.checks import check_times, checked_mask
 from nxtpost_jax.events.filters import keep_events
-from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
+from nxtpost_jax.events.sequences import Sequences, pad_histories
 from nxtpost_jax.serving import histories as given_histories
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.histories import Given, Histories, Unknown
+from nxtpost_jax.serving.programs import chunks, columns_of
 from nxtpost_jax.serving.served import Start, State
 from nxtpost_jax.towers.model import NxtPost
-
-SHORTEST_ROW = 16  # padded histories are no shorter, to bound the number of traced shapes
-MOST_ROWS = 256  # histories a compiled call, so that scores of a large catalogue fit in memory
 
 EventFilter = Callable[[Sequences], np.ndarray]
 Backfill = Callable[[Sequences], Sequences]
@@ -67,6 +64,18 @@ class Reader:
         """Tell what was computed from parameters and vectors from what other ones give."""
         return self.state.num_fits, self.catalogue.revision
 
+    @property
+    def columns(self) -> list[str]:
+        """List what the model reads of histories beside their items."""
+        config, tables = self.model.config, self.params["user_tower"]
+        is_read = {
+            "times": "gaps" in tables,
+            "actions": "actions" in tables or config.action_weights is not None,
+            "surfaces": "surfaces" in tables,
+            "static": bool(config.static_sizes),
+        }
+        return [name for name, read in is_read.items() if read]
+
     def at(self, **changes: Any) -> Reader:
         """Give a reader of another state: `params` or `catalogue`."""
         return dataclasses.replace(self, state=dataclasses.replace(self.state, **changes))
@@ -93,15 +102,8 @@ class Reader:
             raise ValueError(f"{name}: expected at least one, found none")
         self.check_known(name, histories.items)
         check_times(name, histories)
-        config, tables = self.model.config, self.params["user_tower"]
-        needed = {
-            "times": "gaps" in tables,
-            "actions": "actions" in tables or config.action_weights is not None,
-            "surfaces": "surfaces" in tables,
-            "static": bool(config.static_sizes),
-        }
-        for column, is_read in needed.items():
-            if is_read and getattr(histories, column) is None:
+        for column in self.columns:
+            if getattr(histories, column) is None:
                 raise ValueError(
                     f"{name}: expected Sequences or a table with {column}, which this model was "
                     "trained with, found none"
@@ -149,10 +151,12 @@ class Reader:
         return read
 
     def in_slots(self, sequences: Sequences) -> Sequences:
-        """Name items by their slots; all must be in the catalogue."""
-        columns = {name: getattr(sequences, name) for name in ("times", "actions", "surfaces")}
-        slots = self.catalogue.find(sequences.items)
-        return Sequences(slots, sequences.offsets, static=sequences.static, **columns)
+        """Name items by their slots, with the columns that are read; all must be in the catalogue.
+
+        A column that nobody reads would be another program all the same.
+        """
+        columns = {name: getattr(sequences, name) for name in self.columns}
+        return Sequences(self.catalogue.find(sequences.items), sequences.offsets, **columns)
 
     def seen(self, histories: Sequences) -> Sequences:
         """Name what checked histories hold by slots, removed items left out."""
@@ -167,25 +171,4 @@ class Reader:
 
 def padded(histories: Sequences, max_len: int) -> dict[str, np.ndarray]:
     """Lay out rows of a power of two columns, at most max_len: `sequences.pad_histories`."""
-    width = max(power_of_two(int(histories.lengths.max())), SHORTEST_ROW)
-    return pad_histories(histories, min(max_len, width))
-
-
-def chunks(count: int) -> Iterator[np.ndarray]:
-    """Split range(count) into rows of one call each, filled up to a power of two."""
-    for start in range(0, count, MOST_ROWS):
-        rows = np.arange(start, min(start + MOST_ROWS, count))
-        yield np.resize(rows, power_of_two(len(rows)))
-
-
-def left_out(seen: Sequences | None, rows: np.ndarray) -> np.ndarray:
-    """List the distinct items of some histories: int32[B, S], a power of two wide."""
-    if seen is None:
-        return np.full((len(rows), 1), PAD, np.int32)
-    seen = seen.select(rows)
-    return unique_items(seen, power_of_two(int(seen.lengths.max())))
-
-
-def power_of_two(count: int) -> int:
-    """Round up to a power of two."""
-    return 1 << max(count - 1, 0).bit_length()
+    return pad_histories(histories, columns_of(int(histories.lengths.max()), max_len))

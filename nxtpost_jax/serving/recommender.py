@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from nxtpost_jax.evaluation.ranking import Metrics
 from nxtpost_jax.events.content import Content, GivenContent
 from nxtpost_jax.events.splits import Queries
-from nxtpost_jax.serving import entering, learning, requests, saving, starting
+from nxtpost_jax.serving import entering, learning, requests, saving, starting, warming
 from nxtpost_jax.serving import histories as given
 from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.catalogue import Catalogue
@@ -83,17 +83,17 @@ class Recommender:
     @property
     def model(self) -> NxtPost:
         """Give the towers."""
-        return self._start().model
+        return self._served.start.model
 
     @property
     def content(self) -> Content:
         """Give the content of the items of the start, on the device, or None; see `content`."""
-        return self._start().content
+        return self._served.start.content
 
     @property
     def num_items(self) -> int:
         """Count the items at the start."""
-        return self._start().num_items
+        return self._served.start.num_items
 
     @property
     def params(self) -> Any:
@@ -167,9 +167,9 @@ class Recommender:
         Returns: one record an epoch: epoch, loss, seconds and, where validated, the figures.
 
         Raises:
-          ValueError: an option is out of range, a column is unclear, an item unknown, times are out
-            of order, the catalogue has items of `add` and `more` is not set, the checkpoint is of
-            another call, or another fit is under way.
+          ValueError: an option is out of range, a column unclear, an item unknown, times are out of
+            order, `more` is not set beside items of `add`, the checkpoint is of another call, or
+            another fit is under way.
           Diverged: a loss, a parameter or a vector is NaN or infinite; its `params` were not yet.
           KeyboardInterrupt: Ctrl-C; after a validation the best epoch is served then.
         """
@@ -203,7 +203,7 @@ class Recommender:
 
         Raises: ValueError: they are not of this model. FloatingPointError: a vector is not finite.
         """
-        start = self._start()
+        start = self._served.start
         with self._served.fitting():
             self._served.blank(start)  # refuses items that it does not know
             vectors = requests.items_of_foreign(start.model, params, start.content)
@@ -230,8 +230,8 @@ class Recommender:
     ) -> Answer:
         """Find the k best items for each history.
 
-        Batches are padded to powers of two, so calls of similar size run one compiled function.
-        Removed items and events that the `event_filter` refuses are in no history.
+        Removed items and events that the `event_filter` refuses are in no history. Calls of similar
+        size run one compiled program, see `warm_up`.
 
         Args:
           histories: B lists of item ids, oldest first, or one; or a table as in `fit`; or
@@ -268,6 +268,16 @@ class Recommender:
           vectors: f32[B, D] of `embed_users` or `update`, under the same parameters.
         """
         return requests.search(self._reader(), vectors, k=k, allowed=allowed, exclude=exclude)
+
+    def warm_up(self, *, rows: int = 1, k: int = 10) -> None:
+        """Compile what requests, adds and removals of up to `rows` rows and k items will need.
+
+        No later one compiles until the catalogue outgrows its capacity or another fit begins. Rows
+        and k are padded to powers of two: each of theirs, and of columns of histories, is compiled.
+
+        Raises: ValueError: rows or k is below 1.
+        """
+        warming.warm_up(self._reader(), rows=rows, k=k)
 
     def similar(self, ids: Any, k: int) -> Answer:
         """Find the k items nearest to an item or to each of m, itself left out: an `Answer`.
@@ -385,15 +395,6 @@ class Recommender:
         recommender._served = Served.of(saved)
         return recommender
 
-    def _start(self) -> Start:
-        start = self._served.now.start
-        if start is None:
-            raise ValueError("recommender: expected a fitted one or num_items, found neither")
-        return start
-
     def _reader(self) -> Reader:
         """Take what a request reads, as of now."""
-        now = self._served.now
-        if now.params is None:
-            raise ValueError("recommender: expected a fitted one (by fit or load), found none")
-        return Reader(now, event_filter=self.event_filter, backfill=self.backfill)
+        return Reader(self._served.fitted, self.event_filter, self.backfill)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -11,22 +11,26 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.evaluation.ranking import Metrics, evaluate
-from nxtpost_jax.evaluation.scoring import (
-    cosine_scores,
-    encode_catalogue,
-    nearest_items,
-    top_items,
-    user_vectors,
-)
-from nxtpost_jax.events.columns import as_array
+from nxtpost_jax.evaluation.scoring import cosine_scores, encode_catalogue
 from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.events.splits import Queries
+from nxtpost_jax.serving import choices
 from nxtpost_jax.serving import histories as given
 from nxtpost_jax.serving.answer import Answer
+from nxtpost_jax.serving.choices import Choice
 from nxtpost_jax.serving.histories import Histories, Unknown
-from nxtpost_jax.serving.reading import Backfill, Reader, chunks, left_out
+from nxtpost_jax.serving.programs import (
+    chunks,
+    encoded_users,
+    left_out_width,
+    nearest,
+    padded_k,
+    vectors_at,
+)
+from nxtpost_jax.serving.reading import Backfill, Reader
 from nxtpost_jax.towers.model import NxtPost
 from nxtpost_jax.training.finite import check_arrays
 
@@ -37,29 +41,17 @@ def recommend(
     *,
     k: int,
     exclude_seen: bool = True,
-    allowed: ArrayLike | None = None,
+    allowed: Any = None,
     exclude: Histories | None = None,
     unknown: Unknown = "refuse",
 ) -> Answer:
     """Find the k best items for each history, see `Recommender.recommend`."""
     _check_k(k, len(reader.catalogue))
     read = reader.read("histories", histories, unknown=unknown)
-    allowed_S = _allowed(reader, allowed, unknown=unknown)
-    seen = reader.seen(read.sequences) if exclude_seen else None
-    out = _joined(seen, _excluded(reader, exclude, len(read.sequences), unknown=unknown))
-    parts = [
-        top_items(
-            reader.model,
-            reader.params,
-            item_vectors_NxD=reader.catalogue.vectors,
-            histories=batch,
-            left_out_BxS=left_out(out, rows),
-            allowed_N=allowed_S,
-            k=k,
-        )
-        for rows, batch in reader.batches("histories", read.sequences)
-    ]
-    answer = _named(reader, parts, len(read.sequences))
+    seen = read.sequences if exclude_seen else None
+    limits = {"seen": seen, "allowed": allowed, "exclude": exclude, "unknown": unknown}
+    choice = choices.of_request(reader, len(read.sequences), **limits)
+    answer = _found(reader, _encoded(reader, read.sequences), choice, k=k)
     return dataclasses.replace(answer, users=read.users, skipped=read.skipped)
 
 
@@ -69,31 +61,21 @@ def search(
     *,
     k: int,
     seen: Sequences | None = None,
-    allowed: ArrayLike | None = None,
+    allowed: Any = None,
     exclude: Histories | None = None,
 ) -> Answer:
     """Find the k best items for user vectors, see `Recommender.search`; `seen` ones left out."""
     _check_k(k, len(reader.catalogue))
-    allowed_S = _allowed(reader, allowed)
     vectors = np.asarray(vectors, np.float32)
     width = reader.model.config.d_model
     if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors):
         raise ValueError(f"vectors: expected shape [B, {width}], found {list(vectors.shape)}")
     if not np.isfinite(vectors).all():
         raise ValueError("vectors: expected finite numbers, found NaN or infinity")
-    seen = None if seen is None else reader.seen(seen)
-    out = _joined(seen, _excluded(reader, exclude, len(vectors)))
-    parts = [
-        nearest_items(
-            vectors[rows],
-            reader.catalogue.vectors,
-            left_out_BxS=left_out(out, rows),
-            allowed_N=allowed_S,
-            k=k,
-        )
-        for rows in chunks(len(vectors))
-    ]
-    return _named(reader, parts, len(vectors))
+    limits = {"seen": seen, "allowed": allowed, "exclude": exclude}
+    choice = choices.of_request(reader, len(vectors), **limits)
+    parts = ((rows, vectors[rows]) for rows in chunks(len(vectors)))
+    return _found(reader, parts, choice, k=k)
 
 
 def similar(reader: Reader, ids: ArrayLike, *, k: int) -> Answer:
@@ -101,29 +83,16 @@ def similar(reader: Reader, ids: ArrayLike, *, k: int) -> Answer:
     catalogue = reader.catalogue
     slots = catalogue.slots("ids", given.numbers("ids", ids, catalogue))
     _check_k(k, len(catalogue) - 1)
-    parts = [
-        nearest_items(
-            catalogue.vectors[slots[rows]],
-            catalogue.vectors,
-            left_out_BxS=slots[rows][:, None],
-            allowed_N=catalogue.present,
-            k=k,
-        )
-        for rows in chunks(len(slots))
-    ]
-    return _named(reader, parts, len(slots))
+    choice = Choice(len(slots), left_out=Sequences(slots, np.arange(len(slots) + 1)))
+    parts = ((rows, vectors_at(catalogue.items, slots[rows])) for rows in chunks(len(slots)))
+    return _found(reader, parts, choice, k=k)
 
 
 def embed_users(reader: Reader, histories: Histories) -> np.ndarray:
     """Compute users' vectors, f32[B, D], see `Recommender.embed_users`."""
     histories = reader.read("histories", histories).sequences
-    parts = [
-        user_vectors(
-            reader.model, reader.params, item_vectors_NxD=reader.catalogue.vectors, histories=batch
-        )
-        for _, batch in reader.batches("histories", histories)
-    ]
-    return np.concatenate([np.asarray(part) for part in parts])[: len(histories)]
+    parts = [np.asarray(vectors) for _, vectors in _encoded(reader, histories)]
+    return np.concatenate(parts)[: len(histories)]
 
 
 def rank_queries(
@@ -142,7 +111,7 @@ def rank_queries(
     targets = catalogue.slots("targets", queries.targets)
     allowed_S = np.asarray(catalogue.present)
     if candidates is not None:
-        _refuse_mask("candidates", candidates)
+        choices.refuse_mask("candidates", candidates)
         slots = catalogue.slots("candidates", given.numbers("candidates", candidates, catalogue))
         allowed_S = allowed_S & catalogue.mask(slots)
     return evaluate(
@@ -220,44 +189,24 @@ def _cut_offs(select: str) -> tuple[int, ...]:
     return tuple(sorted({10, int(k)}))
 
 
-def _refuse_mask(name: str, ids: ArrayLike) -> None:
-    array = as_array(name, ids)
-    if array.dtype == bool:
-        raise ValueError(
-            f"{name}: expected item ids (np.flatnonzero makes them of a mask), found {array.dtype}"
-            f"{list(array.shape)}"
-        )
+def _encoded(reader: Reader, histories: Sequences) -> Iterator[tuple[np.ndarray, Array]]:
+    """Encode checked histories, call by call: their numbers and vectors."""
+    for rows, batch in reader.batches("histories", histories):
+        items = reader.catalogue.items
+        yield rows, encoded_users(reader.model, reader.params, items=items, histories=batch)
 
 
-def _allowed(reader: Reader, allowed: Any, *, unknown: Unknown = "refuse"):
-    """Join the catalogue's items with those that a request allows: bool[S]."""
-    catalogue = reader.catalogue
-    if allowed is None:
-        return catalogue.present
-    _refuse_mask("allowed", allowed)
-    ids = given.numbers("allowed", allowed, catalogue, unknown=unknown)
-    reader.check_known("allowed", ids)
-    return catalogue.present & catalogue.mask(catalogue.find(ids))
-
-
-def _excluded(
-    reader: Reader, exclude: Histories | None, count: int, *, unknown: Unknown = "refuse"
-) -> Sequences | None:
-    """Read the items that each query leaves out, in slots; padding and removed items are none."""
-    if exclude is None:
-        return None
-    lists = given.lists("exclude", exclude, count, reader.catalogue, unknown=unknown)
-    reader.check_known("exclude", lists.items)
-    return reader.seen(lists)
-
-
-def _joined(seen: Sequences | None, excluded: Sequences | None) -> Sequences | None:
-    """Put two lists per query into one."""
-    if seen is None or excluded is None:
-        return excluded if seen is None else seen
-    owners = [lists.owners(np.arange(len(lists.items))) for lists in (seen, excluded)]
-    items = np.concatenate([seen.items, excluded.items])
-    return Sequences.from_events(np.concatenate(owners), items, num_users=len(seen))
+def _found(reader: Reader, parts, choice: Choice, *, k: int) -> Answer:
+    """Search call by call, each of so many rows and vectors."""
+    items = choice.items(reader.catalogue)
+    width = left_out_width(reader.model.config.max_len)
+    size = padded_k(k, len(reader.catalogue.ids))
+    found = []
+    for rows, vectors in parts:
+        left_out, allowed = choice.of_rows(rows, reader.catalogue, width=width)
+        found.append(nearest(vectors, items, left_out_BxE=left_out, allowed_BxS=allowed, k=size))
+    slots, scores = (np.concatenate([np.asarray(x) for x in part]) for part in zip(*found))
+    return _named(reader, slots[: choice.count, :k], scores[: choice.count, :k])
 
 
 def _check_k(k: int, most: int) -> None:
@@ -265,9 +214,7 @@ def _check_k(k: int, most: int) -> None:
         raise ValueError(f"k: expected 1 to {most}, the catalogue's size, found {k!r}")
 
 
-def _named(reader: Reader, parts, count: int) -> Answer:
-    slots, scores = (np.concatenate([np.asarray(x) for x in part]) for part in zip(*parts))
+def _named(reader: Reader, slots: np.ndarray, scores: np.ndarray) -> Answer:
     if not (scores < np.inf).all():  # NaN is the highest score for a search, so none stays hidden
         raise FloatingPointError("scores: expected finite numbers, found NaN; fit again")
-    names, ids = reader.catalogue.names, reader.catalogue.ids_of(slots[:count])
-    return Answer(names.take(ids), scores[:count])
+    return Answer(reader.catalogue.names.take(reader.catalogue.ids_of(slots)), scores)

@@ -105,6 +105,29 @@ class Served:
         served.now = dataclasses.replace(state, num_fits=1)
         return served
 
+    @property
+    def start(self) -> Start:
+        """Give what the last fit began with, or the next one will.
+
+        Raises:
+          ValueError: it is not known yet.
+        """
+        if self.now.start is None:
+            raise ValueError("recommender: expected a fitted one or num_items, found neither")
+        return self.now.start
+
+    @property
+    def fitted(self) -> State:
+        """Give the state of now, which has parameters.
+
+        Raises:
+          ValueError: it has none.
+        """
+        now = self.now
+        if now.params is None:
+            raise ValueError("recommender: expected a fitted one (by fit or load), found none")
+        return now
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[State]:
         """Wait until nobody else writes, and give the state; `replace` it within."""

@@ -125,9 +125,10 @@ def extend(
         are unknown, such an event is left out instead.
     """
     lengths_B = cache.lengths_B
-    valid_B = jnp.ones(lengths_B.shape, bool) if valid_B is None else jnp.asarray(valid_B)
+    valid_B = np.ones(lengths_B.shape, bool) if valid_B is None else valid_B
     if not any(isinstance(value, Tracer) for value in (lengths_B, valid_B)):
-        full = np.flatnonzero(np.asarray(valid_B & (lengths_B >= model.config.max_len)))
+        # On the host: each operation on the device is a program of its own.
+        full = np.flatnonzero(np.asarray(valid_B) & (np.asarray(lengths_B) >= model.config.max_len))
         if len(full):
             raise ValueError(
                 f"cache: expected room for an event (prefill makes some), found row {full[0]} full "

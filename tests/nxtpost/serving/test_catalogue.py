@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nxtpost_jax.evaluation.scoring import nearest_items
 from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.serving.catalogue import Catalogue
+from nxtpost_jax.serving.programs import nearest
 
 D = 3
 
@@ -19,13 +19,8 @@ def found(catalogue, k=None):
     """All items by a search, best first."""
     left_out = np.full((1, 1), PAD)
     k = len(catalogue.ids) if k is None else k
-    slots, _ = nearest_items(
-        drawn(1, 9),
-        catalogue.vectors,
-        left_out_BxS=left_out,
-        allowed_N=catalogue.present,
-        k=min(k, len(catalogue.ids)),
-    )
+    size = min(k, len(catalogue.ids))
+    slots, _ = nearest(drawn(1, 9), catalogue.items, left_out_BxE=left_out, k=size)
     ids = catalogue.ids_of(slots)[0]
     return ids[ids != PAD].tolist()
 

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from nxtpost_jax.evaluation import scoring
 from nxtpost_jax.events.sequences import PAD, Sequences
 from nxtpost_jax.events.splits import leave_one_out
+from nxtpost_jax.serving import programs
 from nxtpost_jax.serving.recommender import Recommender
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 from nxtpost_jax.training.objective import Objective
@@ -90,10 +90,10 @@ def test_a_history_gets_the_same_answer_in_any_company(fitted):
 
 def test_requests_of_similar_size_are_traced_once(fitted):
     fitted.recommend([[1, 2, 3]] * 5, 4)
-    traced = scoring.top_items._cache_size()
+    traced = programs.encoded_users._cache_size()
     fitted.recommend([[5, 6, 7, 8]] * 8, 4)
     fitted.recommend([[5, 6, 9]] * 7, 4)
-    assert scoring.top_items._cache_size() == traced
+    assert programs.encoded_users._cache_size() == traced
 
 
 def test_the_best_validated_epoch_is_kept():

@@ -7,6 +7,7 @@ import pytest
 from nxtpost_jax.evaluation import scoring
 from nxtpost_jax.events.sequences import PAD, Sequences
 from nxtpost_jax.events.splits import Queries, leave_one_out
+from nxtpost_jax.serving import programs
 from nxtpost_jax.serving.recommender import Recommender
 from tests.nxtpost.small_recommender import FAST, TINY, N, circle, cycles, drawn, drawn_content
 
@@ -54,13 +55,13 @@ def test_an_added_item_is_its_content(by_content):
 def test_items_come_and_go_without_a_retrace(by_content):
     answers(by_content)
     by_content.remove(by_content.add(circle([1])))
-    traced = scoring.top_items._cache_size(), scoring.nearest_items._cache_size()
+    traced = programs.encoded_users._cache_size(), programs.nearest._cache_size()
     for _ in range(3):
         ids = by_content.add(circle([1.5]))
         answers(by_content)
         by_content.remove(ids)
         answers(by_content)
-    assert (scoring.top_items._cache_size(), scoring.nearest_items._cache_size()) == traced
+    assert (programs.encoded_users._cache_size(), programs.nearest._cache_size()) == traced
 
 
 def test_removed_excluded_and_seen_items_never_come_back(by_content):

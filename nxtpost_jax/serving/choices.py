@@ -1,0 +1,131 @@
+"""Which items each query of a request may get: those allowed, less those seen or excluded."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nxtpost_jax.evaluation.ranking import unique_items
+from nxtpost_jax.events.columns import as_array
+from nxtpost_jax.events.sequences import PAD, Sequences
+from nxtpost_jax.serving import histories as given
+from nxtpost_jax.serving.catalogue import Catalogue
+from nxtpost_jax.serving.histories import Histories, Unknown
+from nxtpost_jax.serving.programs import Items
+from nxtpost_jax.serving.reading import Reader
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Choice:
+    """Hold what B queries may get, in slots of one catalogue.
+
+    Attributes:
+      count: B.
+      allowed: int32[m], all that any query may get; None for the whole catalogue.
+      left_out: B lists of what a query must not get, or None.
+    """
+
+    count: int
+    allowed: np.ndarray | None = None
+    left_out: Sequences | None = None
+
+    def items(self, catalogue: Catalogue) -> Items:
+        """Give what is searched."""
+        if self.allowed is None:
+            return catalogue.items
+        present_S = catalogue.mask(self.allowed)
+        return catalogue.items._replace(present_S=present_S)
+
+    def of_rows(
+        self, rows: np.ndarray, catalogue: Catalogue, *, width: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Lay out what some queries must not get, for `programs.nearest`.
+
+        Returns:
+          int32[B, width] slots, PAD elsewhere, and bool[B, S] where a list is longer than that.
+        """
+        none = np.full((len(rows), width), PAD, np.int32)
+        if self.left_out is None:
+            return none, None
+        lists = self.left_out.select(rows)
+        distinct_BxE = unique_items(lists, int(lists.lengths.max()))
+        most = int((distinct_BxE != PAD).sum(axis=1).max())
+        if most <= width:
+            none[:, :most] = distinct_BxE[:, :most]
+            return none, None
+        allowed_BxS = np.ones((len(rows), len(catalogue.ids)), bool)
+        allowed_BxS[lists.owners(np.arange(len(lists.items))), lists.items] = False
+        return none, allowed_BxS
+
+
+def of_request(
+    reader: Reader,
+    count: int,
+    *,
+    seen: Sequences | None,
+    allowed: Any,
+    exclude: Histories | None,
+    unknown: Unknown = "refuse",
+) -> Choice:
+    """Read what a request of `count` queries says of it.
+
+    Args:
+      reader: of the moment.
+      count: B.
+      seen: checked histories whose items are left out, or None.
+      allowed, exclude, unknown: see `Recommender.recommend`.
+
+    Raises:
+      ValueError: an item is unknown, or there are not B lists.
+    """
+    slots = _allowed(reader, allowed, unknown=unknown)
+    seen = None if seen is None else _in_slots(reader, seen)
+    return Choice(count, slots, _joined(seen, _excluded(reader, exclude, count, unknown=unknown)))
+
+
+def refuse_mask(name: str, ids: ArrayLike) -> None:
+    """Refuse a mask where ids are expected."""
+    array = as_array(name, ids)
+    if array.dtype == bool:
+        raise ValueError(
+            f"{name}: expected item ids (np.flatnonzero makes them of a mask), found {array.dtype}"
+            f"{list(array.shape)}"
+        )
+
+
+def _allowed(reader: Reader, allowed: Any, *, unknown: Unknown) -> np.ndarray | None:
+    """Find the slots of the items that a request allows."""
+    if allowed is None:
+        return None
+    refuse_mask("allowed", allowed)
+    ids = given.numbers("allowed", allowed, reader.catalogue, unknown=unknown)
+    reader.check_known("allowed", ids)
+    return reader.catalogue.find(ids)
+
+
+def _excluded(
+    reader: Reader, exclude: Histories | None, count: int, *, unknown: Unknown
+) -> Sequences | None:
+    """Read the items that each query leaves out, in slots; padding and removed items are none."""
+    if exclude is None:
+        return None
+    lists = given.lists("exclude", exclude, count, reader.catalogue, unknown=unknown)
+    reader.check_known("exclude", lists.items)
+    return _in_slots(reader, lists)
+
+
+def _joined(seen: Sequences | None, excluded: Sequences | None) -> Sequences | None:
+    """Put two lists per query into one."""
+    if seen is None or excluded is None:
+        return excluded if seen is None else seen
+    owners = [lists.owners(np.arange(len(lists.items))) for lists in (seen, excluded)]
+    items = np.concatenate([seen.items, excluded.items])
+    return Sequences.from_events(np.concatenate(owners), items, num_users=len(seen))
+
+
+def _in_slots(reader: Reader, lists: Sequences) -> Sequences:
+    lists = reader.without_removed(lists)
+    return Sequences(reader.catalogue.find(lists.items), lists.offsets)

@@ -1,0 +1,84 @@
+"""Compile what requests will need before they come."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
+from nxtpost_jax.serving import entering
+from nxtpost_jax.serving.programs import (
+    Items,
+    columns_of,
+    encoded_users,
+    left_out_width,
+    nearest,
+    padded_k,
+    rows_up_to,
+    vectors_at,
+)
+from nxtpost_jax.serving.reading import Reader
+from nxtpost_jax.serving.streaming import extend, prefill
+
+
+def warm_up(reader: Reader, *, rows: int, k: int) -> None:
+    """Run every program that `Recommender.warm_up` promises, on inputs of its shapes.
+
+    Raises:
+      ValueError: rows or k is below 1.
+    """
+    for name, value in (("rows", rows), ("k", k)):
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name}: expected at least 1, found {value!r}")
+    max_len, items = reader.model.config.max_len, reader.catalogue.items
+    for count in rows_up_to(rows):
+        for columns in sorted({columns_of(longest, max_len) for longest in range(1, max_len + 1)}):
+            histories = _histories(reader, count, columns)
+            encoded_users(reader.model, reader.params, items=items, histories=histories)
+        vectors_at(items, np.zeros(count, np.int32))
+        _search(items, count, k, width=left_out_width(max_len))
+        _change(reader, count)
+    _stream(reader)
+
+
+def _search(items: Items, count: int, k: int, *, width: int) -> None:
+    slots, dim = items.vectors_SxD.shape
+    vectors = np.zeros((count, dim), np.float32)
+    left_out = np.full((count, width), PAD, np.int32)
+    for size in sorted({padded_k(n, slots) for n in range(1, k + 1)}):
+        for allowed in (None, np.ones((count, slots), bool)):
+            nearest(vectors, items, left_out_BxE=left_out, allowed_BxS=allowed, k=size)
+
+
+def _change(reader: Reader, count: int) -> None:
+    """Add and remove items, in a catalogue that nobody serves by."""
+    catalogue, known = reader.catalogue, reader.start.content
+    ids = np.zeros(count, np.int32)
+    rows = None if known is None else entering.rows_of(known, ids)
+    vectors = entering.encoded(reader.model, reader.params, rows, ids)
+    if len(catalogue) + count <= len(catalogue.ids):  # beyond, all is compiled anew
+        catalogue.add(vectors)
+    if len(catalogue) >= count:
+        catalogue.remove(catalogue.sorted_ids[:count])
+
+
+def _stream(reader: Reader) -> None:
+    """Read a user's events, and one more."""
+    model, params, items = reader.model, reader.params, reader.catalogue.items
+    rows = _histories(reader, 1, model.config.max_len, length=1)
+    vectors = vectors_at(items, rows["items"])
+    cache, _ = prefill(model, params, histories=rows, item_vectors_BxLxD=vectors)
+    if model.config.max_len > 1:
+        features = {name: each if name == "static" else each[:, 0] for name, each in rows.items()}
+        del features["items"]
+        vector = vectors_at(items, np.zeros(1, np.int32))
+        extend(model, params, cache=cache, item_vectors_BxD=vector, features=features)
+
+
+def _histories(reader: Reader, count: int, columns: int, *, length: int | None = None) -> dict:
+    """Lay out histories of one item, with what else the model reads."""
+    events = np.zeros(count * (length or columns))
+    given: dict[str, np.ndarray] = {name: events for name in reader.columns}
+    if "static" in given:
+        given["static"] = np.zeros((count, len(reader.model.config.static_sizes)))
+    offsets = np.arange(count + 1) * (length or columns)
+    return pad_histories(Sequences(events, offsets, **given), columns)
