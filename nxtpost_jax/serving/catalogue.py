@@ -3,19 +3,21 @@
 What callers call them is in `names`; errors say that.
 
 A catalogue never changes: `add` and `remove` give another one. So a request that has taken one
-reads vectors, ids and presence of one moment, whatever is added and removed meanwhile. The price
-is a copy of the vectors per `add`, on the device.
+reads vectors, ids and presence of one moment, whatever is added and removed meanwhile.
 
-An item lies in a slot. Slots are reused after a removal, and the arrays keep their shapes until
-no slot is free; then the capacity doubles. So a search that was compiled once goes on as items
-come and go, and is compiled anew only at a doubling.
+An item lies in a slot. Slots are in two segments, and a search looks into both. A new item comes
+into the recent segment, which is small: to copy it is all that an `add` costs. When it is full its
+items move to the free slots of the base segment, which is copied then. Where these are too few the
+capacity of the base doubles. Shapes are else as they were: a search that was compiled once goes on
+as items come and go, and is compiled anew only at a doubling.
 
-Shape suffixes: S slots, D vector width, m items of a call.
+Shape suffixes: S slots of the base, R recent ones, D vector width, m items of a call.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -26,9 +28,11 @@ from numpy.typing import ArrayLike
 from nxtpost_jax.events.checks import item_ids
 from nxtpost_jax.events.ids import Ids, Numbered
 from nxtpost_jax.events.sequences import PAD
+from nxtpost_jax.serving.places import Places
 from nxtpost_jax.serving.programs import Items, power_of_two
 
 _SPARE = 64  # slots, or an eighth of the items where that is more, free from the start
+_RECENT = (64, 1024)  # slots of the recent segment, a sixteenth of the items in between
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -36,28 +40,28 @@ class Catalogue:
     """Hold item vectors and which of them may be found; `of` makes one.
 
     Attributes:
-      vectors: f32[S, D] on the device; what a free slot holds is never read.
-      present: bool[S] on the device, True where an item is.
-      ids: int32[S] on the host, the item in each slot, PAD where free.
+      items: the vectors of both segments and where items are, on the device; what a free slot
+        holds is never read.
+      base: the ids in S slots, of items that may have been removed since.
+      alive: bool[S] on the host, slots of the base where an item is.
+      recent: the ids in R slots, PAD where free.
       removed: int32[r], the ids that were removed and are not back, sorted.
-      sorted_ids, sorted_slots: int32[n], the items' ids in order, and their slots.
       revision: grows when an id comes back, perhaps with another vector: what was computed from
         the vectors of items that are in two catalogues of one revision holds in both.
       names: the caller's ids, which the numbers here stand for.
     """
 
-    vectors: jax.Array
-    present: jax.Array
-    ids: np.ndarray
+    items: Items
+    base: Places
+    alive: np.ndarray
+    recent: Places
     removed: np.ndarray
-    sorted_ids: np.ndarray
-    sorted_slots: np.ndarray
     revision: int = 0
     names: Ids = dataclasses.field(default_factory=Numbered)
 
     def __post_init__(self):
-        for name in ("ids", "removed", "sorted_ids", "sorted_slots"):
-            getattr(self, name).flags.writeable = False
+        for array in (self.alive, self.removed):
+            array.flags.writeable = False
 
     @classmethod
     def of(
@@ -66,6 +70,7 @@ class Catalogue:
         ids: ArrayLike | None = None,
         *,
         capacity: int | None = None,
+        recent: int | None = None,
         names: Ids | None = None,
     ) -> Catalogue:
         """Start with items in the first slots.
@@ -74,6 +79,7 @@ class Catalogue:
           vectors: f32[n, D].
           ids: int[n], 0 to n - 1 when None.
           capacity: S, at least n; n and some spare slots when None.
+          recent: R; a sixteenth of the items, from 64 to 1,024, when None.
           names: what callers call the ids; the same numbers when None.
 
         Raises:
@@ -87,44 +93,78 @@ class Catalogue:
         capacity = count + max(_SPARE, count // 8) if capacity is None else capacity
         if capacity < max(count, 1):
             raise ValueError(f"capacity: expected at least {max(count, 1)}, found {capacity}")
-        ids = np.pad(ids, (0, capacity - count), constant_values=PAD)
-        vectors = jnp.pad(vectors, [(0, capacity - count), (0, 0)])
-        return cls.restore(vectors, ids, removed=(), names=names)
+        if recent is None:
+            recent = int(np.clip(power_of_two(count // 16), *_RECENT))
+        free = capacity - count + recent
+        ids = np.pad(ids, (0, free), constant_values=PAD)
+        vectors = jnp.pad(vectors, [(0, free), (0, 0)])
+        return cls.restore(vectors, ids, removed=(), recent=recent, names=names)
 
     @classmethod
     def restore(
-        cls, vectors: ArrayLike, ids: ArrayLike, *, removed: ArrayLike, names: Ids | None = None
+        cls,
+        vectors: ArrayLike,
+        ids: ArrayLike,
+        *,
+        removed: ArrayLike,
+        recent: int | np.ndarray = 0,
+        names: Ids | None = None,
     ) -> Catalogue:
-        """Rebuild a catalogue of its `vectors`, `ids` and `removed`, slot by slot."""
-        ids = np.array(ids, np.int32)
-        slots = np.flatnonzero(ids != PAD).astype(np.int32)
-        slots = slots[np.argsort(ids[slots])]
+        """Rebuild a catalogue of its `vectors`, `ids` and `removed`, slot by slot.
+
+        Args:
+          vectors, ids, removed: as the attributes.
+          recent: R, how many of the slots, the last ones, are recent.
+          names: what callers call the ids; the same numbers when None.
+        """
+        vectors, ids = jnp.asarray(vectors, jnp.float32), np.array(ids, np.int32)
+        size = len(ids) - int(recent)
+        base, late = ids[:size], ids[size:]
         return cls(
-            vectors=jnp.asarray(vectors, jnp.float32),
-            present=jnp.asarray(ids != PAD),
-            ids=ids,
+            Items(vectors[:size], *map(jnp.asarray, (base != PAD, vectors[size:], late != PAD))),
+            base=Places(base),
+            alive=base != PAD,
+            recent=Places(late),
             removed=np.array(removed, np.int32),
-            sorted_ids=ids[slots],
-            sorted_slots=slots,
             names=Numbered() if names is None else names,
         )
 
     def __len__(self) -> int:
-        return len(self.sorted_ids)
+        return self._size
 
     def __repr__(self) -> str:
-        slots, width = self.vectors.shape
-        return f"Catalogue({len(self):,} items in {slots:,} slots, width {width})"
+        width = self.items.vectors_SxD.shape[1]
+        return f"Catalogue({len(self):,} items in {self.num_slots:,} slots, width {width})"
 
     @property
-    def items(self) -> Items:
-        """Give what a search reads."""
-        return Items(self.vectors, self.present)
+    def num_slots(self) -> int:
+        """Count the slots of both segments: S + R."""
+        return len(self.base.ids) + len(self.recent.ids)
+
+    @property
+    def vectors(self) -> jax.Array:
+        """Join the vectors of both segments: f32[S + R, D], a copy on the device."""
+        return jnp.concatenate([self.items.vectors_SxD, self.items.recent_RxD])
+
+    @functools.cached_property
+    def ids(self) -> np.ndarray:
+        """List the ids in all slots: int32[S + R], PAD where free."""
+        ids = np.concatenate([np.where(self.alive, self.base.ids, PAD), self.recent.ids])
+        ids.flags.writeable = False
+        return ids
+
+    @functools.cached_property
+    def sorted_ids(self) -> np.ndarray:
+        """List the items' ids in order: int32[n]."""
+        ids = np.sort(self.ids[self.ids != PAD])
+        ids.flags.writeable = False
+        return ids
 
     @property
     def next_id(self) -> int:
         """Give the lowest id above all that ever were."""
-        return int(max(ids.max(initial=-1) for ids in (self.sorted_ids, self.removed))) + 1
+        highest = self.removed[-1] if len(self.removed) else PAD
+        return int(max(self.base.highest, self.recent.highest, highest)) + 1
 
     def read(self, name: str, values: Any) -> np.ndarray:
         """Read the caller's ids as numbers of items that are here, were or might be: int32[m].
@@ -152,27 +192,34 @@ class Catalogue:
 
     def find(self, ids: ArrayLike) -> np.ndarray:
         """Find the slots of items: int32[m], PAD where the catalogue has no such id."""
-        ids = np.asarray(ids)
-        if not len(self):
-            return np.full(len(ids), PAD, np.int32)
-        places = np.searchsorted(self.sorted_ids, ids)
-        places = np.minimum(places, len(self) - 1)
-        return np.where(self.sorted_ids[places] == ids, self.sorted_slots[places], PAD)
+        early, late = self.base.find(ids), self.recent.find(ids)
+        if len(self.alive):
+            early = np.where(self.alive[early], early, np.int32(PAD))  # at PAD it is PAD anyway
+        return np.where(late != PAD, late + np.int32(len(self.base.ids)), early)
 
     def was_removed(self, ids: ArrayLike) -> np.ndarray:
         """Tell which ids were removed and are not back: bool[m]."""
-        return np.isin(ids, self.removed)
+        ids = np.asarray(ids)
+        if not len(self.removed):
+            return np.zeros(ids.shape, bool)
+        places = np.minimum(np.searchsorted(self.removed, ids), len(self.removed) - 1)
+        return self.removed[places] == ids
 
     def ids_of(self, slots: ArrayLike) -> np.ndarray:
         """Name the items in slots, PAD at PAD: int32 of the same shape."""
         slots = np.asarray(slots)
-        return np.where(slots == PAD, np.int32(PAD), self.ids[np.maximum(slots, 0)])
+        size = len(self.base.ids)
+        ids = np.full(slots.shape, PAD, np.int32)
+        for places, first, last in ((self.base, 0, size), (self.recent, size, self.num_slots)):
+            here = (slots >= first) & (slots < last)
+            ids[here] = places.ids[slots[here] - first]
+        return ids
 
     def mask(self, slots: np.ndarray) -> np.ndarray:
-        """Mark slots, PAD among them ignored: bool[S]."""
-        chosen_S = np.zeros(len(self.ids), bool)
-        chosen_S[slots[slots != PAD]] = True
-        return chosen_S
+        """Mark slots, PAD among them ignored: bool[S + R]."""
+        chosen = np.zeros(self.num_slots, bool)
+        chosen[slots[slots != PAD]] = True
+        return chosen
 
     def by_slot(self, values: ArrayLike) -> np.ndarray:
         """Sort values by id into their slots; 0 where there is none."""
@@ -199,7 +246,7 @@ class Catalogue:
         return ids
 
     def add(self, vectors_mxD: ArrayLike, ids: ArrayLike | None = None) -> Catalogue:
-        """Give a catalogue with more items in free slots, of twice the capacity if there are few.
+        """Give a catalogue with more items in recent slots; a full segment is emptied first.
 
         Args:
           vectors_mxD: f32[m, D].
@@ -208,32 +255,23 @@ class Catalogue:
         Raises:
           ValueError: see `checked_new_ids`, or the vectors have another width.
         """
-        shape = np.shape(vectors_mxD)
-        if len(shape) != 2 or shape[1] != self.vectors.shape[1]:
-            expected = self.vectors.shape[1]
-            raise ValueError(f"vectors: expected shape [m, {expected}], found {list(shape)}")
+        shape, width = np.shape(vectors_mxD), self.items.vectors_SxD.shape[1]
+        if len(shape) != 2 or shape[1] != width:
+            raise ValueError(f"vectors: expected shape [m, {width}], found {list(shape)}")
         new = self.checked_new_ids(ids, shape[0])
         if not len(new):
             return self
-        roomy = self._with_room(len(new))
-        slots = np.flatnonzero(roomy.ids == PAD)[: len(new)].astype(np.int32)
-        padded_m = _padded(slots, len(roomy.ids))
-        rows_mxD = np.pad(np.asarray(vectors_mxD), [(0, len(padded_m) - len(new)), (0, 0)])
-        vectors, present = _put(roomy.vectors, roomy.present, padded_m, rows_mxD)
-        ids = roomy.ids.copy()
-        ids[slots] = new
-        order = np.argsort(new)
-        places = np.searchsorted(self.sorted_ids, new[order])
-        return dataclasses.replace(
-            self,
-            vectors=vectors,
-            present=present,
-            ids=ids,
-            removed=np.setdiff1d(self.removed, new),
-            sorted_ids=np.insert(self.sorted_ids, places, new[order]),
-            sorted_slots=np.insert(self.sorted_slots, places, slots[order]),
-            revision=self.revision + int(self.was_removed(new).any()),
-        )
+        vectors_mxD = np.asarray(vectors_mxD, np.float32)
+        back = self.was_removed(new).any()
+        changes: dict[str, Any] = {"revision": self.revision + 1} if back else {}
+        if back:
+            changes["removed"] = np.setdiff1d(self.removed, new)
+        roomy = self if len(new) <= len(self.recent.free) else self._emptied()
+        if len(new) > len(self.recent.ids):
+            grown = roomy._in_base(vectors_mxD, new, padded=power_of_two(len(new)))
+        else:
+            grown = roomy._in_recent(vectors_mxD, new)
+        return dataclasses.replace(grown, **changes)
 
     def remove(self, ids: ArrayLike) -> Catalogue:
         """Give a catalogue without some items; their slots are free there.
@@ -245,37 +283,82 @@ class Catalogue:
         slots = self.slots("ids", gone)
         if not len(gone):
             return self
-        ids = self.ids.copy()
-        ids[slots] = PAD
-        places = np.searchsorted(self.sorted_ids, gone)
+        size = len(self.base.ids)
+        early, late = slots[slots < size], slots[slots >= size] - size
+        alive, recent = self.alive.copy(), self.recent.ids.copy()
+        alive[early], recent[late] = False, PAD
+        items = self.items
+        if len(early):
+            items = items._replace(present_S=jnp.asarray(alive))
+        if len(late):
+            items = items._replace(recent_present_R=jnp.asarray(recent != PAD))
         return dataclasses.replace(
             self,
-            present=_clear(self.present, _padded(slots, len(ids))),
-            ids=ids,
+            items=items,
+            alive=alive,
+            recent=Places(recent) if len(late) else self.recent,
             removed=np.union1d(self.removed, gone),
-            sorted_ids=np.delete(self.sorted_ids, places),
-            sorted_slots=np.delete(self.sorted_slots, places),
         )
+
+    def of_vectors(self, vectors_SxD: jax.Array) -> Catalogue:
+        """Give the same items of the base with other vectors."""
+        return dataclasses.replace(self, items=self.items._replace(vectors_SxD=vectors_SxD))
 
     def without(self, removed: np.ndarray) -> Catalogue:
         """Give a catalogue where some ids are removed, whether they are here or never were."""
         here = removed[self.find(removed) != PAD]
         return dataclasses.replace(self.remove(here), removed=np.union1d(self.removed, removed))
 
-    def _with_room(self, count: int) -> Catalogue:
-        """Double the capacity until `count` slots are free."""
-        capacity = len(self.ids)
-        while len(self) + count > capacity:
-            capacity *= 2
-        new = capacity - len(self.ids)
-        if not new:
+    @functools.cached_property
+    def _size(self) -> int:
+        return int(self.alive.sum() + (self.recent.ids != PAD).sum())
+
+    def _in_recent(self, vectors_mxD: np.ndarray, new: np.ndarray) -> Catalogue:
+        """Put items into recent slots, of which enough are free."""
+        slots = self.recent.free[: len(new)]
+        ids, rows_RxD = self.recent.ids.copy(), np.array(self.items.recent_RxD)
+        ids[slots], rows_RxD[slots] = new, vectors_mxD
+        # Arrays of the host and no program: nothing to compile, and nothing that readers hold.
+        recent, present = jax.device_put((rows_RxD, ids != PAD))
+        items = self.items._replace(recent_RxD=recent, recent_present_R=present)
+        return dataclasses.replace(self, items=items, recent=Places(ids))
+
+    def _emptied(self) -> Catalogue:
+        """Move all recent items to the base."""
+        late = self.recent.ids
+        rows_mxD = np.asarray(self.items.recent_RxD)[late != PAD]
+        moved = self._in_base(rows_mxD, late[late != PAD], padded=len(late))
+        none = Places(np.full_like(late, PAD))
+        items = moved.items._replace(recent_present_R=jax.device_put(none.ids != PAD))
+        return dataclasses.replace(moved, items=items, recent=none)
+
+    def _in_base(self, vectors_mxD: np.ndarray, new: np.ndarray, *, padded: int) -> Catalogue:
+        """Put items into the base, by a program for `padded` rows."""
+        if not len(new):
             return self
-        return dataclasses.replace(
-            self,
-            vectors=jnp.pad(self.vectors, [(0, new), (0, 0)]),
-            present=jnp.pad(self.present, (0, new)),
-            ids=np.pad(self.ids, (0, new), constant_values=PAD),
+        items, alive, ids = self._with_room(len(new))
+        slots = np.flatnonzero(~alive)[: len(new)].astype(np.int32)
+        alive, ids, missing = alive.copy(), np.where(alive, ids, PAD), padded - len(new)
+        alive[slots], ids[slots] = True, new
+        vectors = _put(
+            items.vectors_SxD,
+            np.pad(slots, (0, missing), constant_values=len(alive)),
+            np.pad(vectors_mxD, [(0, missing), (0, 0)]),
         )
+        items = items._replace(vectors_SxD=vectors, present_S=jax.device_put(alive))
+        return dataclasses.replace(self, items=items, base=Places(ids), alive=alive)
+
+    def _with_room(self, count: int) -> tuple[Items, np.ndarray, np.ndarray]:
+        """Double the base until `count` slots are free: items, `alive` and ids."""
+        used, capacity = int(self.alive.sum()), len(self.alive)
+        while used + count > capacity:
+            capacity *= 2
+        new = capacity - len(self.alive)
+        if not new:
+            return self.items, self.alive, self.base.ids
+        vectors = jnp.pad(self.items.vectors_SxD, [(0, new), (0, 0)])
+        ids = np.pad(self.base.ids, (0, new), constant_values=PAD)
+        return self.items._replace(vectors_SxD=vectors), np.pad(self.alive, (0, new)), ids
 
 
 def unknown_item(name: str, found: object) -> ValueError:
@@ -293,18 +376,7 @@ def _unique_ids(ids, names: Ids) -> np.ndarray:
     return ids
 
 
-def _padded(slots: np.ndarray, beyond: int) -> np.ndarray:
-    """Fill up to a power of two with a slot that is none, to bound the traced shapes."""
-    return np.pad(slots, (0, power_of_two(len(slots)) - len(slots)), constant_values=beyond)
-
-
-# Nothing is donated: a request may still read the arrays that these start from.
+# Not donated: a request may still read the array that this starts from.
 @jax.jit
-def _put(vectors_SxD, present_S, slots_m, rows_mxD):
-    vectors_SxD = vectors_SxD.at[slots_m].set(rows_mxD, mode="drop")
-    return vectors_SxD, present_S.at[slots_m].set(True, mode="drop")
-
-
-@jax.jit
-def _clear(present_S, slots_m):
-    return present_S.at[slots_m].set(False, mode="drop")
+def _put(vectors_SxD, slots_m, rows_mxD):
+    return vectors_SxD.at[slots_m].set(rows_mxD, mode="drop")

@@ -36,8 +36,7 @@ class Choice:
         """Give what is searched."""
         if self.allowed is None:
             return catalogue.items
-        present_S = catalogue.mask(self.allowed)
-        return catalogue.items._replace(present_S=present_S)
+        return catalogue.items.only(catalogue.mask(self.allowed))
 
     def of_rows(
         self, rows: np.ndarray, catalogue: Catalogue, *, width: int
@@ -45,7 +44,7 @@ class Choice:
         """Lay out what some queries must not get, for `programs.nearest`.
 
         Returns:
-          int32[B, width] slots, PAD elsewhere, and bool[B, S] where a list is longer than that.
+          int32[B, width] slots, PAD elsewhere, and bool[B, S + R] where a list is longer than that.
         """
         none = np.full((len(rows), width), PAD, np.int32)
         if self.left_out is None:
@@ -56,7 +55,7 @@ class Choice:
         if most <= width:
             none[:, :most] = distinct_BxE[:, :most]
             return none, None
-        allowed_BxS = np.ones((len(rows), len(catalogue.ids)), bool)
+        allowed_BxS = np.ones((len(rows), catalogue.num_slots), bool)
         allowed_BxS[lists.owners(np.arange(len(lists.items))), lists.items] = False
         return none, allowed_BxS
 

@@ -6,7 +6,8 @@ of these are padded: rows to powers of two up to `MOST_ROWS`, columns and k to p
 query leaves out more, or is allowed items of its own, a mask over all slots says so, which is the
 one other program.
 
-Shape suffixes: B queries, L columns, S slots, D vector width, E places of items left out.
+Shape suffixes: B queries, L columns, S slots of the base segment, R recent ones, D vector
+width, E places of items left out.
 """
 
 from __future__ import annotations
@@ -34,12 +35,20 @@ class Items(NamedTuple):
     """Hold what a search reads of a catalogue, on the device.
 
     Attributes:
-      vectors_SxD: f32, by slot.
+      vectors_SxD: f32, by slot of the base segment.
       present_S: bool, where an item is that may be found.
+      recent_RxD, recent_present_R: the same of the recent segment, whose slots follow.
     """
 
     vectors_SxD: Array
     present_S: Array
+    recent_RxD: Array
+    recent_present_R: Array
+
+    def only(self, allowed: np.ndarray) -> Items:
+        """Let only some slots be found, bool[S + R]; all of them hold an item."""
+        size = len(self.vectors_SxD)
+        return self._replace(present_S=allowed[:size], recent_present_R=allowed[size:])
 
 
 def power_of_two(count: int) -> int:
@@ -78,7 +87,11 @@ def chunks(count: int) -> Iterator[np.ndarray]:
 @jax.jit
 def vectors_at(items: Items, slots: Array) -> jax.Array:
     """Gather the vectors of items: f32[*slots.shape, D]; at PAD an arbitrary one."""
-    return take(items.vectors_SxD, slots)
+    size = len(items.vectors_SxD)
+    if not len(items.recent_RxD):
+        return take(items.vectors_SxD, slots)
+    early, late = take(items.vectors_SxD, slots), take(items.recent_RxD, slots - size)
+    return jnp.where((slots < size)[..., None], early, late)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -106,14 +119,16 @@ def nearest(
     Args:
       vectors_BxD, items: the queries and where to look.
       left_out_BxE: int32[B, E], slots that are never returned, PAD elsewhere.
-      allowed_BxS: bool[B, S], slots that each query may get; all when None.
+      allowed_BxS: bool[B, S + R], slots that each query may get; all when None.
       k: of `padded_k`.
 
     Returns:
       slots int32[B, k], the best first, PAD where fewer than k items are left, and their cosines
       f32[B, k], -inf at PAD.
     """
-    scores_BxS = item_scores(vectors_BxD, items.vectors_SxD)
+    segments = (items.vectors_SxD, items.recent_RxD)
+    scores_BxS = jnp.concatenate([item_scores(vectors_BxD, part) for part in segments], axis=1)
+    present_S = jnp.concatenate([items.present_S, items.recent_present_R])
     if allowed_BxS is not None:
         scores_BxS = jnp.where(allowed_BxS, scores_BxS, -jnp.inf)
-    return best_of_scores(scores_BxS, left_out_BxE, allowed_N=items.present_S, k=k)
+    return best_of_scores(scores_BxS, left_out_BxE, allowed_N=present_S, k=k)

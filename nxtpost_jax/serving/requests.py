@@ -15,7 +15,7 @@ from nxtpost_jax.arrays import Array
 from nxtpost_jax.evaluation.ranking import Metrics, evaluate
 from nxtpost_jax.evaluation.scoring import cosine_scores, encode_catalogue
 from nxtpost_jax.events.content import Content
-from nxtpost_jax.events.sequences import Sequences
+from nxtpost_jax.events.sequences import PAD, Sequences
 from nxtpost_jax.events.splits import Queries
 from nxtpost_jax.serving import choices
 from nxtpost_jax.serving import histories as given
@@ -109,7 +109,7 @@ def rank_queries(
     histories = reader.checked("queries", queries.histories)
     read = reader.in_slots(reader.prepared("queries", histories, backfill=backfill))
     targets = catalogue.slots("targets", queries.targets)
-    allowed_S = np.asarray(catalogue.present)
+    allowed_S = catalogue.ids != PAD
     if candidates is not None:
         choices.refuse_mask("candidates", candidates)
         slots = catalogue.slots("candidates", given.numbers("candidates", candidates, catalogue))
@@ -173,7 +173,7 @@ def validation(
 
     def validate(params: Any) -> dict[str, float]:
         vectors = encoded_items(reader.model, params, reader.start.content)
-        catalogue = dataclasses.replace(reader.catalogue, vectors=vectors)
+        catalogue = reader.catalogue.of_vectors(vectors)
         now = reader.at(params=params, catalogue=catalogue)
         return rank_queries(now, queries, ks=ks, seen_filter=seen_filter, bootstrap=0).values
 
@@ -200,7 +200,7 @@ def _found(reader: Reader, parts, choice: Choice, *, k: int) -> Answer:
     """Search call by call, each of so many rows and vectors."""
     items = choice.items(reader.catalogue)
     width = left_out_width(reader.model.config.max_len)
-    size = padded_k(k, len(reader.catalogue.ids))
+    size = padded_k(k, reader.catalogue.num_slots)
     found = []
     for rows, vectors in parts:
         left_out, allowed = choice.of_rows(rows, reader.catalogue, width=width)

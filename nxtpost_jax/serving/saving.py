@@ -50,6 +50,7 @@ def save(path: str | os.PathLike, saved: State) -> None:
         "columns": dict(start.columns),
     }
     items = {name: np.asarray(getattr(saved.catalogue, name)) for name in _CATALOGUE_ARRAYS}
+    items["recent"] = np.array(len(saved.catalogue.recent.ids))
     files: dict[str, dict[str, Any]] = {_PARAMS: flat(saved.params), _CATALOGUE: items}
     if start.content is not None:
         files[_CONTENT] = _content_arrays(start.content)

@@ -206,6 +206,6 @@ class Served:
 
 def _blank(start: Start | None) -> Catalogue:
     if start is None:
-        return Catalogue.of(jnp.zeros((0, 1)), capacity=1)
+        return Catalogue.of(jnp.zeros((0, 1)), capacity=1, recent=0)
     vectors = jnp.zeros((start.num_items, start.model.config.d_model))
-    return Catalogue.of(vectors, capacity=start.num_items, names=start.names)
+    return Catalogue.of(vectors, capacity=start.num_items, recent=0, names=start.names)

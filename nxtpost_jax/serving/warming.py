@@ -6,6 +6,7 @@ import numpy as np
 
 from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
 from nxtpost_jax.serving import entering
+from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.programs import (
     Items,
     columns_of,
@@ -36,12 +37,13 @@ def warm_up(reader: Reader, *, rows: int, k: int) -> None:
             encoded_users(reader.model, reader.params, items=items, histories=histories)
         vectors_at(items, np.zeros(count, np.int32))
         _search(items, count, k, width=left_out_width(max_len))
-        _change(reader, count)
+        _enter(reader, count)
+    _join(reader.catalogue)
     _stream(reader)
 
 
 def _search(items: Items, count: int, k: int, *, width: int) -> None:
-    slots, dim = items.vectors_SxD.shape
+    slots, dim = len(items.present_S) + len(items.recent_present_R), items.vectors_SxD.shape[1]
     vectors = np.zeros((count, dim), np.float32)
     left_out = np.full((count, width), PAD, np.int32)
     for size in sorted({padded_k(n, slots) for n in range(1, k + 1)}):
@@ -49,16 +51,26 @@ def _search(items: Items, count: int, k: int, *, width: int) -> None:
             nearest(vectors, items, left_out_BxE=left_out, allowed_BxS=allowed, k=size)
 
 
-def _change(reader: Reader, count: int) -> None:
-    """Add and remove items, in a catalogue that nobody serves by."""
+def _enter(reader: Reader, count: int) -> None:
+    """Encode new items, and put them into a catalogue that nobody serves by."""
     catalogue, known = reader.catalogue, reader.start.content
     ids = np.zeros(count, np.int32)
     rows = None if known is None else entering.rows_of(known, ids)
     vectors = entering.encoded(reader.model, reader.params, rows, ids)
-    if len(catalogue) + count <= len(catalogue.ids):  # beyond, all is compiled anew
+    if count > len(catalogue.recent.ids) and _has_room(catalogue, count):
         catalogue.add(vectors)
-    if len(catalogue) >= count:
-        catalogue.remove(catalogue.sorted_ids[:count])
+
+
+def _join(catalogue: Catalogue) -> None:
+    """Fill the recent segment, so that it is emptied into the base."""
+    size, width = catalogue.items.recent_RxD.shape
+    if _has_room(catalogue, size):
+        catalogue.add(np.zeros((size, width))).add(np.zeros((1, width)))
+
+
+def _has_room(catalogue: Catalogue, count: int) -> bool:
+    """Tell whether the base is not doubled by `count` items more; then all is compiled anew."""
+    return len(catalogue) + count <= len(catalogue.alive)
 
 
 def _stream(reader: Reader) -> None:

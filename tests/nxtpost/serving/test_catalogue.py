@@ -18,18 +18,21 @@ def drawn(count, seed=0):
 def found(catalogue, k=None):
     """All items by a search, best first."""
     left_out = np.full((1, 1), PAD)
-    k = len(catalogue.ids) if k is None else k
-    size = min(k, len(catalogue.ids))
+    k = catalogue.num_slots if k is None else k
+    size = min(k, catalogue.num_slots)
     slots, _ = nearest(drawn(1, 9), catalogue.items, left_out_BxE=left_out, k=size)
     ids = catalogue.ids_of(slots)[0]
     return ids[ids != PAD].tolist()
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 20), max_size=6)), max_size=8))
-def test_any_adding_and_removing_leaves_what_a_dictionary_holds(calls):
+@given(
+    st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 20), max_size=6)), max_size=8),
+    st.sampled_from([0, 4]),
+)
+def test_any_adding_and_removing_leaves_what_a_dictionary_holds(calls, recent):
     expected = dict(enumerate(drawn(4)))
-    catalogue = Catalogue.of(drawn(4), capacity=5)
+    catalogue = Catalogue.of(drawn(4), capacity=5, recent=recent)
     gone = set()
     for number, (add, ids) in enumerate(calls):
         ids = sorted(ids - set(expected) if add else ids & set(expected))[::-1]
@@ -58,25 +61,42 @@ def test_any_adding_and_removing_leaves_what_a_dictionary_holds(calls):
 
 
 def test_items_come_and_go_without_a_retrace_until_the_capacity_doubles():
-    catalogue, traces = Catalogue.of(drawn(4), capacity=8), []
+    catalogue, traces = Catalogue.of(drawn(4), capacity=8, recent=2), []
 
     @jax.jit
-    def search(vectors, present):
-        traces.append(len(present))
-        return vectors.sum() + present.sum()
+    def search(items):
+        traces.append(tuple(len(part) for part in items))
+        return sum(part.sum() for part in items)
 
-    for number in range(3):
-        search(catalogue.vectors, catalogue.present)
-        ids = [100 + number * 10 + i for i in range(number + 1)]
-        catalogue = catalogue.add(drawn(number + 1, number), ids)
-        search(catalogue.vectors, catalogue.present)
-        catalogue = catalogue.remove([100 + number * 10])
-    assert traces == [8]
+    for number in range(6):
+        search(catalogue.items)
+        catalogue = catalogue.add(drawn(2, number), [100 + number, 200 + number])
+        search(catalogue.items)
+        catalogue = catalogue.remove([100 + number, 200 + number])
+        assert len(catalogue) == 4
+    assert traces == [(8, 8, 2, 2)]
     before = found(catalogue)
-    catalogue = catalogue.add(drawn(2, 5))
-    search(catalogue.vectors, catalogue.present)
-    assert traces == [8, 16]
+    catalogue = catalogue.add(drawn(5, 5))
+    search(catalogue.items)
+    assert traces == [(8, 8, 2, 2), (16, 16, 2, 2)]
     assert [item for item in found(catalogue) if item in before] == before
+
+
+def test_an_add_copies_the_recent_segment_alone():
+    """Until it is full; then its items are in the base, and the next ones have room."""
+    catalogue = Catalogue.of(drawn(100), recent=4)
+    base, present, recent, _ = catalogue.items
+    for number in range(4):
+        catalogue = catalogue.add(drawn(1, number))
+        assert catalogue.items.vectors_SxD is base and catalogue.items.present_S is present
+        assert catalogue.items.recent_RxD.shape == recent.shape
+    assert catalogue.slots("ids", [103]) >= len(base)
+    catalogue = catalogue.add(drawn(1, 9))
+    assert catalogue.items.vectors_SxD is not base
+    assert catalogue.items.vectors_SxD.shape == base.shape
+    assert (catalogue.slots("ids", [100, 103]) < len(base)).all()
+    assert catalogue.slots("ids", [104]) >= len(base)
+    assert sorted(found(catalogue)) == list(range(105))
 
 
 def test_new_ids_follow_all_that_ever_were():
@@ -100,11 +120,12 @@ def test_add_and_remove_are_inverse():
 
 def test_a_catalogue_in_use_never_changes():
     """Arrays that somebody holds outlive any adding, removing and growing."""
-    catalogue = Catalogue.of(drawn(10), capacity=11)
-    vectors, before = catalogue.vectors, found(catalogue)
-    catalogue.remove([3]).add(drawn(1, 1)).add(drawn(40, 2))
-    np.testing.assert_array_equal(np.asarray(vectors)[:10], drawn(10))
-    assert found(catalogue) == before and len(catalogue) == 10
+    catalogue = Catalogue.of(drawn(10), capacity=11, recent=2).add(drawn(1, 3))
+    items, before = catalogue.items, found(catalogue)
+    catalogue.remove([3, 10]).add(drawn(1, 1)).add(drawn(2, 5)).add(drawn(40, 2))
+    np.testing.assert_array_equal(np.asarray(items.vectors_SxD)[:10], drawn(10))
+    np.testing.assert_array_equal(items.recent_RxD, [*drawn(1, 3), [0, 0, 0]])
+    assert found(catalogue) == before and len(catalogue) == 11
     with pytest.raises(ValueError, match="read-only"):
         catalogue.ids[0] = 7
 
@@ -117,11 +138,14 @@ def test_a_revision_grows_when_an_item_comes_back():
 
 
 def test_a_restored_catalogue_is_the_same_slot_by_slot():
-    catalogue = Catalogue.of(drawn(4), capacity=6)
+    catalogue = Catalogue.of(drawn(4), capacity=6, recent=2)
     catalogue = catalogue.remove([1, 3]).add(drawn(1, 2), [30])
-    copy = Catalogue.restore(catalogue.vectors, catalogue.ids, removed=catalogue.removed)
-    for name in ("vectors", "present", "ids", "removed"):
+    kept = {name: getattr(catalogue, name) for name in ("vectors", "ids", "removed")}
+    copy = Catalogue.restore(**kept, recent=2)
+    for name in ("vectors", "ids", "removed", "sorted_ids", "next_id"):
         np.testing.assert_array_equal(getattr(copy, name), getattr(catalogue, name))
+    for one, other in zip(copy.items, catalogue.items):
+        np.testing.assert_array_equal(one, other)
     assert copy.slots("ids", [30, 0]).tolist() == catalogue.slots("ids", [30, 0]).tolist()
 
 
@@ -142,7 +166,7 @@ def test_a_restored_catalogue_is_the_same_slot_by_slot():
     ],
 )
 def test_a_refused_call_changes_nothing(call, message):
-    catalogue = Catalogue.of(drawn(4), capacity=5)
+    catalogue = Catalogue.of(drawn(4), capacity=5, recent=0)
     before, vectors = found(catalogue), np.asarray(catalogue.vectors)
     with pytest.raises(ValueError, match=message):
         call(catalogue)
