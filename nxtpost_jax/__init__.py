@@ -38,6 +38,7 @@ from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.backfill import fill_from_similar_users, fill_with_popular
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.live_users import Event
+from nxtpost_jax.serving.mirror import Index
 from nxtpost_jax.serving.recommender import Recommender
 from nxtpost_jax.towers.model import Encoded, NxtPost, NxtPostConfig
 from nxtpost_jax.training.fitting import Diverged
@@ -57,6 +58,7 @@ __all__ = [
     "Diverged",
     "Encoded",
     "Event",
+    "Index",
     "Metrics",
     "NxtPost",
     "NxtPostConfig",

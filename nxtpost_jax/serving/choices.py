@@ -14,7 +14,7 @@ from nxtpost_jax.events.sequences import PAD, Sequences
 from nxtpost_jax.serving import histories as given
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.histories import Histories, Unknown
-from nxtpost_jax.serving.programs import Items
+from nxtpost_jax.serving.programs import Items, power_of_two
 from nxtpost_jax.serving.reading import Reader
 
 
@@ -58,6 +58,17 @@ class Choice:
         allowed_BxS = np.ones((len(rows), catalogue.num_slots), bool)
         allowed_BxS[lists.owners(np.arange(len(lists.items))), lists.items] = False
         return none, allowed_BxS
+
+    def in_ids(self, rows: np.ndarray, catalogue: Catalogue) -> dict[str, np.ndarray | None]:
+        """Say what some queries may get in ids, for `Index.search`: `allowed` and `exclude`."""
+        allowed, exclude = self.allowed, None
+        if allowed is not None:
+            allowed = catalogue.ids_of(allowed[allowed != PAD])
+        if self.left_out is not None:
+            lists = self.left_out.select(rows)
+            width = power_of_two(int(lists.lengths.max()))
+            exclude = catalogue.ids_of(unique_items(lists, width))
+        return {"allowed": allowed, "exclude": exclude}
 
 
 def of_request(

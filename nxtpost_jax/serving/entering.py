@@ -77,7 +77,7 @@ def enter(served: Served, now: Reader, *, content: Any, ids: Any) -> np.ndarray:
                 code: jax.tree.map(lambda part, i=i: np.asarray(part[i]), rows)
                 for i, code in enumerate(codes.tolist())
             }
-        served.replace(now.params, now.catalogue.add(vectors, codes), added=added)
+        served.add(vectors, codes, added=added)
     return codes
 
 

@@ -15,6 +15,7 @@ from nxtpost_jax.events.sequences import Sequences, pad_histories
 from nxtpost_jax.serving import histories as given_histories
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.histories import Given, Histories, Unknown
+from nxtpost_jax.serving.mirror import Mirror
 from nxtpost_jax.serving.programs import chunks, columns_of
 from nxtpost_jax.serving.served import Start, State
 from nxtpost_jax.towers.model import NxtPost
@@ -33,11 +34,13 @@ class Reader:
     Attributes:
       state: the towers, parameters and catalogue.
       event_filter, backfill: as given to the recommender.
+      mirror: what may be asked for the catalogue's items in place of a search; or None.
     """
 
     state: State
     event_filter: EventFilter | None
     backfill: Backfill | None
+    mirror: Mirror | None = None
 
     @property
     def start(self) -> Start:

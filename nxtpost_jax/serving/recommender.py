@@ -21,6 +21,7 @@ from nxtpost_jax.serving.described import Described
 from nxtpost_jax.serving.histories import Histories, Unknown
 from nxtpost_jax.serving.learning import Setup, Validation
 from nxtpost_jax.serving.live_users import Event, LiveUsers
+from nxtpost_jax.serving.mirror import Index
 from nxtpost_jax.serving.reading import Backfill, EventFilter, Reader
 from nxtpost_jax.serving.served import Served, Start
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
@@ -50,6 +51,7 @@ class Recommender:
         tx: Optimizer | None = None,
         event_filter: EventFilter | None = None,
         backfill: Backfill | None = None,
+        index: Index | None = None,
     ):
         """Set up a recommender; `fit` draws its parameters.
 
@@ -64,6 +66,8 @@ class Recommender:
             warm-up, see `optimizers`.
           event_filter: tells which events count, bool[n_events], in training and histories.
           backfill: fills short histories (see `backfill`), wherever one is read but in training.
+          index: finds the nearest items in place of a search through all; see `mirror.Index`. Each
+            fit builds it anew; `add` and `remove` are passed on.
 
         Raises: ValueError: content has another shape, NaN, or nothing of an item without an id.
         """
@@ -74,7 +78,7 @@ class Recommender:
             self._given = starting.of_numbers(config, content=content, num_items=num_items)
         self.event_filter = event_filter
         self.backfill = backfill
-        self._served = Served(self._given)
+        self._served = Served(self._given, index)
         self._live = LiveUsers()
 
     def __repr__(self) -> str:
@@ -173,29 +177,23 @@ class Recommender:
           Diverged: a loss, a parameter or a vector is NaN or infinite; its `params` were not yet.
           KeyboardInterrupt: Ctrl-C; after a validation the best epoch is served then.
         """
+        setup = Setup(self._config, self._given, self.tx, self.event_filter, self.backfill)
+        plan = dict[str, Any](epochs=epochs, validate_every=validate_every, select=select)
+        plan |= {"patience": patience, "log": log, "progress": progress, "mesh": mesh}
+        plan |= {"batch_size": batch_size, "buckets": buckets, "seed": seed, "loop": loop}
         return learning.learn(
             self._served,
             events,
-            setup=Setup(self._config, self._given, self.tx, self.event_filter, self.backfill),
+            setup=setup,
             columns=columns,
             content=content,
             more=more,
-            epochs=epochs,
-            batch_size=batch_size,
-            buckets=buckets,
             objective=resolve(objective, num_negatives),
             pretrain_epochs=pretrain_epochs,
-            seed=seed,
             validation=validation,
             seen_filter=seen_filter,
-            validate_every=validate_every,
-            select=select,
-            patience=patience,
-            log=log,
-            progress=progress,
             checkpoint=checkpoint,
-            mesh=mesh,
-            loop=loop,
+            **plan,
         )
 
     def adopt(self, params: Any) -> None:
@@ -363,7 +361,7 @@ class Recommender:
         with self._served.writing() as now:
             codes = given.numbers("ids", ids, now.catalogue)
             added = entering.without(now.added, codes)
-            self._served.replace(now.params, now.catalogue.remove(codes), added=added)
+            self._served.remove(codes, added=added)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write config, parameters, content and catalogue to a folder, whole or not at all.
@@ -383,8 +381,9 @@ class Recommender:
         tx: Optimizer | None = None,
         event_filter: EventFilter | None = None,
         backfill: Backfill | None = None,
+        index: Index | None = None,
     ) -> Recommender:
-        """Read a recommender that `save` wrote; optimizer, filter and backfill are no part of it.
+        """Read a recommender that `save` wrote; what else `__init__` takes is no part of it.
 
         Raises: ValueError: the folder holds no recommender, or one of another version.
         """
@@ -392,9 +391,9 @@ class Recommender:
         start, config = saved.begun, saved.begun.model.config
         recommender = cls(config, tx=tx, event_filter=event_filter, backfill=backfill)
         recommender._given = None if start.own_ids else start
-        recommender._served = Served.of(saved)
+        recommender._served = Served.of(saved, index)
         return recommender
 
     def _reader(self) -> Reader:
         """Take what a request reads, as of now."""
-        return Reader(self._served.fitted, self.event_filter, self.backfill)
+        return Reader(self._served.fitted, self.event_filter, self.backfill, self._served.mirror)

@@ -198,23 +198,33 @@ def _encoded(reader: Reader, histories: Sequences) -> Iterator[tuple[np.ndarray,
 
 def _found(reader: Reader, parts, choice: Choice, *, k: int) -> Answer:
     """Search call by call, each of so many rows and vectors."""
-    items = choice.items(reader.catalogue)
+    catalogue, found = reader.catalogue, []
     width = left_out_width(reader.model.config.max_len)
-    size = padded_k(k, reader.catalogue.num_slots)
-    found = []
     for rows, vectors in parts:
-        left_out, allowed = choice.of_rows(rows, reader.catalogue, width=width)
-        found.append(nearest(vectors, items, left_out_BxE=left_out, allowed_BxS=allowed, k=size))
-    slots, scores = (np.concatenate([np.asarray(x) for x in part]) for part in zip(*found))
-    return _named(reader, slots[: choice.count, :k], scores[: choice.count, :k])
+        part = _by_index(reader, rows, vectors, choice, k=k)
+        if part is None:
+            left_out, allowed = choice.of_rows(rows, catalogue, width=width)
+            limits = {"left_out_BxE": left_out, "allowed_BxS": allowed}
+            size = padded_k(k, catalogue.num_slots)
+            slots, scores = nearest(vectors, choice.items(catalogue), **limits, k=size)
+            part = catalogue.ids_of(slots), np.asarray(scores)
+        found.append([each[:, :k] for each in part])
+    ids, scores = (np.concatenate(each)[: choice.count] for each in zip(*found))
+    if not (scores < np.inf).all():  # NaN is the highest score for a search, so none stays hidden
+        raise FloatingPointError("scores: expected finite numbers, found NaN; fit again")
+    return Answer(catalogue.names.take(ids), scores)
+
+
+def _by_index(reader: Reader, rows: np.ndarray, vectors: Array, choice: Choice, *, k: int):
+    """Ask the index, if there is one and it can say; rows and k are padded for it, too."""
+    if reader.mirror is None:
+        return None
+    catalogue = reader.catalogue
+    limits = choice.in_ids(rows, catalogue)
+    size = padded_k(k, len(catalogue))
+    return reader.mirror.search(vectors, size, catalogue=catalogue, **limits)
 
 
 def _check_k(k: int, most: int) -> None:
     if not isinstance(k, (int, np.integer)) or not 1 <= k <= most:
         raise ValueError(f"k: expected 1 to {most}, the catalogue's size, found {k!r}")
-
-
-def _named(reader: Reader, slots: np.ndarray, scores: np.ndarray) -> Answer:
-    if not (scores < np.inf).all():  # NaN is the highest score for a search, so none stays hidden
-        raise FloatingPointError("scores: expected finite numbers, found NaN; fit again")
-    return Answer(reader.catalogue.names.take(reader.catalogue.ids_of(slots)), scores)

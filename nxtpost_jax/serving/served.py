@@ -17,6 +17,7 @@ from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.ids import Ids, Numbered, OwnIds
 from nxtpost_jax.events.texts import TextEncoder
 from nxtpost_jax.serving.catalogue import Catalogue
+from nxtpost_jax.serving.mirror import Index, Mirror
 from nxtpost_jax.towers.model import NxtPost
 
 
@@ -91,18 +92,22 @@ class Served:
 
     Attributes:
       now: the state.
+      mirror: keeps an index equal to the catalogue of now; or None.
     """
 
-    def __init__(self, start: Start | None):
+    def __init__(self, start: Start | None, index: Index | None = None):
         self.now = State(start, None, _blank(start))
+        self.mirror = None if index is None else Mirror(index)
         self._turn = threading.Lock()
         self._fitting = False
 
     @classmethod
-    def of(cls, state: State) -> Served:
+    def of(cls, state: State, index: Index | None) -> Served:
         """Serve by a state that was kept."""
-        served = cls(state.start)
+        served = cls(state.start, index)
         served.now = dataclasses.replace(state, num_fits=1)
+        if served.mirror is not None:
+            served.mirror.build(state.catalogue)
         return served
 
     @property
@@ -134,14 +139,26 @@ class Served:
         with self._turn:
             yield self.now
 
-    def replace(
-        self, params: Any, catalogue: Catalogue, *, added: Mapping[int, Any] | None = None
-    ) -> None:
+    def add(self, vectors: np.ndarray, codes: np.ndarray, *, added: Mapping[int, Any]) -> None:
+        """Let items in; only within `writing`."""
+        catalogue = self.now.catalogue.add(vectors, codes)
+        if self.mirror is not None:
+            self.mirror.add(vectors, codes, into=catalogue)
+        self.now = dataclasses.replace(self.now, catalogue=catalogue, added=added)
+
+    def remove(self, codes: np.ndarray, *, added: Mapping[int, Any]) -> None:
+        """Take items out; only within `writing`."""
+        catalogue = self.now.catalogue.remove(codes)
+        if self.mirror is not None and self.now.params is not None:
+            self.mirror.remove(codes, left=catalogue)
+        self.now = dataclasses.replace(self.now, catalogue=catalogue, added=added)
+
+    def replace(self, params: Any, catalogue: Catalogue) -> None:
         """Put another state in place; only within `writing`."""
-        changes: dict[str, Any] = {} if added is None else {"added": added}
+        changes: dict[str, Any] = {}
         if params is not self.now.params:
-            changes |= {"num_fits": self.now.num_fits + 1, "opt_state": None}
-        self.now = dataclasses.replace(self.now, params=params, catalogue=catalogue, **changes)
+            changes = {"num_fits": self.now.num_fits + 1, "opt_state": None}
+        self._serve(dataclasses.replace(self.now, params=params, catalogue=catalogue, **changes))
 
     @contextlib.contextmanager
     def fitting(self) -> Iterator[None]:
@@ -184,7 +201,7 @@ class Served:
         with self._turn:
             present = catalogue.without(self._removed(start))
             num_fits = self.now.num_fits + 1
-            self.now = State(start, params, present, num_fits, opt_state=opt_state)
+            self._serve(State(start, params, present, num_fits, opt_state=opt_state))
 
     def removed_by_caller(self) -> np.ndarray:
         """List the items that the caller took out, not those of earlier tables: int32[r]."""
@@ -198,6 +215,12 @@ class Served:
                 "recommender: expected no fit under way, which would not know the new items, "
                 "found one"
             )
+
+    def _serve(self, state: State) -> None:
+        """Serve a state; if its index fails, without it."""
+        self.now = state
+        if self.mirror is not None:
+            self.mirror.build(state.catalogue)
 
     def _removed(self, start: Start) -> np.ndarray:
         """List what the caller removed, and what a start is without: int32[r]."""
