@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,18 @@ class LiveUsers:
 
     def __len__(self) -> int:
         return len(self._users)
+
+    def kept(self) -> dict[Hashable, Sequences]:
+        """List the users with their events, one sequence each."""
+        with self._lock:
+            return {name: user.events for name, user in self._users.items()}
+
+    @classmethod
+    def of(cls, kept: Mapping[Hashable, Sequences]) -> LiveUsers:
+        """Go on with users of `kept`; their vectors are computed when they are asked for."""
+        users = cls()
+        users._users = {name: _User(events) for name, events in kept.items()}
+        return users
 
     def forget(self, user: Hashable) -> None:
         """Drop what is kept of a user; one who is unknown is fine."""

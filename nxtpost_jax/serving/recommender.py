@@ -364,14 +364,15 @@ class Recommender:
             self._served.remove(codes, added=added)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write config, parameters, content and catalogue to a folder, whole or not at all.
+        """Write all that is served and the users of `update` to a folder, whole or not at all.
 
-        Users of `update` are not part of it; give their `history` again. A recommender that was
-        there is left by an OSError.
+        A recommender that was there is left by an OSError.
 
-        Raises: ValueError: the path is a file, or a folder with other files.
+        Raises: ValueError: the path is a file, or a folder with other files; or the name of a user
+          is no whole number, text or UUID.
         """
-        saving.save(path, self._reader().state)
+        users = self._live.kept()  # first: so the catalogue knows every item of theirs
+        saving.save(path, self._reader().state, users)
 
     @classmethod
     def load(
@@ -387,11 +388,11 @@ class Recommender:
 
         Raises: ValueError: the folder holds no recommender, or one of another version.
         """
-        saved = saving.load(path)
+        saved, users = saving.load(path)
         start, config = saved.begun, saved.begun.model.config
         recommender = cls(config, tx=tx, event_filter=event_filter, backfill=backfill)
         recommender._given = None if start.own_ids else start
-        recommender._served = Served.of(saved, index)
+        recommender._served, recommender._live = Served.of(saved, index), LiveUsers.of(users)
         return recommender
 
     def _reader(self) -> Reader:

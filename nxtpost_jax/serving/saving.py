@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,33 @@ from nxtpost_jax import folders
 from nxtpost_jax.events import content as contents
 from nxtpost_jax.events.content import ContentSet, with_nan_rows
 from nxtpost_jax.events.ids import OwnIds
+from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.events.texts import TextEncoder
 from nxtpost_jax.folders import Kind, arrays_of, flat, nested
+from nxtpost_jax.serving import kept_users
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.served import Start, State
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 
-_PARAMS, _CATALOGUE, _CONTENT, _NAMES, _TEXTS, _ADDED = _FILES = (
+_PARAMS, _CATALOGUE, _CONTENT, _NAMES, _TEXTS, _ADDED, _USERS = _FILES = (
     "params.npz",
     "catalogue.npz",
     "content.npz",
     "names.npz",
     "texts.npz",
     "added.npz",
+    "users.npz",
 )
 KIND = Kind("a recommender", "recommender.json", _FILES, version=3)
 _CATALOGUE_ARRAYS = ("vectors", "ids", "removed")
 
 
-def save(path: str | os.PathLike, saved: State) -> None:
-    """Write a recommender to a folder, replacing one that is there.
+def save(path: str | os.PathLike, saved: State, users: Mapping[Hashable, Sequences]) -> None:
+    """Write a recommender and its live users' events to a folder, replacing one that is there.
 
     Raises:
-      ValueError: the path is a file, or a folder that holds other files.
+      ValueError: the path is a file, or a folder that holds other files; or a user's name is none
+        that a folder can hold.
       OSError: it cannot be written; what was there before still is.
     """
     start = saved.begun
@@ -59,11 +63,13 @@ def save(path: str | os.PathLike, saved: State) -> None:
         files[_ADDED] = _added_arrays(saved.added)
     if start.encoder is not None:
         files[_TEXTS] = start.encoder.stored()
+    if users:
+        files[_USERS] = kept_users.stored(users)
     folders.write(path, KIND, header=header, files=files)
 
 
-def load(path: str | os.PathLike) -> State:
-    """Read what `save` wrote.
+def load(path: str | os.PathLike) -> tuple[State, dict[Hashable, Sequences]]:
+    """Read what `save` wrote: the recommender, and users' events.
 
     Raises:
       ValueError: the folder holds no whole recommender, or one of another version; the file is
@@ -86,7 +92,9 @@ def load(path: str | os.PathLike) -> State:
     )
     catalogue = Catalogue.restore(**arrays_of(path / _CATALOGUE), names=start.names)
     params = jax.tree.map(jnp.asarray, nested(arrays_of(path / _PARAMS)))
-    return State(start, params, catalogue, added=_added(path, header))
+    kept = _USERS in header["files"]
+    users = kept_users.restored(arrays_of(path / _USERS)) if kept else {}
+    return State(start, params, catalogue, added=_added(path, header)), users
 
 
 def _added_arrays(added) -> dict[str, np.ndarray]:

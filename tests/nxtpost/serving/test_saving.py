@@ -52,7 +52,7 @@ def test_what_is_no_saved_recommender_is_refused(tmp_path):
         Recommender.load(tmp_path / "new")
 
 
-FILES = ("recommender.json", "params.npz", "catalogue.npz", "content.npz")
+FILES = ("recommender.json", "params.npz", "catalogue.npz", "content.npz", "users.npz")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,7 @@ def two(tmp_path_factory):
         recommender = drawn(TINY, drawn_content("vectors", seed=seed), num_items=N)
         params = jax.tree.map(lambda leaf, by=1 + seed: by * leaf, recommender.params)
         recommender._served.replace(params, recommender.catalogue)
+        recommender.update("ann", 3 + seed)
         recommender.save(folder / name)
     return folder / "one", folder / "two"
 
