@@ -25,12 +25,14 @@ class Choice:
     Attributes:
       count: B.
       allowed: int32[m], all that any query may get; None for the whole catalogue.
+      allowed_lists: B lists of what each query may get, or None.
       left_out: B lists of what a query must not get, or None.
     """
 
     count: int
     allowed: np.ndarray | None = None
     left_out: Sequences | None = None
+    allowed_lists: Sequences | None = None
 
     def items(self, catalogue: Catalogue) -> Items:
         """Give what is searched."""
@@ -44,20 +46,26 @@ class Choice:
         """Lay out what some queries must not get, for `programs.nearest`.
 
         Returns:
-          int32[B, width] slots, PAD elsewhere, and bool[B, S + R] where a list is longer than that.
+          int32[B, width] slots, PAD elsewhere, and bool[B, S + R] where a list is longer than that
+          or each query is allowed its own.
         """
-        none = np.full((len(rows), width), PAD, np.int32)
+        out = np.full((len(rows), width), PAD, np.int32)
+        allowed_BxS = None
+        if self.allowed_lists is not None:
+            allowed_BxS = np.zeros((len(rows), catalogue.num_slots), bool)
+            _mark(allowed_BxS, self.allowed_lists.select(rows), True)
         if self.left_out is None:
-            return none, None
+            return out, allowed_BxS
         lists = self.left_out.select(rows)
         distinct_BxE = unique_items(lists, int(lists.lengths.max()))
         most = int((distinct_BxE != PAD).sum(axis=1).max())
         if most <= width:
-            none[:, :most] = distinct_BxE[:, :most]
-            return none, None
-        allowed_BxS = np.ones((len(rows), catalogue.num_slots), bool)
-        allowed_BxS[lists.owners(np.arange(len(lists.items))), lists.items] = False
-        return none, allowed_BxS
+            out[:, :most] = distinct_BxE[:, :most]
+            return out, allowed_BxS
+        if allowed_BxS is None:
+            allowed_BxS = np.ones((len(rows), catalogue.num_slots), bool)
+        _mark(allowed_BxS, lists, False)
+        return out, allowed_BxS
 
     def in_ids(self, rows: np.ndarray, catalogue: Catalogue) -> dict[str, np.ndarray | None]:
         """Say what some queries may get in ids, for `Index.search`: `allowed` and `exclude`."""
@@ -91,9 +99,15 @@ def of_request(
     Raises:
       ValueError: an item is unknown, or there are not B lists.
     """
-    slots = _allowed(reader, allowed, unknown=unknown)
+    slots, lists = None, None
+    if _are_lists(allowed):
+        lists = _lists("allowed", allowed, reader, count, unknown=unknown)
+    else:
+        slots = _allowed(reader, allowed, unknown=unknown)
     seen = None if seen is None else _in_slots(reader, seen)
-    return Choice(count, slots, _joined(seen, _excluded(reader, exclude, count, unknown=unknown)))
+    if exclude is not None:
+        seen = _joined(seen, _lists("exclude", exclude, reader, count, unknown=unknown))
+    return Choice(count, slots, seen, lists)
 
 
 def refuse_mask(name: str, ids: ArrayLike) -> None:
@@ -116,24 +130,33 @@ def _allowed(reader: Reader, allowed: Any, *, unknown: Unknown) -> np.ndarray | 
     return reader.catalogue.find(ids)
 
 
-def _excluded(
-    reader: Reader, exclude: Histories | None, count: int, *, unknown: Unknown
-) -> Sequences | None:
-    """Read the items that each query leaves out, in slots; padding and removed items are none."""
-    if exclude is None:
-        return None
-    lists = given.lists("exclude", exclude, count, reader.catalogue, unknown=unknown)
-    reader.check_known("exclude", lists.items)
-    return _in_slots(reader, lists)
+def _are_lists(allowed: Any) -> bool:
+    """Tell ids per query from ids for all; a tuple may be an id."""
+    if isinstance(allowed, (list, tuple)):
+        return bool(allowed) and all(isinstance(each, (list, np.ndarray)) for each in allowed)
+    return isinstance(allowed, Sequences) or (isinstance(allowed, np.ndarray) and allowed.ndim == 2)
 
 
-def _joined(seen: Sequences | None, excluded: Sequences | None) -> Sequences | None:
+def _lists(
+    name: str, lists: Histories, reader: Reader, count: int, *, unknown: Unknown
+) -> Sequences:
+    """Read a list of items per query, in slots; padding and removed items are none."""
+    read = given.lists(name, lists, count, reader.catalogue, unknown=unknown)
+    reader.check_known(name, read.items)
+    return _in_slots(reader, read)
+
+
+def _joined(seen: Sequences | None, excluded: Sequences) -> Sequences:
     """Put two lists per query into one."""
-    if seen is None or excluded is None:
-        return excluded if seen is None else seen
+    if seen is None:
+        return excluded
     owners = [lists.owners(np.arange(len(lists.items))) for lists in (seen, excluded)]
     items = np.concatenate([seen.items, excluded.items])
     return Sequences.from_events(np.concatenate(owners), items, num_users=len(seen))
+
+
+def _mark(mask_BxS: np.ndarray, lists: Sequences, value: bool) -> None:
+    mask_BxS[lists.owners(np.arange(len(lists.items))), lists.items] = value
 
 
 def _in_slots(reader: Reader, lists: Sequences) -> Sequences:

@@ -6,15 +6,16 @@ before is still the beginning of what it reads now, and no more than max_len eve
 cache, a removed item, an item that came back, a backfill that shrinks as events come, parameters of
 another fit) the events are read anew.
 
-The caller's events are kept in host memory, the caches in device memory: 4 (2 layers + 1) max_len
-d_model bytes a user; `forget` frees both. Calls from several threads take turns.
+Users of one call are read together. The caller's events are kept in host memory, the caches in
+device memory: 4 (2 layers + 1) max_len d_model bytes a user; `forget` frees both. Calls from
+several threads take turns.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,11 @@ from nxtpost_jax.events.columns import Moment, seconds, whole_numbers
 from nxtpost_jax.events.sequences import Sequences, pad_histories
 from nxtpost_jax.serving import histories as given_histories
 from nxtpost_jax.serving.histories import Histories
-from nxtpost_jax.serving.programs import vectors_at
+from nxtpost_jax.serving.programs import power_of_two, vectors_at
 from nxtpost_jax.serving.reading import Reader
-from nxtpost_jax.serving.streaming import Cache, extend, prefill
+from nxtpost_jax.serving.streaming import Cache, extend, joined, parted, prefill
 
+MOST_USERS = 32  # a compiled call, each with a cache of its own
 _COLUMNS = {"times": "time", "actions": "action", "surfaces": "surface"}
 
 
@@ -95,26 +97,31 @@ class LiveUsers:
 
     def add(
         self,
-        user: Hashable,
-        event: Event,
+        users: Sequence[Hashable],
+        events: Sequence[Event],
         *,
         take: Callable[[], Reader],
         history: Histories | None = None,
     ) -> np.ndarray:
-        """Add an event and give the user's vector, f32[D]; nothing changes where it raises.
+        """Add events and give their users' vectors, f32[B, D]; nothing changes where it raises.
 
         Args:
-          user, event: who engaged with what.
+          users, events: who engaged with what, B each; a user's own events in their order.
           take: gives parameters and catalogue, called when it is this call's turn: so they know
             every item of the events that earlier calls have added.
-          history: one sequence, the events before; for a user who is new here.
+          history: one sequence, the events before; for a single user who is new here.
         """
         with self._lock:
             reader = take()
-            event = _numbered(event, reader)
-            reader.catalogue.slots("event", [event.item])
-            state = self._start(user, history, reader)
-            return self._read(user, state, _appended(state.events, event), reader)
+            numbered = [_numbered(event, reader) for event in events]
+            reader.catalogue.slots("event", [event.item for event in numbered])
+            longer: dict[Hashable, Sequences] = {}
+            for user, event in zip(users, numbered):
+                if user not in longer:
+                    longer[user] = self._start(user, history, reader)
+                longer[user] = _appended(longer[user], event)
+            vectors = self._read(longer, reader)
+            return np.stack([vectors[user] for user in users])
 
     def current(
         self, user: Hashable, *, take: Callable[[], Reader]
@@ -127,29 +134,54 @@ class LiveUsers:
         with self._lock:
             if user not in self._users:
                 raise ValueError(f"user: expected one that update was called for, found {user!r}")
-            reader, state = take(), self._users[user]
-            return self._read(user, state, state.events, reader), state.events, reader
+            reader, events = take(), self._users[user].events
+            return self._read({user: events}, reader)[user], events, reader
 
-    def _read(self, user, state: _User, events: Sequences, reader: Reader) -> np.ndarray:
-        read = reader.prepared("history", reader.checked("history", events))
-        before = _still_true(state.computed, read, reader)
-        new = None if before is None else len(read.items) - len(before.read.items)
-        if before is not None and new == 0:
-            vector, cache = before.vector, before.cache
-        elif before is not None and new == 1 and len(read.items) <= reader.model.config.max_len:
-            if user in self._users:  # `extend` takes the cache away, whether it succeeds or not
-                self._users[user] = _User(state.events)
-            vector, cache = _extended(before.cache, read, reader)
-        else:
-            vector, cache = _prefilled(read, reader)
-        self._users[user] = _User(events, _Computed(vector, read, cache, reader.version))
-        return vector
+    def _read(
+        self, given: Mapping[Hashable, Sequences], reader: Reader
+    ) -> dict[Hashable, np.ndarray]:
+        """Keep the events of some users, and give the vectors f32[D] of what is read of them."""
+        read = {
+            user: reader.prepared("history", reader.checked("history", events))
+            for user, events in given.items()
+        }
+        max_len = reader.model.config.max_len
+        done, onward, anew = {}, {}, []
+        for user in given:
+            computed = self._still_true(user, read[user], reader)
+            new = None if computed is None else len(read[user].items) - len(computed.read.items)
+            if computed is not None and new == 0:
+                done[user] = computed
+            elif computed is not None and new == 1 and len(read[user].items) <= max_len:
+                onward[user] = computed.cache
+                # `extend` takes the cache away, whether it succeeds or not
+                self._users[user] = _User(self._users[user].events)
+            else:
+                anew.append(user)
+        found: dict[Hashable, tuple[np.ndarray, Cache]] = {}
+        for part in _parts(anew):
+            found |= zip(part, _prefilled([read[user] for user in part], reader))
+        for part in _parts(list(onward)):
+            caches = [onward[user] for user in part]
+            found |= zip(part, _extended(caches, [read[user] for user in part], reader))
+        for user, (vector, cache) in found.items():
+            done[user] = _Computed(vector, read[user], cache, reader.version)
+        for user, events in given.items():
+            self._users[user] = _User(events, done[user])
+        return {user: done[user].vector for user in given}
 
-    def _start(self, user, history, reader: Reader) -> _User:
+    def _still_true(self, user: Hashable, read: Sequences, reader: Reader) -> _Computed | None:
+        """Give what was computed if it is of these parameters and of the beginning of `read`."""
+        computed = self._users[user].computed if user in self._users else None
+        if computed is None or computed.version != reader.version:
+            return None
+        return computed if _begins_with(read, computed.read) else None
+
+    def _start(self, user: Hashable, history: Histories | None, reader: Reader) -> Sequences:
         if user in self._users:
             if history is not None:
                 raise ValueError(f"history: expected none for user {user!r}, found a second one")
-            return self._users[user]
+            return self._users[user].events
         given = given_histories.read(
             "history",
             [[]] if history is None else history,
@@ -160,7 +192,29 @@ class LiveUsers:
         events = given.sequences
         if len(events) != 1:
             raise ValueError(f"history: expected that of one user, found {len(events)}")
-        return _User(events)
+        return events
+
+
+def pairs(user: Any, event: Any, history: Any) -> tuple[list[Hashable], list[Event]]:
+    """Read who engaged with what: one user and event, or lists of as many of each.
+
+    Raises:
+      ValueError: the lists are empty or of unlike lengths, or there is a history beside them.
+    """
+    if not isinstance(user, list):
+        user, event = [user], [event]
+    elif history is not None:
+        raise ValueError("history: expected None beside a list of users, found some")
+    elif not isinstance(event, (list, np.ndarray)) or len(event) != len(user) or not user:
+        found = f"{len(event)} of {len(user)}" if hasattr(event, "__len__") else repr(event)
+        raise ValueError(f"event: expected a list, one event per user, found {found:.60}")
+    return user, [each if isinstance(each, Event) else Event(each) for each in event]
+
+
+def _parts(users: list[Hashable]) -> Iterator[list[Hashable]]:
+    """Split users into calls."""
+    for first in range(0, len(users), MOST_USERS):
+        yield users[first : first + MOST_USERS]
 
 
 def _numbered(event: Event, reader: Reader) -> Event:
@@ -174,31 +228,42 @@ def _numbered(event: Event, reader: Reader) -> Event:
     return dataclasses.replace(event, item=item, action=action)
 
 
-def _still_true(computed: _Computed | None, read: Sequences, reader: Reader) -> _Computed | None:
-    """Give what was computed if it is of these parameters and of the beginning of `read`."""
-    if computed is None or computed.version != reader.version:
-        return None
-    return computed if _begins_with(read, computed.read) else None
-
-
-def _extended(cache: Cache, read: Sequences, reader: Reader) -> tuple[np.ndarray, Cache]:
-    cache, users_1xD = extend(
+def _extended(
+    caches: list[Cache], read: list[Sequences], reader: Reader
+) -> list[tuple[np.ndarray, Cache]]:
+    """Read one event more of each user; caches of other sizes than one call are padded."""
+    rows = _padded(len(read))
+    features = [_features(reader.in_slots(read[row])) for row in rows]
+    last = reader.catalogue.find(np.array([read[row].items[-1] for row in rows]))
+    cache, vectors_BxD = extend(
         reader.model,
         reader.params,
-        cache=cache,
-        item_vectors_BxD=vectors_at(reader.catalogue.items, reader.catalogue.find(read.items[-1:])),
-        features=_features(reader.in_slots(read)),
+        cache=caches[0] if len(rows) == 1 else joined([caches[row] for row in rows]),
+        item_vectors_BxD=vectors_at(reader.catalogue.items, last),
+        features={name: np.concatenate([each[name] for each in features]) for name in features[0]},
     )
-    return np.asarray(users_1xD)[0], cache
+    return _each(vectors_BxD, cache, len(read))
 
 
-def _prefilled(read: Sequences, reader: Reader) -> tuple[np.ndarray, Cache]:
-    rows = pad_histories(reader.in_slots(read), reader.model.config.max_len)
-    vectors_1xLxD = vectors_at(reader.catalogue.items, rows["items"])
-    cache, users_1xD = prefill(
-        reader.model, reader.params, histories=rows, item_vectors_BxLxD=vectors_1xLxD
+def _prefilled(read: list[Sequences], reader: Reader) -> list[tuple[np.ndarray, Cache]]:
+    """Read whole histories."""
+    max_len = reader.model.config.max_len
+    each = [pad_histories(reader.in_slots(read[row]), max_len) for row in _padded(len(read))]
+    rows = {name: np.concatenate([one[name] for one in each]) for name in each[0]}
+    vectors_BxLxD = vectors_at(reader.catalogue.items, rows["items"])
+    cache, vectors_BxD = prefill(
+        reader.model, reader.params, histories=rows, item_vectors_BxLxD=vectors_BxLxD
     )
-    return np.asarray(users_1xD)[0], cache
+    return _each(vectors_BxD, cache, len(read))
+
+
+def _each(vectors_BxD, cache: Cache, count: int) -> list[tuple[np.ndarray, Cache]]:
+    caches = [cache] if len(vectors_BxD) == 1 else parted(cache)
+    return list(zip(np.asarray(vectors_BxD), caches))[:count]
+
+
+def _padded(count: int) -> np.ndarray:
+    return np.resize(np.arange(count), power_of_two(count))
 
 
 def _appended(events: Sequences, event: Event) -> Sequences:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from nxtpost_jax.evaluation.ranking import Metrics
 from nxtpost_jax.events.content import Content, GivenContent
 from nxtpost_jax.events.splits import Queries
-from nxtpost_jax.serving import entering, learning, requests, saving, starting, warming
+from nxtpost_jax.serving import entering, learning, live_users, requests, saving, starting, warming
 from nxtpost_jax.serving import histories as given
 from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.catalogue import Catalogue
@@ -236,7 +236,7 @@ class Recommender:
             `Sequences`. Empty ones need a backfill or static features.
           k: items a history, at most the catalogue's size.
           exclude_seen: never return an item of the history.
-          allowed: m ids, the only ones that may be returned; all of the catalogue when None.
+          allowed: m ids, the only ones that may be returned, or B lists of them; all when None.
           exclude: B lists of ids that may not be returned, such as int[B, E] padded by -1.
           unknown: what an item that the catalogue never had does: "refuse" names it in an error,
             "skip" leaves it out and counts it in the answer's `skipped`.
@@ -289,24 +289,24 @@ class Recommender:
         return requests.embed_users(self._reader(), histories)
 
     def update(
-        self, user: Hashable, event: Event | Hashable, *, history: Histories | None = None
+        self, user: Hashable | list, event: Event | Any, *, history: Histories | None = None
     ) -> np.ndarray:
         """Add an event to a user's history and give the user's new vector, f32[D].
 
-        It equals the row of `embed_users` for all events so far.
+        It equals the row of `embed_users` for all events so far. Lists of B users and B events are
+        read together, f32[B, D].
 
         Args:
           user: any name; the events, the vector and a KV cache are kept under it.
           event: an item's id, or an `Event` with the time, action and surface the model reads.
           history: the user's events before, one sequence, at the user's first event here.
 
-        Raises:
-          ValueError: the item is unknown or removed, the time lies before the last event's, a
-            history is given twice, or as in `recommend`. The user is then as before.
+        Raises: ValueError: an item is unknown or removed, the time lies before the last event's, a
+          history is given twice, or as in `recommend`. All users are then as before.
         """
-        self._reader()  # refuses an unfitted recommender before anything else
-        event = event if isinstance(event, Event) else Event(event)
-        return self._live.add(user, event, take=self._reader, history=history)
+        users, events = live_users.pairs(user, event, history)
+        vectors = self._live.add(users, events, take=self._reader, history=history)
+        return vectors if isinstance(user, list) else vectors[0]
 
     def recommend_user(
         self,

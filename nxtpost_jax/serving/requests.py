@@ -217,7 +217,7 @@ def _found(reader: Reader, parts, choice: Choice, *, k: int) -> Answer:
 
 def _by_index(reader: Reader, rows: np.ndarray, vectors: Array, choice: Choice, *, k: int):
     """Ask the index, if there is one and it can say; rows and k are padded for it, too."""
-    if reader.mirror is None:
+    if reader.mirror is None or choice.allowed_lists is not None:
         return None
     catalogue = reader.catalogue
     limits = choice.in_ids(rows, catalogue)

@@ -14,7 +14,7 @@ Shape suffixes: B users, M = max_len slots, Y layers, H heads, K head width, D m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -54,6 +54,19 @@ def init_cache(model: NxtPost, batch_size: int) -> Cache:
     memory = jnp.zeros((batch_size, config.num_layers, config.max_len, *heads))
     states = jnp.zeros((batch_size, config.max_len, config.d_model))
     return Cache(memory, jnp.copy(memory), states, jnp.zeros(batch_size, jnp.int32))
+
+
+@jax.jit
+def joined(caches: Sequence[Cache]) -> Cache:
+    """Put the caches of single users into one."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *caches)
+
+
+@jax.jit
+def parted(cache: Cache) -> list[Cache]:
+    """Cut a cache into those of its single users."""
+    count = len(cache.lengths_B)
+    return [jax.tree.map(lambda part, row=row: part[row : row + 1], cache) for row in range(count)]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -7,6 +7,7 @@ import numpy as np
 from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
 from nxtpost_jax.serving import entering
 from nxtpost_jax.serving.catalogue import Catalogue
+from nxtpost_jax.serving.live_users import MOST_USERS
 from nxtpost_jax.serving.programs import (
     Items,
     columns_of,
@@ -18,7 +19,7 @@ from nxtpost_jax.serving.programs import (
     vectors_at,
 )
 from nxtpost_jax.serving.reading import Reader
-from nxtpost_jax.serving.streaming import extend, prefill
+from nxtpost_jax.serving.streaming import extend, joined, parted, prefill
 
 
 def warm_up(reader: Reader, *, rows: int, k: int) -> None:
@@ -38,8 +39,9 @@ def warm_up(reader: Reader, *, rows: int, k: int) -> None:
         vectors_at(items, np.zeros(count, np.int32))
         _search(items, count, k, width=left_out_width(max_len))
         _enter(reader, count)
+        if count <= MOST_USERS:
+            _stream(reader, count)
     _join(reader.catalogue)
-    _stream(reader)
 
 
 def _search(items: Items, count: int, k: int, *, width: int) -> None:
@@ -73,16 +75,18 @@ def _has_room(catalogue: Catalogue, count: int) -> bool:
     return len(catalogue) + count <= len(catalogue.alive)
 
 
-def _stream(reader: Reader) -> None:
-    """Read a user's events, and one more."""
+def _stream(reader: Reader, count: int) -> None:
+    """Read users' events, and one more of each."""
     model, params, items = reader.model, reader.params, reader.catalogue.items
-    rows = _histories(reader, 1, model.config.max_len, length=1)
+    rows = _histories(reader, count, model.config.max_len, length=1)
     vectors = vectors_at(items, rows["items"])
     cache, _ = prefill(model, params, histories=rows, item_vectors_BxLxD=vectors)
+    if count > 1:
+        cache = joined(parted(cache))
     if model.config.max_len > 1:
         features = {name: each if name == "static" else each[:, 0] for name, each in rows.items()}
         del features["items"]
-        vector = vectors_at(items, np.zeros(1, np.int32))
+        vector = vectors_at(items, np.zeros(count, np.int32))
         extend(model, params, cache=cache, item_vectors_BxD=vector, features=features)
 
 

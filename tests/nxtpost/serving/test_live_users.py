@@ -167,3 +167,52 @@ def test_updates_are_traced_once(recommender):
             if (user, count) == (0, 3):
                 traced = streaming._extend._cache_size(), streaming.prefill._cache_size()
     assert (streaming._extend._cache_size(), streaming.prefill._cache_size()) == traced
+
+
+def test_users_of_one_call_get_the_vectors_of_single_calls(recommender, monkeypatch):
+    """New ones and known ones, one of them twice, more than a program reads."""
+    monkeypatch.setattr("nxtpost_jax.serving.live_users.MOST_USERS", 4)
+    histories = {("m", n): first_events(n % 8, 1 + n % 5) for n in range(11)}
+    for user, history in list(histories.items())[::2]:
+        one = first_events(user[1] % 8, 0)
+        for count in range(1, len(history.items) + 1):
+            history = first_events(user[1] % 8, count)
+            recommender.update(user, event(history), history=one if count == 1 else None)
+    static = recommender._live._users[("m", 0)].events.static
+    known = list(histories)[::2]
+    calls = []
+    monkeypatch.setattr(
+        "nxtpost_jax.serving.live_users.prefill", lambda *of, **given: calls.append(given)
+    )
+    longer = [first_events(n % 8, 2 + n % 5) for _, n in known]
+    vectors = recommender.update(known, [event(each) for each in longer])
+    assert not calls and vectors.shape == (6, CONFIG.d_model) and static is not None
+    for user, history, vector in zip(known, longer, vectors):
+        check(recommender, user, history, vector)
+    monkeypatch.undo()
+    twice = [first_events(0, 3), first_events(0, 4)]
+    both = recommender.update([("m", 0)] * 2, [event(each) for each in twice])
+    np.testing.assert_array_equal(*both)
+    check(recommender, ("m", 0), twice[1], both[0])
+
+
+def test_a_call_for_many_that_is_refused_changes_none(recommender):
+    for user in (5, 6):
+        recommender.update(("w", user), event(first_events(user, 1)), history=first_events(user, 0))
+    users, before = [("w", 5), ("w", 6)], [first_events(user, 1) for user in (5, 6)]
+    good = [event(first_events(user, 2)) for user in (5, 6)]
+    early = dataclasses.replace(good[1], time=0.0)
+    for given, message in [
+        ((users, [good[0], early]), "event: expected the oldest event first"),
+        ((users, [good[0], dataclasses.replace(good[1], item=999)]), "event: expected item ids"),
+        ((users, good[:1]), "event: expected a list, one event per user, found 1 of 2"),
+        ((users, good[0]), "event: expected a list, one event per user, found Event"),
+        (([], []), "event: expected a list, one event per user, found 0 of 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            recommender.update(*given)
+    with pytest.raises(ValueError, match="history: expected None beside a list of users"):
+        recommender.update(users, good, history=before[0])
+    for user, history, after in zip(users, before, good):
+        np.testing.assert_array_equal(recommender._live._users[user].events.items, history.items)
+        check(recommender, user, first_events(user[1], 2), recommender.update(user, after))

@@ -264,3 +264,34 @@ def test_an_empty_validation_history_is_refused_before_training():
             cycles(), epochs=1, validation=queries, log=records.append
         )
     assert not records
+
+
+def test_each_query_may_be_allowed_items_of_its_own(by_content):
+    """As if each were asked alone; removed items may be named, and a list may be empty."""
+    rng = np.random.default_rng(3)
+    removed = by_content.add(circle([3.3]))
+    by_content.remove(removed)
+    histories = [rng.integers(0, N, 4) for _ in range(3)]
+    own = [rng.choice(N, count, replace=False) for count in (9, 4, 12)]
+    lists = [[*each, *removed] for each in own]
+    out = [[own[0][0]], [], [5, 6]]
+    together = by_content.recommend(histories, 6, allowed=lists, exclude=out)
+    vectors = by_content.embed_users(histories)
+    stored = by_content.search(vectors, 6, allowed=lists)
+    padded = np.full((3, 13), PAD)
+    for row, each in enumerate(lists):
+        padded[row, : len(each)] = each
+    for row, history in enumerate(histories):
+        alone = by_content.recommend([history], 6, allowed=own[row], exclude=[out[row]])
+        np.testing.assert_array_equal(together.ids[row], alone.ids[0])
+        np.testing.assert_allclose(together.scores[row], alone.scores[0], atol=1e-6)
+        alone = by_content.search(vectors[row : row + 1], 6, allowed=own[row])
+        np.testing.assert_array_equal(stored.ids[row], alone.ids[0])
+    again = by_content.recommend(histories, 6, allowed=padded, exclude=out)
+    np.testing.assert_array_equal(again.ids, together.ids)
+    nothing = by_content.recommend(histories, 2, allowed=[[1, 2, 3], [], own[2]])
+    assert (nothing.ids[1] == PAD).all() and (nothing.ids[2] != PAD).all()
+    with pytest.raises(ValueError, match="allowed: expected 3 lists, one per query, found 2"):
+        by_content.recommend(histories, 2, allowed=[[1], [2]])
+    with pytest.raises(ValueError, match="allowed: expected item ids of the catalogue, found 99"):
+        by_content.recommend(histories, 2, allowed=[[1], [99], [2]])

@@ -42,7 +42,8 @@ def ask(recommender, rng, number):
         {"allowed": items_of(rng, recommender, 9)},
         {"exclude": [items_of(rng, recommender, rng.integers(0, 5)) for _ in range(count)]},
         {"exclude_seen": False},
-    ][number % 4]
+        {"allowed": [items_of(rng, recommender, 7) for _ in range(count)]},
+    ][number % 5]
     match number % 7:
         case 0 | 1:
             recommender.recommend(histories, k, **limits)
@@ -52,6 +53,7 @@ def ask(recommender, rng, number):
             recommender.similar(items_of(rng, recommender, count), k)
         case 4:
             recommender.update(number % 5, int(items_of(rng, recommender, 1)[0]))
+            recommender.update([number % 5, "a", "b"][:count], items_of(rng, recommender, count))
             recommender.recommend_user(number % 5, k)
         case 5:
             recommender.add(drawn_content("vectors", count, seed=number))
