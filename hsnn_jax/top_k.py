@@ -15,13 +15,15 @@ def top_k(scores: jax.Array, ids: jax.Array, *, k: int) -> tuple[jax.Array, jax.
     """Return the k best candidates of each row.
 
     Args:
-      scores: float [B, M]; -inf where a slot holds no candidate.
+      scores: float [B, M]; -inf where a slot holds no candidate. NaN is as -inf: what has no score is
+        no answer, while to a sort it is the largest number.
       ids: int32 [B, M], distinct among the candidates of a row, below 2^31 - 1.
       k: static.
 
     Returns:
       (ids int32 [B, k], scores [B, k]), best first; -1 and -inf where candidates run out.
     """
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
     if scores.shape[1] <= k:
         missing = ((0, 0), (0, k - scores.shape[1]))
         scores = jnp.pad(scores, missing, constant_values=-jnp.inf)
