@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from hsnn_jax.lists import living
 from hsnn_jax.lists.checks import as_ids
 from hsnn_jax.lists.index import Index
 from hsnn_jax.monn.config import MoNNConfig
-from hsnn_jax.nodes.beam_aware import RouteConfig, fit_routes_to_exact
+from hsnn_jax.nodes.beam_aware import RouteConfig
 from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.fit import fit_index
 from hsnn_jax.nodes.lti import init_params, levels_of
@@ -36,7 +37,8 @@ class Retriever:
     """Search items by a scorer through a learned index.
 
     An update replaces the index in one assignment: a search in another thread sees all of it or
-    nothing, and an update that fails changes nothing. Updates must come from one thread at a time.
+    nothing, and an update that fails changes nothing. Updates from several threads wait for one
+    another, so that none is lost.
 
     Users and items are vectors, or, with a `model`, what its towers read: users are
     (features, counts), or features alone where the model has no crosses, as `monn.encode_users`
@@ -95,6 +97,8 @@ class Retriever:
         self.nodes: jax.Array | tuple | None = None
         self._mesh = auto_mesh(mesh, axis, num_nodes=config.num_sums)
         self._now: Nested | None = None
+        # Held from reading the state to publishing what was made of it.
+        self._writing = threading.RLock()
         if isinstance(self.model, tuple) and "nodes" in params:
             self.nodes = self._sums(params["nodes"])
 
@@ -163,21 +167,22 @@ class Retriever:
         vectors, carried = self._models.items("item_vectors", item_vectors)
         rows = vectors.shape[0]
         ids = as_ids("item_ids", np.arange(rows) if item_ids is None else item_ids, size=rows)
-        nodes = self.nodes
-        if nodes is None:
-            config = self._config_for(vectors)
-            nodes = self._sums(init_params(key, jnp.asarray(vectors), config=config)["nodes"])
-        now = nested.of_items(
-            vectors,
-            ids,
-            nodes=levels_of(nodes),
-            models=self._models,
-            features=carried,
-            slack=self.slack,
-            reserve=reserve,
-            distance=self.config.distance,
-        )
-        self._publish(now)
+        with self._writing:
+            nodes = self.nodes
+            if nodes is None:
+                config = self._config_for(vectors)
+                nodes = self._sums(init_params(key, jnp.asarray(vectors), config=config)["nodes"])
+            now = nested.of_items(
+                vectors,
+                ids,
+                nodes=levels_of(nodes),
+                models=self._models,
+                features=carried,
+                slack=self.slack,
+                reserve=reserve,
+                distance=self.config.distance,
+            )
+            self._publish(now)
         return self.stats()
 
     def fit_routes(
@@ -208,19 +213,12 @@ class Retriever:
           ValueError: there are several levels of nodes or models; or see `search`.
           FloatingPointError: training diverged; nothing has changed then.
         """
-        now, models = self._built(), self._models
-        asked = self._asked(now, users, k, None, exclude)
-        levels = nested.levels_for_routes(now, models, users=asked.users)
-        routes, losses = fit_routes_to_exact(
-            *levels,
-            index=now.items.index,
-            tx=tx,
-            k=asked.k,
-            config=config,
-            key=key_of(seed),
-            exclude=asked.exclude,
-        )
-        self._publish(now._replace(routes=routes))
+        with self._writing:
+            now, models = self._built(), self._models
+            asked = self._asked(now, users, k, None, exclude)
+            given = {"tx": tx, "config": config, "key": key_of(seed)}
+            now, losses = nested.with_routes(now, models, asked=asked, **given)
+            self._publish(now)
         return losses
 
     def add(self, vectors: Any, ids: ArrayLike) -> None:
@@ -232,8 +230,7 @@ class Retriever:
 
         Raises: see `living.add`; nothing has changed then.
         """
-        given = {"vectors": vectors, "ids": ids, "distance": self.config.distance}
-        self._publish(nested.add(self._built(), self._models, **given))
+        self._update(nested.add, vectors=vectors, ids=ids)
 
     def remove(self, ids: ArrayLike) -> None:
         """Drop items; their rows and slots are free for others.
@@ -243,8 +240,7 @@ class Retriever:
 
         Raises: see `living.remove`; nothing has changed then.
         """
-        given = {"ids": ids, "distance": self.config.distance}
-        self._publish(nested.remove(self._built(), self._models, **given))
+        self._update(nested.remove, ids=ids)
 
     def reassign(self, vectors: Any = None, ids: ArrayLike | None = None) -> None:
         """List all items anew at the nodes as they are, some of them as they are now.
@@ -255,8 +251,7 @@ class Retriever:
 
         Raises: see `living.reassign`; nothing has changed then.
         """
-        given = {"vectors": vectors, "ids": ids, "distance": self.config.distance}
-        self._publish(nested.reassign(self._built(), self._models, **given))
+        self._update(nested.reassign, vectors=vectors, ids=ids)
 
     def drift(self) -> dict[str, float]:
         """Measure the index against its build; see `living.drift`."""
@@ -388,6 +383,11 @@ class Retriever:
     def _find(self, now, asked: Request, budget) -> SearchResult:
         options = {"max_beam": self.max_beam, "mesh": self._mesh}
         return find(now, self._models, asked=asked, budget=budget, **options)
+
+    def _update(self, change: Callable, **given: Any) -> None:
+        with self._writing:
+            now = change(self._built(), self._models, distance=self.config.distance, **given)
+            self._publish(now)
 
     def _publish(self, now: Nested) -> None:
         """Let all searches from here on see this state."""

@@ -24,7 +24,7 @@ from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.lists.index import stats as stats_of_index
 from hsnn_jax.lists.levels import build_levels, nodes_of_items
 from hsnn_jax.lists.living import Living, batches, padded
-from hsnn_jax.nodes.beam_aware import Routes
+from hsnn_jax.nodes.beam_aware import Routes, fit_routes_to_exact
 from hsnn_jax.serving.encoders import LevelModels
 
 _LAST = np.iinfo(np.int32).max
@@ -225,6 +225,27 @@ def levels_for_routes(now: Nested, models: LevelModels, *, users: tuple) -> tupl
         )
     nodes, items = levels(now._replace(routes=None), models, users=users, by_row=True)
     return nodes, items
+
+
+def with_routes(
+    now: Nested, models: LevelModels, *, asked: Any, **options: Any
+) -> tuple[Nested, list[float]]:
+    """Learn routes from the exact answers to a request; return the state with them and losses.
+
+    Args:
+      now: stays as it is.
+      models: see `LevelModels`.
+      asked: `request.Request`; its users are such as will search.
+      **options: tx, config and key of `fit_routes_to_exact`.
+
+    Raises:
+      ValueError: see `levels_for_routes`.
+      FloatingPointError: training diverged.
+    """
+    nodes, items = levels_for_routes(now, models, users=asked.users)
+    given = {"index": now.items.index, "k": asked.k, "exclude": asked.exclude}
+    routes, losses = fit_routes_to_exact(nodes, items, **given, **options)
+    return now._replace(routes=routes), losses
 
 
 def stats(now: Nested) -> dict[str, float]:
