@@ -28,8 +28,8 @@ def find(
 ) -> SearchResult:
     """Search at a budget; the answer is on the host, in rows.
 
-    Where the allowed items are no more than the budget of every user, they are all scored and no
-    nodes are asked: lists that hold few of them would cost the budget and find less.
+    For users whose budget holds all allowed items, these are scored and no nodes are asked: lists
+    that hold few of them would cost the budget and find less.
 
     Args:
       now: the state.
@@ -42,11 +42,25 @@ def find(
     budgets = budgets_of(now, budget, k=asked.k, num_users=asked.num_users)
     if asked.num_users == 0:
         return jax.device_get(nothing_found(asked.k))
+    few = False if asked.rows is None else asked.rows.size <= budgets[-1]
+    found = []
+    if np.any(few):
+        found.append(_among_rows(now, models, asked))
+    if not np.all(few):
+        found.append(_through_nodes(now, models, asked, budgets, max_beam, mesh))
+    return found[0] if len(found) == 1 else _by_user(few, *found)
+
+
+def _among_rows(now, models, asked):
     levels = state.levels(now, models, users=asked.users)
     options = {"k": asked.k, "ensemble": models.ensemble, "exclude": asked.exclude}
-    if asked.rows is not None and asked.rows.size <= np.min(budgets[-1]):
-        rows = _padded(asked.rows)
-        return jax.device_get(search_rows(levels, now.indexes, rows=rows, **options))
+    found = search_rows(levels, now.indexes, rows=_padded(asked.rows), **options)
+    return jax.device_get(found)
+
+
+def _through_nodes(now, models, asked, budgets, max_beam, mesh):
+    levels = state.levels(now, models, users=asked.users)
+    options = {"k": asked.k, "ensemble": models.ensemble, "exclude": asked.exclude}
     beams = max_beam if isinstance(max_beam, tuple) else (max_beam,) * len(now.indexes)
     options |= {"budgets": budgets, "max_beams": beams, "allowed": _mask(now, asked.rows)}
     if mesh is None:
@@ -54,6 +68,15 @@ def find(
     else:
         found = sharded_search_levels(levels, now.indexes, mesh=mesh[0], axis=mesh[1], **options)
     return jax.device_get(found)
+
+
+def _by_user(first, one, other):
+    """Take one answer for the users where `first`, bool [B], and the other answer elsewhere."""
+
+    def choose(a, b):
+        return np.where(first.reshape(-1, *(1,) * (np.ndim(a) - 1)), a, b)
+
+    return jax.tree.map(choose, one, other)
 
 
 def find_exact(now: Nested, models: LevelModels, *, asked: Request) -> SearchResult:

@@ -291,3 +291,15 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path):
         with pytest.raises(ValueError, match="path: expected a new folder or a saved retriever"):
             built().save(path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_filter_is_exact_for_each_user_whose_budget_holds_it():
+    items, users, _ = data()
+    rows = against(users, items, 17)
+    budget = np.where(np.arange(40) % 2, 17, 16)
+    answer = built().search(users, 10, budget=budget, allowed=IDS[rows])
+    best = rows[np.argsort(-(users @ items[rows].T), axis=1)[:, :10]]
+    held = budget == 17
+    np.testing.assert_array_equal(answer.ids[held], IDS[best][held])
+    assert not answer.unseen[held].any() and answer.unseen[~held].any()
+    assert (answer.nodes_scored == np.where(held, 0, 8)).all()
