@@ -15,8 +15,8 @@ def top_k(scores: jax.Array, ids: jax.Array, *, k: int) -> tuple[jax.Array, jax.
     """Return the k best candidates of each row.
 
     Args:
-      scores: float [B, M]; -inf where a slot holds no candidate. NaN is as -inf: what has no score is
-        no answer, while to a sort it is the largest number.
+      scores: float [B, M]; -inf where a slot holds no candidate. NaN is as -inf: what has no
+        score is no answer, while to a sort it is the largest number.
       ids: int32 [B, M], distinct among the candidates of a row, below 2^31 - 1.
       k: static.
 

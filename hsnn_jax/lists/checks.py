@@ -68,25 +68,6 @@ def _check_lengths(name, vectors):
     raise ValueError(f"{name}: expected {expected}, found {found} in row {row}")
 
 
-def as_ids(name: str, ids: ArrayLike, *, size: int | None = None) -> np.ndarray:
-    """Return distinct ids >= 0 as int64 [size].
-
-    Raises:
-      ValueError: they are not that.
-    """
-    ids = as_integers(name, ids)
-    if ids.ndim != 1 or (size is not None and ids.size != size):
-        wanted = "b" if size is None else size
-        raise ValueError(f"{name}: expected shape [{wanted}], found {list(ids.shape)}")
-    if ids.size and ids.min() < 0:
-        raise ValueError(f"{name}: expected ids >= 0, found {ids.min()}")
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        twice = values[np.argmax(counts > 1)]
-        raise ValueError(f"{name}: expected distinct ids, found {twice} twice or more")
-    return ids
-
-
 def as_integers(name: str, values: ArrayLike) -> np.ndarray:
     """Return integers as int64 [...].
 

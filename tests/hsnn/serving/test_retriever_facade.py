@@ -149,10 +149,14 @@ def test_numbers_of_any_type_are_vectors():
         (dict(item_ids=np.r_[IDS[:-1], IDS[0]]), f"item_ids: expected distinct .* {IDS[0]} twice"),
         (dict(item_ids=IDS[:5]), r"item_ids: expected shape \[120\], found \[5\]"),
         (dict(item_ids=IDS - 2000), "item_ids: expected ids >= 0, found -1000"),
+        (dict(item_ids=IDS / 2), "item_ids: expected integers, found dtype float64, .* 916.5"),
         (
-            dict(item_ids=IDS.astype(str)),
-            "item_ids: expected integers, found dtype <U21, .* '1833'",
+            dict(item_ids=[[i] for i in IDS.tolist()]),
+            "item_ids: expected hashable ids, found",
         ),
+        (dict(item_ids=[None, *IDS[1:]]), "item_ids: expected ids, found None"),
+        (dict(item_ids=["a", "a", *IDS[2:]]), "item_ids: expected distinct ids, found 'a' twice"),
+        (dict(item_ids=["a", 2**63, *IDS[2:]]), "item_ids: expected integers below 2.63, found 9"),
         (dict(item_ids=IDS.astype(np.uint64) + 2**63), "item_ids: expected integers below 2"),
         (dict(seed=jax.random.key(0)), "seed: expected an integer from 0 to .*, found Array"),
         (dict(seed=-1), "seed: expected an integer from 0 to .*, found -1"),
@@ -213,7 +217,7 @@ def test_load_refuses_other_scorers_and_folders(tmp_path):
     with pytest.raises(ValueError, match="expected the header of a retriever, found: Not a dir"):
         Retriever.load(path / "arrays.npz")
     (path / "retriever.json").write_text('{"format": "other"}')
-    with pytest.raises(ValueError, match=r"expected format 'hsnn_jax.retriever/9', found 'other'"):
+    with pytest.raises(ValueError, match=r"expected format 'hsnn_jax.retriever/10', found 'other'"):
         Retriever.load(path)
 
 
