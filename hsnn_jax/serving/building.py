@@ -1,5 +1,7 @@
-"""Build the state of a retriever: nodes that are given, or k-means'."""
+"""Build the state of a retriever: nodes that are given, or k-means' spread over what crowds."""
 
+import math
+import warnings
 from typing import Any
 
 import jax
@@ -7,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsnn_jax.lists import living
+from hsnn_jax.lists.drift import MOST_OVERFLOW, SkewWarning
 from hsnn_jax.lists.ids import as_ids
+from hsnn_jax.lists.index import Index, stats
 from hsnn_jax.nodes.config import LTIConfig
+from hsnn_jax.nodes.crowding import split_crowded
 from hsnn_jax.nodes.fit import fit_index
 from hsnn_jax.nodes.lti import init_params, levels_of
 from hsnn_jax.serving import state
@@ -66,7 +71,7 @@ def build(
     devices: int,
     seed: int,
 ) -> Nested:
-    """List items by node.
+    """List items by node, and warn where the lists cannot hold them near home.
 
     Args:
       items: (vectors float [n, d], the caller's ids [n], features or None), see `state.of_items`.
@@ -85,8 +90,8 @@ def build(
     key_of(seed)
     if nodes is None:
         config = config.for_items(vectors.shape[0], multiple=devices)
-        nodes = _learned(vectors, config, by_level, seed)
-    return state.of_items(
+        nodes = _learned(vectors, config, slack, reserve, by_level, seed)
+    now = state.of_items(
         vectors,
         ids,
         nodes=levels_of(nodes),
@@ -96,6 +101,8 @@ def build(
         reserve=reserve,
         distance=config.distance,
     )
+    _warn_of_skew(now.items.index)
+    return now
 
 
 def held(now: Nested) -> tuple[tuple[np.ndarray, np.ndarray, Any], int]:
@@ -110,6 +117,22 @@ def held(now: Nested) -> tuple[tuple[np.ndarray, np.ndarray, Any], int]:
     return items, now.items.ids.size - items[1].size
 
 
-def _learned(vectors, config, by_level, seed):
+def _learned(vectors, config, slack, reserve, by_level, seed):
     start = init_params(key_of(seed), jnp.asarray(vectors), config=config)["nodes"]
-    return sums_of_codes(start, config, by_level=by_level)
+    nodes = sums_of_codes(start, config, by_level=by_level)
+    if by_level:  # a node of a finer level is its parent's, wherever it lies
+        return nodes
+    capacity = math.ceil(slack * (len(vectors) + reserve) / nodes.shape[0])
+    return split_crowded(vectors, nodes, capacity=capacity, seed=seed, distance=config.distance)
+
+
+def _warn_of_skew(index: Index) -> None:
+    found = stats(index)
+    if found["overflow"] > MOST_OVERFLOW * found["items"]:
+        warnings.warn(
+            f"{found['overflow']} of {found['items']} items lie away from their nearest node, "
+            f"whose list of {found['capacity']} slots is full: a search looks for them last; more "
+            "nodes, a larger slack or rebuild() may bring them home",
+            SkewWarning,
+            stacklevel=5,
+        )
