@@ -257,12 +257,13 @@ def test_a_save_that_fails_leaves_the_older_folder(tmp_path, monkeypatch):
 
 
 def damaged(whole, rng):
-    """Damaged versions of a file: cut off, with other bytes, longer, empty, gone."""
-    for size in rng.integers(0, len(whole), 12):
+    """Damaged versions of a file: cut off, with another bit, longer, empty, gone."""
+    for size in rng.integers(0, len(whole), 40):
         yield whole[:size]
-    for place in rng.integers(0, len(whole), 60):
+    for place in rng.integers(0, len(whole), 200):
         yield whole[:place] + bytes([whole[place] ^ 1 << rng.integers(8)]) + whole[place + 1 :]
     yield whole + b"x"
+    yield whole + b"\n"
     yield b""
     yield None
 
@@ -271,22 +272,16 @@ def damaged(whole, rng):
 def test_a_damaged_folder_raises_a_value_error(tmp_path, name):
     retriever, path = built(), tmp_path / "retriever"
     retriever.save(path)
-    file, refused, versions = path / name, 0, 0
+    file = path / name
     whole = file.read_bytes()
     for version in damaged(whole, np.random.default_rng(0)):
-        versions += 1
         file.unlink(missing_ok=True)
         if version is not None:
             file.write_bytes(version)
-        try:
-            loaded = artefact.read(path)
-        except ValueError as error:
-            refused += 1
-            assert "expected" in str(error)
-        else:  # white space of the header may be other white space
-            np.testing.assert_array_equal(loaded.item_ids, retriever.ids)
-            assert version.split() == whole.split()
-    assert refused >= versions - 5
+        with pytest.raises(ValueError, match=f"{name}: expected .*, found"):
+            artefact.read(path)
+    file.write_bytes(whole)
+    np.testing.assert_array_equal(artefact.read(path).item_ids, retriever.ids)
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):
