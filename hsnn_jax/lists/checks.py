@@ -141,6 +141,18 @@ def _feature(name, x):
     return held
 
 
+def check_cast(name: str, tree: Any) -> None:
+    """Raise a ValueError where numpy arrays are wider than jax holds and a cast would falsify them.
+
+    Args:
+      name: of the argument, for errors.
+      tree: pytree; what jax holds already is not read.
+    """
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(x, np.ndarray) and jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype:
+            _feature(f"{name}{jax.tree_util.keystr(path)}", x)
+
+
 def check_encoded(name: str, encoded: Any) -> None:
     """Raise a ValueError unless a model made finite numbers of finite features."""
     for x in jax.tree.leaves(encoded):
