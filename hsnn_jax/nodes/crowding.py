@@ -32,8 +32,8 @@ def split_crowded(
 
     In each round a crowded node gets as many nodes as its items would fill, placed at random ones
     of its items and taken from those with the fewest items; then every node moves to the
-    mean of its items (a step of Lloyd). It ends when few items are left without room, or when
-    nodes can no longer part them, such as items that coincide.
+    mean of its items (a step of Lloyd). It ends when few items are left without room,
+    or after 20 rounds: nodes cannot part items that coincide.
 
     Args:
       vectors: float [n, d].
