@@ -11,7 +11,7 @@ from hsnn_jax import LTIConfig, Retriever, recall
 from hsnn_jax.lists import living
 from hsnn_jax.serving import building
 from tests.hsnn.lists.test_living import check_consistent, integers, started
-from tests.hsnn.planted import clusters, users_near
+from tests.hsnn.planted import clusters, same_answers, users_near
 from tests.hsnn.serving.test_retriever import check_answers, model_inputs, modelled
 
 CONFIG = LTIConfig(num_nodes=6, kmeans_iterations=4)
@@ -40,7 +40,7 @@ def test_rows_and_lists_double_as_often_as_it_takes():
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_full_index_takes_more(devices):
+def test_a_full_index_takes_more(devices, tmp_path):
     mesh = jax.make_mesh((2,), ("lists",)) if devices == 2 else None
     retriever, more = built(mesh=mesh), items_of(1, 200)
     for start in range(0, 200, 40):
@@ -49,6 +49,12 @@ def test_a_full_index_takes_more(devices):
     answer = retriever.search(more[:9], 5, budget=260)
     np.testing.assert_array_equal(answer.ids, np.argsort(-(more[:9] @ whole.T), axis=1)[:, :5])
     assert retriever.ids.size == 60 * 8
+    retriever.save(tmp_path / "saved")
+    same_answers(Retriever.load(tmp_path / "saved").search(more[:9], 5, budget=260), answer)
+    retriever.rebuild(reserve=4)
+    assert retriever.ids.size == 264
+    again = retriever.search(more[:9], 5, budget=260)
+    np.testing.assert_array_equal(again.ids, answer.ids)
 
 
 def test_a_model_is_carried_into_more_rows():
