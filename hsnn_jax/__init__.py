@@ -12,6 +12,7 @@ if find_spec("flax") is None:
     )
 
 from hsnn_jax.cost_curves import recall
+from hsnn_jax.lists.drift import SkewWarning
 from hsnn_jax.monn.config import Features, MoNNConfig, TowerConfig, preset
 from hsnn_jax.monn.losses import sampled_softmax
 from hsnn_jax.monn.network import MoNNScorer, init_monn
@@ -38,6 +39,7 @@ __all__ = [
     "NaturalHierarchy",
     "Retriever",
     "RouteConfig",
+    "SkewWarning",
     "TowerConfig",
     "init_joint",
     "init_monn",

@@ -19,6 +19,9 @@ def pairwise_distance(
 ) -> jax.Array:
     """Return d(j, k) between every vector and every node.
 
+    Both are taken relative to the middle of the nodes: far from the origin the squares would
+    leave no digits for the differences.
+
     Args:
       vectors: float [n, d].
       nodes: float [K, d].
@@ -32,8 +35,30 @@ def pairwise_distance(
 
     Source: LTI step 1, arXiv 2408.06653v3 (Algorithm 1).
     """
+    middle = _middle_for(nodes, distance)
+    return _distances(vectors - middle, nodes - middle, distance)
+
+
+def _middle_for(nodes, distance):
+    """Return what is subtracted from vectors and nodes, [1, d]: 0 for angles."""
     if distance not in ("l2", "squared_l2", "cosine"):
         raise ValueError(f"distance: expected 'l2', 'squared_l2' or 'cosine', found {distance!r}")
+    return jnp.zeros_like(nodes[:1]) if distance == "cosine" else middle_of(nodes)
+
+
+def middle_of(points: jax.Array) -> jax.Array:
+    """Return about the mean of points float [m, d], as [1, d], without a gradient.
+
+    Rounded to a power of two below their spread: subtracting it from a point is exact wherever
+    the difference has few digits, as of integers, and rounds once elsewhere.
+    """
+    mean = jnp.mean(points, axis=0, keepdims=True)
+    spread = jnp.mean(jnp.abs(points - mean))
+    step = jnp.ldexp(jnp.ones_like(spread), jnp.frexp(spread)[1] - 3)
+    return jax.lax.stop_gradient(jnp.where(spread > 0, jnp.round(mean / step) * step, mean))
+
+
+def _distances(vectors, nodes, distance):
     if distance == "cosine":
         return jnp.maximum(1.0 - _inner(unit(vectors), unit(nodes)), 0.0)
     squared_vectors = jnp.sum(vectors**2, axis=1)[:, None]
@@ -73,9 +98,11 @@ def nearest(
       (int32 [n] node, float [n] distance); ties go to the lower node.
     """
     blocked = jnp.zeros(nodes.shape[0], bool) if blocked is None else blocked
+    middle = _middle_for(nodes, distance)
+    nodes = nodes - middle
 
     def of_row(vector):
-        row = pairwise_distance(vector[None, :], nodes, distance=distance)[0]
+        row = _distances(vector[None, :] - middle, nodes, distance)[0]
         return first_least(jnp.where(blocked, jnp.inf, row))
 
     block = max(1, min(vectors.shape[0], _MAX_BLOCK // nodes.shape[0]))

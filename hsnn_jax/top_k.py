@@ -9,19 +9,23 @@ _LAST = jnp.iinfo(jnp.int32).max
 # Candidates looked at beyond the k best where some tie: pairs of equal items are common, and more
 # equals than this are not.
 _SPARE = 8
+# Whose many ties are told apart at once: one user with many must not make all others wait.
+_ROWS = 32
 
 
 def top_k(scores: jax.Array, ids: jax.Array, *, k: int) -> tuple[jax.Array, jax.Array]:
     """Return the k best candidates of each row.
 
     Args:
-      scores: float [B, M]; -inf where a slot holds no candidate.
+      scores: float [B, M]; -inf where a slot holds no candidate. NaN is as -inf: what has no
+        score is no answer, while to a sort it is the largest number.
       ids: int32 [B, M], distinct among the candidates of a row, below 2^31 - 1.
       k: static.
 
     Returns:
       (ids int32 [B, k], scores [B, k]), best first; -1 and -inf where candidates run out.
     """
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
     if scores.shape[1] <= k:
         missing = ((0, 0), (0, k - scores.shape[1]))
         scores = jnp.pad(scores, missing, constant_values=-jnp.inf)
@@ -52,24 +56,49 @@ def _resolve_ties(scores, ids, slots, *, k):
     values, slots = _best(scores, min(k + _SPARE, scores.shape[1]))
     if slots.shape[1] < scores.shape[1]:
         cut = values[:, k - 1]
-        beyond = jnp.any((cut == values[:, -1]) & (cut > -jnp.inf))
-        search_all = functools.partial(_lowest_of_all, k=k)
-        slots = jax.lax.cond(
-            beyond, search_all, lambda scores, ids, values, slots: slots, scores, ids, values, slots
-        )
+        beyond = (cut == values[:, -1]) & (cut > -jnp.inf)
+        slots = _with_lowest(scores, ids, cut, slots, beyond, k=k)
     values, ids = (jnp.take_along_axis(x, slots, axis=1) for x in (scores, ids))
     ids = jnp.where(values == -jnp.inf, _LAST, ids)
     return jax.lax.sort((-values, ids, slots), dimension=1, num_keys=2)[2][:, :k]
 
 
-def _lowest_of_all(scores, ids, values, slots, *, k):
-    """Put those that tie in the order of their ids; XLA:CPU sorts all integers of a row for it."""
-    cut = values[:, k - 1 : k]
-    # Integers keep all ids apart; a float32 key would not above 2^24.
-    key = jnp.where(scores == cut, -ids, -_LAST)
-    key = jnp.where(scores > cut, 1, key)
-    key = jnp.where(scores == -jnp.inf, -_LAST, key)
-    return jax.lax.top_k(key, slots.shape[1])[1]
+def _with_lowest(scores, ids, cut, slots, beyond, *, k):
+    """Search all candidates of the rows where bool [B] says so, a few rows at a time."""
+    size = min(_ROWS, beyond.size)
+    rows = jnp.argsort(~beyond, stable=True)
+    rows = jnp.pad(rows, (0, -rows.size % size), constant_values=rows.size)
+
+    def resolve(i, slots):
+        some = jax.lax.dynamic_slice_in_dim(rows, i * size, size)
+        few = (x.at[some].get(mode="clip") for x in (scores, ids, cut[:, None]))
+        found = _lowest_of_all(*few, k=k, count=slots.shape[1])
+        return slots.at[some].set(found, mode="drop")
+
+    return jax.lax.fori_loop(0, -(-jnp.sum(beyond) // size), resolve, slots)
+
+
+def _lowest_of_all(scores, ids, cut, *, k, count):
+    """Choose those that tie by bisection of their ids: slots [B, count], the k chosen first.
+
+    XLA:CPU would sort all integers of a row.
+    """
+    above = scores > cut
+    wanted = k - jnp.sum(above, axis=1, keepdims=True)
+    tied = jnp.where((scores == cut) & (scores > -jnp.inf), ids, _LAST)
+
+    def halve(bounds):
+        low, high = bounds
+        middle = low + (high - low) // 2
+        enough = jnp.sum(tied <= middle, axis=1, keepdims=True) >= wanted
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    # All of them are enough; a row without ties is done at once.
+    high = jnp.max(jnp.where(tied < _LAST, tied, 0), axis=1, keepdims=True)
+    low = jnp.minimum(jnp.min(tied, axis=1, keepdims=True), high)
+    last = jax.lax.while_loop(lambda bounds: jnp.any(bounds[0] < bounds[1]), halve, (low, high))[1]
+    chosen = above | (tied <= last)
+    return _best(jnp.where(chosen, scores, -jnp.inf), count)[1]
 
 
 def _in_order(scores, ids):

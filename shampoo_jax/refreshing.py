@@ -125,18 +125,21 @@ def _attempt(factor, root, size, *, exponent, correction, config) -> _Attempt:
     )
 
 
-def _alike(factors, exponents) -> list[list[int]]:
-    """Group the sides of a block that one program serves."""
+def _alike(roots, exponents) -> list[list[int]]:
+    """Group the sides of a block that one program serves.
+
+    By their roots: packed, a factor of side 3 has the shape of one of side 4.
+    """
     groups: dict[tuple, list[int]] = {}
-    for k, factor in enumerate(factors):
-        groups.setdefault((factor.shape, exponents[k]), []).append(k)
+    for k, root in enumerate(roots):
+        groups.setdefault((root.shape, exponents[k]), []).append(k)
     return list(groups.values())
 
 
 def _refresh_block(factors, kept, sizes, exponents, correction, config):
     """Refresh the roots of one block, or keep the previous ones; return a report beside."""
     roots, spectra = kept
-    groups, attempts = _alike(factors, exponents), []
+    groups, attempts = _alike(roots, exponents), []
     for sides in groups:
         solve = functools.partial(
             _attempt, exponent=exponents[sides[0]], correction=correction, config=config

@@ -59,7 +59,9 @@ ACROSS = {
     "shampoo/test_soap.py",
     "shampoo/test_trees.py",
     "hsnn/test_public_face.py",
+    "experiments/data/test_fuzz.py",
     "experiments/loop/test_resume.py",
+    "experiments/test_determinism.py",
 }
 
 

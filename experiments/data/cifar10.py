@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from experiments.data.image_crops import NO_IMAGE
 from experiments.data.images import Images, Labelled, split_images
 from experiments.harness.errors import bad_input
 from experiments.harness.provenance import DataName
@@ -96,7 +97,7 @@ def _decode(data: bytes, name: str, *, side: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except NO_IMAGE as error:
         raise bad_input(name, expected="a JPEG image", found=str(error)) from error
     if pixels.shape != (side, side, 3):
         found = " x ".join(map(str, pixels.shape[:2]))

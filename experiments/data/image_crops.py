@@ -16,6 +16,12 @@ SCALE = (0.08, 1.0)  # share of an image that a training crop shows
 RATIO = (3 / 4, 4 / 3)  # its width over its height
 LOG_RATIO = (math.log(RATIO[0]), math.log(RATIO[1]))
 CENTRE = 0.875  # share of the short side that evaluation shows: 224 of 256 pixels
+# What Pillow raises at a file that is damaged, or no image. A broken chunk of a PNG file is a
+# SyntaxError; a header of far too many pixels is no OSError either.
+NO_IMAGE = (
+    *(UnidentifiedImageError, OSError, ValueError, SyntaxError),
+    Image.DecompressionBombError,
+)
 
 
 class BadImage(Exception):
@@ -71,7 +77,7 @@ def read_square(path: str, side: int, draw: np.random.Generator | None) -> np.nd
             x, y = image.width / width, image.height / height
             box = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
             pixels = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except NO_IMAGE as error:
         raise BadImage(f"{path}: expected an image, found {error}") from error
     found = np.asarray(pixels)
     mirrored = draw is not None and draw.random() < 0.5

@@ -8,12 +8,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+MOST_LETTERS = 1500  # of a message
+
 
 class InputError(Exception):
     """An error the user can mend: one line that names the file (and line), expected, found.
 
     Not a ValueError: the command-line parser would put those of a config into a box of six lines.
+    What a file holds may be long: the middle of a long message is left out.
     """
+
+    def __init__(self, message: str):
+        half = MOST_LETTERS // 2
+        long = len(message) > MOST_LETTERS
+        super().__init__(f"{message[:half]} ... {message[-half:]}" if long else message)
 
 
 def bad_input(
@@ -21,16 +29,10 @@ def bad_input(
 ) -> InputError:
     """Build the one-line message "WHERE, line LINE: expected EXPECTED, found FOUND".
 
-    `line` counts from 1. What a file holds may be long: the middle of a long part is left out.
+    `line` counts from 1.
     """
     place = f"{os.fspath(where)}" if line is None else f"{os.fspath(where)}, line {line}"
-    expected, found = _short(expected), _short(found)
     return InputError(" ".join(f"{place}: expected {expected}, found {found}".split()))
-
-
-def _short(text: str, limit: int = 700) -> str:
-    half = limit // 2
-    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
 
 
 def shown(text: str | bytes, limit: int = 60) -> str:

@@ -1,4 +1,4 @@
 """Problems posed on data: next items, pairs, rated events, images, text; training for them.
 
-May import: harness, loop, data, models, shampoo_jax, nxtpost_jax, hsnn_jax.
+May import: harness, loop, data, models, nxtpost_jax, hsnn_jax.
 """

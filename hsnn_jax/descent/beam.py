@@ -61,6 +61,8 @@ def route(
     """
     left, counts = (_at(x, found.ids) for x in (left, index.counts[None, :]))
     priority = found.scores - cost_weight * jnp.log(jnp.maximum(counts, 1))
+    # A sort takes NaN for the largest number; such a node comes last, for those who afford all.
+    priority = jnp.where(jnp.isnan(priority), jnp.finfo(priority.dtype).min, priority)
     priority = jnp.where(left > 0, priority, -jnp.inf)
     priority, slots = _best(priority, counts, budget, min(_FEW, max_beam), max_beam)
     nodes = slots if found.ids is None else jnp.take_along_axis(found.ids, slots, axis=1)

@@ -35,7 +35,7 @@ from hsnn_jax.descent.pages import (
     score_pages,
     whole_rounds,
 )
-from hsnn_jax.lists.checks import as_rows
+from hsnn_jax.lists.checks import as_rows, check_cast
 from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.monn.ensemble import level_logit
 from hsnn_jax.monn.scorers import pair_flops, score_all
@@ -122,6 +122,7 @@ def prepare(
     """
     num_users = num_rows(levels[0].users)
     check_request(indexes[-1].positions.shape[0], num_users, k=k, exclude=exclude, allowed=allowed)
+    check_cast("users", levels[0].users)
     beams, candidates = [], indexes[0].nodes.shape[0]
     for index, budget, max_beam in zip(indexes, budgets, max_beams):
         num_nodes, capacity = index.nodes.shape[0], index.lists.shape[1]

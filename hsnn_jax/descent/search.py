@@ -24,6 +24,7 @@ from hsnn_jax.descent.descend import (
     check_request,
     local_search,
 )
+from hsnn_jax.lists.checks import check_cast
 from hsnn_jax.lists.index import Index, live
 from hsnn_jax.lists.levels import nodes_of_items
 from hsnn_jax.monn.ensemble import level_logit
@@ -98,6 +99,7 @@ def search(
         node_params=node_params,
         node_features=node_features,
     )
+    check_cast("items", items)
     return compiled_search((index,), items, request=request, static=static)
 
 
@@ -116,6 +118,8 @@ def brute_force(
     See `search` for the arguments and the result; `items` are [n, ...] here.
     """
     check_request(num_rows(items), num_rows(users), k=k, exclude=exclude, allowed=allowed)
+    check_cast("users", users)
+    check_cast("items", items)
     level = Level(None, params, users, items)
     return compiled_brute_force(
         (level,), (), ensemble=None, exclude=exclude, allowed=allowed, scorers=(scorer,), k=k
@@ -271,6 +275,8 @@ def check_levels(
             )
     rows = [index.nodes.shape[0] for index in indexes] + [indexes[-1].positions.shape[0]]
     for number, (level, expected) in enumerate(zip(levels, rows)):
+        check_cast(f"levels[{number}].features", level.features)
+        check_cast(f"levels[{number}].users", level.users)
         found = num_rows(descend.flat(level.features))
         if number and level.features is not descend.flat(level.features):
             expected = indexes[number - 1].lists.size

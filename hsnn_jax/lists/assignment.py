@@ -49,7 +49,7 @@ def place(
     node_of = np.full(vectors.shape[0], -1, np.int32)
     free = np.full(nodes.shape[0], capacity)
     waiting = np.arange(vectors.shape[0])
-    asked, distances = _ask(vectors, waiting, nodes, free == 0, distance)
+    asked, distances = nearest_of_rows(vectors, nodes, distance=distance)
     wanted = asked
     while waiting.size:
         order = np.lexsort((waiting, distances, asked))
@@ -57,7 +57,8 @@ def place(
         node_of[waiting[taken]] = asked[taken]
         free -= np.bincount(asked[taken], minlength=free.size)
         waiting = np.flatnonzero(node_of < 0)
-        asked, distances = _ask(vectors, waiting, nodes, free == 0, distance)
+        given = {"rows": waiting, "blocked": free == 0, "distance": distance}
+        asked, distances = nearest_of_rows(vectors, nodes, **given)
     return node_of, wanted
 
 
@@ -122,17 +123,34 @@ def check_capacity(items: int, num_nodes: int, *, capacity: int) -> None:
         )
 
 
-def _ask(vectors, waiting, nodes, full, distance):
-    """Find the nearest node with room of the rows that wait, a bounded part of them at a time."""
-    asked = np.empty(waiting.size, np.int32)
-    distances = np.empty(waiting.size, np.float32)
-    for first in range(0, waiting.size, _MAX_ROWS):
-        rows = waiting[first : first + _MAX_ROWS]
+def nearest_of_rows(
+    vectors: np.ndarray,
+    nodes: jax.Array,
+    *,
+    rows: np.ndarray | None = None,
+    blocked: np.ndarray | None = None,
+    distance: Distance = "l2",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return int32 [m] nearest nodes and float32 [m] distances, a bounded part at a time.
+
+    Args:
+      vectors: float [n, d], on the host.
+      nodes: float [K, d].
+      rows: int [m], which vectors; all by default.
+      blocked, distance: see `distance.nearest`.
+    """
+    wanted = np.arange(vectors.shape[0]) if rows is None else rows
+    # Always given: without it, it would be another program.
+    blocked = np.zeros(nodes.shape[0], bool) if blocked is None else blocked
+    asked = np.empty(wanted.size, np.int32)
+    distances = np.empty(wanted.size, np.float32)
+    for first in range(0, wanted.size, _MAX_ROWS):
+        rows = wanted[first : first + _MAX_ROWS]
         # Padded to a power of two, so that few shapes are compiled.
         padded = np.zeros((1 << (rows.size - 1).bit_length(), vectors.shape[1]), vectors.dtype)
         padded[: rows.size] = vectors[rows]
         part = slice(first, first + rows.size)
-        found = nearest(padded, nodes, distance=distance, blocked=full)
+        found = nearest(padded, nodes, distance=distance, blocked=blocked)
         asked[part], distances[part] = (np.asarray(x)[: rows.size] for x in found)
     return asked, distances
 

@@ -68,25 +68,6 @@ def _check_lengths(name, vectors):
     raise ValueError(f"{name}: expected {expected}, found {found} in row {row}")
 
 
-def as_ids(name: str, ids: ArrayLike, *, size: int | None = None) -> np.ndarray:
-    """Return distinct ids >= 0 as int64 [size].
-
-    Raises:
-      ValueError: they are not that.
-    """
-    ids = as_integers(name, ids)
-    if ids.ndim != 1 or (size is not None and ids.size != size):
-        wanted = "b" if size is None else size
-        raise ValueError(f"{name}: expected shape [{wanted}], found {list(ids.shape)}")
-    if ids.size and ids.min() < 0:
-        raise ValueError(f"{name}: expected ids >= 0, found {ids.min()}")
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        twice = values[np.argmax(counts > 1)]
-        raise ValueError(f"{name}: expected distinct ids, found {twice} twice or more")
-    return ids
-
-
 def as_integers(name: str, values: ArrayLike) -> np.ndarray:
     """Return integers as int64 [...].
 
@@ -158,6 +139,18 @@ def _feature(name, x):
         found = "a larger one" if kind == "integers" else "NaN or inf"
         raise ValueError(f"{name}: expected {expected}, found {found} in row {row}")
     return held
+
+
+def check_cast(name: str, tree: Any) -> None:
+    """Raise a ValueError where numpy arrays are wider than jax holds and a cast would falsify them.
+
+    Args:
+      name: of the argument, for errors.
+      tree: pytree; what jax holds already is not read.
+    """
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(x, np.ndarray) and jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype:
+            _feature(f"{name}{jax.tree_util.keystr(path)}", x)
 
 
 def check_encoded(name: str, encoded: Any) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from hsnn_jax.distance import nearest, pairwise_distance
+from hsnn_jax.distance import middle_of, nearest, pairwise_distance
 from hsnn_jax.lists.checks import as_vectors
 
 # k-means++ seeds from a sample: its k sequential passes over 1e6 vectors would take longer
@@ -46,12 +46,15 @@ def kmeans(vectors: ArrayLike, k: int, *, key: jax.Array, iterations: int = 20) 
 
 @functools.partial(jax.jit, static_argnames=("k", "iterations"))
 def _kmeans(vectors, key, *, k, iterations):
+    # Sums of vectors far from the origin would lose the digits that tell them apart.
+    middle = middle_of(vectors)
+    vectors = vectors - middle
     sample_key, seed_key = jax.random.split(key)
     size = min(vectors.shape[0], _SEED_SAMPLE_PER_NODE * k)
     rows = jax.random.choice(sample_key, vectors.shape[0], (size,), replace=False)
     start = _plus_plus(vectors[rows], seed_key, k=k)
     step = functools.partial(_lloyd, vectors)
-    return jax.lax.fori_loop(0, iterations, lambda _, centroids: step(centroids), start)
+    return middle + jax.lax.fori_loop(0, iterations, lambda _, centroids: step(centroids), start)
 
 
 def _plus_plus(vectors, key, *, k):

@@ -79,7 +79,7 @@ class NaturalHierarchy:
     ) -> LearnedIndex:
         """See `Learner`; raises a ValueError where groups do not fit together."""
         del user_vectors, positives, key
-        items = np.asarray(item_vectors)
+        items = np.asarray(as_vectors("item_vectors", item_vectors))
         parents = tuple(np.asarray(as_rows("groups", group)) for group in self.groups)
         if not parents or parents[-1].shape != items.shape[:1]:
             shape = list(parents[-1].shape) if parents else "none"
@@ -242,7 +242,8 @@ class EMA:
         """See `Learner`."""
         del user_vectors
         init_key, draw_key = jax.random.split(key)
-        items, positives = jnp.asarray(item_vectors), jnp.asarray(positives)
+        items = jnp.asarray(as_vectors("item_vectors", item_vectors))
+        positives = jnp.asarray(positives)
         config = LTIConfig(num_nodes=self.num_nodes, start=self.start, distance=self.distance)
         state = ema_start(init_params(init_key, items, config=config)["nodes"], self.batch_size)
         monitor, records = Monitor(items, distance=self.distance), []

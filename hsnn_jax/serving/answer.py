@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from hsnn_jax.descent.descend import SearchResult
+from hsnn_jax.lists.ids import blank, free
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -15,7 +17,8 @@ class Answer:
     Unpacks as two: `ids, scores = retriever.search(users, 10)`.
 
     Attributes:
-      ids: int64 [B, k], the caller's ids; -1 where fewer than k items were found.
+      ids: int64 [B, k], the caller's ids; -1 where fewer than k items were found. Of ids that are
+        no integers, object [B, k]; None there.
       scores: float32 [B, k]; -inf there.
       items_scored: int32 [B].
       unseen: int32 [B], items that the user may get and that were not scored: at most so many of
@@ -34,13 +37,13 @@ class Answer:
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter((self.ids, self.scores))
 
-    def pairs(self, user: int) -> list[tuple[int, float]]:
+    def pairs(self, user: int) -> list[tuple[Any, float]]:
         """Return the (id, score) of what was found for one user, without padding.
 
         Args:
           user: row of the request.
         """
-        found = self.ids[user] >= 0
+        found = ~free(self.ids[user])
         return list(zip(self.ids[user][found].tolist(), self.scores[user][found].tolist()))
 
 
@@ -49,13 +52,14 @@ def answer_of(found: SearchResult, ids: np.ndarray, *, k: int) -> Answer:
 
     Args:
       found: on the host, of at most k rows each.
-      ids: int64 [n], the caller's id of each row.
+      ids: [n], the caller's id of each row, see `lists.ids`.
       k: items that were asked for.
     """
     missing = (0, 0), (0, k - found.ids.shape[1])  # k beyond the rows
-    found_ids = np.where(found.ids < 0, -1, ids[found.ids])
+    padding: Any = blank(ids)
+    found_ids = np.where(found.ids < 0, padding, ids[found.ids])
     return Answer(
-        ids=np.pad(found_ids, missing, constant_values=-1),
+        ids=np.pad(found_ids, missing, constant_values=padding),
         scores=np.pad(found.scores, missing, constant_values=-np.inf),
         items_scored=np.asarray(found.items_scored),
         unseen=np.asarray(found.unseen),

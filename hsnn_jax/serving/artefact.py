@@ -1,4 +1,7 @@
-"""One folder for indexes, items, ids, parameters and model: a JSON header and an .npz of arrays."""
+"""One folder for indexes, items, ids, parameters and model: a JSON header and an .npz of arrays.
+
+Ids that are no integers are JSON among the arrays: strings, and integers beside them.
+"""
 
 import dataclasses
 import hashlib
@@ -24,7 +27,7 @@ from hsnn_jax.serving import state
 from hsnn_jax.serving.encoders import LevelModels
 from hsnn_jax.serving.state import Nested
 
-_FORMAT = "hsnn_jax.retriever/9"
+_FORMAT = "hsnn_jax.retriever/10"
 _HEADER, _ARRAYS = "retriever.json", "arrays.npz"
 
 _TREES = ("params", "item_features", "node_features", "routes")
@@ -37,7 +40,7 @@ class Content(NamedTuple):
     # The last one, of the items.
     index: Index  # pyright: ignore[reportIncompatibleMethodOverride]  # not tuple's method
     item_vectors: np.ndarray  # float32 [n, d]; zeros in free rows
-    item_ids: np.ndarray  # int64 [n]; -1 in free rows
+    item_ids: np.ndarray  # int64 or object [n], see `lists.ids`; -1 or None in free rows
     params: Any  # None, or nested dicts and tuples of arrays
     config: LTIConfig
     scorer: str
@@ -126,7 +129,8 @@ def write(path: str | os.PathLike, content: Content) -> None:
     older one aside, which `read` finds and the next `write` puts back first.
 
     Raises:
-      ValueError: something else is at the path; `params` or features are neither None nor nested
+      ValueError: something else is at the path; ids are neither strings nor integers; `params` or
+        features are neither None nor nested
         dicts, with string keys that have no "/" and do not start with "[", or tuples.
     """
     path = Path(os.path.realpath(path))  # what a link points to
@@ -160,7 +164,7 @@ def _write_files(folder, arrays, header):
     header |= {"arrays": _digest_of_file(folder / _ARRAYS)}
     header |= {"digest": _digest(_canonical(header))}
     with open(folder / _HEADER, "w", encoding="utf-8") as file:
-        file.write(_json(header, indent=2) + "\n")
+        file.write(_text(header))
         file.flush()
         os.fsync(file.fileno())
 
@@ -195,11 +199,30 @@ def _flush_folder(folder):
 
 def _arrays_of(content):
     arrays = {f"index/{name}": value for name, value in content.index._asdict().items()}
-    arrays |= {"item_vectors": content.item_vectors, "item_ids": content.item_ids}
+    arrays |= {"item_vectors": content.item_vectors, "item_ids": _ids_array(content.item_ids)}
     arrays |= _flatten("coarser", tuple(index._asdict() for index in content.coarser))
     for name in _TREES:
         arrays |= _flatten(name, getattr(content, name))
     return arrays
+
+
+def _ids_array(ids):
+    """Return ids as an array of numbers: int64 [n], or the bytes of a JSON list."""
+    if ids.dtype != object:
+        return ids
+    for one in ids:
+        if one is not None and not (isinstance(one, str) or type(one) is int):
+            raise ValueError(f"item_ids: expected strings or integers in a file, found {one!r}")
+    return np.frombuffer(json.dumps(ids.tolist()).encode(), np.uint8)
+
+
+def _ids_of(array):
+    if array.dtype != np.uint8:
+        return array
+    held = json.loads(array.tobytes())
+    ids = np.empty(len(held), object)
+    ids[:] = held
+    return ids
 
 
 def _header_of(content):
@@ -233,7 +256,7 @@ def read(path: str | os.PathLike) -> Content:
         coarser=tuple(Index(**fields) for fields in _unflatten("coarser", arrays)),
         index=Index(**_unflatten("index", arrays)),
         item_vectors=arrays["item_vectors"],
-        item_ids=arrays["item_ids"],
+        item_ids=_ids_of(arrays["item_ids"]),
         params=_unflatten("params", arrays) if header["has_params"] else None,
         config=LTIConfig(**header["config"]),
         scorer=header["scorer"],
@@ -251,14 +274,15 @@ def read(path: str | os.PathLike) -> Content:
 
 def _read_header(path):
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode()
+        header = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, "the header of a retriever", error) from error
     found = header.get("format") if isinstance(header, dict) else None
     if found != _FORMAT:
         raise ValueError(f"{path}: expected format {_FORMAT!r}, found {found!r}")
-    digest = header.pop("digest", None)
-    if digest != _digest(_canonical(header)):
+    as_saved, digest = _text(header), header.pop("digest", None)
+    if text != as_saved or digest != _digest(_canonical(header)):
         raise ValueError(f"{path}: expected the values that were saved, found others")
     return header
 
@@ -277,6 +301,10 @@ def _read_arrays(path, digest):
 def _damaged(path, expected, error):
     found = error.strerror if isinstance(error, OSError) else str(error)
     return ValueError(f"{path}: expected {expected}, found: {found}")
+
+
+def _text(header) -> str:
+    return _json(header, indent=2) + "\n"
 
 
 def _canonical(header) -> bytes:

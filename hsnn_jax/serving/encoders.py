@@ -9,13 +9,14 @@ import numpy as np
 
 from hsnn_jax.chunks import num_rows
 from hsnn_jax.lists.checks import as_features, as_vectors, check_encoded
+from hsnn_jax.lists.edits import batches, padded
 from hsnn_jax.lists.levels import residual_nodes
-from hsnn_jax.lists.living import batches, padded
 from hsnn_jax.monn import network as monn
 from hsnn_jax.monn.config import MoNNConfig
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.lti import levels_of
+from hsnn_jax.serving.sizes import batch_size, repeated
 
 
 class LevelModels(NamedTuple):
@@ -40,27 +41,33 @@ class LevelModels(NamedTuple):
             )
         return as_vectors(name, users)
 
-    def users(self, name: str, users: Any, *, width: int) -> tuple:
-        """Return what each level's scorer reads of the users.
+    def users(
+        self, name: str, users: Any, *, width: int, few_sizes: bool = False
+    ) -> tuple[tuple, int]:
+        """Return what each level's scorer reads of the users, and how many users there are.
 
         Args:
           name: of the argument, for errors.
           users: float [B, width]; or (features, counts), or features alone, for models.
           width: of the items' vectors.
+          few_sizes: whether rows that repeat the last user are added, see `sizes.batch_size`.
 
         Raises:
           ValueError: users have a wrong width, or are not finite or of one number of rows.
         """
         if not self.models:
-            users = jnp.asarray(as_vectors(name, users, width=width, empty=True))
-            return (users,) * len(self.scorers)
+            users = as_vectors(name, users, width=width, empty=True)
+            padded_users = jnp.asarray(_in_few_sizes(users) if few_sizes else users)
+            return (padded_users,) * len(self.scorers), users.shape[0]
         inputs = _inputs(name, users)
+        rows = num_rows(inputs)
+        inputs = _in_few_sizes(inputs) if few_sizes else inputs
         encoded = [
             monn.encode_users(model, params, features=inputs[0], counts=inputs[1])
             for model, params in zip(self.models, self.params)
         ]
         check_encoded(name, encoded)
-        return tuple(encoded if len(encoded) > 1 else encoded * len(self.scorers))
+        return tuple(encoded if len(encoded) > 1 else encoded * len(self.scorers)), rows
 
     def items(self, name: str, items: Any, *, by_batches: bool = False) -> tuple:
         """Return (vectors [n, d], what moves with the items, a dict of [n, ...], or None).
@@ -189,6 +196,11 @@ def level_models(
         raise ValueError(f"model: expected the same tasks, found {sorted(tasks)}")
     scorers = tuple(monn.MoNNScorer(model, task) for model in models)
     return LevelModels(scorers, tuple(of_models), models, ensemble)
+
+
+def _in_few_sizes(users):
+    rows = num_rows(users)
+    return repeated(users, batch_size(rows)) if rows else users
 
 
 def _inputs(name, given):

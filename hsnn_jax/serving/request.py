@@ -11,7 +11,9 @@ from jax.typing import ArrayLike
 from hsnn_jax.chunks import num_rows
 from hsnn_jax.lists import living
 from hsnn_jax.lists.checks import as_integers
+from hsnn_jax.lists.ids import as_known
 from hsnn_jax.lists.living import Living
+from hsnn_jax.serving import sizes
 from hsnn_jax.serving.encoders import LevelModels
 from hsnn_jax.serving.state import Nested
 
@@ -19,13 +21,19 @@ _LAST = np.iinfo(np.int32).max
 
 
 class Request(NamedTuple):
-    """A request that has been checked."""
+    """A request that has been checked, in one of few sizes."""
 
-    users: tuple  # of each level, pytrees of [B, ...], what its scorer reads
-    num_users: int  # B
+    users: tuple  # of each level, pytrees of [S, ...], what its scorer reads; S >= B
+    num_users: int  # B; further rows are cut off the answer
     k: int  # items to return, at most the rows of the index
+    most: int  # items to find, at least k
     rows: np.ndarray | None  # int32 [m], rows of the items that may be returned; None for all
-    exclude: np.ndarray | None  # int32 [B, E], rows of those that a user must not get
+    exclude: np.ndarray | None  # int32 [S, E], rows of those that a user must not get
+
+    @property
+    def size(self) -> int:
+        """S."""
+        return num_rows(self.users)
 
 
 def request_of(
@@ -34,20 +42,34 @@ def request_of(
     *,
     users: Any,
     k: int,
-    allowed: ArrayLike | None,
-    exclude: ArrayLike | None,
+    allowed: Any = None,
+    exclude: Any = None,
+    few_sizes: bool = True,
 ) -> Request:
-    """Check what a user asks for, see `Retriever.search`, and turn ids into rows."""
+    """Check what a user asks for, see `Retriever.search`, and turn ids into rows.
+
+    Args:
+      now, models: the state, and what reads users.
+      users, k, allowed, exclude: see `Retriever.search`.
+      few_sizes: whether users, k and exclusions are padded, so that few sizes are compiled.
+    """
     check_k(k)
-    users = models.users("users", users, width=now.items.index.nodes.shape[1])
-    num_users = num_rows(users)
-    return Request(
-        users=users,
-        num_users=num_users,
-        k=min(k, now.items.ids.size),
-        rows=allowed_rows(now.items, allowed),
-        exclude=excluded_rows(now.items, exclude, num_users=num_users),
-    )
+    width = now.items.index.nodes.shape[1]
+    read, num_users = models.users("users", users, width=width, few_sizes=few_sizes)
+    k = min(int(k), now.items.ids.size)
+    exclude = excluded_rows(now.items, exclude, num_users=num_users)
+    most = k
+    if few_sizes:
+        most = min(sizes.width(k), now.items.ids.size)
+        exclude = None if exclude is None else _wider(exclude, num_rows(read))
+    return Request(read, num_users, k, most, allowed_rows(now.items, allowed), exclude)
+
+
+def _wider(exclude, size):
+    """Pad rows to a number of users, and to one of few widths."""
+    num_users, width = exclude.shape
+    more = (0, size - num_users), (0, sizes.width(width) - width)
+    return np.pad(exclude, more, constant_values=-1)
 
 
 def key_of(seed: int) -> jax.Array:
@@ -68,15 +90,15 @@ def check_k(k: int) -> None:
         raise ValueError(f"k: expected an integer >= 1, found {k!r}")
 
 
-def excluded_rows(items: Living, exclude: ArrayLike | None, *, num_users: int) -> np.ndarray | None:
+def excluded_rows(items: Living, exclude: Any, *, num_users: int) -> np.ndarray | None:
     """Return the rows of the ids that each user must not get, int32 [B, E]; -1 for none.
 
     Raises:
-      ValueError: they are no integers [B, E].
+      ValueError: they are no ids [B, E], see `lists.ids`.
     """
     if exclude is None:
         return None
-    exclude = as_integers("exclude", exclude)
+    exclude = as_known("exclude", exclude, axes=2, like=items.ids)
     if exclude.ndim != 2 or exclude.shape[0] != num_users:
         raise ValueError(
             f"exclude: expected shape [{num_users}, E], one row per user, found "
@@ -85,15 +107,15 @@ def excluded_rows(items: Living, exclude: ArrayLike | None, *, num_users: int) -
     return living.rows_of(items, exclude)
 
 
-def allowed_rows(items: Living, allowed: ArrayLike | None) -> np.ndarray | None:
+def allowed_rows(items: Living, allowed: Any) -> np.ndarray | None:
     """Return the rows of the ids that may be returned, ascending int32 [m]; None for all.
 
     Raises:
-      ValueError: they are no integers [m].
+      ValueError: they are no ids [m], see `lists.ids`.
     """
     if allowed is None:
         return None
-    allowed = as_integers("allowed", allowed)
+    allowed = as_known("allowed", allowed, axes=1, like=items.ids)
     if allowed.ndim != 1:
         raise ValueError(f"allowed: expected ids of shape [m], found {list(allowed.shape)}")
     rows = np.unique(living.rows_of(items, allowed))
@@ -112,8 +134,8 @@ def default_budget(items: int, k: int) -> int:
 
 def budgets_of(
     now: Nested, budget: int | ArrayLike | Sequence | None, *, k: int, num_users: int
-) -> list:
-    """Return the budget of every index, a number or int32 [B] each.
+) -> list[np.ndarray]:
+    """Return the budget of every index, int32 [] or [B] each.
 
     A single budget is that of the items. Each coarser level then keeps the same share of what the
     level above it lists, so that the shares that are scored narrow to the items' in equal ratios:
@@ -129,7 +151,7 @@ def budgets_of(
     Raises:
       ValueError: budgets are no integers >= 1, of a wrong shape, or not one per index.
     """
-    indexes, items = now.indexes, len(now.items.rows[0])
+    indexes, items = now.indexes, living.size(now.items)
     if isinstance(budget, tuple):
         if len(budget) != len(indexes):
             raise ValueError(

@@ -1,42 +1,39 @@
 """The facade: fit, build, search, measure, save and load one retriever."""
 
-import functools
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from hsnn_jax.cost_curves import FrontierPoint, curve
-from hsnn_jax.descent.descend import SearchResult
 from hsnn_jax.descent.sharded import auto_mesh
+from hsnn_jax.lists import drift as of_drift
 from hsnn_jax.lists import living
-from hsnn_jax.lists.checks import as_ids
 from hsnn_jax.lists.index import Index
 from hsnn_jax.monn.config import MoNNConfig
-from hsnn_jax.nodes.beam_aware import RouteConfig, fit_routes_to_exact
+from hsnn_jax.nodes.beam_aware import RouteConfig
 from hsnn_jax.nodes.config import LTIConfig
-from hsnn_jax.nodes.fit import fit_index
-from hsnn_jax.nodes.lti import init_params, levels_of
-from hsnn_jax.serving import artefact
+from hsnn_jax.serving import artefact, building
 from hsnn_jax.serving import state as nested
 from hsnn_jax.serving.answer import Answer, answer_of
 from hsnn_jax.serving.encoders import level_models, one_or_several, sums_of_codes
 from hsnn_jax.serving.find import find, find_exact
 from hsnn_jax.serving.request import Request, key_of, request_of
 from hsnn_jax.serving.state import Nested
+from hsnn_jax.serving.warming import warm_up
 
 
 class Retriever:
     """Search items by a scorer through a learned index.
 
     An update replaces the index in one assignment: a search in another thread sees all of it or
-    nothing, and an update that fails changes nothing. Updates must come from one thread at a time.
+    nothing. One that fails changes nothing, and several at once wait for one another.
 
     Users and items are vectors, or, with a `model`, what its towers read: users are
     (features, counts), or features alone where the model has no crosses, as `monn.encode_users`
@@ -44,9 +41,7 @@ class Retriever:
     does. The retriever keeps the items encoded, and lists them by the item tower's vectors; a
     node is scored as its representative item.
 
-    With a model a level (`search_levels`), items are listed and encoded by the last model,
-    representatives of nodes by that of their level. To encode later ones, the retriever keeps what
-    the models read of every item.
+    With a model a level, items are listed and encoded by the last one, nodes by their level's.
 
     Args:
       config: of the nodes, see `LTIConfig`.
@@ -54,7 +49,7 @@ class Retriever:
       params: the parameters of scorer or model. Of several models, {"models": one each,
         "ensemble": ..., "nodes": ...} as of `init_joint`; without the ensemble each level is
         ranked by its own output, and the nodes are those of the index until `fit` learns others.
-      model: a MoNN; or one a level of nodes, the coarsest first, and one of the items.
+      model: a MoNN; or one per level of nodes, the coarsest first, and one of the items.
       task: of the models', see `monn.MoNNScorer`.
       slack: capacity of a list over the mean number of items of a node.
       max_beam: static maximum of nodes visited, at each level or one a level; all by default.
@@ -90,13 +85,17 @@ class Retriever:
         self.slack = slack
         self._num_indexes = config.num_levels if self.nested else 1
         self.max_beam = tuple(max_beam) if isinstance(max_beam, Iterable) else max_beam
-        self.scorer = self._level_models(scorer).scorers[-1]
+        self._given_scorer = scorer
+        self.scorer = self._models.scorers[-1]
         # float32 [K, d]; a tuple of such, the coarsest first, where several levels are searched.
         self.nodes: jax.Array | tuple | None = None
+        self._listed_at = self.nodes  # when the index was built: others are from a later fit
         self._mesh = auto_mesh(mesh, axis, num_nodes=config.num_sums)
         self._now: Nested | None = None
+        # Held from reading the state to publishing what was made of it.
+        self._writing = threading.RLock()
         if isinstance(self.model, tuple) and "nodes" in params:
-            self.nodes = self._sums(params["nodes"])
+            self.nodes = sums_of_codes(params["nodes"], config, by_level=True)
 
     @property
     def index(self) -> Index | None:
@@ -110,7 +109,7 @@ class Retriever:
 
     @property
     def ids(self) -> np.ndarray:
-        """The caller's id in each row, int64 [n]; -1 in a free row."""
+        """The caller's id in each row, int64 [n]; -1 in a free row. Or object [n], None there."""
         return self._built().items.ids.copy()
 
     def fit(
@@ -124,60 +123,55 @@ class Retriever:
     ) -> list[dict[str, float]]:
         """Learn the nodes by LTI on pairs; return the records of the training.
 
-        With a model, users and items are what it reads; the nodes are learned on
-        `monn.user_vectors` and `monn.item_vectors` of the last one, and models stay as they are.
+        With a model, users and items are what it reads, nodes are learned on the vectors of its
+        towers, and models stay as they are.
 
         Args:
           user_vectors, item_vectors, positives, tx: see `fit_index`, and what that raises.
           seed: of the start, the batches and the negatives.
         """
-        key = key_of(seed)
-        users = self._models.user_vectors("user_vectors", user_vectors)
-        items, _ = self._models.items("item_vectors", item_vectors)
-        config = self._config_for(items)
-        fitted = fit_index(users, items, positives=positives, tx=tx, config=config, key=key)
-        self.nodes = self._sums(fitted.params["nodes"])
-        return fitted.metrics
+        pairs = {"positives": positives, "tx": tx, "key": key_of(seed)}
+        self.nodes, records = building.fit(user_vectors, item_vectors, **pairs, **self._plan())
+        return records
 
     def build_index(
-        self,
-        item_vectors: Any,
-        *,
-        item_ids: ArrayLike | None = None,
-        seed: int = 0,
-        reserve: int = 0,
+        self, item_vectors: Any, *, item_ids: Any = None, seed: int = 0, reserve: int = 0
     ) -> dict[str, float]:
         """List the items by node, k-means' if `fit` has not run; return the new `stats`.
 
+        k-means' nodes are spread where items crowd (`nodes.crowding`). A `SkewWarning` tells that a
+        fifth of the items lie away from home all the same.
+
         Args:
           item_vectors: float [n, d], or what the model reads.
-          item_ids: int [n], the caller's ids, >= 0; rows by default.
+          item_ids: [n], the caller's ids: integers >= 0, the fastest, or anything hashable, such
+            as strings or UUIDs; rows by default.
           seed: of k-means.
-          reserve: rows kept free for `add`.
+          reserve: rows kept free for `add`, which makes more where they run out.
 
         Raises:
           ValueError: vectors are not finite, too long or not as wide as the nodes; ids repeat;
             there are more nodes than items.
         """
-        key = key_of(seed)
-        vectors, carried = self._models.items("item_vectors", item_vectors)
-        rows = vectors.shape[0]
-        ids = as_ids("item_ids", np.arange(rows) if item_ids is None else item_ids, size=rows)
-        nodes = self.nodes
-        if nodes is None:
-            config = self._config_for(vectors)
-            nodes = self._sums(init_params(key, jnp.asarray(vectors), config=config)["nodes"])
-        now = nested.of_items(
-            vectors,
-            ids,
-            nodes=levels_of(nodes),
-            models=self._models,
-            features=carried,
-            slack=self.slack,
-            reserve=reserve,
-            distance=self.config.distance,
-        )
-        self._publish(now)
+        items = building.items_with_ids(self._models, item_vectors, ids=item_ids)
+        with self._writing:
+            self._build(items, self.nodes, seed=seed, reserve=reserve)
+        return self.stats()
+
+    def rebuild(self, *, seed: int = 0, reserve: int | None = None) -> dict[str, float]:
+        """List what the index holds at new nodes, as `needs_rebuild` asks; return the new `stats`.
+
+        The nodes are those that `fit` has learned since the index was built, if it has, else
+        k-means' of the items as they are; to keep the nodes, `reassign`. Searches go on in the old
+        index until the new one is whole, updates wait. Routes end. `reserve` is as now by default.
+
+        Raises:
+          ValueError: there is no index or it holds no items; see `build_index`.
+        """
+        with self._writing:
+            items, free = building.held(self._built())
+            nodes = None if self.nodes is self._listed_at else self.nodes
+            self._build(items, nodes, seed=seed, reserve=free if reserve is None else reserve)
         return self.stats()
 
     def fit_routes(
@@ -188,83 +182,74 @@ class Retriever:
         k: int,
         config: RouteConfig,
         seed: int = 0,
-        exclude: ArrayLike | None = None,
+        exclude: Any = None,
     ) -> list[float]:
         """Learn what nodes are scored by, so that the beam finds the exact best items.
 
         The scorer, the lists and all answers with a full budget stay as they are. Routes last
-        until the next `build_index`; items come and go meanwhile. Returns the mean loss of each
-        tenth of the steps.
+        until the next build; items come and go. Returns the mean loss of each tenth of the steps.
 
         Args:
-          users: float [U, d], or what the model reads: such users as will search.
-          tx: any optax transform.
-          k: items that a search is to find; the exact ones are computed first.
+          users, tx: float [U, d], or what the model reads, such as will search; an optax transform.
+          k, exclude: of a search; its exact answer is computed first.
           config: see `RouteConfig`.
           seed: of the batches.
-          exclude: of the users, see `search`.
 
         Raises:
           ValueError: there are several levels of nodes or models; or see `search`.
           FloatingPointError: training diverged; nothing has changed then.
         """
-        now, models = self._built(), self._models
-        asked = self._asked(now, users, k, None, exclude)
-        levels = nested.levels_for_routes(now, models, users=asked.users)
-        routes, losses = fit_routes_to_exact(
-            *levels,
-            index=now.items.index,
-            tx=tx,
-            k=asked.k,
-            config=config,
-            key=key_of(seed),
-            exclude=asked.exclude,
-        )
-        self._publish(now._replace(routes=routes))
+        with self._writing:
+            now = self._built()
+            asked = request_of(
+                now, self._models, users=users, k=k, exclude=exclude, few_sizes=False
+            )
+            given = {"tx": tx, "config": config, "key": key_of(seed)}
+            now, losses = nested.with_routes(now, self._models, asked=asked, **given)
+            self._publish(now)
         return losses
 
-    def add(self, vectors: Any, ids: ArrayLike) -> None:
+    def add(self, vectors: Any, ids: Any) -> None:
         """List new items in free slots, near what they resemble, without training.
 
         Args:
           vectors: float [b, d], or what the model reads.
-          ids: int [b], ids that the index does not hold.
+          ids: [b], ids that the index does not hold, integers where it holds integers.
 
-        Raises: see `living.add`; nothing has changed then.
+        Raises: see `living.add`, which also makes room; nothing has changed then.
         """
-        given = {"vectors": vectors, "ids": ids, "distance": self.config.distance}
-        self._publish(nested.add(self._built(), self._models, **given))
+        self._update(nested.add, vectors=vectors, ids=ids)
 
-    def remove(self, ids: ArrayLike) -> None:
-        """Drop items; their rows and slots are free for others.
+    def upsert(self, vectors: Any, ids: Any) -> None:
+        """List items as they are now, those that the index holds and new ones, in one update.
 
-        Args:
-          ids: int [b], ids that the index holds.
+        See `add` for the arguments and `living.upsert` for what is raised.
+        """
+        self._update(nested.upsert, vectors=vectors, ids=ids)
+
+    def remove(self, ids: Any) -> None:
+        """Drop items by id, [b]; their rows and slots are free for others.
 
         Raises: see `living.remove`; nothing has changed then.
         """
-        given = {"ids": ids, "distance": self.config.distance}
-        self._publish(nested.remove(self._built(), self._models, **given))
+        self._update(nested.remove, ids=ids)
 
-    def reassign(self, vectors: Any = None, ids: ArrayLike | None = None) -> None:
+    def reassign(self, vectors: Any = None, ids: Any = None) -> None:
         """List all items anew at the nodes as they are, some of them as they are now.
 
         Args:
-          vectors: optional float [b, d], or what the model reads.
-          ids: int [b], which items these are.
-
-        Raises: see `living.reassign`; nothing has changed then.
+          vectors: optional float [b, d], or what the model reads, of the items `ids` [b].
+          ids: which items these are; `living.reassign` says what is raised.
         """
-        given = {"vectors": vectors, "ids": ids, "distance": self.config.distance}
-        self._publish(nested.reassign(self._built(), self._models, **given))
+        self._update(nested.reassign, vectors=vectors, ids=ids)
 
     def drift(self) -> dict[str, float]:
         """Measure the index against its build; see `living.drift`."""
         return living.drift(self._built().items, distance=self.config.distance)
 
     def needs_rebuild(self, **thresholds: float) -> bool:
-        """Tell whether new nodes are due; see `living.needs_rebuild` for the thresholds."""
-        return living.needs_rebuild(self.drift(), **thresholds)
+        """Tell whether `rebuild` is due; see `drift.needs_rebuild` for the thresholds."""
+        return of_drift.needs_rebuild(self.drift(), **thresholds)
 
     def search(
         self,
@@ -272,12 +257,13 @@ class Retriever:
         k: int,
         *,
         budget: int | ArrayLike | tuple | None = None,
-        allowed: ArrayLike | None = None,
-        exclude: ArrayLike | None = None,
+        allowed: Any = None,
+        exclude: Any = None,
     ) -> Answer:
         """Return each user's best items, in the caller's ids.
 
-        Where the budget holds all allowed items, they are all scored: the answer is exact.
+        Where the budget holds all allowed items, they are all scored: the answer is exact. Each
+        size of request is compiled once, and there are few: see `warm_up`.
 
         Args:
           users: float [B, d], or what the model reads; B may be 0.
@@ -286,18 +272,32 @@ class Retriever:
             `request.default_budget` by default. From the number of items on the answer is exact,
             unless `max_beam` bounds it. Or a tuple, one per level of nodes: most of the next
             level's nodes to score, the last one most items; see `request.budgets_of`.
-          allowed: optional int [m], ids that may be returned; unknown ones allow nothing.
-          exclude: optional int [B, E], ids that a user must not get, -1 for padding; unknown ones
-            exclude nothing.
+          allowed: optional [m], ids that may be returned; unknown ones allow nothing.
+          exclude: optional [B, E], ids that a user must not get, padded by -1, or None where ids
+            are no integers; unknown ones exclude nothing.
 
         Raises:
           ValueError: there is no index; users have a wrong width or are not finite; k or budget
-            is out of range; allowed or exclude are no integers or of a wrong shape.
+            is out of range; allowed or exclude are no ids or of a wrong shape.
         """
         now = self._built()  # held to the end, whatever replaces it meanwhile
-        asked = self._asked(now, users, k, allowed, exclude)
-        found = self._find(now, asked, budget)
-        return answer_of(found, now.items.ids, k=k)
+        masks = {"allowed": allowed, "exclude": exclude}
+        asked = request_of(now, self._models, users=users, k=k, **masks)
+        return answer_of(self._find(now, asked)(budget), now.items.ids, k=k)
+
+    def warm_up(
+        self, users: Any = None, *, k: int | Sequence, batch: int | Sequence, exclude: int = 0
+    ) -> None:
+        """Compile what requests of these sizes run; again after a build, or rows that ran out.
+
+        Args:
+          users: what the model reads, of a user or more; not needed for vectors.
+          k, batch: of the requests, one or several; a batch is a number of users.
+          exclude: width of exclusions, 0 where there are none.
+        """
+        if users is None and self.model is None:
+            users = np.zeros((1, self._built().items.index.nodes.shape[1]), np.float32)
+        warm_up(self.search, users, k=k, batch=batch, exclude=exclude)
 
     def frontier(
         self,
@@ -305,20 +305,21 @@ class Retriever:
         k: int,
         *,
         budgets: Sequence[int | tuple],
-        allowed: ArrayLike | None = None,
-        exclude: ArrayLike | None = None,
+        allowed: Any = None,
+        exclude: Any = None,
     ) -> list[FrontierPoint]:
         """Measure recall of the exact top k, that of all levels' ensemble, at several budgets.
 
         See `search`; a point has the last budget of a tuple. Shares are of the items held.
         """
         now = self._built()
-        asked = self._asked(now, users, k, allowed, exclude)
+        masks = {"allowed": allowed, "exclude": exclude}
+        asked = request_of(now, self._models, users=users, k=k, **masks)
         return curve(
-            functools.partial(self._find, now, asked),
+            self._find(now, asked),
             find_exact(now, self._models, asked=asked),
             budgets=budgets,
-            num_items=len(now.items.rows[0]),
+            num_items=living.size(now.items),
         )
 
     def stats(self) -> dict[str, float]:
@@ -331,7 +332,7 @@ class Retriever:
         It is written whole or not at all, in place of what an earlier `save` wrote there.
 
         Raises:
-          ValueError: there is no index, or something else is at the path.
+          ValueError: there is no index, something else is at the path, or see `artefact.write`.
         """
         artefact.write(path, artefact.content_of(self, self._built()))
 
@@ -348,8 +349,7 @@ class Retriever:
 
         Args:
           path: of the folder.
-          scorer: the callable whose name was saved, the inner product by default; code is not
-            stored. A model's scorer is made anew from its configuration.
+          scorer: the callable whose name was saved, the inner product by default, none of a model.
           mesh, axis: where the lists of items go, as of a new retriever.
 
         Raises:
@@ -360,39 +360,39 @@ class Retriever:
         retriever = cls(content.config, **settings, mesh=mesh, axis=axis)
         now = artefact.state_of(content, retriever._models)
         nodes = tuple(index.nodes for index in now.indexes)
-        retriever.nodes = nodes if retriever.nested else nodes[-1]
+        retriever.nodes = retriever._listed_at = nodes if retriever.nested else nodes[-1]
         retriever._publish(now)
         return retriever
 
     @property
     def _models(self):
         """What scores the levels, with the parameters as they are now."""
-        return self._level_models(self.scorer if self.model is None else None)
-
-    def _level_models(self, scorer):
         given: dict[str, Any] = {"model": self.model, "params": self.params, "task": self.task}
-        return level_models(self._num_indexes + 1, scorer=scorer, **given)
+        return level_models(self._num_indexes + 1, scorer=self._given_scorer, **given)
 
-    def _sums(self, codebooks):
-        """Return `nodes` of the codes that a level of `LTIConfig` has."""
-        return sums_of_codes(codebooks, self.config, by_level=self.nested)
-
-    def _config_for(self, vectors) -> LTIConfig:
-        """Return the config with the number of nodes that so many items have by default."""
+    def _plan(self) -> dict[str, Any]:
+        """What nodes are learned by."""
         devices = 1 if self._mesh is None else self._mesh[0].shape[self._mesh[1]]
-        return self.config.for_items(vectors.shape[0], multiple=devices)
+        given = {"config": self.config, "models": self._models, "by_level": self.nested}
+        return given | {"devices": devices}
 
-    def _asked(self, now, users, k, allowed, exclude) -> Request:
-        return request_of(now, self._models, users=users, k=k, allowed=allowed, exclude=exclude)
+    def _build(self, items, nodes, *, seed, reserve) -> None:
+        at, options = self.nodes, {"slack": self.slack, "seed": seed, "reserve": reserve}
+        self._publish(building.build(items, nodes, **options, **self._plan()))
+        self._listed_at = at
 
-    def _find(self, now, asked: Request, budget) -> SearchResult:
-        options = {"max_beam": self.max_beam, "mesh": self._mesh}
-        return find(now, self._models, asked=asked, budget=budget, **options)
+    def _find(self, now, asked: Request) -> Callable:
+        options = {"asked": asked, "max_beam": self.max_beam, "mesh": self._mesh}
+        return lambda budget: find(now, self._models, budget=budget, **options)
+
+    def _update(self, change: Callable, **given: Any) -> None:
+        with self._writing:
+            now = change(self._built(), self._models, distance=self.config.distance, **given)
+            self._publish(now)
 
     def _publish(self, now: Nested) -> None:
         """Let all searches from here on see this state."""
-        mesh = self._mesh
-        self._now = now if mesh is None else nested.place(now, mesh[0], axis=mesh[1])
+        self._now = now if self._mesh is None else nested.place(now, self._mesh)
 
     def _built(self) -> Nested:
         if self._now is None:

@@ -20,11 +20,13 @@ from hsnn_jax.descent.descend import Level
 from hsnn_jax.descent.sharded import shard_index
 from hsnn_jax.distance import Distance, pairwise_distance
 from hsnn_jax.lists import living
+from hsnn_jax.lists.edits import batches, padded
+from hsnn_jax.lists.ids import as_ids, with_free_rows
 from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.lists.index import stats as stats_of_index
 from hsnn_jax.lists.levels import build_levels, nodes_of_items
-from hsnn_jax.lists.living import Living, batches, padded
-from hsnn_jax.nodes.beam_aware import Routes
+from hsnn_jax.lists.living import Living
+from hsnn_jax.nodes.beam_aware import Routes, fit_routes_to_exact
 from hsnn_jax.serving.encoders import LevelModels
 
 _LAST = np.iinfo(np.int32).max
@@ -79,14 +81,14 @@ def of_items(
 
     Args:
       vectors: float [n, d].
-      ids: int64 [n], the caller's.
+      ids: [n], the caller's, see `lists.ids`.
       nodes: float [K_l, d] a level.
       models: see `LevelModels`.
       features: carried with the items, see `LevelModels.items`.
       slack, reserve, distance: see `build_index`.
     """
     *coarser, index = build(vectors, nodes, slack=slack, reserve=reserve, distance=distance)
-    ids = np.pad(ids, (0, reserve), constant_values=-1)
+    ids = with_free_rows(ids, reserve)
     items = living.start(index, vectors, ids=ids, distance=distance, features=features)
     return start(coarser, items, models=models, distance=distance)
 
@@ -114,23 +116,32 @@ def start(
     return Nested(tuple(coarser), items, rows, node_features)
 
 
-def add(
-    now: Nested, models: LevelModels, *, vectors: Any, ids: ArrayLike, distance: Distance
-) -> Nested:
+def add(now: Nested, models: LevelModels, *, vectors: Any, ids: Any, distance: Distance) -> Nested:
     """List new items, see `living.add`; `vectors` are what `LevelModels.items` takes."""
     vectors, carried = models.items("vectors", vectors, by_batches=True)
     items = living.add(now.items, vectors, ids=ids, distance=distance, features=carried)
     return follow(now, items, models=models, distance=distance)
 
 
-def remove(now: Nested, models: LevelModels, *, ids: ArrayLike, distance: Distance) -> Nested:
+def upsert(
+    now: Nested, models: LevelModels, *, vectors: Any, ids: Any, distance: Distance
+) -> Nested:
+    """List items as they are now, see `living.upsert`; `vectors` as in `add`."""
+    vectors, carried = models.items("vectors", vectors, by_batches=True)
+    items = living.upsert(now.items, vectors, ids=ids, distance=distance, features=carried)
+    # An item may be back in its row, with other features.
+    changed = living.rows_of(items, as_ids("ids", ids, like=items.ids))
+    return follow(now, items, models=models, changed=changed, distance=distance)
+
+
+def remove(now: Nested, models: LevelModels, *, ids: Any, distance: Distance) -> Nested:
     """Drop items, see `living.remove`."""
     items = living.remove(now.items, ids, distance=distance)
     return follow(now, items, models=models, distance=distance)
 
 
 def reassign(
-    now: Nested, models: LevelModels, *, vectors: Any, ids: ArrayLike | None, distance: Distance
+    now: Nested, models: LevelModels, *, vectors: Any, ids: Any, distance: Distance
 ) -> Nested:
     """List all items anew, see `living.reassign`; `vectors` are what `LevelModels.items` takes."""
     carried = changed = None
@@ -173,7 +184,7 @@ def follow(
     return Nested(now.coarser, items, rows, tuple(updated))
 
 
-def place(now: Nested, mesh: Mesh, *, axis: str) -> Nested:
+def place(now: Nested, mesh: tuple[Mesh, str]) -> Nested:
     """Spread lists of items, and what is held of them, over a mesh axis; the rest is everywhere.
 
     Raises:
@@ -181,10 +192,10 @@ def place(now: Nested, mesh: Mesh, *, axis: str) -> Nested:
     """
     items = now.items
     index, (tiles, features) = shard_index(
-        items.index, (items.tiles, items.features), mesh=mesh, axis=axis
+        items.index, (items.tiles, items.features), mesh=mesh[0], axis=mesh[1]
     )
     items = items._replace(index=index, tiles=tiles, features=features)
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    everywhere = NamedSharding(mesh[0], PartitionSpec())
     rest = {name: getattr(now, name) for name in ("coarser", "node_features", "routes")}
     return now._replace(items=items, **jax.device_put(rest, everywhere))
 
@@ -225,6 +236,27 @@ def levels_for_routes(now: Nested, models: LevelModels, *, users: tuple) -> tupl
         )
     nodes, items = levels(now._replace(routes=None), models, users=users, by_row=True)
     return nodes, items
+
+
+def with_routes(
+    now: Nested, models: LevelModels, *, asked: Any, **options: Any
+) -> tuple[Nested, list[float]]:
+    """Learn routes from the exact answers to a request; return the state with them and losses.
+
+    Args:
+      now: stays as it is.
+      models: see `LevelModels`.
+      asked: `request.Request`; its users are such as will search.
+      **options: tx, config and key of `fit_routes_to_exact`.
+
+    Raises:
+      ValueError: see `levels_for_routes`.
+      FloatingPointError: training diverged.
+    """
+    nodes, items = levels_for_routes(now, models, users=asked.users)
+    given = {"index": now.items.index, "k": asked.k, "exclude": asked.exclude}
+    routes, losses = fit_routes_to_exact(nodes, items, **given, **options)
+    return now._replace(routes=routes), losses
 
 
 def stats(now: Nested) -> dict[str, float]:

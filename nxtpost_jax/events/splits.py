@@ -94,6 +94,25 @@ def leave_last(sequences: Sequences, m: int) -> Split:
     )
 
 
+def last_of_some(sequences: Sequences, *, most: int = 2500, seed: int = 0) -> Split:
+    """Hold out the last event of some users: half of these validate, the other half test.
+
+    So no user is asked about twice, and everybody's other events are trained on.
+
+    Args:
+      sequences: whole sequences; users with fewer than three events are never asked about.
+      most: users of either half.
+      seed: draws them.
+    """
+    able = np.random.default_rng(seed).permutation(np.flatnonzero(sequences.lengths >= 3))
+    half = min(most, len(able) // 2)
+    asked = np.sort(able[:half]), np.sort(able[half : 2 * half])
+    stops = sequences.offsets[1:].copy()
+    stops[np.concatenate(asked)] -= 1
+    validation, test = (_queries(sequences, users, stops[users]) for users in asked)
+    return Split(_training_part(sequences, stops), validation, test)
+
+
 def following(sequences: Sequences, queries: Queries, *, m: int) -> np.ndarray:
     """List the items of the m events that followed each query's history: int32[q, m].
 

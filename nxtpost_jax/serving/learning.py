@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,16 +16,16 @@ import numpy as np
 
 from nxtpost_jax.events.log import Table
 from nxtpost_jax.events.sequences import Sequences
-from nxtpost_jax.events.splits import Queries
+from nxtpost_jax.events.splits import Queries, Split, last_of_some
 from nxtpost_jax.serving import growing, requests, starting
 from nxtpost_jax.serving.described import Described
 from nxtpost_jax.serving.reading import Backfill, EventFilter, Reader
-from nxtpost_jax.serving.served import Served, Start
+from nxtpost_jax.serving.served import Held, Served, Start
 from nxtpost_jax.towers.config import NxtPostConfig
 from nxtpost_jax.training import fitting, optimizers
 from nxtpost_jax.training.checkpoint import Checkpoint
 from nxtpost_jax.training.fitting import Interrupted, Loop, Plan
-from nxtpost_jax.training.objective import Objective
+from nxtpost_jax.training.objective import Objective, for_items
 from nxtpost_jax.training.optimizers import Optimizer
 from nxtpost_jax.training.post_to_post import pretrain
 from nxtpost_jax.training.standing import Record, Standing
@@ -32,6 +33,12 @@ from nxtpost_jax.training.task import Task, digest_of_arrays, task
 
 Validation = Queries | Callable[[Any], Mapping[str, float]]
 SELECT = "ndcg@10"
+FEWEST = 25  # users of either kind below whom nothing is held out
+EPOCHS = 20  # where nothing tells when to end
+EPOCHS_MORE = 2
+MOST_EPOCHS = 100
+PATIENCE = 8
+LONG = 32  # events
 
 
 class Setup(NamedTuple):
@@ -60,15 +67,16 @@ def learn(
     columns: Mapping[str, str] | None,
     content: Described | None,
     more: bool,
-    objective: Objective,
-    batch_size: int,
-    buckets: int,
+    objective: Objective | None,
+    batch_size: int | None,
+    buckets: int | None,
     pretrain_epochs: int,
     seed: int,
     validation: Validation | None,
     seen_filter: bool,
     loop: Loop | None,
     checkpoint: str | os.PathLike | None,
+    epochs: int | None,
     **plan: Any,
 ) -> list[Record]:
     """Train and serve by what came of it; arguments as in `Recommender.fit`.
@@ -77,7 +85,6 @@ def learn(
       ValueError, FloatingPointError, KeyboardInterrupt: see `Recommender.fit`.
     """
     _check_alone(loop, checkpoint=checkpoint, **plan)
-    _check_selection(validation, seen_filter=seen_filter, select=plan["select"])
     _check_pretraining(pretrain_epochs, more)
     with served.fitting():
         before = served.now
@@ -86,13 +93,22 @@ def learn(
         reader = Reader(served.blank(start), setup.event_filter, setup.backfill)
         if more:
             reader.at(params=before.params).checked("events", sequences)
+        sequences = reader.filtered(sequences)
+        plan["epochs"], held = epochs, None
+        if epochs is None:
+            asked = None if more or validation is not None else _held_out(sequences, seed=seed)
+            if asked is not None:
+                sequences, validation = asked.train, asked.validation
+                held = Held(asked.train, asked.test, seen_filter)
+            plan |= _chosen(plan, more=more, validated=validation is not None)
+        _check_selection(validation, seen_filter=seen_filter, select=plan["select"])
         posed = task(
             start.model,
-            reader.filtered(sequences),
+            sequences,
             content=start.content,
-            objective=objective,
-            batch_size=batch_size,
-            buckets=buckets,
+            objective=for_items(start.num_items) if objective is None else objective,
+            batch_size=_rows_for(sequences) if batch_size is None else batch_size,
+            buckets=_buckets_for(start.model.config) if buckets is None else buckets,
             seed=_another(seed, before.num_fits) if more else seed,
             start=growing.onward(before.params) if more else None,
         )
@@ -112,16 +128,42 @@ def learn(
         tx = optimizers.made(setup.tx, epochs=planned.epochs, steps_per_epoch=max(size, 1))
         if loop is not None:
             trained = _by_loop(loop, posed, tx, planned)
-            _serve(served, start, trained, encoded=requests.items_of_foreign)
+            _serve(served, start, trained, held=held, encoded=requests.items_of_foreign)
             return trained.records
         carry = growing.carried(tx, before.opt_state) if more else None
         try:
             standing = fitting.train(posed, tx=tx, plan=planned, carry=carry)
         except Interrupted as stop:
-            _serve(served, start, _trained(stop.standing))
+            _serve(served, start, _trained(stop.standing), held=held)
             raise
-        _serve(served, start, _trained(standing))
+        _serve(served, start, _trained(standing), held=held)
     return standing.records
+
+
+def _rows_for(sequences: Sequences) -> int:
+    """Choose the rows of a step: a power of two from 16 to 128, such that an epoch has many."""
+    return 2 ** int(np.clip(math.log2(max(len(sequences), 1) / 25), 4, 7))
+
+
+def _buckets_for(config: NxtPostConfig) -> int:
+    """Choose the widths of rows: several where histories are long, and so of many lengths."""
+    return 3 if config.max_len > LONG else 1
+
+
+def _held_out(sequences: Sequences, *, seed: int) -> Split | None:
+    """Hold out what tells when to end, and what is reported; None where there are few users."""
+    split = last_of_some(sequences, seed=seed)
+    return split if len(split.validation) >= FEWEST else None
+
+
+def _chosen(plan: Mapping[str, Any], *, more: bool, validated: bool) -> dict[str, int | None]:
+    """Choose how long to train where the caller does not say."""
+    if more:
+        return {"epochs": EPOCHS_MORE}
+    if not validated:
+        return {"epochs": EPOCHS}
+    patience = PATIENCE if plan["patience"] is None else plan["patience"]
+    return {"epochs": MOST_EPOCHS, "patience": patience}
 
 
 def _trained(standing: Standing) -> Trained:
@@ -133,11 +175,12 @@ def _serve(
     start: Start,
     trained: Trained,
     *,
+    held: Held | None,
     encoded: Callable[..., jax.Array] = requests.encoded_items,
 ) -> None:
     params, opt_state = map(_on_one_device, (trained.params, trained.opt_state))
     vectors = encoded(start.model, params, start.content)
-    served.finish_fit(start, params, vectors, opt_state=opt_state)
+    served.finish_fit(start, params, vectors, opt_state=opt_state, held=held)
 
 
 def _on_one_device(tree: Any) -> Any:

@@ -11,9 +11,19 @@ from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
 from nxtpost_jax.evaluation.ranking import Metrics
+from nxtpost_jax.evaluation.report import Report
 from nxtpost_jax.events.content import Content, GivenContent
 from nxtpost_jax.events.splits import Queries
-from nxtpost_jax.serving import entering, learning, live_users, requests, saving, starting, warming
+from nxtpost_jax.serving import (
+    entering,
+    learning,
+    live_users,
+    reporting,
+    requests,
+    saving,
+    starting,
+    warming,
+)
 from nxtpost_jax.serving import histories as given
 from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.catalogue import Catalogue
@@ -121,9 +131,9 @@ class Recommender:
         columns: Mapping[str, str] | None = None,
         content: Described | None = None,
         more: bool = False,
-        epochs: int = 20,
-        batch_size: int = 128,
-        buckets: int = 1,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        buckets: int | None = None,
         objective: Objective | None = None,
         num_negatives: int | None = None,
         pretrain_epochs: int = 0,
@@ -151,13 +161,14 @@ class Recommender:
           content: {item id: text or vector} beside a table; see `described`.
           more: go on from these parameters and this catalogue, by all events that shall be
             remembered: a user's history in training is what is in them.
-          epochs: passes over them.
-          batch_size, buckets: rows a step, and widths of rows; see `batches.batch_shapes`.
-          objective, num_negatives: losses and negatives, see `Objective`; or its number alone.
+          epochs: passes over them; None holds some users' last events out, stops when they are
+            predicted no better, and lets `report` tell.
+          batch_size, buckets: rows per step and widths of rows, see `batches.batch_shapes`.
+          objective, num_negatives: see `Objective`, or its number alone. What is None is chosen by
+            the data, see docs/nxtpost/defaults.md.
           pretrain_epochs: passes of post-to-post training before, see `post_to_post.pretrain`.
           seed: draws parameters, order, negatives and dropout.
-          validation: queries, or a function from parameters to figures; the parameters of the
-            epoch with the best figure are kept.
+          validation: queries, or a function from parameters to figures; the best epoch is kept.
           seen_filter: whether validation leaves a user's earlier items out, as in `evaluate`.
           validate_every: epochs between two validations; the last epoch always has one.
           select: the figure, the highest is best: "hr@k", "ndcg@k", "mrr" or one of the function's.
@@ -178,39 +189,28 @@ class Recommender:
           KeyboardInterrupt: Ctrl-C; after a validation the best epoch is served then.
         """
         setup = Setup(self._config, self._given, self.tx, self.event_filter, self.backfill)
-        plan = dict[str, Any](epochs=epochs, validate_every=validate_every, select=select)
-        plan |= {"patience": patience, "log": log, "progress": progress, "mesh": mesh}
-        plan |= {"batch_size": batch_size, "buckets": buckets, "seed": seed, "loop": loop}
-        return learning.learn(
-            self._served,
-            events,
-            setup=setup,
-            columns=columns,
-            content=content,
-            more=more,
-            objective=resolve(objective, num_negatives),
-            pretrain_epochs=pretrain_epochs,
-            validation=validation,
-            seen_filter=seen_filter,
-            checkpoint=checkpoint,
-            **plan,
-        )
+        named = dict[str, Any](columns=columns, content=content, more=more, epochs=epochs)
+        named |= {"batch_size": batch_size, "buckets": buckets, "pretrain_epochs": pretrain_epochs}
+        named |= {"validation": validation, "seen_filter": seen_filter, "select": select}
+        named |= {"validate_every": validate_every, "patience": patience, "log": log, "loop": loop}
+        named |= {"progress": progress, "checkpoint": checkpoint, "mesh": mesh, "seed": seed}
+        named |= {"objective": resolve(objective, num_negatives)}
+        return learning.learn(self._served, events, setup=setup, **named)
 
     def adopt(self, params: Any) -> None:
-        """Serve by parameters of `model` that another loop has trained, as after `fit`.
-
-        Raises: ValueError: they are not of this model. FloatingPointError: a vector is not finite.
-        """
+        """Serve by finite parameters of `model` from elsewhere; others raise ValueError."""
         start = self._served.start
         with self._served.fitting():
             self._served.blank(start)  # refuses items that it does not know
             vectors = requests.items_of_foreign(start.model, params, start.content)
             self._served.finish_fit(start, params, vectors)
 
-    def evaluate(self, queries: Queries, **options: Any) -> Metrics:
-        """Rank the queries' targets among all items of the catalogue.
+    def report(self) -> Report:
+        """Compare with popularity, Markov and KNN on events held out by `fit`, else ValueError."""
+        return reporting.report(self._reader())
 
-        Options are those of `ranking.evaluate`; histories are filtered as in `recommend`.
+    def evaluate(self, queries: Queries, **options: Any) -> Metrics:
+        """Rank targets among the catalogue by options of `ranking.evaluate`, as `recommend` reads.
 
         Raises: ValueError: a target or candidate is not in the catalogue, or as in `recommend`.
         """

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 from nxtpost_jax.events import content as contents
 from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.ids import Ids, Numbered, OwnIds
+from nxtpost_jax.events.sequences import Sequences
+from nxtpost_jax.events.splits import Queries
 from nxtpost_jax.events.texts import TextEncoder
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.mirror import Index, Mirror
@@ -51,6 +53,21 @@ class Start:
         return isinstance(self.names, OwnIds)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Held:
+    """Hold what a fit left out to report by.
+
+    Attributes:
+      train: the events that it was trained on.
+      test: queries that neither training nor the choice of the epoch has seen.
+      seen_filter: whether a user's earlier items are left out of the candidates.
+    """
+
+    train: Sequences
+    test: Queries
+    seen_filter: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class State:
     """Hold what belongs together at one moment.
@@ -62,6 +79,7 @@ class State:
       num_fits: tells the parameters of one fit from those of another.
       opt_state: the optimizer's state beside the parameters, for a fit that goes on; or None.
       added: {id: one item's content on the host} of items that `add` brought.
+      held: what the last fit left out to report by, or None.
     """
 
     start: Start | None
@@ -70,6 +88,7 @@ class State:
     num_fits: int = 0
     opt_state: Any = None
     added: Mapping[int, Any] = dataclasses.field(default_factory=dict)
+    held: Held | None = None
 
     @property
     def begun(self) -> Start:
@@ -157,7 +176,7 @@ class Served:
         """Put another state in place; only within `writing`."""
         changes: dict[str, Any] = {}
         if params is not self.now.params:
-            changes = {"num_fits": self.now.num_fits + 1, "opt_state": None}
+            changes = {"num_fits": self.now.num_fits + 1, "opt_state": None, "held": None}
         self._serve(dataclasses.replace(self.now, params=params, catalogue=catalogue, **changes))
 
     @contextlib.contextmanager
@@ -194,14 +213,21 @@ class Served:
         return State(start, None, _blank(start).without(self._removed(start)))
 
     def finish_fit(
-        self, start: Start, params: Any, vectors_NxD: ArrayLike, *, opt_state: Any = None
+        self,
+        start: Start,
+        params: Any,
+        vectors_NxD: ArrayLike,
+        *,
+        opt_state: Any = None,
+        held: Held | None = None,
     ) -> None:
         """Serve by other parameters; what was removed meanwhile stays removed."""
         catalogue = Catalogue.of(vectors_NxD, names=start.names)
         with self._turn:
             present = catalogue.without(self._removed(start))
             num_fits = self.now.num_fits + 1
-            self._serve(State(start, params, present, num_fits, opt_state=opt_state))
+            kept = {"opt_state": opt_state, "held": held}
+            self._serve(State(start, params, present, num_fits, **kept))
 
     def removed_by_caller(self) -> np.ndarray:
         """List the items that the caller took out, not those of earlier tables: int32[r]."""

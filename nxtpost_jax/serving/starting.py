@@ -19,7 +19,13 @@ from nxtpost_jax.serving.described import Described
 from nxtpost_jax.serving.served import Served, Start
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 
-_LENGTHS = (16, 200)  # the shortest and the longest history that is read where nobody says
+# What towers are like where nobody says (docs/nxtpost/defaults.md): the shortest and the longest
+# history that is read, the latter where a user has few and many events on average ...
+_LENGTHS = 16, 64, 200
+_MANY = 120
+# ... and dropout, of small and large logs.
+_DROPOUT = 0.5, 0.2
+_LARGE = 500_000
 
 
 def of_numbers(
@@ -183,9 +189,12 @@ def check_actions(config: NxtPostConfig, actions: OwnIds | None) -> None:
 
 def _sized(sequences: Sequences) -> NxtPostConfig:
     """Read items in their order: histories then are lists of ids, without times and actions."""
-    shortest, longest = _LENGTHS
+    shortest, short, long = _LENGTHS
+    users, events = max(np.count_nonzero(sequences.lengths), 1), len(sequences.items)
+    longest = long if events / users > _MANY else short
     max_len = int(np.clip(sequences.lengths.max(), shortest, longest))
-    return NxtPostConfig.default(max_len=max_len, time_features=False)
+    dropout = _DROPOUT[events >= _LARGE]
+    return NxtPostConfig.default(max_len=max_len, time_features=False, dropout=dropout)
 
 
 def _towers(config: NxtPostConfig, num_items: int) -> NxtPost:

@@ -160,7 +160,7 @@ def loss(
 
     Source: NxtPost (arXiv 2202.03645), short-term and long-term loss.
     """
-    objective = resolve(objective, num_negatives)
+    objective = resolve(objective, num_negatives) or Objective()
     _check(objective, batch, log_popularity)
     draw_key, dropout_key = jax.random.split(key)
     if candidates is None:

@@ -69,16 +69,29 @@ class Objective:
             )
 
 
-def resolve(objective: Objective | None, num_negatives: int | None) -> Objective:
+def resolve(objective: Objective | None, num_negatives: int | None) -> Objective | None:
     """Read `num_negatives=n` as short for `objective=Objective(num_negatives=n)`.
 
     Raises:
       ValueError: both are given.
     """
     if num_negatives is None:
-        return Objective() if objective is None else objective
+        return objective
     if objective is not None:
         raise ValueError(
             f"num_negatives: expected it within the objective alone, found {num_negatives} too"
         )
     return Objective(num_negatives=num_negatives)
+
+
+def for_items(num_items: int) -> Objective:
+    """Choose what trains a catalogue well where nobody says (docs/nxtpost/defaults.md).
+
+    Few items are all scored. Of more there are mixed negatives with logQ, about a sixth as many of
+    either kind as there are items, between 256 and 2,048.
+    """
+    if num_items <= 500:
+        return Objective(loss="full_softmax")
+    wanted = 2 ** int(math.log2(max(num_items / 6, 1)))
+    size = min(max(wanted, 256), 2048)
+    return Objective(negatives="mixed", logq=True, num_negatives=size)

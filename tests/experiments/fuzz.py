@@ -235,7 +235,7 @@ def case_of_runs(folder: Path, draw: Draw) -> None:
 
 def read_back(path: Path) -> list[dict]:
     """Read what a run has logged."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
 CASES: dict[str, Callable[[Path, Draw], None]] = {

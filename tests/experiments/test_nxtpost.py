@@ -46,6 +46,21 @@ def test_command_learns_an_order_and_reports_it(tmp_path, monkeypatch):
     assert "skip-3 Markov" in report
 
 
+@pytest.mark.long
+def test_every_layout_gives_the_losses_of_whole_parameters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_cycles(tmp_path, header="user,item,timestamp")
+    arguments = ["--data", str(tmp_path), "--preset", "smoke", "--devices", "4", "--epochs", "10"]
+    found = {}
+    for layout in ("replicated", "fsdp", "rows"):
+        out = tmp_path / layout
+        nxtpost.main([*arguments, "--layout", layout, "--out", str(out)])
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        found[layout] = [line["loss"] for line in lines if "loss" in line]
+    for layout in ("fsdp", "rows"):
+        assert found[layout] == pytest.approx(found["replicated"], rel=1e-4)
+
+
 def test_columns_are_of_data():
     with pytest.raises(InputError, match="--columns: expected --data beside it, found none"):
         NxtPostOptions(columns="user=who")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import shampoo_jax
-from shampoo_jax import packing
+from shampoo_jax import Blocks, Refresh, packing
 from shampoo_jax.state import PoolState, find_states
 
 
@@ -52,3 +52,23 @@ def test_a_checkpoint_holds_whole_factors_of_the_true_size(make):
     jax.tree.map(np.testing.assert_array_equal, again, state)
     moved = shampoo_jax.from_canonical(tree, other.init(params), params=params)
     jax.tree.map(np.testing.assert_array_equal, shampoo_jax.to_canonical(moved, params), tree)
+
+
+def test_sides_whose_packed_factors_look_alike_have_roots_of_their_own():
+    """Sides of 3 and 4 without padding; with it, both are 4."""
+    rng = np.random.default_rng(0)
+    grads = [{"w": rng.normal(size=(4, 3)).astype(np.float32)} for _ in range(4)]
+
+    def directions(round_to):
+        blocks = Blocks(block_size=4, round_to=round_to, factor_limit=None)
+        tx = shampoo_jax.shampoo(0.1, blocks=blocks, refresh=Refresh(2))
+        state, found = tx.init(grads[0]), []
+        for grad in grads:
+            updates, state = tx.update(grad, state, grads[0])
+            found.append(updates["w"])
+        return found, state[0].pools[0].roots
+
+    bare, roots = directions(1)
+    assert [root.shape[1:] for root in roots] == [(4, 4), (3, 3)]
+    padded, _ = directions(4)
+    np.testing.assert_allclose(bare, padded, rtol=1e-5, atol=1e-6)

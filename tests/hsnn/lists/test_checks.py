@@ -5,8 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from hsnn_jax import LTIConfig, NaturalHierarchy, Retriever, RouteConfig
-from hsnn_jax.descent.search import brute_force
+from hsnn_jax import EMA, LTIConfig, NaturalHierarchy, Retriever, RouteConfig
+from hsnn_jax.descent.search import brute_force, search
 from hsnn_jax.lists.assignment import assign
 from hsnn_jax.lists.checks import as_features, as_vectors
 from hsnn_jax.lists.index import build_index
@@ -56,11 +56,17 @@ def searched_at_nodes(vectors):
     retriever.build_index(drawn(0))
 
 
+def learned_by(learner, vectors):
+    learner.learn(drawn(0), vectors, positives=np.arange(40), key=jax.random.key(0))
+
+
 ENTRIES = {
     "item_vectors": [
         lambda v: Retriever(CONFIG).build_index(v),
         lambda v: Retriever(CONFIG).fit(drawn(0), v, positives=np.arange(40), tx=TX),
         lambda v: build_index(v, drawn(0, 4)),
+        lambda v: learned_by(NaturalHierarchy(groups=[np.arange(40) % 4]), v),
+        lambda v: learned_by(EMA(num_nodes=4, steps=1), v),
         lambda v: fit_index(
             drawn(0), v, positives=np.arange(40), tx=TX, config=CONFIG, key=jax.random.key(0)
         ),
@@ -100,6 +106,15 @@ def test_what_a_search_can_hold_is_taken():
     np.testing.assert_array_equal(answer.ids[:, 0], best)
     assert np.isfinite(answer.scores).all()
     assert as_vectors("x", np.ones((2, 3), np.float16)).dtype == np.float32
+
+
+FAR = "a float64 beyond float32"
+
+
+def searched(users=None, items=None):
+    users, items = (drawn(0) if x is None else x for x in (users, items))
+    index = build_index(drawn(0), drawn(0, 4))
+    return search(dot, None, index=index, items=items, users=users, k=1, budget=40)
 
 
 def one_user(**features):
@@ -156,6 +171,16 @@ def routes(wanted, **options):
             ),
             "groups: expected integers within 32 bits",
         ),
+        (
+            lambda: brute_force(dot, None, items=drawn(0), users=spoilt(FAR), k=1),
+            "users: expected finite values, found NaN or inf in row 3",
+        ),
+        (
+            lambda: brute_force(dot, None, items={"v": spoilt(FAR)}, users=drawn(0), k=1),
+            r"items\['v'\]: expected finite values, found NaN or inf in row 3",
+        ),
+        (lambda: searched(users=spoilt(FAR)), "users: expected finite values, found NaN or inf"),
+        (lambda: searched(items=spoilt(FAR)), "items: expected finite values, found NaN or inf"),
         (
             lambda: built().add(drawn(1, 1), np.array([2**63 + 5], np.uint64)),
             "ids: expected integers below 2",

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from hsnn_jax import LTIConfig, Retriever
 from hsnn_jax.descent.search import brute_force, search
-from hsnn_jax.lists import living
+from hsnn_jax.lists import edits, living
 from hsnn_jax.lists.assignment import assign, assign_rows
+from hsnn_jax.lists.drift import needs_rebuild
 from hsnn_jax.lists.index import build_index, live
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.serving import state as nested
@@ -160,14 +161,14 @@ def test_an_emptied_index_answers_nothing_and_fills_again():
     now = living.remove(now, np.array(list(truth)))
     users = jnp.asarray(integers(9, USERS, WIDTH))
     assert (answers(now, users)[0] == -1).all()
-    assert not living.needs_rebuild(living.drift(now))
+    assert not needs_rebuild(living.drift(now))
     now = living.add(now, integers(1, ROWS, WIDTH), ids=np.arange(ROWS))
     check_consistent(now, dict(enumerate(integers(1, ROWS, WIDTH))))
 
 
 def test_updates_of_all_sizes_use_the_programs_compiled_once():
     now, _ = started(5)
-    jitted = (living._insert, living._discard, living._relist)
+    jitted = (edits.insert, edits.discard, edits.relist)
 
     def cycle(now, size):
         ids = np.arange(size)
@@ -183,7 +184,7 @@ def test_updates_of_all_sizes_use_the_programs_compiled_once():
 
 
 def test_large_batches_are_cut(monkeypatch):
-    monkeypatch.setattr(living, "_BATCHES", (2, 4))
+    monkeypatch.setattr(edits, "_BATCHES", (2, 4))
     now, truth = started(6)
     vectors = integers(8, 11, WIDTH)
     whole = living.add(now, vectors, ids=np.arange(11))
@@ -235,7 +236,7 @@ def test_drift_asks_for_a_rebuild():
 def test_each_threshold_of_the_rebuild(changed, due):
     now = {"overflow_share": 0.05, "mean_distance": 1.0, "imbalance": 1.5}
     at_build = {f"{name}_at_build": value for name, value in now.items()}
-    assert living.needs_rebuild(now | changed | at_build) == due
+    assert needs_rebuild(now | changed | at_build) == due
 
 
 def retriever_of(reserve=4):
@@ -281,7 +282,6 @@ def test_retriever_adds_removes_saves_and_loads(tmp_path):
             lambda r, v: r.add(np.nan * v[:1], [900]),
             "expected finite values, found NaN or inf in row 0",
         ),
-        (lambda r, v: r.add(v[:5], range(900, 905)), "ids: expected at most 4, .* found 5"),
         (lambda r, v: r.remove([0, 999]), "ids: expected ids that the index holds, found 999"),
         (lambda r, v: r.remove([0, 0]), "ids: expected distinct ids, found 0 twice"),
         (lambda r, v: r.reassign(v[:1]), "ids: expected them together with vectors, found none"),

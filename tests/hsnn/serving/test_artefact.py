@@ -1,6 +1,7 @@
 """A saved retriever is read as it was written, or refused by file; an older one is not lost."""
 
 import os
+import re
 import resource
 import shutil
 
@@ -79,14 +80,12 @@ def test_each_of_many_damaged_files_is_named(tmp_path, two):
             whole[:place] + bytes(len(whole) - place),
             b"",
         )
-        file.write_bytes(kinds[rng.integers(len(kinds))])
-        try:
+        damaged = kinds[rng.integers(len(kinds))]
+        if damaged == whole:  # zeros instead of zeros
+            continue
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(file))}: expected "):
             artefact.read(folder)
-        except ValueError as error:
-            assert str(error).startswith(f"{file}: expected ")
-        else:  # white space in the header may be other white space
-            assert file.read_bytes().split() == whole.split()
-            assert file.name == "retriever.json" or file.read_bytes() == whole
         file.write_bytes(whole)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from hsnn_jax import LTIConfig, Retriever, RouteConfig
 from hsnn_jax.cost_curves import frontier
-from hsnn_jax.lists.living import padded
+from hsnn_jax.lists.edits import padded
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn import network as monn
 from hsnn_jax.monn.config import Features, MoNNConfig, TowerConfig

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hsnn_jax import Retriever
 from hsnn_jax.descent.search import compiled_search
-from hsnn_jax.lists import living
+from hsnn_jax.lists import edits, living
 from hsnn_jax.lists.levels import nodes_of_items, representative_items
 from hsnn_jax.monn import network as monn
 from hsnn_jax.monn.ensemble import init_ensemble
@@ -160,7 +160,7 @@ def test_nodes_without_an_allowed_item_are_pruned_at_every_level():
 def test_nothing_is_compiled_when_items_come_and_go():
     retriever, truth = built()
     jitted = (
-        *(living._insert, living._discard, living._relist, nested._nearest_items),
+        *(edits.insert, edits.discard, edits.relist, nested._nearest_items),
         *(nested._gather, nested._put, monn.encode_items, monn.item_vectors, monn.encode_users),
         compiled_search,
     )
@@ -194,10 +194,6 @@ def test_updates_that_fail_change_nothing():
             r"\['category'\]: expected int32 \(2, 2\), found int32 \(2, 3\)",
         ),
         (lambda: retriever.add(features, [1, 2]), r"\['category'\]: expected int32 .*, found none"),
-        (
-            lambda: retriever.add(drawn_items(1, 7), range(7)),
-            "ids: expected at most 6, the free rows",
-        ),
         (lambda: retriever.remove([100, 1]), "ids: expected ids that the index holds, found 1"),
         (
             lambda: retriever.reassign((features, attributes), [100, 1]),

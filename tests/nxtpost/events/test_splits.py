@@ -9,6 +9,7 @@ from nxtpost_jax.events.splits import (
     following,
     global_time,
     hold_out_items,
+    last_of_some,
     leave_last,
     leave_one_out,
     truncate_histories,
@@ -216,3 +217,19 @@ def test_static_features_go_with_their_users():
     ):
         np.testing.assert_array_equal(split.train.static, sequences.static)
         np.testing.assert_array_equal(split.test.histories.static[:, 0], split.test.users)
+
+
+def test_the_last_events_of_some_users_are_held_out_and_nobody_is_asked_twice():
+    sequences = Sequences.from_events(np.repeat(np.arange(40), 5), np.arange(200) % 24)
+    split = last_of_some(sequences, most=10, seed=1)
+    asked = np.concatenate([split.validation.users, split.test.users])
+    assert len(split.validation) == len(split.test) == 10
+    assert len(set(asked.tolist())) == 20
+    for queries in (split.validation, split.test):
+        for user, target, history in zip(queries.users, queries.targets, queries.histories):
+            np.testing.assert_array_equal([*history, target], sequences[user])
+            np.testing.assert_array_equal(split.train[user], history)
+    others = np.setdiff1d(np.arange(40), asked)
+    assert all(len(split.train[user]) == 5 for user in others)
+    short = Sequences.from_events([0, 0, 1, 2, 2], [1, 2, 3, 4, 5])
+    assert len(last_of_some(short).validation) == 0

@@ -61,10 +61,16 @@ def test_any_figure_selects_and_seen_items_may_stay():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"select": "loss"}, "select: expected validation beside it, found 'loss' alone"),
-        ({"patience": 2}, "patience: expected validation beside it, found 2 only"),
+        (
+            {"select": "mrr", "epochs": 1},
+            "select: expected validation beside it, found 'mrr' alone",
+        ),
+        ({"patience": 2, "epochs": 1}, "patience: expected validation beside it, found 2 only"),
         ({"patience": 0}, "patience: expected at least 1, found 0"),
-        ({"seen_filter": False}, "seen_filter: expected validation queries beside False"),
+        (
+            {"seen_filter": False, "epochs": 1},
+            "seen_filter: expected validation queries beside False",
+        ),
         (
             {"validation": SPLIT.validation, "select": "loss"},
             "select: expected 'hr@k', 'ndcg@k' or 'mrr', found 'loss'",

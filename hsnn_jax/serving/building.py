@@ -1,0 +1,138 @@
+"""Build the state of a retriever: nodes that are given, or k-means' spread over what crowds."""
+
+import math
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hsnn_jax.lists import living
+from hsnn_jax.lists.drift import MOST_OVERFLOW, SkewWarning
+from hsnn_jax.lists.ids import as_ids
+from hsnn_jax.lists.index import Index, stats
+from hsnn_jax.nodes.config import LTIConfig
+from hsnn_jax.nodes.crowding import split_crowded
+from hsnn_jax.nodes.fit import fit_index
+from hsnn_jax.nodes.lti import init_params, levels_of
+from hsnn_jax.serving import state
+from hsnn_jax.serving.encoders import LevelModels, sums_of_codes
+from hsnn_jax.serving.request import key_of
+from hsnn_jax.serving.state import Nested
+
+
+def fit(
+    user_vectors: Any,
+    item_vectors: Any,
+    *,
+    models: LevelModels,
+    config: LTIConfig,
+    by_level: bool,
+    devices: int,
+    **options: Any,
+) -> tuple[Any, list[dict[str, float]]]:
+    """Learn nodes by LTI, see `Retriever.fit`; return them, as `build` takes them, and records.
+
+    Args:
+      user_vectors, item_vectors: or what the models read.
+      models, config, by_level, devices: see `build`.
+      **options: positives, tx and key of `fit_index`.
+    """
+    users = models.user_vectors("user_vectors", user_vectors)
+    items, _ = models.items("item_vectors", item_vectors)
+    config = config.for_items(items.shape[0], multiple=devices)
+    fitted = fit_index(users, items, config=config, **options)
+    return sums_of_codes(fitted.params["nodes"], config, by_level=by_level), fitted.metrics
+
+
+def items_with_ids(
+    models: LevelModels, items: Any, *, ids: Any
+) -> tuple[np.ndarray | jax.Array, np.ndarray, Any]:
+    """Return items as `build` takes them, with the caller's ids, rows by default.
+
+    Raises:
+      ValueError: see `LevelModels.items` and `lists.ids.as_ids`.
+    """
+    vectors, carried = models.items("item_vectors", items)
+    rows = vectors.shape[0]
+    return vectors, as_ids("item_ids", np.arange(rows) if ids is None else ids, size=rows), carried
+
+
+def build(
+    items: tuple[Any, np.ndarray, Any],
+    nodes: Any,
+    *,
+    config: LTIConfig,
+    models: LevelModels,
+    slack: float,
+    reserve: int,
+    by_level: bool,
+    devices: int,
+    seed: int,
+) -> Nested:
+    """List items by node, and warn where the lists cannot hold them near home.
+
+    Args:
+      items: (vectors float [n, d], the caller's ids [n], features or None), see `state.of_items`.
+      nodes: float [K, d], or those of each level where several are searched; None for k-means'.
+      config: of the nodes.
+      models: see `LevelModels`.
+      slack, reserve: see `index.build_index`.
+      by_level: whether residual levels are searched one after the other.
+      devices: of a mesh, which divide a default number of nodes.
+      seed: of k-means.
+
+    Raises:
+      ValueError: see `Retriever.build_index`.
+    """
+    vectors, ids, features = items
+    key_of(seed)
+    if nodes is None:
+        config = config.for_items(vectors.shape[0], multiple=devices)
+        nodes = _learned(vectors, config, slack, reserve, by_level, seed)
+    now = state.of_items(
+        vectors,
+        ids,
+        nodes=levels_of(nodes),
+        models=models,
+        features=features,
+        slack=slack,
+        reserve=reserve,
+        distance=config.distance,
+    )
+    _warn_of_skew(now.items.index)
+    return now
+
+
+def held(now: Nested) -> tuple[tuple[np.ndarray, np.ndarray, Any], int]:
+    """Return the items of a state, as `build` takes them, and its free rows.
+
+    Raises:
+      ValueError: there are no items.
+    """
+    items = living.items_of(now.items)
+    if not items[1].size:
+        raise ValueError("index: expected items to rebuild it from, found none")
+    return items, now.items.ids.size - items[1].size
+
+
+def _learned(vectors, config, slack, reserve, by_level, seed):
+    start = init_params(key_of(seed), jnp.asarray(vectors), config=config)["nodes"]
+    nodes = sums_of_codes(start, config, by_level=by_level)
+    if by_level:  # a node of a finer level is its parent's, wherever it lies
+        return nodes
+    capacity = math.ceil(slack * (len(vectors) + reserve) / nodes.shape[0])
+    return split_crowded(vectors, nodes, capacity=capacity, seed=seed, distance=config.distance)
+
+
+def _warn_of_skew(index: Index) -> None:
+    found = stats(index)
+    if found["overflow"] > MOST_OVERFLOW * found["items"]:
+        warnings.warn(
+            f"{found['overflow']} of {found['items']} items lie away from their nearest node, "
+            f"whose list of {found['capacity']} slots is full: a search looks for them last; more "
+            "nodes, a larger slack or rebuild() may bring them home",
+            SkewWarning,
+            stacklevel=5,
+        )

@@ -1,0 +1,42 @@
+"""Run the requests that are to come once, so that what they run is compiled."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from hsnn_jax.chunks import num_rows
+from hsnn_jax.serving.sizes import batch_size, repeated, width
+
+
+def warm_up(
+    search: Callable,
+    users: Any,
+    *,
+    k: int | Sequence[int],
+    batch: int | Sequence[int],
+    exclude: int,
+) -> None:
+    """Search once in each size that these requests have.
+
+    Args:
+      search: `Retriever.search`.
+      users: one user or more.
+      k, batch, exclude: see `Retriever.warm_up`.
+
+    Raises:
+      ValueError: there are no users, or sizes are no integers >= 1.
+    """
+    if not num_rows(users):
+        raise ValueError("users: expected at least one, found none")
+    for name, given in (("k", k), ("batch", batch)):
+        values = np.ravel(given)
+        if values.dtype.kind not in "iu" or not values.size or values.min() < 1:
+            raise ValueError(f"{name}: expected integers >= 1, found {given!r}")
+    for size in sorted({batch_size(int(each)) for each in np.ravel(batch)}):
+        several = repeated(jax.tree.map(lambda x: np.asarray(x)[:1], users), size)
+        for count in sorted({width(int(each)) for each in np.ravel(k)}):
+            search(several, count)
+            if exclude:
+                search(several, count, exclude=np.full((size, exclude), -1))
