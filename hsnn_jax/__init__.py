@@ -21,6 +21,7 @@ from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.joint import JointConfig, init_joint, joint_loss
 from hsnn_jax.nodes.learners import EM, EMA, LTI, KMeans, NaturalHierarchy
 from hsnn_jax.nodes.telemetry import CollapseWarning
+from hsnn_jax.serving.pool import Pool
 from hsnn_jax.serving.retriever import Answer, Retriever
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "MoNNConfig",
     "MoNNScorer",
     "NaturalHierarchy",
+    "Pool",
     "Retriever",
     "RouteConfig",
     "SkewWarning",

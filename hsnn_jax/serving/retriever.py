@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 
 from hsnn_jax.cost_curves import FrontierPoint, curve
 from hsnn_jax.descent.sharded import auto_mesh
@@ -24,9 +23,12 @@ from hsnn_jax.serving import state as nested
 from hsnn_jax.serving.answer import Answer, answer_of
 from hsnn_jax.serving.encoders import level_models, one_or_several, sums_of_codes
 from hsnn_jax.serving.find import find, find_exact
-from hsnn_jax.serving.request import Request, key_of, request_of
+from hsnn_jax.serving.pool import Pool
+from hsnn_jax.serving.request import Budget, Request, key_of, request_of
 from hsnn_jax.serving.state import Nested
 from hsnn_jax.serving.warming import warm_up
+
+Transform = optax.GradientTransformation
 
 
 class Retriever:
@@ -55,6 +57,8 @@ class Retriever:
       max_beam: static maximum of nodes visited, at each level or one a level; all by default.
       nested: whether residual levels are searched one after the other, as they always are with
         a model a level; otherwise the sums of their codes are the nodes of one index.
+      candidates: a cheap scorer that chooses which items of the visited lists the scorer or the
+        model scores, see `Pool`; all of them by default.
       mesh: spread the lists of items over its devices; answers are those of one device.
       axis: the mesh axis that the lists are spread over; the first one by default. Its size
         divides the number of nodes that list items.
@@ -74,6 +78,7 @@ class Retriever:
         slack: float = 2.0,
         max_beam: int | Sequence[int] | None = None,
         nested: bool = False,
+        candidates: Pool | None = None,
         mesh: Mesh | None = None,
         axis: str | None = None,
     ) -> None:
@@ -83,6 +88,7 @@ class Retriever:
         self.nested = nested or isinstance(self.model, tuple)
         self.task = task
         self.slack = slack
+        self.candidates = candidates
         self._num_indexes = config.num_levels if self.nested else 1
         self.max_beam = tuple(max_beam) if isinstance(max_beam, Iterable) else max_beam
         self._given_scorer = scorer
@@ -113,13 +119,7 @@ class Retriever:
         return self._built().items.ids.copy()
 
     def fit(
-        self,
-        user_vectors: Any,
-        item_vectors: Any,
-        *,
-        positives: ArrayLike,
-        tx: optax.GradientTransformation,
-        seed: int = 0,
+        self, user_vectors: Any, item_vectors: Any, *, positives: Any, tx: Transform, seed: int = 0
     ) -> list[dict[str, float]]:
         """Learn the nodes by LTI on pairs; return the records of the training.
 
@@ -177,7 +177,7 @@ class Retriever:
     def fit_routes(
         self,
         users: Any,
-        tx: optax.GradientTransformation,
+        tx: Transform,
         *,
         k: int,
         config: RouteConfig,
@@ -199,13 +199,10 @@ class Retriever:
           ValueError: there are several levels of nodes or models; or see `search`.
           FloatingPointError: training diverged; nothing has changed then.
         """
+        given = {"tx": tx, "config": config, "key": key_of(seed)}
         with self._writing:
-            now = self._built()
-            asked = request_of(
-                now, self._models, users=users, k=k, exclude=exclude, few_sizes=False
-            )
-            given = {"tx": tx, "config": config, "key": key_of(seed)}
-            now, losses = nested.with_routes(now, self._models, asked=asked, **given)
+            asked = self._asked(self._built(), users, k=k, exclude=exclude, few_sizes=False)
+            now, losses = nested.with_routes(self._built(), self._models, asked=asked, **given)
             self._publish(now)
         return losses
 
@@ -252,13 +249,7 @@ class Retriever:
         return of_drift.needs_rebuild(self.drift(), **thresholds)
 
     def search(
-        self,
-        users: Any,
-        k: int,
-        *,
-        budget: int | ArrayLike | tuple | None = None,
-        allowed: Any = None,
-        exclude: Any = None,
+        self, users: Any, k: int, *, budget: Budget = None, allowed: Any = None, exclude: Any = None
     ) -> Answer:
         """Return each user's best items, in the caller's ids.
 
@@ -270,8 +261,7 @@ class Retriever:
           k: items to return; padded by -1 where fewer are found.
           budget: most items to score for a user (the best list at least), a number or int [B];
             `request.default_budget` by default. From the number of items on the answer is exact,
-            unless `max_beam` bounds it. Or a tuple, one per level of nodes: most of the next
-            level's nodes to score, the last one most items; see `request.budgets_of`.
+            unless `max_beam` or a pool bounds it. Or a tuple of such, see `request.budgets_of`.
           allowed: optional [m], ids that may be returned; unknown ones allow nothing.
           exclude: optional [B, E], ids that a user must not get, padded by -1, or None where ids
             are no integers; unknown ones exclude nothing.
@@ -281,8 +271,7 @@ class Retriever:
             is out of range; allowed or exclude are no ids or of a wrong shape.
         """
         now = self._built()  # held to the end, whatever replaces it meanwhile
-        masks = {"allowed": allowed, "exclude": exclude}
-        asked = request_of(now, self._models, users=users, k=k, **masks)
+        asked = self._asked(now, users, k=k, allowed=allowed, exclude=exclude)
         return answer_of(self._find(now, asked)(budget), now.items.ids, k=k)
 
     def warm_up(
@@ -313,14 +302,9 @@ class Retriever:
         See `search`; a point has the last budget of a tuple. Shares are of the items held.
         """
         now = self._built()
-        masks = {"allowed": allowed, "exclude": exclude}
-        asked = request_of(now, self._models, users=users, k=k, **masks)
-        return curve(
-            self._find(now, asked),
-            find_exact(now, self._models, asked=asked),
-            budgets=budgets,
-            num_items=living.size(now.items),
-        )
+        asked = self._asked(now, users, k=k, allowed=allowed, exclude=exclude)
+        exact, held = find_exact(now, self._models, asked=asked), living.size(now.items)
+        return curve(self._find(now, asked), exact, budgets=budgets, num_items=held)
 
     def stats(self) -> dict[str, float]:
         """Measure how evenly the items fill the lists, see `nested.stats`."""
@@ -342,6 +326,7 @@ class Retriever:
         path: str | os.PathLike,
         *,
         scorer: Callable | None = None,
+        candidates: Callable | None = None,
         mesh: Mesh | None = None,
         axis: str | None = None,
     ) -> "Retriever":
@@ -350,13 +335,14 @@ class Retriever:
         Args:
           path: of the folder.
           scorer: the callable whose name was saved, the inner product by default, none of a model.
+          candidates: that of the `Pool` that was saved, the inner product by default.
           mesh, axis: where the lists of items go, as of a new retriever.
 
         Raises:
           ValueError: there is no such folder, it is damaged, or was saved with another scorer.
         """
         content = artefact.read(path)
-        settings = artefact.settings_of(content, scorer=scorer, path=path)
+        settings = artefact.settings_of(content, scorer=scorer, cheap=candidates, path=path)
         retriever = cls(content.config, **settings, mesh=mesh, axis=axis)
         now = artefact.state_of(content, retriever._models)
         nodes = tuple(index.nodes for index in now.indexes)
@@ -368,6 +354,7 @@ class Retriever:
     def _models(self):
         """What scores the levels, with the parameters as they are now."""
         given: dict[str, Any] = {"model": self.model, "params": self.params, "task": self.task}
+        given |= {"pool": self.candidates}
         return level_models(self._num_indexes + 1, scorer=self._given_scorer, **given)
 
     def _plan(self) -> dict[str, Any]:
@@ -380,6 +367,9 @@ class Retriever:
         at, options = self.nodes, {"slack": self.slack, "seed": seed, "reserve": reserve}
         self._publish(building.build(items, nodes, **options, **self._plan()))
         self._listed_at = at
+
+    def _asked(self, now, users, **options: Any) -> Request:
+        return request_of(now, self._models, users=users, **options)
 
     def _find(self, now, asked: Request) -> Callable:
         options = {"asked": asked, "max_beam": self.max_beam, "mesh": self._mesh}
