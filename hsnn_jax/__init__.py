@@ -23,6 +23,7 @@ from hsnn_jax.nodes.learners import EM, EMA, LTI, KMeans, NaturalHierarchy
 from hsnn_jax.nodes.telemetry import CollapseWarning
 from hsnn_jax.serving.pool import Pool
 from hsnn_jax.serving.retriever import Answer, Retriever
+from hsnn_jax.training.loop import Training
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "RouteConfig",
     "SkewWarning",
     "TowerConfig",
+    "Training",
     "init_joint",
     "init_monn",
     "joint_loss",

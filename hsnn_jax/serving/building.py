@@ -32,7 +32,7 @@ def fit(
     devices: int,
     **options: Any,
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Learn nodes by LTI, see `Retriever.fit`; return them, as `build` takes them, and records.
+    """Learn nodes by LTI, see `Retriever.fit_nodes`; return them, for `build`, and records.
 
     Args:
       user_vectors, item_vectors: or what the models read.

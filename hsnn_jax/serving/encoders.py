@@ -148,6 +148,28 @@ def sums_of_codes(codebooks: Any, config: LTIConfig, *, by_level: bool) -> Any:
     return sums if by_level else sums[-1]
 
 
+def models_of(retriever: Any, *, untrained: bool = False) -> "LevelModels":
+    """Return what scores a retriever's levels, with its parameters as they are now.
+
+    Args:
+      retriever: see `Retriever`; its attributes are read.
+      untrained: whether a model may be without parameters.
+
+    Raises:
+      ValueError: it has no parameters, or what it was given does not fit together.
+    """
+    if retriever.model is not None and retriever.params is None and not untrained:
+        raise ValueError("params: expected those of the model, given or from fit, found none")
+    return level_models(
+        retriever.config.num_levels + 1 if retriever.nested else 2,
+        scorer=retriever.given_scorer,
+        model=retriever.model,
+        params=retriever.params,
+        task=retriever.task,
+        pool=retriever.candidates,
+    )
+
+
 def level_models(
     num_levels: int,
     *,
@@ -163,7 +185,8 @@ def level_models(
       num_levels: N, those of nodes and that of the items.
       scorer: see `search`; the inner product by default. Not given with a model.
       model: a `MoNNConfig`, or N of them.
-      params: of scorer or model; of N models, {"models": N trees, "ensemble": optional}.
+      params: of scorer or model, None before training; of N models, {"models": N trees,
+        "ensemble": optional}.
       task: see `monn.MoNNScorer`.
       pool: see `Pool`.
 
@@ -176,11 +199,8 @@ def level_models(
         if task is not None:
             raise ValueError(f"task: expected none without a model, found {task!r}")
         return LevelModels((scorer or dot,) * num_levels, (params,) * num_levels, (), None, pool)
-    if scorer is not None or params is None:
-        raise ValueError(
-            f"scorer, params: expected params alone with a model, found {scorer=}, params "
-            f"{'missing' if params is None else 'given'}"
-        )
+    if scorer is not None:
+        raise ValueError(f"scorer: expected none with a model, found {scorer!r}")
     if isinstance(model, MoNNConfig):
         scorers = (monn.MoNNScorer(model, task),) * num_levels
         return LevelModels(scorers, (params,) * num_levels, (model,), None, pool)
@@ -192,6 +212,7 @@ def level_models(
             f"model: expected one, or {num_levels}, one per level of nodes and one of the items, "
             f"found {len(models)}"
         )
+    params = {"models": (None,) * num_levels} if params is None else params
     of_models = params.get("models", ())
     if len(of_models) != num_levels:
         raise ValueError(

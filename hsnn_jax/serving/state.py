@@ -271,6 +271,12 @@ def with_routes(
     return now._replace(routes=routes), losses
 
 
+def nodes(now: Nested, nested: bool) -> Any:
+    """Return the nodes of all levels where several are searched, else those of the last one."""
+    of_levels = tuple(index.nodes for index in now.indexes)
+    return of_levels if nested else of_levels[-1]
+
+
 def stats(now: Nested) -> dict[str, float]:
     """Return `index.stats` of the last index, and how the items spread over the coarser nodes.
 
