@@ -134,6 +134,13 @@ def one_or_several(
     return model if model is None or isinstance(model, MoNNConfig) else tuple(model)
 
 
+def nodes_in(params: Any, config: LTIConfig, *, model: Any) -> tuple | None:
+    """Return the nodes of all levels that joint training has put into parameters, if it has."""
+    if not isinstance(model, tuple) or "nodes" not in (params or {}):
+        return None
+    return sums_of_codes(params["nodes"], config, by_level=True)
+
+
 def sums_of_codes(codebooks: Any, config: LTIConfig, *, by_level: bool) -> Any:
     """Return the nodes of residual codebooks: those of all levels, or of the last one alone.
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from hsnn_jax.serving.request import key_of
+from hsnn_jax.training.joint_levels import fit_levels
 from hsnn_jax.training.loop import Record, Training
 from hsnn_jax.training.one_model import fit_monn
 from hsnn_jax.training.optimizers import Optimizer
@@ -20,7 +21,7 @@ def fit_model(
     training: Training | None,
     seed: int,
 ) -> tuple[Any, list[Record]]:
-    """Train a retriever's model from features.
+    """Train a retriever's model from features; several of them jointly, with the nodes.
 
     Args:
       users: what the model reads of each pair's user, [N, ...], as it was before the pair.
@@ -44,13 +45,11 @@ def fit_model(
         raise ValueError(
             "model: expected one to train, found none; nodes of vectors are learned by fit_nodes"
         )
-    given = {"positives": positives, "labels": labels, "num_tasks": len(retriever.model.tasks)}
-    return fit_monn(
-        retriever.model,
-        retriever.params,
-        pairs=pairs_of(users, items, **given),
-        tx=tx,
-        training=training or Training(),
-        seed=int(seed),
-        task=retriever.task,
-    )
+    model, params = retriever.model, retriever.params
+    tasks = (model[0] if isinstance(model, tuple) else model).tasks
+    pairs = pairs_of(users, items, positives=positives, labels=labels, num_tasks=len(tasks))
+    options = {"pairs": pairs, "tx": tx, "training": training or Training(), "seed": int(seed)}
+    options |= {"task": retriever.task}
+    if isinstance(model, tuple):
+        return fit_levels(model, params, index=retriever.config, slack=retriever.slack, **options)
+    return fit_monn(model, params, **options)

@@ -21,7 +21,7 @@ from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.serving import artefact, building
 from hsnn_jax.serving import state as nested
 from hsnn_jax.serving.answer import Answer, answer_of
-from hsnn_jax.serving.encoders import models_of, one_or_several, sums_of_codes
+from hsnn_jax.serving.encoders import models_of, nodes_in, one_or_several
 from hsnn_jax.serving.find import find, find_exact
 from hsnn_jax.serving.fitting import fit_model
 from hsnn_jax.serving.pool import Pool
@@ -91,14 +91,12 @@ class Retriever:
         self.given_scorer = scorer
         self.scorer = models_of(self, untrained=True).scorers[-1]
         # float32 [K, d]; a tuple of such, the coarsest first, where several levels are searched.
-        self.nodes: jax.Array | tuple | None = None
-        self._listed_at = self.nodes  # when the index was built: others are from a later fit
+        self.nodes: jax.Array | tuple | None = nodes_in(params, config, model=self.model)
+        self._listed_at = None  # when the index was built: others are from a later fit
         self._mesh = auto_mesh(mesh, axis, num_nodes=config.num_sums)
         self._now: Nested | None = None
         # Held from reading the state to publishing what was made of it.
         self._writing = threading.RLock()
-        if isinstance(self.model, tuple) and "nodes" in (params or {}):
-            self.nodes = sums_of_codes(params["nodes"], config, by_level=True)
 
     @property
     def index(self) -> Index | None:
@@ -129,7 +127,8 @@ class Retriever:
     ) -> list[Record]:
         """Train the model from features, then list the items at k-means' nodes of its vectors.
 
-        Parameters are drawn where there are none, else trained on.
+        Parameters are drawn where there are none, else trained on. With a model a level, all are
+        trained jointly, and the nodes with them.
 
         Args:
           users, items, positives, labels, tx, training: see `fitting.fit_model`, and for what is
@@ -141,7 +140,7 @@ class Retriever:
         with self._writing:
             after = copy.copy(self)
             after.params, records = fit_model(users, items, retriever=self, seed=seed, **given)
-            after.nodes = None
+            after.nodes = nodes_in(after.params, self.config, model=self.model)
             after.build_index(items, seed=seed, **listed)
             vars(self).update(vars(after))
         return records

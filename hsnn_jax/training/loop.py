@@ -81,8 +81,9 @@ def train(
     rows: np.ndarray,
     tx: Optimizer,
     training: Training,
-    validate: Callable[[Any, int], Record],
+    validate: Callable[[Any, Any], Record],
     key: jax.Array,
+    refresh: Callable[[Any, Any], Any] | None = None,
 ) -> tuple[Any, list[Record]]:
     """Train; return the best validated parameters, and a record per validation.
 
@@ -95,8 +96,10 @@ def train(
       rows: int [m], of the pairs to train on.
       tx: see `optimizers.made`.
       training: see `Training`.
-      validate: from parameters and the steps taken to "recall@k" and "validation_loss".
+      validate: from parameters and data to "recall@k" and "validation_loss".
       key: of batches and negatives.
+      refresh: from parameters and data to the data of the steps to come, before the first step and
+        before every validation.
 
     Raises:
       FloatingPointError: training diverged: a loss or a parameter is NaN or infinite.
@@ -108,6 +111,7 @@ def train(
     options = {"loss": loss, "tx": tx, "batch_size": training.batch_size}
     rows_on_device = jnp.asarray(rows, jnp.int32)
     best, best_value, since, records = None, -np.inf, 0, []
+    data = data if refresh is None else refresh(state.params, data)
     with progress.shown(training.progress, total=training.steps) as show:
         for start, stop in _rounds(training):
             for number in range(start, stop):
@@ -117,7 +121,8 @@ def train(
             check_finite("loss", mean, step=stop)
             check_finite("params", state.params, step=stop)
             state = state._replace(total=jnp.zeros(()))
-            records.append({"step": stop, "loss": mean} | validate(state.params, stop))
+            data = data if refresh is None else refresh(state.params, data)
+            records.append({"step": stop, "loss": mean} | validate(state.params, data))
             check_finite("validation", list(records[-1].values()), step=stop)
             if training.log is not None:
                 training.log(records[-1])

@@ -59,9 +59,9 @@ def fit_monn(
     loss = softmax if pairs.labels is None else LogLoss(model)
     liked = held[liked_of(pairs, held, column=model.tasks.index(task) if task else 0)]
 
-    def find(params: Any, users: tuple, k: int) -> Any:
+    def find(params: Any, data: Pairs, *, users: tuple, k: int) -> Any:
         users = encode_users(model, params, features=users[0], counts=users[1])
-        items = encode_items(model, params, features=pairs.items[0], attributes=pairs.items[1])
+        items = encode_items(model, params, features=data.items[0], attributes=data.items[1])
         return brute_force(scorer, params, items=items, users=users, k=k).ids
 
     validate = validator(loss, find, pairs=pairs, held=held, liked=liked, training=training)
@@ -85,26 +85,26 @@ def liked_of(pairs: Pairs, held: np.ndarray, *, column: int) -> np.ndarray:
 
 def validator(
     loss: Callable,
-    find: Callable[[Any, tuple, int], Any],
+    find: Callable[..., Any],
     *,
     pairs: Pairs,
     held: np.ndarray,
     liked: np.ndarray,
     training: Training,
-) -> Callable[[Any, int], Record]:
+) -> Callable[[Any, Any], Record]:
     """Return what measures parameters on held-out pairs.
 
     Args:
       loss: see `loop.Loss`.
-      find: find(params, users, k) is int [B, k], the exact best of all items.
+      find: find(params, data, users=..., k=...) is int [B, k], the exact best of all items.
       pairs: all.
       held: int [m], the held-out rows.
       liked: int [l], those of them whose items are to be found.
-      training: its `k` and `batch_size`.
+      training: its `k`, `batch_size` and `steps`.
 
     Returns:
-      validate(params, step): {"recall@k": share of the liked items that are among the k best of
-      all items, "validation_loss": mean over the held-out pairs}.
+      validate(params, data): {"recall@k": share of the liked items that are among the k best of all
+      items, "validation_loss": mean over the held-out pairs, of the last step's kind}.
     """
     users = take(pairs.users, jnp.asarray(liked))
     wanted = np.asarray(pairs.positives)[liked, None]
@@ -112,18 +112,19 @@ def validator(
     # Whole batches: some pairs come twice, and one program serves all.
     size = -(-held.size // training.batch_size) * training.batch_size
     batches = jnp.asarray(np.resize(held, size).reshape(-1, training.batch_size))
-    key = jax.random.key(0)  # the same negatives at every validation
+    # The same negatives at every validation, and no ramp of a loss that training has.
+    given = {"key": jax.random.key(0), "step": training.steps, "loss": loss}
 
-    def validate(params: Any, step: int) -> Record:
-        losses = [float(_loss_of(params, pairs, rows, key, step, loss=loss)) for rows in batches]
-        share = recall(np.asarray(find(params, users, k)), wanted)
+    def validate(params: Any, data: Any) -> Record:
+        losses = [float(_loss_of(params, data, rows, **given)) for rows in batches]
+        share = recall(np.asarray(find(params, data, users=users, k=k)), wanted)
         return {f"recall@{training.k}": share, "validation_loss": float(np.mean(losses))}
 
     return validate
 
 
 @functools.partial(jax.jit, static_argnames="loss")
-def _loss_of(params, data, rows, key, step, *, loss):
+def _loss_of(params, data, rows, *, key, step, loss):
     return loss(params, data, rows=rows, key=key, step=step)
 
 

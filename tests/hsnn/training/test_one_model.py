@@ -159,7 +159,7 @@ def test_labels_train_a_calibrated_model():
 
 def test_shampoo_is_had_by_its_word():
     assert made("shampoo", warmup=3) is made("shampoo", warmup=3)
-    tx, params = made("shampoo", warmup=3), {"w": np.ones((4, 3), np.float32)}
+    tx, params = made("shampoo", warmup=3), {"w": np.ones(3, np.float32)}
     updates, _ = tx.update(params, tx.init(params), params)
     assert (np.asarray(updates["w"]) < 0).all()
 
