@@ -122,8 +122,9 @@ class Retriever:
         labels: Any = None,
         tx: Optimizer = "adamw",
         training: Training | None = None,
+        item_ids: Any = None,
+        reserve: int = 0,
         seed: int = 0,
-        **listed: Any,
     ) -> list[Record]:
         """Train the model from features, then list the items at k-means' nodes of its vectors.
 
@@ -133,15 +134,15 @@ class Retriever:
         Args:
           users, items, positives, labels, tx, training: see `fitting.fit_model`, and for what is
             returned and raised; nothing has changed where it fails.
-          seed: of parameters, batches, negatives and k-means.
-          **listed: `item_ids` and `reserve` of `build_index`.
+          item_ids, reserve, seed: see `build_index`; the seed is of parameters and batches too.
         """
+        building.check_items(items, item_ids, config=self.config)  # before training, not after
         given = {"positives": positives, "labels": labels, "tx": tx, "training": training}
         with self._writing:
             after = copy.copy(self)
             after.params, records = fit_model(users, items, retriever=self, seed=seed, **given)
             after.nodes = nodes_in(after.params, self.config, model=self.model)
-            after.build_index(items, seed=seed, **listed)
+            after.build_index(items, item_ids=item_ids, reserve=reserve, seed=seed)
             vars(self).update(vars(after))
         return records
 

@@ -7,9 +7,10 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from hsnn_jax import LTIConfig, Pool, Retriever
+from hsnn_jax import LTIConfig, Pool, Retriever, RouteConfig
 from hsnn_jax.descent.search import compiled_search
 from hsnn_jax.monn import network as monn
 from hsnn_jax.monn.scorers import init_mol, mol, pair_flops
@@ -184,3 +185,17 @@ def test_what_does_not_fit_is_refused():
         with_pool(three_levels.first()[0], Pool(16, nodes=True)).search(three_levels.users(), 2)
     with pytest.raises(ValueError, match="candidates: expected a Pool, found <function constant"):
         Retriever(LTIConfig(), candidates=constant)
+
+
+@pytest.mark.long
+def test_routes_are_learned_where_the_cheap_scorer_scores_nodes(tmp_path):
+    _, users, _ = data()
+    retriever = two_stages(Pool(120, nodes=True))
+    whole = retriever.search(users, K, budget=ALL).ids
+    config = RouteConfig(budget=40, steps=60, batch_size=16)
+    losses = retriever.fit_routes(users, optax.adam(0.1), k=K, config=config)
+    assert losses[-1] < losses[0]
+    np.testing.assert_array_equal(retriever.search(users, K, budget=ALL).ids, whole)
+    retriever.save(tmp_path / "routed")
+    loaded = Retriever.load(tmp_path / "routed", scorer=mol)
+    same_answers(retriever.search(users, K, budget=40), loaded.search(users, K, budget=40))

@@ -181,6 +181,8 @@ def test_shampoo_is_had_by_its_word():
             dict(training=Training(validation=[PAIRS])),
             "validation: expected some of the 2000 pairs, found 1 rows",
         ),
+        (dict(item_ids=np.zeros(ITEMS, int)), "item_ids: expected distinct"),
+        (dict(item_ids=np.arange(3)), r"item_ids: expected shape \[200\], found \[3\]"),
         (dict(seed=-1), "seed: expected an integer from 0"),
     ],
 )
