@@ -21,7 +21,9 @@ from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.joint import JointConfig, init_joint, joint_loss
 from hsnn_jax.nodes.learners import EM, EMA, LTI, KMeans, NaturalHierarchy
 from hsnn_jax.nodes.telemetry import CollapseWarning
+from hsnn_jax.serving.pool import Pool
 from hsnn_jax.serving.retriever import Answer, Retriever
+from hsnn_jax.training.loop import Training
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,10 +39,12 @@ __all__ = [
     "MoNNConfig",
     "MoNNScorer",
     "NaturalHierarchy",
+    "Pool",
     "Retriever",
     "RouteConfig",
     "SkewWarning",
     "TowerConfig",
+    "Training",
     "init_joint",
     "init_monn",
     "joint_loss",

@@ -5,7 +5,7 @@ affords are kept and expanded in turn. Levels are numbered from the coarsest, an
 is the items: N levels stand on N - 1 nested indexes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -35,6 +35,7 @@ from hsnn_jax.descent.pages import (
     score_pages,
     whole_rounds,
 )
+from hsnn_jax.descent.pool import ROUND, check_pool, filled, left_out, score_pool
 from hsnn_jax.lists.checks import as_rows, check_cast
 from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.monn.ensemble import level_logit
@@ -50,7 +51,8 @@ class SearchResult(NamedTuple):
     ids: jax.Array  # int32 [B, k]; -1 where fewer than k items were found
     scores: jax.Array  # float32 [B, k]; -inf there
     items_scored: jax.Array  # int32 [B]; items whose score was computed, filtered ones included
-    flops: jax.Array  # float32 [B]; scorer operations on nodes and all slots of the pages read
+    flops: jax.Array  # float32 [B]; scorer operations on nodes and all slots of the pages read,
+    # and with a cheap scorer first on all of its pool
     nodes_scored: jax.Array  # int32 [B]; nodes of all levels whose score was computed
     unseen: jax.Array  # int32 [B]; items that the user may get and that were not scored
 
@@ -84,15 +86,17 @@ class Request(NamedTuple):
     allowed: Array | None  # bool [n]
     cost_weight: jax.Array | float
     ensemble: dict | None
+    cheap: Level | None = None  # that chooses what the last level scores; without features
 
 
 class Static(NamedTuple):
     """What a compiled search is specialised to."""
 
-    scorers: tuple
+    scorers: tuple  # of the levels, and then the cheap one if there is one
     k: int
     max_beams: tuple[int, ...]
     block: int  # pages whose items are ranked at once
+    pool: int = 0  # items that the cheap scorer chooses; 0 without it
 
 
 def prepare(
@@ -106,6 +110,8 @@ def prepare(
     allowed: Array | None = None,
     cost_weight: jax.Array | float = 0.0,
     ensemble: dict | None = None,
+    cheap: Level | None = None,
+    pool: int = 0,
 ) -> tuple[Request, Static]:
     """Validate a request and sort it into traced and static values.
 
@@ -115,14 +121,15 @@ def prepare(
       k, exclude, allowed, cost_weight: see `search`.
       budgets: one an index, most of what it lists to score.
       max_beams: one an index, static maximum of nodes visited; None for all.
-      ensemble: see `search.search_levels`.
+      ensemble, cheap, pool: see `search.search_levels`.
 
     Returns:
-      (Request, Static); the features of the last level are in neither.
+      (Request, Static); the features of the last level and of the cheap one are in neither.
     """
     num_users = num_rows(levels[0].users)
     check_request(indexes[-1].positions.shape[0], num_users, k=k, exclude=exclude, allowed=allowed)
     check_cast("users", levels[0].users)
+    pool = check_pool(cheap, pool, k=k, num_items=indexes[-1].positions.shape[0])
     beams, candidates = [], indexes[0].nodes.shape[0]
     for index, budget, max_beam in zip(indexes, budgets, max_beams):
         num_nodes, capacity = index.nodes.shape[0], index.lists.shape[1]
@@ -143,9 +150,12 @@ def prepare(
         allowed=allowed,
         cost_weight=cost_weight,
         ensemble=ensemble,
+        cheap=None if cheap is None else cheap._replace(scorer=None, features=None),
     )
     block = whole_rounds(indexes[-1], max(1, _RANKED // page_slots(indexes[-1])))
-    return request, Static(tuple(level.scorer for level in levels), k, tuple(beams), block)
+    scorers = tuple(level.scorer for level in levels)
+    scorers += () if cheap is None else (cheap.scorer,)
+    return request, Static(scorers, k, tuple(beams), block, pool)
 
 
 def local_search(
@@ -155,6 +165,8 @@ def local_search(
     request: Request,
     static: Static,
     first_node: jax.Array | int = 0,
+    cheap_items: Any = None,
+    join: Callable | None = None,
 ) -> tuple:
     """Search the items' lists that are held here, those of nodes from `first_node` on.
 
@@ -163,6 +175,8 @@ def local_search(
       items: [n, ...], or `Tiles` of these lists.
       request, static: from `prepare`.
       first_node: int32 [].
+      cheap_items: what the cheap scorer reads, as `items`.
+      join: join(ids, scores, k) is the best of all devices, where there are several.
 
     Returns:
       (ids [B, k], scores [B, k]) from here; (what was scored below each index int32 [B, N - 1],
@@ -172,7 +186,7 @@ def local_search(
     params = [level.params for level in request.levels]
     opened = open_counts(indexes, request.allowed)
 
-    def of_chunk(users, budgets, exclude):
+    def of_chunk(users, cheap_users, budgets, exclude):
         left, beams = remaining(indexes, opened, allowed=request.allowed, exclude=exclude), []
 
         def expand(level, beam, pages: Pages, **masks):
@@ -205,7 +219,7 @@ def local_search(
                     level, beam, pages_of(beam, index, first=0, count=_most_pages(beam, index))
                 )
         beam, index = beams[-1], indexes[-1]
-        unseen = unseen_items(beam, left[-1])
+        unseen, whole = unseen_items(beam, left[-1]), beam
         excluded = None if exclude is None else slots_of(index, exclude)
         beam, excluded = owned(beam, excluded, first_node=first_node, index=index)
         masks = {"allowed": request.allowed}
@@ -213,21 +227,41 @@ def local_search(
             masks["excluded"] = places_of(excluded, beam, index=index)
 
         def expand_items(first, count):
-            return expand(
-                len(indexes), beam, pages_of(beam, index, first=first, count=count), **masks
-            )
+            pages = pages_of(beam, index, first=first, count=count)
+            if not static.pool:
+                return expand(len(indexes), beam, pages, **masks)
+            read: dict[str, Any] = {"items": cheap_items, "users": cheap_users} | masks
+            scorer, of_scorer = static.scorers[-1], cast(Level, request.cheap).params
+            ids, own = score_pages(scorer, of_scorer, index=index, pages=pages, **read)
+            return _candidates(ids, own, None, None)
 
         most = _most_pages(beam, index)
         last = jnp.max(num_pages(beam, index))
         size = {"num_users": num_rows(users), "most": most, "block": static.block}
-        ids, scores = _best(expand_items, last, static.k, **size)
+        ids, scores = _best(expand_items, last, static.pool or static.k, **size)
+        if static.pool:
+            ids = ids if join is None else join(ids, scores, static.pool)[0]
+            unseen = left_out(left[-1], ids)
+            own, above = score_pool(
+                static.scorers[len(indexes)],
+                params[-1],
+                ids=ids,
+                users=users[-1],
+                items=items,
+                index=index,
+                beam=whole,
+                first_node=first_node,
+            )
+            scores = _candidates(ids, own, above, request.ensemble).scores
+            ids, scores = top_k(scores, ids, k=static.k)
         scored = jnp.stack([beam.items for beam in beams], axis=1)
         read = jnp.stack([num_pages(*pair) for pair in zip(beams, indexes)], axis=1)
         return ids, scores, scored, read, unseen
 
     users = tuple(level.users for level in request.levels)
     width = _width(indexes, features, request, static)
-    return by_chunks(of_chunk, width, users, request.budgets, request.exclude)
+    cheap_users = None if request.cheap is None else request.cheap.users
+    return by_chunks(of_chunk, width, users, cheap_users, request.budgets, request.exclude)
 
 
 def _most_pages(beam: Beam, index) -> int:
@@ -262,23 +296,29 @@ def _best(expand, last, k: int, *, num_users: int, most: int, block: int):
 
 
 def result(
-    found: tuple, indexes: Sequence[Index], *, items: Any, request: Request, static: Static
+    found: tuple,
+    indexes: Sequence[Index],
+    *,
+    items: Any,
+    request: Request,
+    static: Static,
+    cheap_items: Any = None,
 ) -> SearchResult:
     """Add the cost to what `local_search` found."""
     ids, scores, scored, read, unseen = found
-    features = [*(level.features for level in request.levels[:-1]), items]
-    flops, slots = 0.0, float(indexes[0].nodes.shape[0])
-    for number, (level, scorer) in enumerate(zip(request.levels, static.scorers)):
-        if number:
-            pages = read[:, number - 1].astype(jnp.float32)
-            slots = page_slots(indexes[number - 1]) * pages
-        per_user, per_row = pair_flops(
-            scorer, level.params, users=level.users, items=flat(features[number])
-        )
-        flops = flops + per_user + per_row * slots
+    features = [*(level.features for level in request.levels[:-1]), items, cheap_items]
+    slots: list[Any] = [float(indexes[0].nodes.shape[0])]
+    slots += [page_slots(index) * read[:, i].astype(jnp.float32) for i, index in enumerate(indexes)]
+    if static.pool:
+        slots = [*slots[:-1], float(filled(static.pool)), slots[-1]]
+    levels = [*request.levels, *(() if request.cheap is None else (request.cheap,))]
+    flops: Any = 0.0
+    for level, scorer, read_of, count in zip(levels, static.scorers, features, slots):
+        pair = {"users": level.users, "items": flat(read_of)}
+        per_user, per_row = pair_flops(scorer, level.params, **pair)
+        flops = flops + per_user + per_row * count
     nodes = indexes[0].nodes.shape[0] + jnp.sum(scored[:, :-1], axis=1, dtype=jnp.int32)
-    # Every search has a level below the first, whose cost is an array.
-    return SearchResult(ids, scores, scored[:, -1], cast(jax.Array, flops), nodes, unseen)
+    return SearchResult(ids, scores, scored[:, -1], flops, nodes, unseen)
 
 
 def flat(features: Any) -> Any:
@@ -338,6 +378,8 @@ def _width(indexes, features, request, static):
         widths += [pages * page_slots(index) * outputs, page_slots(index) * a_round]
         if request.exclude is not None:
             widths.append(index.nodes.shape[0])
+    if static.pool:
+        widths.append(filled(static.pool) * len(features) + ROUND * _row_size(features[-1]))
     return max(widths)
 
 

@@ -137,6 +137,8 @@ def search_levels(
     exclude: Array | None = None,
     allowed: Array | None = None,
     cost_weight: jax.Array | float = 0.0,
+    cheap: Level | None = None,
+    pool: int = 0,
 ) -> SearchResult:
     """Score the coarsest nodes, expand the best that the budget affords, and so on down to items.
 
@@ -159,6 +161,9 @@ def search_levels(
       max_beams: one an index, static maximum of nodes visited; all by default.
       exclude, allowed: of items, see `search`.
       cost_weight: see `search`.
+      cheap: a `Level` that scores the listed items first; the last level then scores the `pool`
+        best of these alone. `unseen` counts all others.
+      pool: static, at least k.
 
     Returns:
       `SearchResult`.
@@ -177,8 +182,11 @@ def search_levels(
         exclude=exclude,
         allowed=allowed,
         cost_weight=cost_weight,
+        cheap=cheap,
+        pool=pool,
     )
-    return compiled_search(indexes, levels[-1].features, request=request, static=static)
+    given: dict[str, Any] = {"cheap_items": None if cheap is None else cheap.features}
+    return compiled_search(indexes, levels[-1].features, request=request, static=static, **given)
 
 
 def brute_force_levels(
@@ -295,11 +303,17 @@ def check_levels(
 
 @functools.partial(jax.jit, static_argnames="static")
 def compiled_search(
-    indexes: tuple[Index, ...], items: Any, *, request: Request, static: Static
+    indexes: tuple[Index, ...],
+    items: Any,
+    *,
+    request: Request,
+    static: Static,
+    cheap_items: Any = None,
 ) -> SearchResult:
     """Search on one device; see `descend.local_search`."""
-    found = local_search(indexes, items, request=request, static=static)
-    return descend.result(found, indexes, items=items, request=request, static=static)
+    given = {"request": request, "static": static, "cheap_items": cheap_items}
+    found = local_search(indexes, items, **given)
+    return descend.result(found, indexes, items=items, **given)
 
 
 @functools.partial(jax.jit, static_argnames=("scorers", "k"))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from hsnn_jax.descent.descend import SearchResult, local_search, result
+from hsnn_jax.descent.descend import Level, SearchResult, local_search, result
 from hsnn_jax.descent.search import prepare, prepare_levels
 from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.top_k import top_k
@@ -100,7 +100,14 @@ def sharded_search(
 
 
 def sharded_search_levels(
-    levels: Sequence, indexes: Sequence[Index], *, k: int, mesh: Mesh, axis: str, **options: Any
+    levels: Sequence,
+    indexes: Sequence[Index],
+    *,
+    k: int,
+    mesh: Mesh,
+    axis: str,
+    cheap: Level | None = None,
+    **options: Any,
 ) -> SearchResult:
     """Search as `search_levels` does, each device in the items' lists that it holds.
 
@@ -112,6 +119,7 @@ def sharded_search_levels(
         are from `shard_index`, all others are read whole by every device.
       mesh: the mesh.
       axis: name of the mesh axis that the last index's nodes are spread over.
+      cheap: see `search_levels`; of `Tiles` too. The pool is that of all devices.
       **options: the keyword arguments of `search_levels`.
 
     Raises:
@@ -120,18 +128,28 @@ def sharded_search_levels(
     levels, indexes = tuple(levels), tuple(indexes)
     tiles = levels[-1].features
     _check_tiles("levels[-1].features", tiles)
-    request, static = prepare_levels(levels, indexes, k=k, **options)
-    return _sharded_search(indexes, tiles, request, static=static, mesh=mesh, axis=axis)
+    request, static = prepare_levels(levels, indexes, k=k, cheap=cheap, **options)
+    if cheap is not None:
+        _check_tiles("cheap.features", cheap.features)
+    given: dict[str, Any] = {"cheap_items": None if cheap is None else cheap.features}
+    given |= {"static": static, "mesh": mesh, "axis": axis}
+    return _sharded_search(indexes, tiles, request, **given)
 
 
 @functools.partial(jax.jit, static_argnames=("static", "mesh", "axis"))
-def _sharded_search(indexes, tiles, request, *, static, mesh, axis):
-    def of_device(indexes, tiles, request):
+def _sharded_search(indexes, tiles, request, cheap_items=None, *, static, mesh, axis):
+    def of_device(indexes, tiles, request, cheap_items):
         first_node = jax.lax.axis_index(axis) * indexes[-1].lists.shape[0]
         ids, scores, *cost = local_search(
-            indexes, tiles, request=request, static=static, first_node=first_node
+            indexes,
+            tiles,
+            request=request,
+            static=static,
+            first_node=first_node,
+            cheap_items=cheap_items,
+            join=functools.partial(_join, axis=axis),
         )
-        return *_join(ids, scores, static.k, axis), *cost
+        return *_join(ids, scores, static.k, axis=axis), *cost
 
     everywhere, by_node = PartitionSpec(), PartitionSpec(axis)
     last = jax.tree.map(lambda _: everywhere, indexes[-1])._replace(lists=by_node)
@@ -139,11 +157,12 @@ def _sharded_search(indexes, tiles, request, *, static, mesh, axis):
     found = jax.shard_map(
         of_device,
         mesh=mesh,
-        in_specs=((*[everywhere] * (len(indexes) - 1), last), by_node, everywhere),
+        in_specs=((*[everywhere] * (len(indexes) - 1), last), by_node, everywhere, by_node),
         out_specs=everywhere,
         check_vma=False,
-    )(indexes, tiles, request)
-    return result(found, indexes, items=tiles, request=request, static=static)
+    )(indexes, tiles, request, cheap_items)
+    given = {"request": request, "static": static, "cheap_items": cheap_items}
+    return result(found, indexes, items=tiles, **given)
 
 
 def _check_tiles(name, features):
@@ -154,7 +173,7 @@ def _check_tiles(name, features):
         )
 
 
-def _join(ids, scores, k, axis):
+def _join(ids, scores, k, *, axis):
     """Gather every device's candidates in one collective and keep the best k."""
     bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
     gathered = jax.lax.all_gather(jnp.stack([ids, bits]), axis, axis=2, tiled=True)

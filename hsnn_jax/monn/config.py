@@ -175,3 +175,33 @@ def preset(
         crosses, fields["num_interaction"] = (), 0
     fields["overarch"] = "dot" if size == "XS" else "mol"
     return MoNNConfig(user=user, item=item, crosses=tuple(crosses), **(fields | options))
+
+
+def level_presets(
+    levels: Sequence[tuple[str, int]],
+    *,
+    items: str,
+    user: Features,
+    item: Features,
+    crosses: Sequence[str] = (),
+    **options: Any,
+) -> tuple[tuple[int, ...], tuple[MoNNConfig, ...]]:
+    """Return what a retriever with a model a level is made of, by the paper's sizes.
+
+    Args:
+      levels: (size, number of nodes) of each level of nodes, the coarsest first.
+      items: size of the items' model.
+      user, item, crosses, options: see `preset`.
+
+    Returns:
+      (numbers of nodes, models of the levels and of the items).
+
+    Raises:
+      ValueError: there is no level, or no such size.
+    """
+    if not levels:
+        raise ValueError("levels: expected at least one, found none")
+    sides = {"user": user, "item": item, "crosses": crosses}
+    sizes = (*(size for size, _ in levels), items)
+    models = tuple(preset(size, **sides, **options) for size in sizes)
+    return tuple(nodes for _, nodes in levels), models

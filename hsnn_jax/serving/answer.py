@@ -20,9 +20,10 @@ class Answer:
       ids: int64 [B, k], the caller's ids; -1 where fewer than k items were found. Of ids that are
         no integers, object [B, k]; None there.
       scores: float32 [B, k]; -inf there.
-      items_scored: int32 [B].
-      unseen: int32 [B], items that the user may get and that were not scored: at most so many of
-        the k best are missing. 0 means that the answer is exact.
+      items_scored: int32 [B], by the cheap scorer where one goes first.
+      unseen: int32 [B], items that the user may get and that were not scored, or with a cheap
+        scorer first not in its pool: at most so many of the k best are missing. 0 means that the
+        answer is exact.
       flops: float32 [B], scorer operations, see `descent.descend.SearchResult`.
       nodes_scored: int32 [B], nodes of all levels whose score was computed.
     """

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hsnn_jax.lists import living
@@ -25,12 +24,14 @@ from hsnn_jax.nodes.beam_aware import Routes
 from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.serving import state
 from hsnn_jax.serving.encoders import LevelModels
+from hsnn_jax.serving.pool import Pool
 from hsnn_jax.serving.state import Nested
+from hsnn_jax.serving.trees import flatten, unflatten
 
-_FORMAT = "hsnn_jax.retriever/10"
+_FORMAT = "hsnn_jax.retriever/11"
 _HEADER, _ARRAYS = "retriever.json", "arrays.npz"
 
-_TREES = ("params", "item_features", "node_features", "routes")
+_TREES = ("params", "pool_params", "item_features", "node_features", "routes")
 
 
 class Content(NamedTuple):
@@ -53,6 +54,8 @@ class Content(NamedTuple):
     item_features: Any  # see `LevelModels.items`, zeros in free rows
     node_features: Any  # a tree of [K, ...] a level of nodes; None where items' features say it
     routes: Any  # the fields of `routes.Routes`, or None
+    pool: dict[str, Any] | None  # what a `Pool` is made of, its scorer by name, without params
+    pool_params: Any  # as `params`
 
 
 _SETTINGS = ("params", "model", "task", "slack", "max_beam", "nested")
@@ -77,27 +80,50 @@ def content_of(retriever: Any, now: Nested) -> Content:
         # Of several models alone: the others' are in what is above.
         node_features=now.node_features if several else None,
         routes=None if now.routes is None else now.routes._asdict(),
+        pool=_pool_fields(retriever.candidates),
+        pool_params=None if retriever.candidates is None else retriever.candidates.params,
         **settings,
     )
 
 
+def _pool_fields(pool):
+    if pool is None:
+        return None
+    named = {"scorer": pool.scorer.__name__, "has_params": pool.params is not None}
+    return {"size": pool.size, "nodes": pool.nodes} | named
+
+
 def settings_of(
-    content: Content, *, scorer: Callable | None, path: str | os.PathLike
+    content: Content,
+    *,
+    scorer: Callable | None,
+    path: str | os.PathLike,
+    cheap: Callable | None = None,
 ) -> dict[str, Any]:
     """Return the arguments of a retriever that is loaded; with a model, it makes its own scorer.
 
     Raises:
-      ValueError: the content was saved with another scorer.
+      ValueError: the content was saved with another scorer, or another that goes first.
     """
     if content.model is None:
         scorer = scorer or dot
-    if scorer is not None and content.scorer != scorer.__name__:
-        raise ValueError(
-            f"scorer: expected {content.scorer!r}, with which {path} was saved, found "
-            f"{scorer.__name__!r}"
-        )
+    if scorer is not None:
+        _check_name("scorer", scorer, content.scorer, path)
     settings = {name: getattr(content, name) for name in _SETTINGS}
-    return settings | {"scorer": scorer if content.model is None else None}
+    settings |= {"scorer": scorer if content.model is None else None}
+    if content.pool is None:
+        return settings
+    cheap = cheap or dot
+    _check_name("candidates", cheap, content.pool["scorer"], path)
+    pool = Pool(content.pool["size"], cheap, content.pool_params, content.pool["nodes"])
+    return settings | {"candidates": pool}
+
+
+def _check_name(argument, scorer, name, path):
+    if name != scorer.__name__:
+        raise ValueError(
+            f"{argument}: expected {name!r}, with which {path} was saved, found {scorer.__name__!r}"
+        )
 
 
 def state_of(content: Content, models: LevelModels) -> Nested:
@@ -200,9 +226,9 @@ def _flush_folder(folder):
 def _arrays_of(content):
     arrays = {f"index/{name}": value for name, value in content.index._asdict().items()}
     arrays |= {"item_vectors": content.item_vectors, "item_ids": _ids_array(content.item_ids)}
-    arrays |= _flatten("coarser", tuple(index._asdict() for index in content.coarser))
+    arrays |= flatten("coarser", tuple(index._asdict() for index in content.coarser))
     for name in _TREES:
-        arrays |= _flatten(name, getattr(content, name))
+        arrays |= flatten(name, getattr(content, name))
     return arrays
 
 
@@ -237,6 +263,7 @@ def _header_of(content):
         "model": jax.tree.map(dataclasses.asdict, content.model),
         "task": content.task,
         "nested": content.nested,
+        "pool": content.pool,
     }
 
 
@@ -253,11 +280,11 @@ def read(path: str | os.PathLike) -> Content:
     header = _read_header(path / _HEADER)
     arrays = _read_arrays(path / _ARRAYS, header["arrays"])
     return Content(
-        coarser=tuple(Index(**fields) for fields in _unflatten("coarser", arrays)),
-        index=Index(**_unflatten("index", arrays)),
+        coarser=tuple(Index(**fields) for fields in unflatten("coarser", arrays)),
+        index=Index(**unflatten("index", arrays)),
         item_vectors=arrays["item_vectors"],
         item_ids=_ids_of(arrays["item_ids"]),
-        params=_unflatten("params", arrays) if header["has_params"] else None,
+        params=unflatten("params", arrays) if header["has_params"] else None,
         config=LTIConfig(**header["config"]),
         scorer=header["scorer"],
         slack=header["slack"],
@@ -266,10 +293,16 @@ def read(path: str | os.PathLike) -> Content:
         model=_model(header["model"]),
         task=header["task"],
         nested=header["nested"],
-        item_features=_unflatten("item_features", arrays) or None,
-        node_features=_unflatten("node_features", arrays) or None,
-        routes=_unflatten("routes", arrays) or None,
+        item_features=unflatten("item_features", arrays) or None,
+        node_features=unflatten("node_features", arrays) or None,
+        routes=unflatten("routes", arrays) or None,
+        pool=header["pool"],
+        pool_params=_pool_params(header["pool"], arrays),
     )
+
+
+def _pool_params(pool, arrays):
+    return unflatten("pool_params", arrays) if pool and pool["has_params"] else None
 
 
 def _read_header(path):
@@ -332,44 +365,3 @@ def _model(saved):
 
 def _tuple(saved):
     return tuple(saved) if isinstance(saved, list) else saved
-
-
-def _flatten(prefix, tree):
-    flat = {}
-    for path, value in jax.tree_util.tree_leaves_with_path(tree):
-        flat["/".join([prefix, *(_name(prefix, entry, path) for entry in path)])] = value
-    return flat
-
-
-def _name(prefix, entry, path):
-    if isinstance(entry, jax.tree_util.SequenceKey):
-        return f"[{entry.idx}]"
-    key = getattr(entry, "key", None)
-    if isinstance(key, str) and "/" not in key and not key.startswith("["):
-        return key
-    raise ValueError(
-        f"{prefix}: expected nested dicts with plain string keys, or tuples, found {path}"
-    )
-
-
-def _unflatten(prefix, arrays) -> Any:
-    """Return what `_flatten` was given, {} where there is nothing."""
-    tree = {}
-    for name, value in arrays.items():
-        first, *keys = name.split("/")
-        if first != prefix or not keys:
-            continue
-        inner = tree
-        for key in keys[:-1]:
-            inner = inner.setdefault(key, {})
-        inner[keys[-1]] = jnp.asarray(value)
-    return _with_tuples(tree)
-
-
-def _with_tuples(tree):
-    if not isinstance(tree, dict):
-        return tree
-    tree = {key: _with_tuples(value) for key, value in tree.items()}
-    if tree and all(key.startswith("[") for key in tree):
-        return tuple(tree[f"[{i}]"] for i in range(len(tree)))
-    return tree

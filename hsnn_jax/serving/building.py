@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hsnn_jax.chunks import num_rows
 from hsnn_jax.lists import living
 from hsnn_jax.lists.drift import MOST_OVERFLOW, SkewWarning
 from hsnn_jax.lists.ids import as_ids
@@ -32,7 +33,7 @@ def fit(
     devices: int,
     **options: Any,
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Learn nodes by LTI, see `Retriever.fit`; return them, as `build` takes them, and records.
+    """Learn nodes by LTI, see `Retriever.fit_nodes`; return them, for `build`, and records.
 
     Args:
       user_vectors, item_vectors: or what the models read.
@@ -57,6 +58,23 @@ def items_with_ids(
     vectors, carried = models.items("item_vectors", items)
     rows = vectors.shape[0]
     return vectors, as_ids("item_ids", np.arange(rows) if ids is None else ids, size=rows), carried
+
+
+def check_items(items: Any, ids: Any, *, config: LTIConfig) -> None:
+    """Refuse what `build` would refuse after a training, where it can be told before.
+
+    Args:
+      items: what the models read.
+      ids: [n], the caller's, or None.
+      config: of the nodes.
+
+    Raises:
+      ValueError: ids are no ids of these items, or there are more nodes than items.
+    """
+    rows = num_rows(items)
+    if ids is not None:
+        as_ids("item_ids", ids, size=rows)
+    config.for_items(rows)
 
 
 def build(

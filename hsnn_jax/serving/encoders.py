@@ -16,6 +16,7 @@ from hsnn_jax.monn.config import MoNNConfig
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.lti import levels_of
+from hsnn_jax.serving.pool import Pool
 from hsnn_jax.serving.sizes import batch_size, repeated
 
 
@@ -31,20 +32,21 @@ class LevelModels(NamedTuple):
     params: tuple  # of each scorer
     models: tuple[MoNNConfig, ...]  # none, one, or N
     ensemble: Any  # see `search_levels`; None ranks each level by its own scores
+    pool: Pool | None = None  # of a cheap scorer that goes first
 
     def user_vectors(self, name: str, users: Any) -> np.ndarray | jax.Array:
         """Return float [B, d], in the space of the items' vectors."""
         if self.models:
-            features, _ = _inputs(name, users)
-            users = np.asarray(
-                monn.user_vectors(self.models[-1], self.params[-1], features=features)
-            )
+            users = np.asarray(self._user_vectors(_inputs(name, users)[0]))
         return as_vectors(name, users)
+
+    def _user_vectors(self, features):
+        return monn.user_vectors(self.models[-1], self.params[-1], features=features)
 
     def users(
         self, name: str, users: Any, *, width: int, few_sizes: bool = False
-    ) -> tuple[tuple, int]:
-        """Return what each level's scorer reads of the users, and how many users there are.
+    ) -> tuple[tuple, jax.Array | None, int]:
+        """Return what each level's scorer reads of the users, and the pool's, and their number.
 
         Args:
           name: of the argument, for errors.
@@ -58,7 +60,8 @@ class LevelModels(NamedTuple):
         if not self.models:
             users = as_vectors(name, users, width=width, empty=True)
             padded_users = jnp.asarray(_in_few_sizes(users) if few_sizes else users)
-            return (padded_users,) * len(self.scorers), users.shape[0]
+            vectors = None if self.pool is None else padded_users
+            return (padded_users,) * len(self.scorers), vectors, users.shape[0]
         inputs = _inputs(name, users)
         rows = num_rows(inputs)
         inputs = _in_few_sizes(inputs) if few_sizes else inputs
@@ -67,7 +70,8 @@ class LevelModels(NamedTuple):
             for model, params in zip(self.models, self.params)
         ]
         check_encoded(name, encoded)
-        return tuple(encoded if len(encoded) > 1 else encoded * len(self.scorers)), rows
+        read = tuple(encoded if len(encoded) > 1 else encoded * len(self.scorers))
+        return read, None if self.pool is None else self._user_vectors(inputs[0]), rows
 
     def items(self, name: str, items: Any, *, by_batches: bool = False) -> tuple:
         """Return (vectors [n, d], what moves with the items, a dict of [n, ...], or None).
@@ -130,6 +134,13 @@ def one_or_several(
     return model if model is None or isinstance(model, MoNNConfig) else tuple(model)
 
 
+def nodes_in(params: Any, config: LTIConfig, *, model: Any) -> tuple | None:
+    """Return the nodes of all levels that joint training has put into parameters, if it has."""
+    if not isinstance(model, tuple) or "nodes" not in (params or {}):
+        return None
+    return sums_of_codes(params["nodes"], config, by_level=True)
+
+
 def sums_of_codes(codebooks: Any, config: LTIConfig, *, by_level: bool) -> Any:
     """Return the nodes of residual codebooks: those of all levels, or of the last one alone.
 
@@ -144,6 +155,28 @@ def sums_of_codes(codebooks: Any, config: LTIConfig, *, by_level: bool) -> Any:
     return sums if by_level else sums[-1]
 
 
+def models_of(retriever: Any, *, untrained: bool = False) -> "LevelModels":
+    """Return what scores a retriever's levels, with its parameters as they are now.
+
+    Args:
+      retriever: see `Retriever`; its attributes are read.
+      untrained: whether a model may be without parameters.
+
+    Raises:
+      ValueError: it has no parameters, or what it was given does not fit together.
+    """
+    if retriever.model is not None and retriever.params is None and not untrained:
+        raise ValueError("params: expected those of the model, given or from fit, found none")
+    return level_models(
+        retriever.config.num_levels + 1 if retriever.nested else 2,
+        scorer=retriever.given_scorer,
+        model=retriever.model,
+        params=retriever.params,
+        task=retriever.task,
+        pool=retriever.candidates,
+    )
+
+
 def level_models(
     num_levels: int,
     *,
@@ -151,6 +184,7 @@ def level_models(
     model: MoNNConfig | Sequence[MoNNConfig] | None = None,
     params: Any = None,
     task: str | None = None,
+    pool: Pool | None = None,
 ) -> "LevelModels":
     """Sort out what a retriever is given.
 
@@ -158,30 +192,34 @@ def level_models(
       num_levels: N, those of nodes and that of the items.
       scorer: see `search`; the inner product by default. Not given with a model.
       model: a `MoNNConfig`, or N of them.
-      params: of scorer or model; of N models, {"models": N trees, "ensemble": optional}.
+      params: of scorer or model, None before training; of N models, {"models": N trees,
+        "ensemble": optional}.
       task: see `monn.MoNNScorer`.
+      pool: see `Pool`.
 
     Raises:
       ValueError: these do not fit together.
     """
+    if pool is not None and not isinstance(pool, Pool):
+        raise ValueError(f"candidates: expected a Pool, found {pool!r}")
     if model is None:
         if task is not None:
             raise ValueError(f"task: expected none without a model, found {task!r}")
-        return LevelModels((scorer or dot,) * num_levels, (params,) * num_levels, (), None)
-    if scorer is not None or params is None:
-        raise ValueError(
-            f"scorer, params: expected params alone with a model, found {scorer=}, params "
-            f"{'missing' if params is None else 'given'}"
-        )
+        return LevelModels((scorer or dot,) * num_levels, (params,) * num_levels, (), None, pool)
+    if scorer is not None:
+        raise ValueError(f"scorer: expected none with a model, found {scorer!r}")
     if isinstance(model, MoNNConfig):
         scorers = (monn.MoNNScorer(model, task),) * num_levels
-        return LevelModels(scorers, (params,) * num_levels, (model,), None)
+        return LevelModels(scorers, (params,) * num_levels, (model,), None, pool)
     models = tuple(model)
+    if pool is not None and pool.nodes:
+        raise ValueError(f"candidates: expected nodes=False with {len(models)} models, found True")
     if len(models) != num_levels:
         raise ValueError(
             f"model: expected one, or {num_levels}, one per level of nodes and one of the items, "
             f"found {len(models)}"
         )
+    params = {"models": (None,) * num_levels} if params is None else params
     of_models = params.get("models", ())
     if len(of_models) != num_levels:
         raise ValueError(
@@ -195,7 +233,7 @@ def level_models(
     if len(tasks) > 1:
         raise ValueError(f"model: expected the same tasks, found {sorted(tasks)}")
     scorers = tuple(monn.MoNNScorer(model, task) for model in models)
-    return LevelModels(scorers, tuple(of_models), models, ensemble)
+    return LevelModels(scorers, tuple(of_models), models, ensemble, pool)
 
 
 def _in_few_sizes(users):

@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 
 from hsnn_jax.descent.descend import SearchResult, nothing_found
 from hsnn_jax.descent.rows import search_rows
@@ -11,7 +10,7 @@ from hsnn_jax.descent.search import brute_force_levels, search_levels
 from hsnn_jax.descent.sharded import sharded_search_levels
 from hsnn_jax.serving import state
 from hsnn_jax.serving.encoders import LevelModels
-from hsnn_jax.serving.request import Request, budgets_of
+from hsnn_jax.serving.request import Budget, Request, budgets_of
 from hsnn_jax.serving.sizes import power_of_two
 from hsnn_jax.serving.state import Nested
 
@@ -23,7 +22,7 @@ def find(
     models: LevelModels,
     *,
     asked: Request,
-    budget: int | ArrayLike | tuple | None,
+    budget: Budget,
     max_beam: int | tuple[int, ...] | None,
     mesh: tuple[Mesh, str] | None = None,
 ) -> SearchResult:
@@ -67,15 +66,18 @@ def _padded_budgets(budgets, asked):
 
 
 def _among_rows(now, models, asked):
-    levels = state.levels(now, models, users=asked.users)
+    levels = state.levels(now, models, users=asked.users, vectors=asked.vectors)
     options = {"k": asked.most, "ensemble": models.ensemble, "exclude": asked.exclude}
+    if models.pool is not None and asked.rows.size > models.pool.width(asked.most):
+        options |= _first(now, models, asked)
     found = search_rows(levels, now.indexes, rows=_padded(asked.rows), **options)
     return _cut(found, asked)
 
 
 def _through_nodes(now, models, asked, budgets, max_beam, mesh):
-    levels = state.levels(now, models, users=asked.users)
+    levels = state.levels(now, models, users=asked.users, vectors=asked.vectors)
     options = {"k": asked.most, "ensemble": models.ensemble, "exclude": asked.exclude}
+    options |= _first(now, models, asked)
     beams = max_beam if isinstance(max_beam, tuple) else (max_beam,) * len(now.indexes)
     options |= {
         "budgets": _padded_budgets(budgets, asked),
@@ -87,6 +89,14 @@ def _through_nodes(now, models, asked, budgets, max_beam, mesh):
     else:
         found = sharded_search_levels(levels, now.indexes, mesh=mesh[0], axis=mesh[1], **options)
     return _cut(found, asked)
+
+
+def _first(now, models, asked):
+    """Return the arguments by which a cheap scorer goes first."""
+    if models.pool is None:
+        return {}
+    cheap = models.pool.level(asked.vectors, now.items.tiles)
+    return {"cheap": cheap, "pool": models.pool.width(asked.most)}
 
 
 def _by_user(first, one, other):

@@ -1,7 +1,6 @@
 """What a search of the retriever is asked: k, budgets, allowed and excluded items."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +18,8 @@ from hsnn_jax.serving.state import Nested
 
 _LAST = np.iinfo(np.int32).max
 
+Budget = int | ArrayLike | tuple | None  # see `budgets_of`
+
 
 class Request(NamedTuple):
     """A request that has been checked, in one of few sizes."""
@@ -29,6 +30,7 @@ class Request(NamedTuple):
     most: int  # items to find, at least k
     rows: np.ndarray | None  # int32 [m], rows of the items that may be returned; None for all
     exclude: np.ndarray | None  # int32 [S, E], rows of those that a user must not get
+    vectors: jax.Array | None = None  # float [S, d], what the scorer of a pool reads
 
     @property
     def size(self) -> int:
@@ -55,14 +57,14 @@ def request_of(
     """
     check_k(k)
     width = now.items.index.nodes.shape[1]
-    read, num_users = models.users("users", users, width=width, few_sizes=few_sizes)
+    read, vectors, num_users = models.users("users", users, width=width, few_sizes=few_sizes)
     k = min(int(k), now.items.ids.size)
     exclude = excluded_rows(now.items, exclude, num_users=num_users)
     most = k
     if few_sizes:
         most = min(sizes.width(k), now.items.ids.size)
         exclude = None if exclude is None else _wider(exclude, num_rows(read))
-    return Request(read, num_users, k, most, allowed_rows(now.items, allowed), exclude)
+    return Request(read, num_users, k, most, allowed_rows(now.items, allowed), exclude, vectors)
 
 
 def _wider(exclude, size):
@@ -132,9 +134,7 @@ def default_budget(items: int, k: int) -> int:
     return max(10 * k, math.ceil(10 * math.sqrt(items)))
 
 
-def budgets_of(
-    now: Nested, budget: int | ArrayLike | Sequence | None, *, k: int, num_users: int
-) -> list[np.ndarray]:
+def budgets_of(now: Nested, budget: Budget, *, k: int, num_users: int) -> list[np.ndarray]:
     """Return the budget of every index, int32 [] or [B] each.
 
     A single budget is that of the items. Each coarser level then keeps the same share of what the
@@ -144,7 +144,8 @@ def budgets_of(
 
     Args:
       now: the state.
-      budget: see `Retriever.search`.
+      budget: see `Retriever.search`; a tuple has one per level of nodes: most of the next level's
+        nodes to score, the last one most items.
       k: items to return.
       num_users: B.
 

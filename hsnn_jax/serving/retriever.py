@@ -1,5 +1,6 @@
 """The facade: fit, build, search, measure, save and load one retriever."""
 
+import copy
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -7,9 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 
 from hsnn_jax.cost_curves import FrontierPoint, curve
 from hsnn_jax.descent.sharded import auto_mesh
@@ -22,11 +21,15 @@ from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.serving import artefact, building
 from hsnn_jax.serving import state as nested
 from hsnn_jax.serving.answer import Answer, answer_of
-from hsnn_jax.serving.encoders import level_models, one_or_several, sums_of_codes
+from hsnn_jax.serving.encoders import models_of, nodes_in, one_or_several
 from hsnn_jax.serving.find import find, find_exact
-from hsnn_jax.serving.request import Request, key_of, request_of
+from hsnn_jax.serving.fitting import fit_model
+from hsnn_jax.serving.pool import Pool
+from hsnn_jax.serving.request import Budget, Request, key_of, request_of
 from hsnn_jax.serving.state import Nested
 from hsnn_jax.serving.warming import warm_up
+from hsnn_jax.training.loop import Record, Training
+from hsnn_jax.training.optimizers import Optimizer, Transform
 
 
 class Retriever:
@@ -36,28 +39,27 @@ class Retriever:
     nothing. One that fails changes nothing, and several at once wait for one another.
 
     Users and items are vectors, or, with a `model`, what its towers read: users are
-    (features, counts), or features alone where the model has no crosses, as `monn.encode_users`
-    takes them; items are (features, attributes), or features alone, as `monn.encode_items`
-    does. The retriever keeps the items encoded, and lists them by the item tower's vectors; a
-    node is scored as its representative item.
-
-    With a model a level, items are listed and encoded by the last one, nodes by their level's.
+    (features, counts), items (features, attributes), or features alone where the model has no
+    crosses, as `monn.encode_users` and `monn.encode_items` take them. The retriever keeps the items
+    encoded, and lists them by the item tower's vectors; a node is scored as its representative
+    item. With a model a level, items are listed and encoded by the last one, nodes by their own.
 
     Args:
       config: of the nodes, see `LTIConfig`.
       scorer: see `search`; the inner product by default. Not given with a model.
-      params: the parameters of scorer or model. Of several models, {"models": one each,
-        "ensemble": ..., "nodes": ...} as of `init_joint`; without the ensemble each level is
-        ranked by its own output, and the nodes are those of the index until `fit` learns others.
+      params: the parameters of scorer or model, which `fit` draws otherwise. Of several models,
+        {"models": one each, "ensemble": ..., "nodes": ...} as of `init_joint`; without the ensemble
+        each level is ranked by its own output, and without nodes k-means makes them.
       model: a MoNN; or one per level of nodes, the coarsest first, and one of the items.
       task: of the models', see `monn.MoNNScorer`.
       slack: capacity of a list over the mean number of items of a node.
       max_beam: static maximum of nodes visited, at each level or one a level; all by default.
       nested: whether residual levels are searched one after the other, as they always are with
         a model a level; otherwise the sums of their codes are the nodes of one index.
+      candidates: a cheap scorer that chooses which items of the visited lists the scorer or the
+        model scores, see `Pool`; all of them by default.
       mesh: spread the lists of items over its devices; answers are those of one device.
-      axis: the mesh axis that the lists are spread over; the first one by default. Its size
-        divides the number of nodes that list items.
+      axis: of the mesh, the first by default; its size divides the nodes that list items.
 
     Raises:
       ValueError: config, scorer, params, model, task, mesh and axis do not fit together.
@@ -74,6 +76,7 @@ class Retriever:
         slack: float = 2.0,
         max_beam: int | Sequence[int] | None = None,
         nested: bool = False,
+        candidates: Pool | None = None,
         mesh: Mesh | None = None,
         axis: str | None = None,
     ) -> None:
@@ -83,19 +86,17 @@ class Retriever:
         self.nested = nested or isinstance(self.model, tuple)
         self.task = task
         self.slack = slack
-        self._num_indexes = config.num_levels if self.nested else 1
+        self.candidates = candidates
         self.max_beam = tuple(max_beam) if isinstance(max_beam, Iterable) else max_beam
-        self._given_scorer = scorer
-        self.scorer = self._models.scorers[-1]
+        self.given_scorer = scorer
+        self.scorer = models_of(self, untrained=True).scorers[-1]
         # float32 [K, d]; a tuple of such, the coarsest first, where several levels are searched.
-        self.nodes: jax.Array | tuple | None = None
-        self._listed_at = self.nodes  # when the index was built: others are from a later fit
+        self.nodes: jax.Array | tuple | None = nodes_in(params, config, model=self.model)
+        self._listed_at = None  # when the index was built: others are from a later fit
         self._mesh = auto_mesh(mesh, axis, num_nodes=config.num_sums)
         self._now: Nested | None = None
         # Held from reading the state to publishing what was made of it.
         self._writing = threading.RLock()
-        if isinstance(self.model, tuple) and "nodes" in params:
-            self.nodes = sums_of_codes(params["nodes"], config, by_level=True)
 
     @property
     def index(self) -> Index | None:
@@ -114,17 +115,43 @@ class Retriever:
 
     def fit(
         self,
-        user_vectors: Any,
-        item_vectors: Any,
+        users: Any,
+        items: Any,
         *,
-        positives: ArrayLike,
-        tx: optax.GradientTransformation,
+        positives: Any,
+        labels: Any = None,
+        tx: Optimizer = "adamw",
+        training: Training | None = None,
+        item_ids: Any = None,
+        reserve: int = 0,
         seed: int = 0,
-    ) -> list[dict[str, float]]:
-        """Learn the nodes by LTI on pairs; return the records of the training.
+    ) -> list[Record]:
+        """Train the model from features, then list the items at k-means' nodes of its vectors.
 
-        With a model, users and items are what it reads, nodes are learned on the vectors of its
-        towers, and models stay as they are.
+        Parameters are drawn where there are none, else trained on. With a model a level, all are
+        trained jointly, and the nodes with them.
+
+        Args:
+          users, items, positives, labels, tx, training: see `fitting.fit_model`, and for what is
+            returned and raised; nothing has changed where it fails.
+          item_ids, reserve, seed: see `build_index`; the seed is of parameters and batches too.
+        """
+        building.check_items(items, item_ids, config=self.config)  # before training, not after
+        given = {"positives": positives, "labels": labels, "tx": tx, "training": training}
+        with self._writing:
+            after = copy.copy(self)
+            after.params, records = fit_model(users, items, retriever=self, seed=seed, **given)
+            after.nodes = nodes_in(after.params, self.config, model=self.model)
+            after.build_index(items, item_ids=item_ids, reserve=reserve, seed=seed)
+            vars(self).update(vars(after))
+        return records
+
+    def fit_nodes(
+        self, user_vectors: Any, item_vectors: Any, *, positives: Any, tx: Transform, seed: int = 0
+    ) -> list[Record]:
+        """Learn nodes by LTI on pairs, for the next build; return the records of the training.
+
+        With a model they are learned on its towers' vectors of what it reads; it stays as it is.
 
         Args:
           user_vectors, item_vectors, positives, tx: see `fit_index`, and what that raises.
@@ -137,7 +164,7 @@ class Retriever:
     def build_index(
         self, item_vectors: Any, *, item_ids: Any = None, seed: int = 0, reserve: int = 0
     ) -> dict[str, float]:
-        """List the items by node, k-means' if `fit` has not run; return the new `stats`.
+        """List the items by node, k-means' without `fit_nodes`; return the new `stats`.
 
         k-means' nodes are spread where items crowd (`nodes.crowding`). A `SkewWarning` tells that a
         fifth of the items lie away from home all the same.
@@ -150,8 +177,8 @@ class Retriever:
           reserve: rows kept free for `add`, which makes more where they run out.
 
         Raises:
-          ValueError: vectors are not finite, too long or not as wide as the nodes; ids repeat;
-            there are more nodes than items.
+          ValueError: vectors are not finite, too long or not of the nodes' width; ids repeat; there
+            are more nodes than items.
         """
         items = building.items_with_ids(self._models, item_vectors, ids=item_ids)
         with self._writing:
@@ -161,7 +188,7 @@ class Retriever:
     def rebuild(self, *, seed: int = 0, reserve: int | None = None) -> dict[str, float]:
         """List what the index holds at new nodes, as `needs_rebuild` asks; return the new `stats`.
 
-        The nodes are those that `fit` has learned since the index was built, if it has, else
+        The nodes are those that `fit_nodes` has learned since the index was built, if it has, else
         k-means' of the items as they are; to keep the nodes, `reassign`. Searches go on in the old
         index until the new one is whole, updates wait. Routes end. `reserve` is as now by default.
 
@@ -177,7 +204,7 @@ class Retriever:
     def fit_routes(
         self,
         users: Any,
-        tx: optax.GradientTransformation,
+        tx: Transform,
         *,
         k: int,
         config: RouteConfig,
@@ -190,56 +217,41 @@ class Retriever:
         until the next build; items come and go. Returns the mean loss of each tenth of the steps.
 
         Args:
-          users, tx: float [U, d], or what the model reads, such as will search; an optax transform.
-          k, exclude: of a search; its exact answer is computed first.
-          config: see `RouteConfig`.
-          seed: of the batches.
+          users, k, exclude: of searches such as will come; their exact answers are computed first.
+          tx, config, seed: an optax transform; see `RouteConfig`; of the batches.
 
         Raises:
           ValueError: there are several levels of nodes or models; or see `search`.
           FloatingPointError: training diverged; nothing has changed then.
         """
+        given = {"tx": tx, "config": config, "key": key_of(seed)}
         with self._writing:
-            now = self._built()
-            asked = request_of(
-                now, self._models, users=users, k=k, exclude=exclude, few_sizes=False
-            )
-            given = {"tx": tx, "config": config, "key": key_of(seed)}
-            now, losses = nested.with_routes(now, self._models, asked=asked, **given)
+            asked = self._asked(self._built(), users, k=k, exclude=exclude, few_sizes=False)
+            now, losses = nested.with_routes(self._built(), self._models, asked=asked, **given)
             self._publish(now)
         return losses
 
     def add(self, vectors: Any, ids: Any) -> None:
-        """List new items in free slots, near what they resemble, without training.
+        """List new items near what they resemble, without training; see `living.add`.
 
         Args:
           vectors: float [b, d], or what the model reads.
           ids: [b], ids that the index does not hold, integers where it holds integers.
-
-        Raises: see `living.add`, which also makes room; nothing has changed then.
         """
         self._update(nested.add, vectors=vectors, ids=ids)
 
     def upsert(self, vectors: Any, ids: Any) -> None:
-        """List items as they are now, those that the index holds and new ones, in one update.
-
-        See `add` for the arguments and `living.upsert` for what is raised.
-        """
+        """List items as they are now, known and new, in one update; see `living.upsert`."""
         self._update(nested.upsert, vectors=vectors, ids=ids)
 
     def remove(self, ids: Any) -> None:
-        """Drop items by id, [b]; their rows and slots are free for others.
-
-        Raises: see `living.remove`; nothing has changed then.
-        """
+        """Drop items by id, [b]; their rows and slots are free for others; see `living.remove`."""
         self._update(nested.remove, ids=ids)
 
     def reassign(self, vectors: Any = None, ids: Any = None) -> None:
-        """List all items anew at the nodes as they are, some of them as they are now.
+        """List all items anew at the nodes as they are, those of `ids` as they are now.
 
-        Args:
-          vectors: optional float [b, d], or what the model reads, of the items `ids` [b].
-          ids: which items these are; `living.reassign` says what is raised.
+        See `add` for the arguments and `living.reassign` for what is raised.
         """
         self._update(nested.reassign, vectors=vectors, ids=ids)
 
@@ -252,37 +264,29 @@ class Retriever:
         return of_drift.needs_rebuild(self.drift(), **thresholds)
 
     def search(
-        self,
-        users: Any,
-        k: int,
-        *,
-        budget: int | ArrayLike | tuple | None = None,
-        allowed: Any = None,
-        exclude: Any = None,
+        self, users: Any, k: int, *, budget: Budget = None, allowed: Any = None, exclude: Any = None
     ) -> Answer:
         """Return each user's best items, in the caller's ids.
 
-        Where the budget holds all allowed items, they are all scored: the answer is exact. Each
-        size of request is compiled once, and there are few: see `warm_up`.
+        Where the budget holds all allowed items, they are all scored: the answer is exact. A
+        request's size is compiled once, and there are few: see `warm_up`.
 
         Args:
           users: float [B, d], or what the model reads; B may be 0.
           k: items to return; padded by -1 where fewer are found.
           budget: most items to score for a user (the best list at least), a number or int [B];
             `request.default_budget` by default. From the number of items on the answer is exact,
-            unless `max_beam` bounds it. Or a tuple, one per level of nodes: most of the next
-            level's nodes to score, the last one most items; see `request.budgets_of`.
+            unless `max_beam` or a pool bounds it. Or a tuple of such, see `request.budgets_of`.
           allowed: optional [m], ids that may be returned; unknown ones allow nothing.
           exclude: optional [B, E], ids that a user must not get, padded by -1, or None where ids
             are no integers; unknown ones exclude nothing.
 
         Raises:
-          ValueError: there is no index; users have a wrong width or are not finite; k or budget
-            is out of range; allowed or exclude are no ids or of a wrong shape.
+          ValueError: there is no index; users are of a wrong width or not finite; k or budget is
+            out of range; allowed or exclude are no ids or of a wrong shape.
         """
         now = self._built()  # held to the end, whatever replaces it meanwhile
-        masks = {"allowed": allowed, "exclude": exclude}
-        asked = request_of(now, self._models, users=users, k=k, **masks)
+        asked = self._asked(now, users, k=k, allowed=allowed, exclude=exclude)
         return answer_of(self._find(now, asked)(budget), now.items.ids, k=k)
 
     def warm_up(
@@ -313,14 +317,9 @@ class Retriever:
         See `search`; a point has the last budget of a tuple. Shares are of the items held.
         """
         now = self._built()
-        masks = {"allowed": allowed, "exclude": exclude}
-        asked = request_of(now, self._models, users=users, k=k, **masks)
-        return curve(
-            self._find(now, asked),
-            find_exact(now, self._models, asked=asked),
-            budgets=budgets,
-            num_items=living.size(now.items),
-        )
+        asked = self._asked(now, users, k=k, allowed=allowed, exclude=exclude)
+        exact, held = find_exact(now, self._models, asked=asked), living.size(now.items)
+        return curve(self._find(now, asked), exact, budgets=budgets, num_items=held)
 
     def stats(self) -> dict[str, float]:
         """Measure how evenly the items fill the lists, see `nested.stats`."""
@@ -331,8 +330,7 @@ class Retriever:
 
         It is written whole or not at all, in place of what an earlier `save` wrote there.
 
-        Raises:
-          ValueError: there is no index, something else is at the path, or see `artefact.write`.
+        Raises: see `artefact.write`.
         """
         artefact.write(path, artefact.content_of(self, self._built()))
 
@@ -342,6 +340,7 @@ class Retriever:
         path: str | os.PathLike,
         *,
         scorer: Callable | None = None,
+        candidates: Callable | None = None,
         mesh: Mesh | None = None,
         axis: str | None = None,
     ) -> "Retriever":
@@ -349,37 +348,38 @@ class Retriever:
 
         Args:
           path: of the folder.
-          scorer: the callable whose name was saved, the inner product by default, none of a model.
+          scorer, candidates: the callables whose names were saved, inner products by default; of
+            a model no scorer.
           mesh, axis: where the lists of items go, as of a new retriever.
 
         Raises:
           ValueError: there is no such folder, it is damaged, or was saved with another scorer.
         """
         content = artefact.read(path)
-        settings = artefact.settings_of(content, scorer=scorer, path=path)
+        settings = artefact.settings_of(content, scorer=scorer, cheap=candidates, path=path)
         retriever = cls(content.config, **settings, mesh=mesh, axis=axis)
-        now = artefact.state_of(content, retriever._models)
-        nodes = tuple(index.nodes for index in now.indexes)
-        retriever.nodes = retriever._listed_at = nodes if retriever.nested else nodes[-1]
-        retriever._publish(now)
+        retriever._publish(artefact.state_of(content, retriever._models))
+        retriever._listed_at = retriever.nodes = nested.nodes(retriever._built(), retriever.nested)
         return retriever
 
     @property
     def _models(self):
         """What scores the levels, with the parameters as they are now."""
-        given: dict[str, Any] = {"model": self.model, "params": self.params, "task": self.task}
-        return level_models(self._num_indexes + 1, scorer=self._given_scorer, **given)
+        return models_of(self)
 
     def _plan(self) -> dict[str, Any]:
         """What nodes are learned by."""
         devices = 1 if self._mesh is None else self._mesh[0].shape[self._mesh[1]]
-        given = {"config": self.config, "models": self._models, "by_level": self.nested}
-        return given | {"devices": devices}
+        given = {"models": self._models, "by_level": self.nested, "devices": devices}
+        return given | {"config": self.config}
 
     def _build(self, items, nodes, *, seed, reserve) -> None:
         at, options = self.nodes, {"slack": self.slack, "seed": seed, "reserve": reserve}
         self._publish(building.build(items, nodes, **options, **self._plan()))
         self._listed_at = at
+
+    def _asked(self, now, users, **options: Any) -> Request:
+        return request_of(now, self._models, users=users, **options)
 
     def _find(self, now, asked: Request) -> Callable:
         options = {"asked": asked, "max_beam": self.max_beam, "mesh": self._mesh}

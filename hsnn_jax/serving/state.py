@@ -201,14 +201,19 @@ def place(now: Nested, mesh: tuple[Mesh, str]) -> Nested:
 
 
 def levels(
-    now: Nested, models: LevelModels, *, users: Any, by_row: bool = False
+    now: Nested,
+    models: LevelModels,
+    *,
+    users: Any,
+    vectors: jax.Array | None = None,
+    by_row: bool = False,
 ) -> tuple[Level, ...]:
     """Return the levels of a request.
 
     Args:
       now: the state.
       models: see `LevelModels`.
-      users: from `LevelModels.users`.
+      users, vectors: from `LevelModels.users`.
       by_row: items as rows, for brute force, instead of `Tiles`.
     """
     held, items = now.items, now.items.tiles
@@ -218,12 +223,18 @@ def levels(
         items = jax.tree.map(functools.partial(living.by_row, held.index), items.features)
     features = (*now.node_features, items)
     found = tuple(Level(*each) for each in zip(models.scorers, models.params, users, features))
+    if models.pool is not None and models.pool.nodes and vectors is not None:
+        nodes = (models.pool.level(vectors, index) for index in now.indexes)
+        found = *nodes, found[-1]
     if now.routes is None:
         return found
-    return now.routes.level(models.scorers[0], models.params[0], users=users[0]), *found[1:]
+    first = found[0]
+    return now.routes.level(first.scorer, first.params, users=first.users), *found[1:]
 
 
-def levels_for_routes(now: Nested, models: LevelModels, *, users: tuple) -> tuple[Level, Level]:
+def levels_for_routes(
+    now: Nested, models: LevelModels, *, users: tuple, vectors: jax.Array | None
+) -> tuple[Level, Level]:
     """Return the level of nodes without routes, and that of the items as rows.
 
     Raises:
@@ -234,7 +245,8 @@ def levels_for_routes(now: Nested, models: LevelModels, *, users: tuple) -> tupl
             "fit_routes: expected one level of nodes that the items' scorer scores, found "
             f"{len(now.indexes)} levels and {max(len(models.models), 1)} models"
         )
-    nodes, items = levels(now._replace(routes=None), models, users=users, by_row=True)
+    given = {"users": users, "vectors": vectors, "by_row": True}
+    nodes, items = levels(now._replace(routes=None), models, **given)
     return nodes, items
 
 
@@ -253,10 +265,16 @@ def with_routes(
       ValueError: see `levels_for_routes`.
       FloatingPointError: training diverged.
     """
-    nodes, items = levels_for_routes(now, models, users=asked.users)
+    nodes, items = levels_for_routes(now, models, users=asked.users, vectors=asked.vectors)
     given = {"index": now.items.index, "k": asked.k, "exclude": asked.exclude}
     routes, losses = fit_routes_to_exact(nodes, items, **given, **options)
     return now._replace(routes=routes), losses
+
+
+def nodes(now: Nested, nested: bool) -> Any:
+    """Return the nodes of all levels where several are searched, else those of the last one."""
+    of_levels = tuple(index.nodes for index in now.indexes)
+    return of_levels if nested else of_levels[-1]
 
 
 def stats(now: Nested) -> dict[str, float]:

@@ -63,7 +63,7 @@ def learned_by(learner, vectors):
 ENTRIES = {
     "item_vectors": [
         lambda v: Retriever(CONFIG).build_index(v),
-        lambda v: Retriever(CONFIG).fit(drawn(0), v, positives=np.arange(40), tx=TX),
+        lambda v: Retriever(CONFIG).fit_nodes(drawn(0), v, positives=np.arange(40), tx=TX),
         lambda v: build_index(v, drawn(0, 4)),
         lambda v: learned_by(NaturalHierarchy(groups=[np.arange(40) % 4]), v),
         lambda v: learned_by(EMA(num_nodes=4, steps=1), v),
@@ -71,7 +71,9 @@ ENTRIES = {
             drawn(0), v, positives=np.arange(40), tx=TX, config=CONFIG, key=jax.random.key(0)
         ),
     ],
-    "user_vectors": [lambda v: Retriever(CONFIG).fit(v, drawn(0), positives=np.arange(40), tx=TX)],
+    "user_vectors": [
+        lambda v: Retriever(CONFIG).fit_nodes(v, drawn(0), positives=np.arange(40), tx=TX)
+    ],
     "users": [lambda v: built().search(v, 2), lambda v: built().frontier(v, 2, budgets=[9])],
     "vectors": [
         lambda v: built().add(v, 100 + np.arange(40)),

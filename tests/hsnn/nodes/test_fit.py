@@ -49,11 +49,11 @@ def test_a_recorded_loss_stops_before_the_last_step():
 def test_a_retriever_is_as_before_after_a_fit_that_diverged():
     items, users, liked = data()
     retriever = Retriever(CONFIG)
-    retriever.fit(users, items, positives=liked, tx=optax.sgd(1e-3))
+    retriever.fit_nodes(users, items, positives=liked, tx=optax.sgd(1e-3))
     retriever.build_index(items)
     nodes, before = retriever.nodes, retriever.search(users, 5)
     with pytest.raises(FloatingPointError, match=MESSAGE):
-        retriever.fit(users, items, positives=liked, tx=DIVERGING)
+        retriever.fit_nodes(users, items, positives=liked, tx=DIVERGING)
     config = RouteConfig(budget=40, steps=4, batch_size=8)
     with pytest.raises(FloatingPointError, match=MESSAGE):
         retriever.fit_routes(users, DIVERGING, k=5, config=config)

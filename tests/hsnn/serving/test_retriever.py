@@ -38,7 +38,7 @@ def built(**options):
 def test_fit_build_search_in_the_callers_ids():
     items, users, liked = data()
     retriever = Retriever(CONFIG)
-    retriever.fit(users, items, positives=liked, tx=optax.adam(1e-3))
+    retriever.fit_nodes(users, items, positives=liked, tx=optax.adam(1e-3))
     stats = retriever.build_index(items, item_ids=IDS)
     assert stats == retriever.stats()
     assert stats["items"] == 120
@@ -290,7 +290,7 @@ def test_nodes_are_fitted_on_a_monns_towers():
         params=model_params(),
     )
     tx = optax.sgd(0.1)
-    retriever.fit(users, items, positives=np.arange(5), tx=tx)
+    retriever.fit_nodes(users, items, positives=np.arange(5), tx=tx)
     assert retriever.nodes.shape == (4, 8)
     assert retriever.build_index(items)["items"] == 32
 
@@ -319,8 +319,8 @@ def test_bad_inputs_of_a_monn():
         attributes = {"category": np.zeros((1, 3), int)}
         retriever.add((model_inputs(5, 1, 1)[1][0], attributes), [1])
     assert retriever.index is before
-    with pytest.raises(ValueError, match="scorer, params: expected params alone with a model"):
-        Retriever(CONFIG, model=MODEL)
+    with pytest.raises(ValueError, match="scorer: expected none with a model, found"):
+        Retriever(CONFIG, model=MODEL, scorer=mol)
     with pytest.raises(ValueError, match="task: expected none without a model, found 'buy'"):
         Retriever(CONFIG, task="buy")
 

@@ -217,7 +217,7 @@ def test_load_refuses_other_scorers_and_folders(tmp_path):
     with pytest.raises(ValueError, match="expected the header of a retriever, found: Not a dir"):
         Retriever.load(path / "arrays.npz")
     (path / "retriever.json").write_text('{"format": "other"}')
-    with pytest.raises(ValueError, match=r"expected format 'hsnn_jax.retriever/10', found 'other'"):
+    with pytest.raises(ValueError, match=r"expected format 'hsnn_jax.retriever/11', found 'other'"):
         Retriever.load(path)
 
 

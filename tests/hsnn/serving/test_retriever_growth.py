@@ -139,7 +139,7 @@ def test_a_rebuild_takes_the_nodes_of_a_later_fit_once():
     retriever = Retriever(LTIConfig(num_nodes=6, kmeans_iterations=4, total_steps=5))
     retriever.build_index(items)
     by_k_means = np.asarray(retriever.index.nodes)
-    retriever.fit(users, items, positives=liked, tx=optax.sgd(0.1), seed=1)
+    retriever.fit_nodes(users, items, positives=liked, tx=optax.sgd(0.1), seed=1)
     retriever.rebuild()
     np.testing.assert_array_equal(retriever.index.nodes, retriever.nodes)
     assert (np.asarray(retriever.nodes) != by_k_means).any()

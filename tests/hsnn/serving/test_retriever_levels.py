@@ -240,7 +240,7 @@ def test_budgets_of_coarser_levels_narrow_in_equal_ratios():
             r"nodes: expected \(2, 3\) by level, found",
         ),
         (dict(task="like"), "task: expected one of"),
-        (dict(scorer=monn.MoNNScorer(FINE)), "scorer, params: expected params alone with a model"),
+        (dict(scorer=monn.MoNNScorer(FINE)), "scorer: expected none with a model, found"),
     ],
 )
 def test_bad_levels(options, message):

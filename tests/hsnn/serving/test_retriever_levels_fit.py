@@ -27,7 +27,7 @@ from tests.hsnn.three_levels import (
 def test_fit_learns_nodes_of_all_levels_on_the_last_model_and_a_frontier_is_drawn():
     retriever = Retriever(CONFIG, model=MODELS, params={"models": params()["models"]})
     items = drawn_items(0, ITEMS)
-    retriever.fit(users(), items, positives=np.arange(USERS), tx=optax.sgd(0.1))
+    retriever.fit_nodes(users(), items, positives=np.arange(USERS), tx=optax.sgd(0.1))
     assert [nodes.shape for nodes in retriever.nodes] == [(2, 3), (6, 3)]
     stats = retriever.build_index(items, reserve=RESERVE)
     assert (stats["items"], stats["nodes"]) == (ITEMS, 6)
