@@ -285,9 +285,11 @@ class Retriever:
           ValueError: there is no index; users are of a wrong width or not finite; k or budget is
             out of range; allowed or exclude are no ids or of a wrong shape.
         """
-        now = self._built()  # held to the end, whatever replaces it meanwhile
-        asked = self._asked(now, users, k=k, allowed=allowed, exclude=exclude)
-        return answer_of(self._find(now, asked)(budget), now.items.ids, k=k)
+        one = copy.copy(
+            self
+        )  # index and parameters of one moment, whatever replaces them meanwhile
+        asked = one._asked(one._built(), users, k=k, allowed=allowed, exclude=exclude)
+        return answer_of(one._find(one._built(), asked)(budget), one._built().items.ids, k=k)
 
     def warm_up(
         self, users: Any = None, *, k: int | Sequence, batch: int | Sequence, exclude: int = 0
