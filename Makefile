@@ -44,7 +44,7 @@ run: $(READY)
 test: export OPENBLAS_NUM_THREADS = 1
 test: export NPROC = 32
 test: $(READY)
-	$(PY) -m pytest $(or $(ARGS),-q -n 2 --dist loadfile --max-worker-restart 0 --durations 10)
+	$(PY) -m pytest $(or $(ARGS),-q -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 10)
 
 test-long: export OPENBLAS_NUM_THREADS = 1
 test-long: export NPROC = 32

@@ -47,6 +47,18 @@ jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# A file goes to a worker as a whole: the longest ones first, or the last keeps one of two waiting.
+LONGEST = (
+    *("test_docs", "test_reference_trajectories", "test_processes", "test_resume"),
+    *("test_distribution", "test_network", "test_step_time", "test_step_gradients"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 def pytest_addoption(parser):
     parser.addoption("--trajectories", default=None, help="folder of reference trajectories (.npz)")
     parser.addoption(

@@ -36,9 +36,17 @@ def with_doctests():
     return sorted(path for path in sources if ">>> " in path.read_text(encoding="utf-8"))
 
 
+# The longest pages, whose calls other tests make too, are left to `make test-long`.
+LONG = {
+    "docs/tour.md",  # `make docs` runs it
+    *(f"docs/hsnn/{name}.md" for name in ("from-faiss", "how-it-works", "levels")),
+    *(f"docs/nxtpost/{name}.md" for name in ("evaluate", "serve", "train-on")),
+}
+
+
 def marked(page):
-    """Leave the longest page, whose calls other tests make too, to `make test-long`."""
-    long = name_of(page) == "docs/hsnn/how-it-works.md"
+    """Mark a page for one of the two test runs."""
+    long = name_of(page) in LONG
     return pytest.param(page, id=name_of(page), marks=[pytest.mark.long] if long else [])
 
 

@@ -285,9 +285,7 @@ class Retriever:
           ValueError: there is no index; users are of a wrong width or not finite; k or budget is
             out of range; allowed or exclude are no ids or of a wrong shape.
         """
-        one = copy.copy(
-            self
-        )  # index and parameters of one moment, whatever replaces them meanwhile
+        one = copy.copy(self)  # parameters and index of one moment, whatever comes meanwhile
         asked = one._asked(one._built(), users, k=k, allowed=allowed, exclude=exclude)
         return answer_of(one._find(one._built(), asked)(budget), one._built().items.ids, k=k)
 

@@ -74,6 +74,7 @@ def test_ratings_are_actions(problem_with_all):
     assert actions is not None and set(actions) == {0, 1, 2, 3, 4}
 
 
+@pytest.mark.long
 def test_command_reports_variants_and_baselines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(AXES, "losses", {"long": AXES["losses"]["long"]})

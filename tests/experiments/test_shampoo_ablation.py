@@ -30,6 +30,7 @@ def compared(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_figures_agree_with_one_another(compared):
     figures, summary = figures_in(compared)
     assert "<rhyme>" in summary["command"]
@@ -50,6 +51,7 @@ def test_figures_agree_with_one_another(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_report_has_every_table_and_says_who_is_first(compared):
     report = (compared / "report.md").read_text()
     titles = ("To a validation loss of", "At the end", "A whole schedule in less time")
@@ -59,6 +61,7 @@ def test_the_report_has_every_table_and_says_who_is_first(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_plots_come_from_the_summary_alone(compared):
     figures, _ = figures_in(compared)
     drawn = draw_figure(panels_of(figures))
@@ -70,6 +73,7 @@ def test_the_plots_come_from_the_summary_alone(compared):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.long
 def test_a_finished_comparison_is_resumed_without_training(compared):
     before, _ = figures_in(compared)

@@ -26,6 +26,7 @@ def test_only_users_with_events_left_are_compared():
         old_enough(queries, 9, name="drawn")
 
 
+@pytest.mark.long
 def test_command_reports_what_age_costs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_cycles(tmp_path)

@@ -71,6 +71,7 @@ def test_command_writes_figures_of_all_columns(tmp_path):
 
 
 @pytest.mark.parametrize("name", whole_step.WHOLE_STEPS)
+@pytest.mark.long
 def test_whole_steps_train(name):
     small = {
         "transformer_step": {"width": 16, "layers": 1},
@@ -103,6 +104,7 @@ def test_sizes_are_checked():
         step_time.StepTime(sets="blocks12,vgg")
 
 
+@pytest.mark.long
 def test_a_model_is_timed_in_parts(tmp_path):
     out = tmp_path / "run"
     step_time.main(["--preset", "smoke", "--model", "nxtpost", "--out", str(out), "--devices", "1"])
@@ -119,6 +121,7 @@ def test_a_model_is_timed_in_parts(tmp_path):
 TINY = {"kernel": (6, 4), "bias": (4,)}
 
 
+@pytest.mark.long
 def test_workers_of_their_own_processes_take_turns():
     order = {"set": "sequences", "optimizer": "equal", "frequency": 1, "cycles": 1}
     command = [sys.executable, "-m", "experiments.bench.step_worker", json.dumps(order)]

@@ -73,6 +73,7 @@ def test_importing_the_package_starts_nothing_again():
     assert run(["-c", f"import experiments; {TELL}"]).strip() == "None None"
 
 
+@pytest.mark.long
 def test_a_second_run_compiles_nothing(tmp_path):
     arguments = ["--preset", "smoke", "--devices", "1", "--epochs", "1"]
     shown = [

@@ -178,7 +178,7 @@ def more(*values):
 @pytest.mark.parametrize(
     ("lost", "number"),
     [
-        (1, signal.SIGKILL),
+        more(1, signal.SIGKILL),
         more(0, signal.SIGKILL),
         more(0, signal.SIGSTOP),
         more(1, signal.SIGSTOP),

@@ -256,6 +256,7 @@ def check_kills(folder, reference, *, seed, moments):
     assert_same_run(folder, reference)
 
 
+@pytest.mark.long
 def test_kill_9_at_drawn_moments_changes_no_bit(tmp_path, reference):
     check_kills(tmp_path / "killed", reference, seed=0, moments=3)
 

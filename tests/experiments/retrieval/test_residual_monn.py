@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments.retrieval.residual_monn import CROSS, as_model, residual
 from experiments.retrieval.searchers import (
@@ -11,6 +12,7 @@ from experiments.retrieval.searchers import (
 from hsnn_jax.monn.network import init_monn
 
 
+@pytest.mark.long
 def test_a_cross_counts_the_neighbours_of_what_a_user_met(vectors):
     items, requests = vectors
     lists = np.full((3, 200, 2), -1, np.int32)

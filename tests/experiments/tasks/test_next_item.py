@@ -13,13 +13,14 @@ from experiments.harness.run_folder import open_run
 from experiments.tasks.next_item import StageLoop
 from nxtpost_jax import NxtPostConfig, Recommender, evaluate, leave_one_out, model_scores
 from nxtpost_jax.training import steps
+from nxtpost_jax.training.objective import Objective
 from nxtpost_jax.training.task import task
 from tests.nxtpost.small_recommender import N, circle, cycles
 
 TX = optax.adamw(1e-2)
 CONFIG = NxtPostConfig.default(d_model=8, num_layers=1, max_len=8, block="transformer")
 SPLIT = leave_one_out(cycles(48))
-HOW = {"batch_size": 4, "seed": 5}
+HOW = {"batch_size": 4, "buckets": 1, "objective": Objective(), "seed": 5}
 
 
 def fitted(loop=None):
@@ -37,6 +38,7 @@ def as_users_compile():
 
 
 @pytest.mark.usefixtures("as_users_compile")
+@pytest.mark.long
 def test_both_loops_end_in_the_same_bits(tmp_path):
     with open_run("drawn", OneSeed(out=tmp_path / "run"), arguments=()) as run:
         loop = StageLoop(run, "adamw", make_mesh(jax.devices()[:1]))

@@ -67,6 +67,7 @@ def ask(retriever, kind):
     return [retriever.search(users, K, budget=b, **masks) for b in (30, ITEMS)]
 
 
+@pytest.mark.long
 def test_answers_are_those_of_one_device(tmp_path):
     kind = "a model"
     alone, spread = retriever_of(kind), retriever_of(kind, mesh=mesh_of(4), axis="lists")
@@ -97,6 +98,7 @@ def test_every_device_holds_its_lists_alone():
         assert held.index.nodes.sharding.is_fully_replicated
 
 
+@pytest.mark.long
 def test_a_frontier_is_measured_over_a_mesh():
     frontiers = []
     users = integers(1, USERS, 4).astype(np.float32)
@@ -108,6 +110,7 @@ def test_a_frontier_is_measured_over_a_mesh():
     assert frontiers[0][-1].recall == 1.0
 
 
+@pytest.mark.long
 def test_routes_are_learned_and_read_over_a_mesh(tmp_path):
     kind, config = "a model", RouteConfig(budget=30, steps=20, batch_size=16)
     spread = retriever_of(kind, mesh=mesh_of(4))

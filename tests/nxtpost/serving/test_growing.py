@@ -93,6 +93,7 @@ def test_items_that_came_by_add_get_an_id_row_and_keep_their_ids(tmp_path):
         assert 3 in each.items
 
 
+@pytest.mark.long
 def test_texts_of_tomorrow_are_read_by_the_encoder_of_today():
     texts = {f"film {n}": f"{('storm', 'queen', 'robot')[n % 3]} at sea {n}" for n in range(12)}
     config = NxtPostConfig.default(d_model=16, num_layers=1, max_len=8, time_features=False)

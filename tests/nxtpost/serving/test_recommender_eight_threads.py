@@ -121,7 +121,7 @@ def check_events(work):
         np.testing.assert_allclose(latest, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.long)])
 def test_eight_threads(seconds, monkeypatch):
     recommender = drawn(TINY, content(N, 0))
     recommender.warm_up(rows=4, k=K)

@@ -1,6 +1,6 @@
 import pytest
 
-from nxtpost_jax.training.objective import Objective, resolve
+from nxtpost_jax.training.objective import Objective, for_items, resolve
 
 
 def test_equal_objectives_are_one_key():
@@ -28,8 +28,15 @@ def test_what_cannot_be_is_refused(options, message):
 
 
 def test_the_number_of_negatives_alone_is_an_objective():
-    assert resolve(None, None) == Objective()
+    assert resolve(None, None) is None  # the number of items decides
     assert resolve(None, 7) == Objective(num_negatives=7)
     assert resolve(Objective(loss="bce"), None) == Objective(loss="bce")
     with pytest.raises(ValueError, match="num_negatives: expected it within the objective alone"):
         resolve(Objective(), 7)
+
+
+def test_few_items_are_all_scored_and_of_more_a_sixth_is_drawn():
+    assert for_items(500) == Objective(loss="full_softmax")
+    for items, drawn in ((501, 256), (1682, 256), (6200, 1024), (12_101, 1024), (10**6, 2048)):
+        expected = Objective(negatives="mixed", logq=True, num_negatives=drawn)
+        assert for_items(items) == expected
