@@ -85,6 +85,7 @@ def test_whole_steps_train(name):
     assert gradient(params, problem.batch, jax.random.key(1))[0][0] < before
 
 
+@pytest.mark.long
 def test_command_times_whole_steps(tmp_path, monkeypatch):
     tiny = functools.partial(whole_step.transformer, width=16, layers=1, rows=2)
     monkeypatch.setitem(step_time.WHOLE_STEPS, "transformer_step", tiny)

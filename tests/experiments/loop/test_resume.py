@@ -105,6 +105,7 @@ def largest_file(folder):
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, reference):
     folder = tmp_path / "damaged"
     signal_at(folder, signal.SIGKILL, lines=12)

@@ -67,6 +67,7 @@ def test_full_beam_equals_brute_force_bit_for_bit(seed, with_exclude, with_allow
 
 @settings(max_examples=5, deadline=None)
 @given(st.integers(1, 70), st.integers(1, 12), st.integers(1, 9), st.data())
+@pytest.mark.long
 def test_full_beam_equals_brute_force_at_any_size(num_items, num_nodes, num_users, data):
     k = data.draw(st.integers(1, num_items))
     items, users = integers(num_items, num_items, 3), integers(num_users, num_users, 3)

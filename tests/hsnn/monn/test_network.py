@@ -344,6 +344,7 @@ def trained(configuration, inputs, labels, rows):
     return jax.lax.scan(step, (params, tx.init(params)), rows)[0][0]
 
 
+@pytest.mark.long
 def test_a_small_monn_learns_a_cross_that_the_two_tower_does_not():
     inputs, labels, _ = drawn_clicks(0, 8000)
     held_out, wanted, truth = drawn_clicks(1, 4000)

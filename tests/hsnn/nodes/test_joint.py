@@ -181,6 +181,7 @@ def test_a_mask_hides_labels_from_levels_and_index():
         assert not np.allclose(shown[0][1][name], found[0][0][1][name])
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss_and_the_trained_levels_serve():
     """The whole of HSNN: start, joint steps, nested indexes, encoded levels, search."""
     rng = np.random.default_rng(3)

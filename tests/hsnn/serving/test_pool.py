@@ -137,6 +137,7 @@ def test_one_program_serves_all_budgets_and_the_frontier_knows_the_pool():
     assert exact.frontier(users, K, budgets=(ALL,))[0].recall == 1
 
 
+@pytest.mark.long
 def test_items_come_and_go_and_a_mesh_answers_as_one_device():
     kind, pool = "a model", Pool(16)
     alone = spread.retriever_of(kind, candidates=pool)

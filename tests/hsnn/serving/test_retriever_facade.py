@@ -120,6 +120,7 @@ def test_no_users_get_no_answers():
         built().search(np.zeros((0, 7)), 4)
 
 
+@pytest.mark.long
 def test_nodes_by_default_follow_the_number_of_items():
     items, users, _ = data()
     for rows, nodes in ((1, 1), (10, 7), (120, 22)):

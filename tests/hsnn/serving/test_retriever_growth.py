@@ -113,6 +113,7 @@ def churned():
     return retriever, held, near(200)
 
 
+@pytest.mark.long
 def test_after_churn_a_rebuild_finds_what_one_built_afresh_finds():
     retriever, held, users = churned()
     ids, items = np.array(list(held)), np.array(list(held.values()))

@@ -36,6 +36,7 @@ from tests.hsnn.three_levels import (
 )
 
 
+@pytest.mark.long
 def test_three_models_through_updates_and_the_file(tmp_path):
     retriever, truth = built()
     answer = check_answers(retriever, truth)

@@ -70,6 +70,7 @@ def test_new_items_of_tomorrow_are_trained_and_found():
     assert set(recommender.items.tolist()) == {f"film {n}" for n in range(14)}
 
 
+@pytest.mark.long
 def test_items_that_came_by_add_get_an_id_row_and_keep_their_ids(tmp_path):
     """After saving too; numbers that nobody has stay nobody's."""
     recommender = Recommender(TINY, circle(np.arange(N - 2)), tx=FAST)
