@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -155,7 +156,8 @@ class Study(Generic[Config]):
     def _run(self, options: Config, arguments: Sequence[str]) -> None:
         use_compilation_cache(options.compilation_cache and not self.times_compilation)
         join(options)
-        processes = options.num_processes or 1
+        # Who was joined by a cluster knows it from jax, once its devices are there: no fake ones.
+        processes = jax.process_count() if options.distributed else options.num_processes or 1
         mesh = make_mesh(select_devices(self.devices(options), processes=processes))
         if not is_first():
             print_nothing()

@@ -4,6 +4,13 @@ import os
 import subprocess
 import sys
 import textwrap
+from typing import NamedTuple
+
+import jax
+import pytest
+
+from experiments.harness.devices import select_devices
+from experiments.harness.errors import InputError
 
 QUEUED = """
     from experiments.harness.devices import make_mesh, select_devices
@@ -42,3 +49,23 @@ def test_programs_with_collectives_may_be_queued():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() == "(64, 64)"
+
+
+class OfProcess(NamedTuple):
+    """A device of one of several processes."""
+
+    process_index: int
+    number: int
+    platform: str = "gpu"
+
+
+def test_every_process_has_an_equal_share_of_the_devices(monkeypatch):
+    """Counted by the processes that joined, however they did."""
+    listed = [OfProcess(i, j) for i in (0, 1) for j in range(4)]
+    monkeypatch.setattr(jax, "devices", lambda: listed)
+    chosen = select_devices(4, processes=2)
+    assert [(d.process_index, d.number) for d in chosen] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    with pytest.raises(InputError, match=r"--devices: expected a multiple of the 2 processes"):
+        select_devices(3, processes=2)
+    with pytest.raises(InputError, match=r"--devices: expected at most 8 \(GPU\), found 10"):
+        select_devices(10, processes=2)
