@@ -43,6 +43,8 @@ STYLES: dict[str, Style] = {
     "content and id": Style(RED, "--", "s"),
     "content alone": Style(PINK, "-", "^"),
     "id alone": Style(BLUE, ":", "v"),
+    "fit(table)": Style(RED, "-", "o"),
+    "fit(table, content=texts)": Style(PINK, "--", "s"),
     "no backfill": Style(RED, "-", "D"),
     "popular items": Style(PALE, "--", "v"),
     "items of similar users": Style(TEAL, "-.", "^"),

@@ -209,12 +209,13 @@ class Recommender:
         """Compare with popularity, Markov and KNN on events held out by `fit`, else ValueError."""
         return reporting.report(self._reader())
 
-    def evaluate(self, queries: Queries, **options: Any) -> Metrics:
+    def evaluate(self, queries: Queries | Histories, targets: Any = None, **how: Any) -> Metrics:
         """Rank targets among the catalogue by options of `ranking.evaluate`, as `recommend` reads.
 
-        Raises: ValueError: a target or candidate is not in the catalogue, or as in `recommend`.
+        `queries` are of item numbers, or histories beside `targets`, the id that followed each.
+        ValueError: a target or candidate is unknown, or as in `recommend`.
         """
-        return requests.rank_queries(self._reader(), queries, **options)
+        return requests.rank_queries(self._reader(), queries, targets=targets, **how)
 
     def recommend(
         self,
@@ -262,8 +263,7 @@ class Recommender:
     ) -> Answer:
         """Find the k best items for stored user vectors; else as `recommend`.
 
-        Args:
-          vectors: f32[B, D] of `embed_users` or `update`, under the same parameters.
+        `vectors` are f32[B, D] of `embed_users` or `update`, under the same parameters.
         """
         return requests.search(self._reader(), vectors, k=k, allowed=allowed, exclude=exclude)
 

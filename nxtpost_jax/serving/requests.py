@@ -97,8 +97,9 @@ def embed_users(reader: Reader, histories: Histories) -> np.ndarray:
 
 def rank_queries(
     reader: Reader,
-    queries: Queries,
+    queries: Queries | Histories,
     *,
+    targets: Any = None,
     candidates: ArrayLike | None = None,
     popularity: ArrayLike | None = None,
     backfill: Backfill | None = None,
@@ -106,9 +107,10 @@ def rank_queries(
 ) -> Metrics:
     """Rank the queries' targets among the catalogue, see `Recommender.evaluate`."""
     catalogue = reader.catalogue
+    queries = _asked(reader, queries, targets)
     histories = reader.checked("queries", queries.histories)
     read = reader.in_slots(reader.prepared("queries", histories, backfill=backfill))
-    targets = catalogue.slots("targets", queries.targets)
+    followed = catalogue.slots("targets", queries.targets)
     allowed_S = catalogue.ids != PAD
     if candidates is not None:
         choices.refuse_mask("candidates", candidates)
@@ -116,13 +118,34 @@ def rank_queries(
         allowed_S = allowed_S & catalogue.mask(slots)
     return evaluate(
         partial(cosine_scores, reader.model, reader.params, catalogue.vectors),
-        Queries(reader.seen(histories), targets, queries.users),
+        Queries(reader.seen(histories), followed, queries.users),
         max_len=reader.model.config.max_len,
         candidates=allowed_S,
         popularity=None if popularity is None else catalogue.by_slot(popularity),
         backfill=lambda _: read,
         **options,
     )
+
+
+def _asked(reader: Reader, queries: Queries | Histories, targets: Any) -> Queries:
+    """Read histories, and the id that followed each, as queries of a user each.
+
+    Raises:
+      ValueError: there is not one target per history, one is unknown, or as in `recommend`.
+    """
+    if isinstance(queries, Queries):
+        if targets is not None:
+            raise ValueError("targets: expected None beside Queries, found some")
+        return queries
+    if targets is None:
+        raise ValueError("targets: expected the id that followed each history, found None")
+    histories = reader.read("queries", queries).sequences
+    followed = given.numbers("targets", targets, reader.catalogue)
+    if len(followed) != len(histories):
+        raise ValueError(
+            f"targets: expected {len(histories)} ids, one per history, found {len(followed)}"
+        )
+    return Queries(histories, followed, np.arange(len(histories), dtype=np.int32))
 
 
 def encoded_items(model: NxtPost, params: Any, content: Content) -> jax.Array:

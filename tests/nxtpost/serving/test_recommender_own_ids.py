@@ -22,6 +22,12 @@ NAMES = {
 }
 
 
+def stranger_to(names):
+    """An id of the same kind that no event has."""
+    strangers = {"str": "a film of tomorrow", "int": 5, "UUID": uuid.UUID(int=999)}
+    return strangers[type(names[0]).__name__]
+
+
 def walks(names, num_users=64):
     """Every user walks round the items in order, each from a place of its own.
 
@@ -75,6 +81,21 @@ def test_one_is_as_good_as_many(fitted, names):
     assert fitted.recommend(names[:3], 1, exclude=[best]).ids.item() != best
 
 
+def test_histories_and_what_followed_are_ranked_by_own_ids(fitted, names):
+    histories, followed = [names[:3], names[9:13]], [names[3], names[13]]
+    metrics = fitted.evaluate(histories, followed, ks=(1,))
+    assert metrics.ranks.tolist() == [1, 1] and metrics["hr@1"] == 1
+    assert fitted.evaluate(histories, followed[::-1]).ranks.min() > 1
+    for given, message in (
+        (followed[:1], "targets: expected 2 ids, one per history, found 1"),
+        (None, "targets: expected the id that followed each history, found None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fitted.evaluate(histories, given)
+    with pytest.raises(ValueError, match="targets: expected item ids"):
+        fitted.evaluate(histories, [names[3], stranger_to(names)])
+
+
 def test_what_is_excluded_may_be_padded_as_answers_are(fitted, names):
     answer = fitted.recommend([names[: N - 1], names[:3]], 2, exclude_seen=True)
     blank = answer.ids[0, 1]
@@ -112,8 +133,7 @@ def test_an_answer_is_a_frame(library):
 
 
 def test_an_unknown_item_is_named_or_skipped_and_counted(fitted, names):
-    stranger = {"str": "a film of tomorrow", "int": 5, "UUID": uuid.UUID(int=999)}
-    stranger = stranger[type(names[0]).__name__]
+    stranger = stranger_to(names)
     histories = [names[:3], [names[0], stranger, names[1], names[2], stranger]]
     for call in (
         lambda: fitted.recommend(histories, 2),
