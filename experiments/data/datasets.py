@@ -14,6 +14,7 @@ from experiments.data.interactions import Events, Interactions, from_events
 from experiments.data.log_table import is_header, is_log
 from experiments.data.mnist import Mnist, read_idx, read_mnist
 from experiments.data.movies import read_ratings_csv, read_ratings_dat, read_u_data
+from experiments.data.parquet_log import MAGIC
 from experiments.data.sequences import (
     looks_like_pairs,
     looks_like_sequences,
@@ -30,16 +31,17 @@ RECOGNISED = (
     "MovieLens (ratings.dat, u.data or ratings.csv), MovieTweetings (ratings.dat), "
     "SASRec (a .txt of `user item` lines), S3-Rec (a .txt of `user item item ...` lines), "
     "LightGCN (train.txt and test.txt), Online Retail (a .csv) or "
-    "a log with a header (interactions.csv, or one .csv, .tsv or .inter), plain or .gz"
+    "a log with a header (interactions.csv, or one .csv, .tsv or .inter), plain or .gz, or .parquet"
 )
 
-_TABLES = (".txt", ".csv", ".tsv", ".dat", ".inter")
+_TABLES = (".txt", ".csv", ".tsv", ".dat", ".inter", ".parquet")
 Reader = Callable[[SourceFiles, Path], Events]
 _BY_NAME: dict[str, Reader] = {
     "ratings.dat": read_ratings_dat,
     "u.data": read_u_data,
     "ratings.csv": read_ratings_csv,
     "interactions.csv": read_general,
+    "interactions.parquet": read_general,
 }
 
 
@@ -130,6 +132,7 @@ def _only_file(folder: Path) -> tuple[Path, Reader]:
         path: reader
         for path in sorted(folder.iterdir())
         if path.is_file() and plain_name(path).endswith(_TABLES)
+        if plain_name(path) != "items.parquet"  # of the items, which the log's reader looks at
         if (reader := _reader_by_content(path, in_folder=True))
     }
     if len(found) > 1:
@@ -148,6 +151,8 @@ def _reader_by_content(path: Path, *, in_folder: bool = False) -> Reader | None:
     head = read_head(path)
     if not head.strip() and not in_folder:
         raise bad_input(path, expected="at least one line", found="an empty file")
+    if head.startswith(MAGIC):
+        return read_general
     first_line = head.partition(b"\n")[0].removeprefix(b"\xef\xbb\xbf").strip()
     if first_line == RETAIL_HEADER.encode():
         return read_online_retail

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.data.files import SourceFiles
 from experiments.data.interactions import Events
 from experiments.data.log_table import read_log_table
+from experiments.data.parquet_log import MAGIC, read_parquet_table
 from experiments.data.table import csv_rows, is_whole
 from experiments.harness.errors import bad_input, shown
 
@@ -94,13 +95,15 @@ def _most_frequent_descriptions(body: list[list[str]]) -> dict[int | str, str]:
 def read_general(
     files: SourceFiles, path: Path, *, columns: Mapping[str, str] | None = None
 ) -> Events:
-    """Read a log with a header, see `log_table`.
+    """Read a log with a header, see `log_table`, or a parquet file.
 
     items.csv (`id,text,...`, all further columns join the text) or items.npy (float, [n, d])
     beside it describe items. Row i of items.npy is the i-th row of items.csv; without items.csv
     it is the item whose id is the number i.
     """
-    table, notes = read_log_table(files.read(path), path, given=columns)
+    data = files.read(path)
+    read = read_parquet_table if data.startswith(MAGIC) else read_log_table
+    table, notes = read(data, path, given=columns)
     action_names, actions = (), None
     if "action" in table:
         found, actions = np.unique(table["action"], return_inverse=True)

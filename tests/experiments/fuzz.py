@@ -27,6 +27,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 from PIL import Image
 
 from experiments.data.cifar10 import read_cifar10
@@ -142,9 +144,22 @@ def check_interactions(found: Interactions) -> None:
         assert len(found.item_texts) == found.n_items
 
 
+def parquet(draw: Draw) -> bytes:
+    """Write a log as parquet, packed in one of several ways."""
+    table = {"user": ["ann", "bob", "ann"], "item": [1, 2, 2], "time": [3, 4, 5], "n": [0.5, 1, 2]}
+    stream = io.BytesIO()
+    packing = ("none", "snappy", "gzip", "zstd")[draw.integers(4)]
+    pyarrow.parquet.write_table(pyarrow.table(table), stream, compression=packing)
+    return stream.getvalue()
+
+
 def case_of_readers(folder: Path, draw: Draw) -> None:
     """Read a damaged log."""
-    files = {name: text.encode() for name, text in LOGS[draw.integers(len(LOGS))].items()}
+    which = draw.integers(len(LOGS) + 1)
+    if which == len(LOGS):
+        check_interactions(read(written(folder, {"a.parquet": damaged(parquet(draw), draw)})))
+        return
+    files = {name: text.encode() for name, text in LOGS[which].items()}
     written(folder, some_damaged(files, draw))
     if "text.txt" in files and draw.integers(2):
         for path in folder.iterdir():
