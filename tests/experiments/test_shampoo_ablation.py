@@ -114,7 +114,7 @@ def test_axes_change_one_choice_at_several_rates(tmp_path, monkeypatch):
         for axis, setting in (("default", "default"), (name, "SOAP"))
         for multiple in ("0.5", "1", "2")
     }
-    assert set(figures) == expected
+    assert set(figures) >= expected  # and more multiples where the best is outermost
     assert all(key.startswith("axes/default/") for key in summary["baselines"])
     (panel,) = draw_figure(panels_of(figures)).axes
     assert [label.get_text() for label in panel.get_yticklabels()] == ["default", "SOAP"]

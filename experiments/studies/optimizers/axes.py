@@ -2,7 +2,8 @@
 
 Each setting is trained at the chosen rate and at multiples of it, so that none is judged at
 another's rate. Without grafting, or with SGD's, directions have another length than Adam's, which
-the chosen rate fits; these settings get larger multiples.
+the chosen rate fits; these settings get larger multiples. While the best of a setting's multiples
+is the outermost one, one more is tried beyond it, for the default as for the others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import shampoo_jax
 from experiments.harness.figures import Figures, pick
 from experiments.harness.plots import Draw, draw_points
-from experiments.harness.report import Table
+from experiments.harness.report import Table, signed
 from experiments.studies.optimizers.factories import Factory, of_shampoo_jax
 from experiments.studies.optimizers.spaces import Point
 from experiments.studies.optimizers.tables import spread
@@ -26,12 +27,13 @@ from experiments.studies.optimizers.trials import Trained, Trainer, search
 from shampoo_jax import Blocks, Refresh, Root, default_exponents, grafting
 
 MULTIPLES = (0.5, 1.0, 2.0)
+MOST_FURTHER = 3  # multiples of a setting, beyond those that it begins with
 Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A choice, and the multiples of the chosen rate that it is trained at."""
+    """A choice, and the multiples of the chosen rate that it is trained at first, ascending."""
 
     factory: Factory
     multiples: tuple[float, float, float] = MULTIPLES
@@ -116,6 +118,22 @@ class Varied:
         """The multiple with the least mean loss at the end."""
         return min(self.runs, key=lambda multiple: np.mean(self.ends(multiple)))
 
+    def further(self) -> float | None:
+        """Return a multiple beyond the best one where that is outermost, else None."""
+        tried = sorted(self.runs)
+        for edge, inner in ((tried[0], tried[1]), (tried[-1], tried[-2])):
+            if self.best == edge:
+                return edge * edge / inner
+        return None
+
+    def above(self, other: Varied) -> tuple[float, float]:
+        """Return how far its loss is above another setting's, both at their best, and the error."""
+        own, theirs = (np.asarray(each.ends(each.best)) for each in (self, other))
+        parts = [
+            ends.var(ddof=1) / len(ends) if len(ends) > 1 else np.nan for ends in (own, theirs)
+        ]
+        return float(own.mean() - theirs.mean()), float(np.sqrt(np.sum(parts)))
+
     def steps_to(self, target: float) -> float | None:
         """Return the median steps to a target at the best multiple."""
         runs = self.runs[self.best]
@@ -135,13 +153,7 @@ def vary(
     point = search(trainer, ("shampoo",), trials=trials, seed=trial_seed)["shampoo"].chosen
 
     def train(stage: str, setting: Setting) -> Varied:
-        runs = {}
-        for multiple in setting.multiples:
-            own = point._replace(rate=multiple * point.rate)
-            how = {"factory": setting.factory, "point": own}
-            name = f"{stage}-{multiple:g}"
-            runs[multiple] = [trainer.train(f"{name}-{s}", seed=s, **how) for s in seeds]
-        return Varied(runs, trainer.task.chance)
+        return at_multiples(trainer, stage, setting, point=point, seeds=seeds)
 
     found = {"default": {"default": train("default", DEFAULT)}}
     for i, (axis, settings) in enumerate(AXES.items()):
@@ -150,26 +162,48 @@ def vary(
     return point, found
 
 
+def at_multiples(
+    trainer: Trainer, stage: str, setting: Setting, *, point: Point, seeds: Sequence[int]
+) -> Varied:
+    """Train a setting at its multiples of a point's rate, and on while the best is outermost."""
+
+    def at(multiple: float) -> list[Trained]:
+        own = point._replace(rate=multiple * point.rate)
+        how = {"factory": setting.factory, "point": own}
+        return [trainer.train(f"{stage}-{multiple:g}-{s}", seed=s, **how) for s in seeds]
+
+    runs = {multiple: at(multiple) for multiple in setting.multiples}
+    varied = Varied(runs, trainer.task.chance)
+    for _ in range(MOST_FURTHER):
+        further = varied.further()
+        if further is None:
+            break
+        runs[further] = at(further)
+    return varied
+
+
 def tables_of_axes(found: Mapping[str, Mapping[str, Varied]], *, seeds: int) -> list[Table]:
     """Make a table per axis, the default as the baseline."""
     default = found["default"]["default"]
     target = float(np.median(default.ends(default.best)))
 
     def row(name: str, own: Varied) -> list:
-        ends = [spread(own.ends(multiple)) for multiple in own.runs]
-        multiples = ", ".join(f"{multiple:g}" for multiple in own.runs)
-        return [name, multiples, *ends, own.best, own.steps_to(target)]
+        multiples = ", ".join(f"{multiple:g}" for multiple in sorted(own.runs))
+        above = None if own is default else signed(*own.above(default))
+        at_best = spread(own.ends(own.best))
+        return [name, multiples, own.best, at_best, above, own.steps_to(target)]
 
-    columns = ("setting", "multiples of the rate", "loss at the first", "at the second")
-    columns = (*columns, "at the third", "best multiple", "steps to the default's end")
+    columns = ("setting", "multiples of the rate", "best of them", "loss at the best")
+    columns = (*columns, "above the default's", "steps to the default's end")
     return [
         Table(
             title=axis[0].upper() + axis[1:],
             columns=columns,
             baselines=[row("default", default)],
             rows=[row(name, own) for name, own in settings.items()],
-            note=f"Validation loss at the end, mean and standard deviation over {seeds} seed(s). "
-            f"The default ends at {target:.4g} at its best multiple, median over seeds.",
+            note=f"Validation loss at the end, mean and standard deviation over {seeds} seed(s); "
+            "the difference with its standard error. The default ends at "
+            f"{target:.4g} at its best multiple, median over seeds.",
         )
         for axis, settings in found.items()
         if axis != "default"
