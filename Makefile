@@ -1,7 +1,8 @@
 # make run | test | test-long | lint | docs | bench | results: each makes the environment first, once.
 #   make run DATA=path ARGS="..."    DATA becomes --data, ARGS goes to the experiment
 #   make test ARGS="..."             ARGS replaces pytest's default arguments
-#   make test-long                   drawn tests with ten times their draws, and more cases
+#   make test-long                   drawn tests with ten times their draws, more cases, and
+#                                    300 mutants (hours; it goes on where it stopped)
 #   PYTHON=python3.12                the interpreter that makes the environment in .venv/
 #   VENV=none PYTHON=...             use that interpreter's own packages, install nothing
 
@@ -51,6 +52,7 @@ test-long: export NPROC = 32
 test-long: export DRAWS = 200
 test-long: $(READY)
 	$(PY) -m pytest -q -m "long or drawn" $(ARGS)
+	$(PY) -m tests.mutants --out mutants.jsonl
 
 lint: $(READY)
 	$(PY) -m ruff check .
