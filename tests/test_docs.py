@@ -40,7 +40,7 @@ def with_doctests():
 LONG = {
     "docs/tour.md",  # `make docs` runs it
     *(f"docs/hsnn/{name}.md" for name in ("from-faiss", "how-it-works", "levels")),
-    *(f"docs/nxtpost/{name}.md" for name in ("evaluate", "serve", "train-on")),
+    *(f"docs/nxtpost/{name}.md" for name in ("evaluate", "from-a-table", "serve", "train-on")),
     *(f"docs/shampoo/{name}.md" for name in ("checkpoints", "soap-and-kl", "troubleshooting")),
 }
 

@@ -57,6 +57,7 @@ def figures_of(folder, name):
     return found
 
 
+@pytest.mark.long
 def test_command_writes_figures_of_all_columns(tmp_path):
     out = tmp_path / "run"
     step_time.main(["--preset", "smoke", "--out", str(out), "--devices", "1"])

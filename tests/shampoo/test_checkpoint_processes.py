@@ -7,6 +7,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import AxisType
 
 import shampoo_jax
@@ -19,6 +20,7 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
+@pytest.mark.long
 def test_two_processes_save_restore_and_move_to_one(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
     port = str(_free_port())

@@ -69,7 +69,11 @@ def _assert_close(found, expected):
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-@pytest.mark.parametrize("shape", [(1,), (2,), (4,), (8,), (4, 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(1,), *(pytest.param(s, marks=pytest.mark.long) for s in ((2,), (4,))), (8,), (4, 2)],
+    ids=str,
+)
 def test_replicated_parameters_give_the_same_result_on_any_mesh(shape, kind):
     mesh = _mesh(shape, kind)
     with jax.set_mesh(mesh):

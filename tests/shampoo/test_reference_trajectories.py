@@ -204,8 +204,16 @@ def pytest_generate_tests(metafunc):
     only = metafunc.config.getoption("--precision")
     files = sorted(folder.glob("*.npz"))
     assert files, f"no .npz in {folder}"
+    # In float32 every fourth; the others, which differ in a tolerance alone, with `make test-long`.
+    later = {(f, 32) for i, f in enumerate(files) if i % 4} if only is None else set()
     cases = [(f, bits) for f in files for bits in (64, 32) if only in (None, str(bits))]
-    metafunc.parametrize(("file", "bits"), cases, ids=[f"{f.stem}-{b}" for f, b in cases])
+    params = [
+        pytest.param(
+            *case, id=f"{case[0].stem}-{case[1]}", marks=[pytest.mark.long] * (case in later)
+        )
+        for case in cases
+    ]
+    metafunc.parametrize(("file", "bits"), params)
 
 
 def test_trajectory(file, bits):

@@ -72,6 +72,7 @@ def test_models_of_several_large_blocks_end_on_two_cores():
     assert _end_of(SCRIPT) == "equal\n"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_thousand_refreshes_of_all_blocks_end():
     assert _end_of(REFRESHES) == "ended\n"

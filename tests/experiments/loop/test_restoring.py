@@ -73,7 +73,7 @@ def test_the_state_comes_back_bit_by_bit_on_other_devices(run, before, after):
 @pytest.mark.parametrize(
     ("before", "after", "rules"),
     [
-        ("8", "2", ()),
+        pytest.param("8", "2", (), marks=pytest.mark.long),
         ("4", "1", FSDP),
         *(more(before, after, rules) for before, after in MOVES for rules in ((), FSDP)),
     ],

@@ -38,6 +38,7 @@ def measured():
     )
 
 
+@pytest.mark.long
 def test_searches_approach_their_scorer_as_they_score_more(measured):
     good, two_tower = measured
     assert good["exact"][0].recall.mean() == good["exact"][0].truth.mean() == 1

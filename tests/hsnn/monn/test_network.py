@@ -86,7 +86,16 @@ def score_grid(scorer, params, users, items):
 
 
 @pytest.mark.parametrize(
-    ("overarch", "crosses"), [*((o, ("category",)) for o in OVERARCHES), ("mol", ())]
+    ("overarch", "crosses"),
+    [
+        ("dot_mol", ("category",)),
+        ("mol", ()),
+        *(
+            pytest.param(name, ("category",), marks=pytest.mark.long)
+            for name in OVERARCHES
+            if name != "dot_mol"
+        ),
+    ],
 )
 def test_brute_force_and_full_beam_equal_the_direct_computation(overarch, crosses):
     configuration = config(overarch, crosses, recency=bool(crosses), tasks=("click", "buy"))

@@ -186,6 +186,7 @@ def routed():
     return Routed(retriever, items, asked, before, found_by(retriever, asked))
 
 
+@pytest.mark.long
 def test_routes_find_more_within_the_budget_and_change_nothing_else(routed, tmp_path):
     assert routed.after > routed.before + 0.1
     retriever = routed.retriever
