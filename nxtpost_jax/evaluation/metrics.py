@@ -16,8 +16,8 @@ class Metrics:
     """Hold mean figures over queries, their standard errors and the ranks behind them.
 
     Attributes:
-      values: mean by name: "hr@10", "ndcg@10", "mrr", ...; "debiased_ndcg@10" and "coverage@10"
-        where asked for.
+      values: mean by name: "hr@10", "ndcg@10", ..., "mrr" and "mlrr"; "debiased_ndcg@10" and
+        "coverage@10" where asked for.
       standard_errors: bootstrap over users, by the same names; none for coverage, which is no
         mean over users.
       ranks: int32[q], the target's rank, 1 is the best.
@@ -57,7 +57,7 @@ def metrics_of_ranks(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Metrics:
-    """Average hit rate and NDCG at each k and the reciprocal rank over queries.
+    """Average hit rate and NDCG at each k, the reciprocal rank and its log over queries.
 
     With one relevant item a query, NDCG@k is 1 / log2(rank + 1) for a rank of at most k, else 0.
 
@@ -78,7 +78,7 @@ def metrics_of_ranks(
         raise ValueError("queries: expected at least one, found none")
     if min(ks) < 1:
         raise ValueError(f"ks: expected cut-offs of at least 1, found {tuple(ks)}")
-    names = [f"hr@{k}" for k in ks] + [f"ndcg@{k}" for k in ks] + ["mrr"]
+    names = [f"hr@{k}" for k in ks] + [f"ndcg@{k}" for k in ks] + ["mrr", "mlrr"]
     columns = {name: (gains(ranks, name), np.ones(len(ranks))) for name in names}
     if weights is not None:
         weights = np.asarray(weights, np.float64)
@@ -101,7 +101,11 @@ def metrics_of_ranks(
 
 
 def gains(ranks: ArrayLike, name: str) -> np.ndarray:
-    """Compute one figure of every query: float64[q], for "hr@k", "ndcg@k" or "mrr".
+    """Compute one figure of every query: float64[q], for "hr@k", "ndcg@k", "mrr" or "mlrr".
+
+    The last is the log of the reciprocal rank, at most 0; the exponential of its mean is one over
+    the geometric mean of the ranks. It counts every query, not only those whose target is near the
+    top, and so tells two models apart with fewer of them.
 
     Raises:
       ValueError: the name is another.
@@ -109,9 +113,11 @@ def gains(ranks: ArrayLike, name: str) -> np.ndarray:
     ranks = np.asarray(ranks)
     if name == "mrr":
         return 1.0 / ranks
+    if name == "mlrr":
+        return -np.log(ranks)
     figure, _, k = name.partition("@")
     if figure not in ("hr", "ndcg") or not k.isdigit():
-        raise ValueError(f"name: expected 'hr@k', 'ndcg@k' or 'mrr', found {name!r}")
+        raise ValueError(f"name: expected 'hr@k', 'ndcg@k', 'mrr' or 'mlrr', found {name!r}")
     gain = np.ones(len(ranks)) if figure == "hr" else 1 / np.log2(ranks + 1.0)
     return np.where(ranks <= int(k), gain, 0.0)
 
@@ -147,7 +153,7 @@ def paired_difference(
 
     Args:
       one, other: of `ranking.evaluate` over the same queries in the same order.
-      name: "hr@k", "ndcg@k" or "mrr".
+      name: "hr@k", "ndcg@k", "mrr" or "mlrr".
       bootstrap: resamples, at least 2.
       seed: draws them.
 

@@ -33,6 +33,8 @@ from nxtpost_jax.training.task import Task, digest_of_arrays, task
 
 Validation = Queries | Callable[[Any], Mapping[str, float]]
 SELECT = "ndcg@10"
+# Of some hundred users NDCG stands still for a while by chance, and training would end too soon.
+SELECT_HELD_OUT = "mlrr"
 FEWEST = 25  # users of either kind below whom nothing is held out
 EPOCHS = 20  # where nothing tells when to end
 EPOCHS_MORE = 2
@@ -102,6 +104,7 @@ def learn(
                 held = Held(asked.train, asked.test, seen_filter)
             plan |= _chosen(plan, more=more, validated=validation is not None)
         _check_selection(validation, seen_filter=seen_filter, select=plan["select"])
+        plan["select"] = plan["select"] or (SELECT if held is None else SELECT_HELD_OUT)
         posed = task(
             start.model,
             sequences,
@@ -267,10 +270,12 @@ def _check_alone(loop: Loop | None, **options: Any) -> None:
             )
 
 
-def _check_selection(validation: Validation | None, *, seen_filter: bool, select: str) -> None:
+def _check_selection(
+    validation: Validation | None, *, seen_filter: bool, select: str | None
+) -> None:
     if not seen_filter and not isinstance(validation, Queries):
         raise ValueError("seen_filter: expected validation queries beside False, found none")
-    if validation is None and select != SELECT:
+    if validation is None and select is not None:
         raise ValueError(f"select: expected validation beside it, found {select!r} alone")
 
 

@@ -141,7 +141,7 @@ class Recommender:
         validation: Validation | None = None,
         seen_filter: bool = True,
         validate_every: int = 1,
-        select: str = "ndcg@10",
+        select: str | None = None,
         patience: int | None = None,
         log: Callable[[dict[str, float]], None] | None = None,
         progress: bool | None = None,
@@ -171,7 +171,7 @@ class Recommender:
           validation: queries, or a function from parameters to figures; the best epoch is kept.
           seen_filter: whether validation leaves a user's earlier items out, as in `evaluate`.
           validate_every: epochs between two validations; the last epoch always has one.
-          select: the figure, the highest is best: "hr@k", "ndcg@k", "mrr" or one of the function's.
+          select: one of `metrics.gains` or the function's; "ndcg@10", of held-out events "mlrr".
           patience: validations in a row without a new best that end the training.
           log: called with each epoch's record.
           progress: False for no line on a terminal.

@@ -205,10 +205,10 @@ def validation(
 
 def _cut_offs(select: str) -> tuple[int, ...]:
     figure, _, k = select.partition("@")
-    if select == "mrr":
+    if select in ("mrr", "mlrr"):
         return (10,)
     if figure not in ("hr", "ndcg") or not k.isdigit() or not int(k):
-        raise ValueError(f"select: expected 'hr@k', 'ndcg@k' or 'mrr', found {select!r}")
+        raise ValueError(f"select: expected 'hr@k', 'ndcg@k', 'mrr' or 'mlrr', found {select!r}")
     return tuple(sorted({10, int(k)}))
 
 

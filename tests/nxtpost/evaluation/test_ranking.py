@@ -63,6 +63,7 @@ def test_metrics_follow_from_ranks():
     assert metrics["hr@10"] == 0.75
     assert metrics["ndcg@10"] == pytest.approx((1 + 1 / np.log2(4) + 1 / np.log2(3)) / 4)
     assert metrics["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 11 + 1 / 2) / 4)
+    assert metrics["mlrr"] == pytest.approx(-np.log(3 * 11 * 2) / 4)
 
 
 def test_the_bootstrap_gives_the_standard_error_of_a_mean():
@@ -248,7 +249,8 @@ def test_what_cannot_be_paired_is_refused():
     left, right = (metrics_of_ranks([1, 2], users=u, bootstrap=0) for u in ([0, 1], [0, 2]))
     with pytest.raises(ValueError, match="other: expected metrics of the same users"):
         paired_difference(left, right)
-    with pytest.raises(ValueError, match="name: expected 'hr@k', 'ndcg@k' or 'mrr', found 'hit'"):
+    expected = "name: expected 'hr@k', 'ndcg@k', 'mrr' or 'mlrr', found 'hit'"
+    with pytest.raises(ValueError, match=expected):
         paired_difference(one, one, name="hit")
     with pytest.raises(ValueError, match="bootstrap: expected at least 2 resamples, found 1"):
         paired_difference(one, one, bootstrap=1)

@@ -73,7 +73,7 @@ def test_any_figure_selects_and_seen_items_may_stay():
         ),
         (
             {"validation": SPLIT.validation, "select": "loss"},
-            "select: expected 'hr@k', 'ndcg@k' or 'mrr', found 'loss'",
+            "select: expected 'hr@k', 'ndcg@k', 'mrr' or 'mlrr', found 'loss'",
         ),
         (
             {"validation": lambda params: {"a": 1, "b": 2}, "epochs": 1},
