@@ -293,7 +293,7 @@ def found(worst: Sequence[float], fitted: Sequence[float]) -> str:
 STUDY = Study(
     name="capacity_plan",
     about="large models per device, compiled and computed",
-    minutes=15,
+    minutes=17,
     claim="A formula gives bytes, collectives and operations per device to 2 % of the compiled "
     "programs.",
     presets=PRESETS,

@@ -14,7 +14,7 @@ def test_the_smoke_preset_compiles_computes_and_compares(tmp_path):
     capacity_plan.main(["--preset", "smoke", "--out", str(out)])
     summary = json.loads((out / "summary.json").read_text())
     metrics, baselines = summary["metrics"], summary["baselines"]
-    prefix = "Transformer_1.3B-fsdp"
+    prefix = "Transformer_1.3B_fsdp"
     assert baselines[f"{prefix}/4/compiled"] == metrics[f"{prefix}/8/compiled"] == 1
     assert metrics[f"{prefix}/16/compiled"] == 0
     assert metrics[f"{prefix}/16/parameter_bytes"] < metrics[f"{prefix}/8/parameter_bytes"]

@@ -86,7 +86,7 @@ def _beyond(case: Case, devices: int, fit: Temporary | None) -> Row:
 
 
 def figures_of(planned: Planned) -> dict[int, dict[str, float]]:
-    """Name the figures of every number of devices: MODEL-LAYOUT/DEVICES/FIGURE."""
+    """Name the figures of every number of devices: MODEL_LAYOUT/DEVICES/FIGURE."""
     return {
         n: {f"{planned.key}/{n}/{name}": value for name, value in _figures(row).items()}
         for n, row in planned.rows.items()
