@@ -197,11 +197,12 @@ def search_rows(options: Plan) -> tuple[retrieval.Catalogue, list[retrieval.Sear
         catalogue = retrieval.Catalogue(items=4096, nodes=nodes, budgets=budgets, **sizes)
     rows, worst = [], 0.0
     for count in options.counts:
-        computed = retrieval.compute_search(catalogue, count)
-        if count <= options.compiled:
-            row, deviation = retrieval.compile_search(catalogue, count)
-            worst = max(worst, deviation)
-        rows.append(row if count <= options.compiled else computed)
+        if count > options.compiled:
+            rows.append(retrieval.compute_search(catalogue, count))
+            continue
+        row, deviation = retrieval.compile_search(catalogue, count)
+        rows.append(row)
+        worst = max(worst, deviation)
     return catalogue, rows, worst
 
 

@@ -73,7 +73,7 @@ class Decoder(nn.Module):
             nn.remat(Layer, prevent_cse=False),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # flax types it as int
             length=self.layers,
         )
         x_BxLxD, _ = stack(self.heads, self.axis, name="layers")(

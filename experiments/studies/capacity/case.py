@@ -25,7 +25,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from experiments.harness.devices import make_mesh
 from experiments.loop.sharding import key_path
-from experiments.loop.train_step import Step, TrainState, replicated, shardings_of
+from experiments.loop.train_step import TrainState, replicated, shardings_of
 from experiments.studies.capacity.blocks import Dealing, dealing_of
 from experiments.studies.capacity.program import costs_of
 from experiments.studies.capacity.trace import flops_per_device
@@ -49,7 +49,7 @@ class Laid:
       growing: temporary bytes that every further device adds to each.
     """
 
-    step: Step
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     state: TrainState
     batch: Any
     more: tuple = ()

@@ -128,7 +128,7 @@ def residual(name: str, *, layout: str, options: Images, classes: int, rows: int
             "images": by_rows(mesh, shape, np.uint8),
             "labels": by_rows(mesh, shape[:1], np.int32),
         }
-        make = functools.partial(optimizer, options, classifier, steps_per_epoch=1000)
+        make: Any = functools.partial(optimizer, options, classifier, steps_per_epoch=1000)
         return lay_training(
             mesh,
             init_params=classifier.init_params,

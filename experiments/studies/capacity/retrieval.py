@@ -219,7 +219,7 @@ def joint(
         features = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sample)
         return init_joint(key, config, item_features=features)
 
-    def loss(params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict]:
         del key
         value, _ = joint_loss(params, batch, step=config.index.total_steps, config=config)
         return value, {}
