@@ -26,6 +26,7 @@ MODEL_FILES = {
     "nxtpost_jax/towers/user_tower.py",
     "nxtpost_jax/evaluation/wide_deep.py",
     "experiments/models/character_model.py",
+    "experiments/models/decoder.py",
     "experiments/bench/digits_model.py",
     "experiments/models/resnet.py",
 }
