@@ -123,6 +123,17 @@ def test_every_requirement_has_a_tested_version():
     assert needed <= set(re.findall(r"^([\w-]+)==", pins, re.MULTILINE))
 
 
+def test_each_dependency_has_its_licence_and_its_reason():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w, -]+) \| (\w*) ?\| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    listed = {name.strip() for names, *_ in rows for name in names.split(",")}
+    config = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    extras = config.partition("[options.extras_require]")[2].partition("\n[")[0]
+    needed = set(re.findall(r"^    ([\w-]+)", extras, re.MULTILINE)) - {"jax"}
+    assert needed <= listed, needed - listed
+    assert all(licence.strip() and reason.strip() for _, _, licence, reason in rows)
+
+
 def test_the_page_of_the_index_links_to_the_repository(metadata):
     source = dict(line.split(", ") for line in metadata.get_all("Project-URL"))["Source"]
     targets = re.findall(r"\]\(([^)\s]+)\)", metadata.get_payload())
