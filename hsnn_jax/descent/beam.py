@@ -14,6 +14,7 @@ Array = jax.Array | np.ndarray
 
 # Nodes that are put in order at first: a search visits ten of a thousand.
 _FEW = 32
+_MANY = 16  # users for whom a threshold is faster, see `shortlist`
 
 
 class Candidates(NamedTuple):
@@ -132,6 +133,10 @@ def _best(priority, counts, budget, size: int, most: int):
 
 def _ordered(priority, size: int):
     """Return the best priorities float [B, size] and their places int32, ties by place."""
+    if len(priority) < _MANY:  # XLA's own rule for ties is this one
+        values, places = jax.lax.top_k(priority, size)
+        # Without the barriers XLA:CPU puts all in order after all, see `top_k`.
+        return jax.lax.optimization_barrier(values), jax.lax.optimization_barrier(places)
     places, values = top_k(priority, lambda rows, slots: slots, k=size)
     return values, jnp.maximum(places, 0)
 

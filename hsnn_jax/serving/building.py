@@ -145,7 +145,8 @@ def _learned(vectors, config, slack, reserve, by_level, seed):
     if by_level:  # a node of a finer level is its parent's, wherever it lies
         return nodes
     capacity = math.ceil(slack * (len(vectors) + reserve) / nodes.shape[0])
-    return split_crowded(vectors, nodes, capacity=capacity, seed=seed, distance=config.distance)
+    capacity = capacity * len(sample) // len(vectors)
+    return split_crowded(sample, nodes, capacity=capacity, seed=seed, distance=config.distance)
 
 
 def _sampled(vectors, config, seed):
