@@ -12,8 +12,9 @@ from hsnn_jax.top_k import top_k
 
 Array = jax.Array | np.ndarray
 
-# Nodes that are put in order at first: a search visits ten of a thousand.
-_FEW = 32
+# Nodes that are put in order at first, half as many for few users: a search visits ten of a
+# thousand, but more where nodes are small, and all users go by the longest beam.
+_FEW = 64
 _MANY = 16  # users for whom a threshold is faster, see `shortlist`
 
 
@@ -73,7 +74,7 @@ def route(
     # A sort takes NaN for the largest number; such a node comes last, for those who afford all.
     priority = jnp.where(jnp.isnan(priority), jnp.finfo(priority.dtype).min, priority)
     priority = jnp.where(left > 0, priority, -jnp.inf)
-    size = min(_FEW, max_beam)
+    size = min(_FEW if len(priority) >= _MANY else max(_FEW // 2, 1), max_beam)
     if then is None or 2 * size >= max_beam:
         beam = _beam(found, index, budget, *_best(priority, counts, budget, size, max_beam))
         return beam if then is None else then(beam)

@@ -64,7 +64,7 @@ def scored(
         given |= {"items": items, "pages": pages, "excluded": excluded}
         ids, scores = score_pages(scorer, params, **given)
     outputs = jnp.take_along_axis(beam.outputs, pages.rank[:, :, None], axis=1)
-    return candidates(ids, scores, outputs, ensemble)
+    return candidates(ids, scores, above=outputs, ensemble=ensemble)
 
 
 def _ids_at(pages: Pages, index: Index, size: int):
@@ -122,7 +122,9 @@ def _after(ids, others):
     return ids_at
 
 
-def candidates(ids: Any, own: jax.Array, above: Any, ensemble: dict | None) -> Candidates:
+def candidates(
+    ids: Any, own: jax.Array, *, above: Any = None, ensemble: dict | None = None
+) -> Candidates:
     """Join a level's own outputs [B, M] to those of the nodes [B, S, n] that list the entries."""
     if ensemble is None:
         return Candidates(ids, own, own[..., None])

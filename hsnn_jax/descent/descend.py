@@ -189,7 +189,7 @@ def local_search(
             return {"users": users[level], "items": features[level], "ensemble": request.ensemble}
 
         scores = score_all(static.scorers[0], params[0], users=users[0], items=features[0])
-        found = candidates(None, scores, None, request.ensemble)
+        found = candidates(None, scores, ensemble=request.ensemble)
         for level, (index, budget) in enumerate(zip(indexes[:-1], budgets), start=1):
             most = static.max_beams[level - 1]
             beam = route(found, index, left=left[level - 1], budget=budget, max_beam=most, **cost)
@@ -246,7 +246,7 @@ def local_search(
                 beam=whole,
                 first_node=first_node,
             )
-            scores = candidates(ids, own, above, request.ensemble).scores
+            scores = candidates(ids, own, above=above, ensemble=request.ensemble).scores
             ids, scores = top_k(scores, ids, k=static.k)
         return ids, scores, unseen, whole.items, num_pages(whole, size=size)
 

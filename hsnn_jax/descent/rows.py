@@ -83,7 +83,7 @@ def _of_rows(level, index, rows):
     if isinstance(level.features, WideTiles):
         capacity = index.lists.shape[1]
         places = index.positions.at[rows].get(mode="clip")
-        vectors = vectors_at(level.features, places // capacity, places % capacity)
+        vectors = vectors_at(level.features, node=places // capacity, column=places % capacity)
         return level._replace(features=vectors)
     items, tiled = level.features, isinstance(level.features, Tiles)
     places = index.positions.at[rows].get(mode="clip") if tiled else rows

@@ -77,7 +77,7 @@ def insert(
     def put(tiles, values):
         return tiles.at[node, column].set(values, mode="drop")
 
-    tiles = with_vectors(tiles, node, column, vectors)
+    tiles = with_vectors(tiles, vectors, node=node, column=column)
     if carried is not None:
         carried = Tiles(jax.tree.map(put, carried.features, features))
     return _mend(index, tiles, node, distance), tiles, carried
@@ -92,7 +92,7 @@ def discard(
     nowhere = num_nodes * capacity
     slots = index.positions.at[rows].get(mode="fill", fill_value=nowhere)
     node, column = slots // capacity, slots % capacity
-    vectors = vectors_at(tiles, node, column)
+    vectors = vectors_at(tiles, node=node, column=column)
     wanted, _ = nearest(vectors, index.nodes, distance=distance)
     away = jnp.sum((wanted != node) & (node < num_nodes), dtype=jnp.int32)
     index = index._replace(
@@ -106,7 +106,7 @@ def discard(
 
 @functools.partial(jax.jit, static_argnames="distance")
 def relist(
-    index: Index, tiles: Tiles | WideTiles, vectors: jax.Array, *, features: Any, distance: Distance
+    index: Index, tiles: Tiles | WideTiles, *, vectors: jax.Array, features: Any, distance: Distance
 ) -> tuple[Index, Tiles | WideTiles, Tiles | None]:
     """List all live rows anew by the rule of `assign`.
 
@@ -132,7 +132,7 @@ def relist(
         positions=slots,
         overflow=jnp.sum((wanted != node_of) & (node_of < num_nodes), dtype=jnp.int32),
     )
-    tiles = pack_like(tiles, index, vectors)
+    tiles = pack_like(tiles, index, vectors=vectors)
     features = None if features is None else pack(index, features)
     return _mend(index, tiles, jnp.arange(num_nodes), distance), tiles, features
 

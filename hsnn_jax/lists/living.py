@@ -211,8 +211,8 @@ def reassign(
         ids, rows = _known_rows(living, ids, size=vectors.shape[0])
         features = check_features(features, _held(living), size=ids.size)
         held = jax.tree.map(lambda old, new: _with_rows(old, rows, new), held, (vectors, features))
-    given = {"features": held[1], "distance": distance}
-    index, tiles, carried = relist(living.index, living.tiles, held[0], **given)
+    given = {"vectors": held[0], "features": held[1], "distance": distance}
+    index, tiles, carried = relist(living.index, living.tiles, **given)
     return living._replace(index=index, tiles=tiles, features=carried)
 
 
@@ -222,7 +222,7 @@ def item_vectors(living: Living) -> jax.Array:
         return by_row(living.index, living.tiles.features)
     capacity = living.index.lists.shape[1]
     positions = living.index.positions
-    rows = vectors_at(living.tiles, positions // capacity, positions % capacity)
+    rows = vectors_at(living.tiles, node=positions // capacity, column=positions % capacity)
     return jnp.where(live(living.index)[:, None], rows, 0.0)
 
 

@@ -29,7 +29,7 @@ def pack_wide(index: Index, vectors: jax.Array) -> WideTiles:
     return WideTiles(rows)
 
 
-def pack_like(tiles: Tiles | WideTiles, index: Index, vectors: jax.Array) -> Tiles | WideTiles:
+def pack_like(tiles: Tiles | WideTiles, index: Index, *, vectors: jax.Array) -> Tiles | WideTiles:
     """Copy vectors float [n, d] into the order of the lists, in the layout of other tiles."""
     return (pack_wide if isinstance(tiles, WideTiles) else pack)(index, vectors)
 
@@ -60,7 +60,7 @@ def vectors_of_list(tiles: Tiles | WideTiles, capacity: int) -> jax.Array:
     return pages.reshape(-1, pages.shape[2])[:capacity]
 
 
-def vectors_at(tiles: Tiles | WideTiles, node: jax.Array, column: jax.Array) -> jax.Array:
+def vectors_at(tiles: Tiles | WideTiles, *, node: jax.Array, column: jax.Array) -> jax.Array:
     """Return the vectors [..., d] at slots; those of slots out of range are anything."""
     if isinstance(tiles, Tiles):
         return tiles.features.at[node, column].get(mode="clip")
@@ -69,7 +69,7 @@ def vectors_at(tiles: Tiles | WideTiles, node: jax.Array, column: jax.Array) -> 
 
 
 def with_vectors(
-    tiles: Tiles | WideTiles, node: jax.Array, column: jax.Array, values: jax.Array
+    tiles: Tiles | WideTiles, values: jax.Array, *, node: jax.Array, column: jax.Array
 ) -> Tiles | WideTiles:
     """Return tiles with vectors [b, d] put at slots [b]; what is out of range is dropped."""
     if isinstance(tiles, Tiles):

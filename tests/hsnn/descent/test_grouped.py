@@ -119,7 +119,7 @@ def test_slots_of_width_major_tiles_are_those_of_the_lists(capacity):
     tiles, rows = pack_wide(index, items), np.asarray(pack(index, items).features)
     assert tiles.features.shape[3] == page_width(capacity)
     node, column = np.nonzero(np.asarray(index.lists) >= 0)
-    np.testing.assert_array_equal(vectors_at(tiles, node, column), rows[node, column])
+    np.testing.assert_array_equal(vectors_at(tiles, node=node, column=column), rows[node, column])
     for held, slots in ((tiles, capacity), (widened(tiles, capacity, factor=2), 2 * capacity)):
         lists = jax.vmap(lambda of, slots=slots: vectors_of_list(of, slots))(held)
         np.testing.assert_array_equal(np.asarray(lists)[node, column], rows[node, column])
