@@ -83,6 +83,7 @@ STYLES: dict[str, Style] = {
     "faiss IVF": Style(AMBER),
     "IVF re-ranked": Style(AMBER, "--", "s"),
     "HNSW": Style(VIOLET, "-", "v"),
+    "faiss HNSW": Style(VIOLET, ":", "D"),
     "hnswlib": Style(VIOLET, "--", "s"),
     "usearch": Style(INDIGO, "-.", "^"),
     "exact": Style(BLACK, ":"),
