@@ -84,7 +84,7 @@ STYLES: dict[str, Style] = {
     "IVF re-ranked": Style(AMBER, "--", "s"),
     "HNSW": Style(VIOLET, "-", "v"),
     "faiss HNSW": Style(VIOLET, ":", "D"),
-    "hnswlib": Style(VIOLET, "--", "s"),
+    "hnswlib": Style(RED, "--", "s"),
     "usearch": Style(INDIGO, "-.", "^"),
     "exact": Style(BLACK, ":"),
     "two tower re-ranked": Style(INDIGO, "--", "s"),
