@@ -66,6 +66,7 @@ bench: export OPENBLAS_NUM_THREADS = 1
 bench: export NPROC = 32
 bench: $(BENCH_READY)
 	$(PY) -m experiments.step_time $(ARGS)
+	$(PY) -m experiments.index_time
 
 results: $(READY)
 	$(PY) -m experiments.digits --keep digits

@@ -85,6 +85,9 @@ STYLES: dict[str, Style] = {
     "faiss IVF": Style(AMBER),
     "IVF re-ranked": Style(AMBER, "--", "s"),
     "HNSW": Style(VIOLET, "-", "v"),
+    "faiss HNSW": Style(VIOLET, ":", "D"),
+    "hnswlib": Style(RED, "--", "s"),
+    "usearch": Style(INDIGO, "-.", "^"),
     "exact": Style(BLACK, ":"),
     "two tower re-ranked": Style(INDIGO, "--", "s"),
     # an index that serves day after day, with nodes by k-means and with learned ones

@@ -1,17 +1,21 @@
 """Choose the nodes that each user visits."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hsnn_jax.lists.index import Index
+from hsnn_jax.top_k import top_k
 
 Array = jax.Array | np.ndarray
 
-_FEW = 64  # nodes that are put in order at first
+# Nodes that are put in order at first, half as many for few users: a search visits ten of a
+# thousand, but more where nodes are small, and all users go by the longest beam.
+_FEW = 64
+_MANY = 16  # users for whom a threshold is faster, see `shortlist`
 
 
 class Candidates(NamedTuple):
@@ -46,7 +50,8 @@ def route(
     budget: jax.Array,
     cost_weight: jax.Array | float,
     max_beam: int,
-) -> Beam:
+    then: Callable | None = None,
+) -> Any:
     """Take each user's best nodes while the cumulative number of what they list fits the budget.
 
     The best one is taken whatever it lists: a budget below it would buy nothing.
@@ -58,13 +63,33 @@ def route(
       budget: int32 [B], most entries of the lists to score.
       cost_weight: nodes are ranked by score - cost_weight * log(entries of the list).
       max_beam: static S, most nodes.
+      then: what is made of the beam, compiled for a short one too, which is taken where it
+        holds what all users afford: work on the places of a beam is then not in proportion to S.
+
+    Returns:
+      then(beam), or the `Beam`.
     """
     left, counts = (_at(x, found.ids) for x in (left, index.counts[None, :]))
     priority = found.scores - cost_weight * jnp.log(jnp.maximum(counts, 1))
     # A sort takes NaN for the largest number; such a node comes last, for those who afford all.
     priority = jnp.where(jnp.isnan(priority), jnp.finfo(priority.dtype).min, priority)
     priority = jnp.where(left > 0, priority, -jnp.inf)
-    priority, slots = _best(priority, counts, budget, min(_FEW, max_beam), max_beam)
+    size = min(_FEW if len(priority) >= _MANY else max(_FEW // 2, 1), max_beam)
+    if then is None or 2 * size >= max_beam:
+        beam = _beam(found, index, budget, *_best(priority, counts, budget, size, max_beam))
+        return beam if then is None else then(beam)
+    first = _ordered(priority, size)
+    return jax.lax.cond(
+        _suffice(*first, counts, budget),
+        lambda: then(_beam(found, index, budget, *first)),
+        lambda: then(
+            _beam(found, index, budget, *_best(priority, counts, budget, 8 * size, max_beam))
+        ),
+    )
+
+
+def _beam(found: Candidates, index: Index, budget, priority, slots) -> Beam:
+    """Return the nodes at slots int32 [B, S], best first, as far as the budgets reach."""
     nodes = slots if found.ids is None else jnp.take_along_axis(found.ids, slots, axis=1)
     outputs = jnp.take_along_axis(found.outputs, slots[:, :, None], axis=1)
     spent = jnp.cumsum(index.counts[nodes], axis=1)
@@ -92,13 +117,10 @@ def _best(priority, counts, budget, size: int, most: int):
     Returns:
       (priorities float [B, most], places int32 [B, most]); after the ordered ones -inf, and 0.
     """
-    values, places = jax.lax.top_k(priority, size)
+    size = min(size, most)
+    values, places = _ordered(priority, size)
     if size == most:
         return values, places
-    # Without the barriers XLA:CPU puts all in order after all, see `top_k`.
-    values, places = jax.lax.optimization_barrier(values), jax.lax.optimization_barrier(places)
-    listed = jnp.take_along_axis(jnp.broadcast_to(counts, priority.shape), places, axis=1)
-    enough = (jnp.sum(listed, axis=1) > budget) | (values[:, -1] == -jnp.inf)
 
     def padded():
         rest = ((0, 0), (0, most - size))
@@ -107,7 +129,24 @@ def _best(priority, counts, budget, size: int, most: int):
     def longer():
         return _best(priority, counts, budget, min(8 * size, most), most)
 
-    return jax.lax.cond(jnp.all(enough), padded, longer)
+    return jax.lax.cond(_suffice(values, places, counts, budget), padded, longer)
+
+
+def _ordered(priority, size: int):
+    """Return the best priorities float [B, size] and their places int32, ties by place."""
+    if len(priority) < _MANY:  # XLA's own rule for ties is this one
+        values, places = jax.lax.top_k(priority, size)
+        # Without the barriers XLA:CPU puts all in order after all, see `top_k`.
+        return jax.lax.optimization_barrier(values), jax.lax.optimization_barrier(places)
+    places, values = top_k(priority, lambda rows, slots: slots, k=size)
+    return values, jnp.maximum(places, 0)
+
+
+def _suffice(values, places, counts, budget):
+    """Tell whether all users spend their budget on these nodes, or have no others: bool []."""
+    rows = jnp.arange(len(counts))[:, None]  # one, of all users, or theirs
+    listed = counts[rows, places]
+    return jnp.all((jnp.sum(listed, axis=1) > budget) | (values[:, -1] == -jnp.inf))
 
 
 def open_counts(indexes: Sequence[Index], allowed: Array | None) -> list:
@@ -165,9 +204,9 @@ def unseen_items(beam: Beam, left: jax.Array) -> jax.Array:
       beam: see `Beam`.
       left: int32 [B or 1, K] from `remaining`.
     """
-    left = jnp.broadcast_to(left, (beam.nodes.shape[0], left.shape[1]))
     nodes = jnp.minimum(beam.nodes, left.shape[1] - 1)
-    listed = jnp.where(beam.extents > 0, jnp.take_along_axis(left, nodes, axis=1), 0)
+    rows = jnp.arange(left.shape[0])[:, None]  # one, of all users, or theirs
+    listed = jnp.where(beam.extents > 0, left[rows, nodes], 0)
     return jnp.sum(left, axis=1, dtype=jnp.int32) - jnp.sum(listed, axis=1, dtype=jnp.int32)
 
 

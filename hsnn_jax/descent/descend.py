@@ -5,6 +5,7 @@ affords are kept and expanded in turn. Levels are numbered from the coarsest, an
 is the items: N levels stand on N - 1 nested indexes.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -16,8 +17,6 @@ from jax.core import Tracer
 from hsnn_jax.chunks import by_chunks, num_rows
 from hsnn_jax.descent.beam import (
     Array,
-    Beam,
-    Candidates,
     open_counts,
     owned,
     remaining,
@@ -25,24 +24,16 @@ from hsnn_jax.descent.beam import (
     slots_of,
     unseen_items,
 )
-from hsnn_jax.descent.pages import (
-    Pages,
-    num_pages,
-    page_slots,
-    pages_in,
-    pages_of,
-    places_of,
-    score_pages,
-    whole_rounds,
-)
+from hsnn_jax.descent.below import best, candidates, most_pages, scored
+from hsnn_jax.descent.pages import num_pages, page_slots, pages_in, places_of, whole_rounds
 from hsnn_jax.descent.pool import ROUND, check_pool, filled, left_out, score_pool
 from hsnn_jax.lists.checks import as_rows, check_cast
 from hsnn_jax.lists.index import Index, Tiles
-from hsnn_jax.monn.ensemble import level_logit
+from hsnn_jax.lists.wide import WideTiles
 from hsnn_jax.monn.scorers import pair_flops, score_all
 from hsnn_jax.top_k import top_k
 
-_RANKED = 4096  # slots of the items that a user's search ranks at once
+_RANKED = 6144  # slots of the items that a user's search ranks at once
 
 
 class SearchResult(NamedTuple):
@@ -68,7 +59,7 @@ class Level(NamedTuple):
     """The model of one level and what it reads.
 
     `features` are [K, ...] of the level's nodes, [n, ...] of the items at the last level, or
-    `Tiles`, from `pack` of the index that lists them.
+    `Tiles`, from `pack` of the index that lists them, or of the items `WideTiles`.
     """
 
     scorer: Any  # scorer(params, users [B, ...], features [B, m, ...]) -> [B, m]; hashable
@@ -95,7 +86,7 @@ class Static(NamedTuple):
     scorers: tuple  # of the levels, and then the cheap one if there is one
     k: int
     max_beams: tuple[int, ...]
-    block: int  # pages whose items are ranked at once
+    ranked: int  # slots that are ranked at once
     pool: int = 0  # items that the cheap scorer chooses; 0 without it
 
 
@@ -143,19 +134,23 @@ def prepare(
     last = levels[-1]._replace(features=None)
     request = Request(
         levels=tuple(level._replace(scorer=None) for level in (*levels[:-1], last)),
-        budgets=tuple(
-            jnp.broadcast_to(jnp.asarray(budget, jnp.int32), (num_users,)) for budget in budgets
-        ),
+        budgets=tuple(_of_users(budget, num_users) for budget in budgets),
         exclude=exclude,
         allowed=allowed,
         cost_weight=cost_weight,
         ensemble=ensemble,
         cheap=None if cheap is None else cheap._replace(scorer=None, features=None),
     )
-    block = whole_rounds(indexes[-1], max(1, _RANKED // page_slots(indexes[-1])))
     scorers = tuple(level.scorer for level in levels)
     scorers += () if cheap is None else (cheap.scorer,)
-    return request, Static(scorers, k, tuple(beams), block, pool)
+    return request, Static(scorers, k, tuple(beams), _RANKED, pool)
+
+
+def _of_users(budget, num_users):
+    """Return int32 [B]; on the host where the budget is: a call on the device takes 30 us."""
+    if isinstance(budget, jax.Array):
+        return jnp.broadcast_to(budget.astype(jnp.int32), (num_users,))
+    return np.broadcast_to(np.asarray(budget, np.int32), (num_users,))
 
 
 def local_search(
@@ -187,61 +182,57 @@ def local_search(
     opened = open_counts(indexes, request.allowed)
 
     def of_chunk(users, cheap_users, budgets, exclude):
-        left, beams = remaining(indexes, opened, allowed=request.allowed, exclude=exclude), []
+        left, read = remaining(indexes, opened, allowed=request.allowed, exclude=exclude), []
+        cost: dict[str, Any] = {"cost_weight": request.cost_weight}
 
-        def expand(level, beam, pages: Pages, **masks):
-            ids, scores = score_pages(
-                static.scorers[level],
-                params[level],
-                index=indexes[level - 1],
-                items=features[level],
-                users=users[level],
-                pages=pages,
-                **masks,
-            )
-            outputs = jnp.take_along_axis(beam.outputs, pages.rank[:, :, None], axis=1)
-            return _candidates(ids, scores, outputs, request.ensemble)
+        def of_level(level):
+            return {"users": users[level], "items": features[level], "ensemble": request.ensemble}
 
         scores = score_all(static.scorers[0], params[0], users=users[0], items=features[0])
-        found = _candidates(None, scores, None, request.ensemble)
-        for level, (index, budget) in enumerate(zip(indexes, budgets), start=1):
-            beam = route(
-                found,
-                index,
-                left=left[level - 1],
-                budget=budget,
-                cost_weight=request.cost_weight,
-                max_beam=static.max_beams[level - 1],
-            )
-            beams.append(beam)
-            if level < len(indexes):
-                found = expand(
-                    level, beam, pages_of(beam, index, first=0, count=_most_pages(beam, index))
-                )
-        beam, index = beams[-1], indexes[-1]
-        unseen, whole = unseen_items(beam, left[-1]), beam
+        found = candidates(None, scores, ensemble=request.ensemble)
+        for level, (index, budget) in enumerate(zip(indexes[:-1], budgets), start=1):
+            most = static.max_beams[level - 1]
+            beam = route(found, index, left=left[level - 1], budget=budget, max_beam=most, **cost)
+            size = page_slots(index, features[level])
+            given = {"first": 0, "count": most_pages(beam, index, size=size), "beam": beam}
+            scorer = static.scorers[level], params[level]
+            found = scored(*scorer, index=index, **given, **of_level(level))
+            read.append((beam.items, num_pages(beam, size=size)))
+        below = functools.partial(of_items, left[-1], exclude, users, cheap_users)
+        given = {"left": left[-1], "budget": budgets[-1], "max_beam": static.max_beams[-1], **cost}
+        if isinstance(cheap_items if static.pool else items, WideTiles):
+            # Short beams have a program of their own: twice the code, which pays here.
+            ids, scores, unseen, *last = route(found, indexes[-1], then=below, **given)
+        else:
+            ids, scores, unseen, *last = below(route(found, indexes[-1], **given))
+        read.append(last)
+        counts = (jnp.stack(each, axis=1) for each in zip(*read))
+        return ids, scores, *counts, unseen
+
+    def of_items(left, exclude, users, cheap_users, whole):
+        index, unseen = indexes[-1], unseen_items(whole, left)
         excluded = None if exclude is None else slots_of(index, exclude)
-        beam, excluded = owned(beam, excluded, first_node=first_node, index=index)
-        masks = {"allowed": request.allowed}
+        beam, excluded = owned(whole, excluded, first_node=first_node, index=index)
+        read: dict[str, Any] = {"items": items, "users": users[-1], "ensemble": request.ensemble}
+        scorer = static.scorers[len(indexes)], params[-1]
+        if static.pool:
+            read = {"items": cheap_items, "users": cheap_users, "ensemble": None}
+            scorer = static.scorers[-1], cast(Level, request.cheap).params
+        read |= {"index": index, "beam": beam, "allowed": request.allowed}
         if excluded is not None:
-            masks["excluded"] = places_of(excluded, beam, index=index)
+            read["excluded"] = places_of(excluded, beam, index=index, items=read["items"])
 
-        def expand_items(first, count):
-            pages = pages_of(beam, index, first=first, count=count)
-            if not static.pool:
-                return expand(len(indexes), beam, pages, **masks)
-            read: dict[str, Any] = {"items": cheap_items, "users": cheap_users} | masks
-            scorer, of_scorer = static.scorers[-1], cast(Level, request.cheap).params
-            ids, own = score_pages(scorer, of_scorer, index=index, pages=pages, **read)
-            return _candidates(ids, own, None, None)
+        def expand(first, count):
+            return scored(*scorer, first=first, count=count, **read)
 
-        most = _most_pages(beam, index)
-        last = jnp.max(num_pages(beam, index))
-        size = {"num_users": num_rows(users), "most": most, "block": static.block}
-        ids, scores = _best(expand_items, last, static.pool or static.k, **size)
+        size = page_slots(index, read["items"])
+        given = {"most": most_pages(beam, index, size=size), "block": _block(size, static)}
+        given |= {"num_users": num_rows(users)}
+        last = jnp.max(num_pages(beam, size=size))
+        ids, scores = best(expand, last, k=static.pool or static.k, **given)
         if static.pool:
             ids = ids if join is None else join(ids, scores, static.pool)[0]
-            unseen = left_out(left[-1], ids)
+            unseen = left_out(left, ids)
             own, above = score_pool(
                 static.scorers[len(indexes)],
                 params[-1],
@@ -252,11 +243,9 @@ def local_search(
                 beam=whole,
                 first_node=first_node,
             )
-            scores = _candidates(ids, own, above, request.ensemble).scores
+            scores = candidates(ids, own, above=above, ensemble=request.ensemble).scores
             ids, scores = top_k(scores, ids, k=static.k)
-        scored = jnp.stack([beam.items for beam in beams], axis=1)
-        read = jnp.stack([num_pages(*pair) for pair in zip(beams, indexes)], axis=1)
-        return ids, scores, scored, read, unseen
+        return ids, scores, unseen, whole.items, num_pages(whole, size=size)
 
     users = tuple(level.users for level in request.levels)
     width = _width(indexes, features, request, static)
@@ -264,35 +253,9 @@ def local_search(
     return by_chunks(of_chunk, width, users, cheap_users, request.budgets, request.exclude)
 
 
-def _most_pages(beam: Beam, index) -> int:
-    """Return how many pages a user's beam may have, in whole rounds."""
-    return whole_rounds(index, beam.nodes.shape[1] * pages_in(index, index.lists.shape[1]))
-
-
-def _best(expand, last, k: int, *, num_users: int, most: int, block: int):
-    """Return the k best of what the visited nodes list, ranked a block of pages at a time.
-
-    So many scores are held and ranked as the budget asks for, not as many as `max_beam` allows.
-
-    Args:
-      expand: expand(first page, number of pages) -> `Candidates`.
-      last: int32 [], pages of the longest beam.
-      k, num_users: static.
-      most, block: static; pages that a beam may have, pages of a block.
-    """
-    if most <= block:
-        found = expand(0, most)
-        return top_k(found.scores, found.ids, k=k)
-
-    def join(carry):
-        first, ids, scores = carry
-        found = expand(first, block)
-        ids = jnp.concatenate([ids, found.ids], axis=1)
-        scores = jnp.concatenate([scores, found.scores], axis=1)
-        return first + block, *top_k(scores, ids, k=k)
-
-    nothing = jnp.full((num_users, k), -1, jnp.int32), jnp.full((num_users, k), -jnp.inf)
-    return jax.lax.while_loop(lambda carry: carry[0] < last, join, (0, *nothing))[1:]
+def _block(size: int, static: Static) -> int:
+    """Return how many pages of a size are ranked at once."""
+    return whole_rounds(max(1, static.ranked // size), size=size)
 
 
 def result(
@@ -308,7 +271,9 @@ def result(
     ids, scores, scored, read, unseen = found
     features = [*(level.features for level in request.levels[:-1]), items, cheap_items]
     slots: list[Any] = [float(indexes[0].nodes.shape[0])]
-    slots += [page_slots(index) * read[:, i].astype(jnp.float32) for i, index in enumerate(indexes)]
+    listed = [*features[1 : len(indexes)], cheap_items if static.pool else items]
+    sizes = [page_slots(*pair) for pair in zip(indexes, listed)]
+    slots += [size * read[:, i].astype(jnp.float32) for i, size in enumerate(sizes)]
     if static.pool:
         slots = [*slots[:-1], float(filled(static.pool)), slots[-1]]
     levels = [*request.levels, *(() if request.cheap is None else (request.cheap,))]
@@ -323,6 +288,9 @@ def result(
 
 def flat(features: Any) -> Any:
     """Return the features as [rows, ...] shapes, whichever way they are laid out."""
+    if isinstance(features, WideTiles):
+        nodes, pages, width, lanes = features.features.shape
+        return jax.ShapeDtypeStruct((nodes * pages * lanes, width), features.features.dtype)
     if not isinstance(features, Tiles):
         return features
     return jax.tree.map(
@@ -351,31 +319,21 @@ def check_request(
         )
 
 
-def _candidates(ids, own, above, ensemble) -> Candidates:
-    """Join a level's own outputs [B, M] to those of the nodes [B, S, n] that list the entries."""
-    if ensemble is None:
-        return Candidates(ids, own, own[..., None])
-    outputs = own[..., None]
-    if above is not None:
-        num_users, width = own.shape
-        shape = (num_users, above.shape[1], width // above.shape[1], above.shape[2])
-        above = jnp.broadcast_to(above[:, :, None, :], shape).reshape(num_users, width, -1)
-        outputs = jnp.concatenate([above, outputs], axis=-1)
-    # Masked here and not before: a weight of zero or less would bring -inf back.
-    scores = jnp.where(own == -jnp.inf, -jnp.inf, level_logit(ensemble, outputs))
-    return Candidates(ids, scores, outputs)
-
-
 def _width(indexes, features, request, static):
     """Estimate the values that one user's search holds at once."""
     widths = [indexes[0].nodes.shape[0]]
     for level, (index, beam) in enumerate(zip(indexes, static.max_beams), start=1):
         outputs = 1 if request.ensemble is None else level + 1
-        pages = beam * pages_in(index, index.lists.shape[1])
+        size = page_slots(index, features[level])
+        pages = beam * pages_in(index.lists.shape[1], size=size)
         # Of the items, a block at a time is held.
-        pages = min(pages, static.block) if level == len(indexes) else pages
-        a_round = whole_rounds(index, 1) * _row_size(features[level])
-        widths += [pages * page_slots(index) * outputs, page_slots(index) * a_round]
+        pages = min(pages, _block(size, static)) if level == len(indexes) else pages
+        if isinstance(features[level], WideTiles):
+            # A page is read once for all users of a chunk: more of them pay.
+            widths.append(pages * size * outputs // 2)
+        else:
+            a_round = whole_rounds(1, size=size) * _row_size(features[level])
+            widths += [pages * size * outputs, size * a_round]
         if request.exclude is not None:
             widths.append(index.nodes.shape[0])
     if static.pool:

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 
 from hsnn_jax.descent.beam import Array, Beam, Slots
 from hsnn_jax.lists.index import Index, Tiles
+from hsnn_jax.lists.wide import WideTiles
 
 _Number = TypeVar("_Number", int, jax.Array)
 
 _SLOTS = 8  # of a page; about half a page at the end of a list is free
+_FEW = 64  # nodes of a beam that are all compared with a page's number
 _ROUND = 64  # slots of a user that are scored at once
 
 
@@ -32,39 +34,44 @@ class Pages(NamedTuple):
     first: jax.Array | int  # int32 []: how many of the beam's pages come before these
 
 
-def page_slots(index: Index) -> int:
-    """Return the slots of a page."""
+def page_slots(index: Index, items: Any) -> int:
+    """Return the slots of a page of the items' features; those of width-major tiles are wider."""
+    if isinstance(items, WideTiles):
+        return items.features.shape[3]
     return min(_SLOTS, index.lists.shape[1])
 
 
-def pages_in(index: Index, slots: _Number) -> _Number:
-    """Return how many pages hold the first slots of a list."""
-    return -(-slots // page_slots(index))
+def pages_in(slots: _Number, *, size: int) -> _Number:
+    """Return how many pages of a size hold the first slots of a list."""
+    return -(-slots // size)
 
 
-def num_pages(beam: Beam, index: Index) -> jax.Array:
+def num_pages(beam: Beam, *, size: int) -> jax.Array:
     """Return how many pages the nodes of each user's beam list, int32 [B]."""
-    return _spans(beam, index)[1][:, -1]
+    return jnp.sum(pages_in(beam.extents, size=size), axis=1, dtype=jnp.int32)
 
 
-def whole_rounds(index: Index, pages: int) -> int:
+def whole_rounds(pages: int, *, size: int) -> int:
     """Round a number of pages up to what whole rounds score."""
-    step = _pages_a_round(index)
+    step = _pages_a_round(size)
     return -(-pages // step) * step
 
 
-def pages_of(beam: Beam, index: Index, *, first: jax.Array | int, count: int) -> Pages:
+def pages_of(beam: Beam, *, size: int, first: jax.Array | int, count: int) -> Pages:
     """Lay out pages `first` to `first + count - 1` of all that the beam's nodes list.
 
     Args:
       beam: see `route.Beam`.
-      index: holds the beam's nodes.
+      size: static slots of a page.
       first: int32 [].
       count: static P.
     """
-    starts, ends = _spans(beam, index)
+    starts, ends = _spans(beam, size)
     wanted = first + jnp.arange(count, dtype=jnp.int32)
-    rank = jax.vmap(lambda ends: jnp.searchsorted(ends, wanted, side="right"))(ends)
+    if ends.shape[1] <= _FEW:  # no steps one after the other, which a single user would wait for
+        rank = jnp.sum((ends[:, :, None] <= wanted[None, None, :]).astype(jnp.int32), axis=1)
+    else:
+        rank = jax.vmap(lambda ends: jnp.searchsorted(ends, wanted, side="right"))(ends)
     rank = jnp.minimum(rank, ends.shape[1] - 1).astype(jnp.int32)
     node, start = (jnp.take_along_axis(x, rank, axis=1) for x in (beam.nodes, starts))
     return Pages(
@@ -72,7 +79,7 @@ def pages_of(beam: Beam, index: Index, *, first: jax.Array | int, count: int) ->
     )
 
 
-def places_of(slots: Slots, beam: Beam, *, index: Index) -> jax.Array:
+def places_of(slots: Slots, beam: Beam, *, index: Index, items: Any) -> jax.Array:
     """Return the places of slots [B, E] among all slots of the beam's pages, int32 [B, E].
 
     Slots of nodes that are not visited are beyond all pages.
@@ -81,11 +88,13 @@ def places_of(slots: Slots, beam: Beam, *, index: Index) -> jax.Array:
     rows = jnp.arange(num_users)[:, None]
     ranks = jnp.full((num_users, index.lists.shape[0] + 1), max_beam)
     ranks = ranks.at[rows, beam.nodes].set(jnp.arange(max_beam)[None, :])
-    beyond = max_beam * index.lists.shape[1]
-    starts = jnp.pad(_spans(beam, index)[0], ((0, 0), (0, 1)), constant_values=beyond)
-    number = slots.column // page_slots(index)
+    size = page_slots(index, items)
+    beyond = max_beam * pages_in(index.lists.shape[1], size=size)
+    starts = jnp.pad(_spans(beam, size)[0], ((0, 0), (0, 1)), constant_values=beyond)
+    number = slots.column // size
     page = jnp.take_along_axis(starts, ranks[rows, slots.node], axis=1) + number
-    return page * page_slots(index) + slots.column - _first_column(index, number)
+    first = number * size if isinstance(items, WideTiles) else _first_column(index, number, size)
+    return page * size + slots.column - first
 
 
 def score_pages(
@@ -117,14 +126,15 @@ def score_pages(
       return.
     """
     num_users, count = pages.node.shape
-    slots, step = page_slots(index), _pages_a_round(index)
+    slots = page_slots(index, items)
+    step = _pages_a_round(slots)
 
     def visit(i, found):
         node, number = (
             jax.lax.dynamic_slice_in_dim(x, i * step, step, axis=1)
             for x in (pages.node, pages.number)
         )
-        column = _first_column(index, number)
+        column = _first_column(index, number, slots)
 
         def read(tiles):
             return _read(tiles, node, column, slots)
@@ -150,27 +160,31 @@ def score_pages(
     found = jnp.full(shape, -1, jnp.int32), jnp.full(shape, -jnp.inf)
     rounds = -(-jnp.max(pages.length) // step)
     ids, scores = jax.lax.fori_loop(0, rounds, visit, found)
-    if excluded is not None:
-        rows, place = jnp.arange(num_users)[:, None], excluded - pages.first * slots
-        place = jnp.where(place < 0, scores.shape[1], place)  # it would count from the end
-        scores = scores.at[rows, place].set(-jnp.inf, mode="drop")
-    return ids, scores
+    return ids, without(scores, excluded, pages=pages, size=slots)
 
 
-def _spans(beam: Beam, index: Index):
+def without(scores: jax.Array, excluded: Any, *, pages: Pages, size: int) -> jax.Array:
+    """Return scores [B, M] of these pages with -inf at the places from `places_of`, or None."""
+    if excluded is None:
+        return scores
+    rows, place = jnp.arange(scores.shape[0])[:, None], excluded - pages.first * size
+    place = jnp.where(place < 0, scores.shape[1], place)  # it would count from the end
+    return scores.at[rows, place].set(-jnp.inf, mode="drop")
+
+
+def _spans(beam: Beam, size: int):
     """Return where the pages of each node of the beam begin and end, int32 [B, S] each."""
-    pages = pages_in(index, beam.extents)
+    pages = pages_in(beam.extents, size=size)
     ends = jnp.cumsum(pages, axis=1)
     return ends - pages, ends
 
 
-def _pages_a_round(index: Index) -> int:
-    return max(1, _ROUND // page_slots(index))
+def _pages_a_round(size: int) -> int:
+    return max(1, _ROUND // size)
 
 
-def _first_column(index: Index, number):
+def _first_column(index: Index, number, slots: int):
     """Return the slot of its list at which a page begins; the last one ends with the list."""
-    slots = page_slots(index)
     return jnp.minimum(number * slots, index.lists.shape[1] - slots)
 
 

@@ -13,6 +13,7 @@ from hsnn_jax.descent.pool import ROUND, by_row, check_pool, filled, score_rows_
 from hsnn_jax.descent.search import check_levels, compiled_brute_force
 from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.lists.levels import nodes_of_items
+from hsnn_jax.lists.wide import WideTiles, vectors_at
 from hsnn_jax.monn.ensemble import level_logit
 from hsnn_jax.monn.scorers import pair_flops, score_all
 from hsnn_jax.top_k import top_k
@@ -79,6 +80,11 @@ def _score_rows(
 
 def _of_rows(level, index, rows):
     """Return the level of the items `rows` alone."""
+    if isinstance(level.features, WideTiles):
+        capacity = index.lists.shape[1]
+        places = index.positions.at[rows].get(mode="clip")
+        vectors = vectors_at(level.features, node=places // capacity, column=places % capacity)
+        return level._replace(features=vectors)
     items, tiled = level.features, isinstance(level.features, Tiles)
     places = index.positions.at[rows].get(mode="clip") if tiled else rows
     items = jax.tree.map(lambda x: x.at[places].get(mode="clip"), by_row(items))

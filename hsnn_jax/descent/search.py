@@ -25,8 +25,9 @@ from hsnn_jax.descent.descend import (
     local_search,
 )
 from hsnn_jax.lists.checks import check_cast
-from hsnn_jax.lists.index import Index, live
+from hsnn_jax.lists.index import Index, live, page_width
 from hsnn_jax.lists.levels import nodes_of_items
+from hsnn_jax.lists.wide import WideTiles
 from hsnn_jax.monn.ensemble import level_logit
 from hsnn_jax.monn.scorers import pair_flops, score_all
 from hsnn_jax.top_k import top_k
@@ -65,7 +66,8 @@ def search(
         e.g. a module-level function or a Flax module's `apply`.
       params: its parameters.
       index: see `Index`.
-      items: item features, an array or pytree of [n, ...]; or `Tiles` from `pack`.
+      items: item features, an array or pytree of [n, ...]; or `Tiles` from `pack`; vectors may be
+        `WideTiles` from `pack_wide`, the fastest for inner products of many users.
       users: array or pytree of [B, ...].
       k: items to return.
       budget: most items to score for a user, a number or int [B]. The best node is visited
@@ -287,7 +289,7 @@ def check_levels(
         check_cast(f"levels[{number}].users", level.users)
         found = num_rows(descend.flat(level.features))
         if number and level.features is not descend.flat(level.features):
-            expected = indexes[number - 1].lists.size
+            expected = _slots_in(indexes[number - 1], level.features)
         if found != expected:
             raise ValueError(f"levels[{number}]: expected {expected} features, found {found}")
         if num_rows(level.users) != num_rows(levels[0].users):
@@ -299,6 +301,13 @@ def check_levels(
         raise ValueError(
             f"ensemble: expected {len(levels)} levels, found {ensemble['bias'].shape[0]}"
         )
+
+
+def _slots_in(index, tiles):
+    """Return how many slots tiles of an index have; width-major ones end with a whole page."""
+    num_nodes, capacity = index.lists.shape
+    page = page_width(capacity) if isinstance(tiles, WideTiles) else 1
+    return num_nodes * -(-capacity // page) * page
 
 
 @functools.partial(jax.jit, static_argnames="static")

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from hsnn_jax.descent.descend import Level, SearchResult, local_search, result
 from hsnn_jax.descent.search import prepare, prepare_levels
 from hsnn_jax.lists.index import Index, Tiles
+from hsnn_jax.lists.wide import WideTiles
 from hsnn_jax.top_k import top_k
 
 _Tree = TypeVar("_Tree")
@@ -167,7 +168,7 @@ def _sharded_search(indexes, tiles, request, cheap_items=None, *, static, mesh, 
 
 def _check_tiles(name, features):
     # Rows of items would be divided in their own order, not in that of the lists.
-    if not isinstance(features, Tiles):
+    if not isinstance(features, Tiles | WideTiles):
         raise ValueError(
             f"{name}: expected Tiles from shard_index, found {type(features).__name__}"
         )

@@ -3,6 +3,7 @@
 from hsnn_jax.distance import Distance
 from hsnn_jax.lists.edits import total_distance
 from hsnn_jax.lists.index import Index, Tiles, stats
+from hsnn_jax.lists.wide import WideTiles
 
 # Of all items, away from home: more is too much, whatever the build had.
 MOST_OVERFLOW = 0.2
@@ -12,7 +13,9 @@ class SkewWarning(UserWarning):
     """Many items lie away from their nearest node, where a search looks for them last."""
 
 
-def measure(index: Index, tiles: Tiles, *, distance: Distance = "l2") -> dict[str, float]:
+def measure(
+    index: Index, tiles: Tiles | WideTiles, *, distance: Distance = "l2"
+) -> dict[str, float]:
     """Measure how well the nodes fit the items now.
 
     Returns:

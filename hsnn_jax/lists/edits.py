@@ -15,6 +15,14 @@ import numpy as np
 from hsnn_jax.distance import Distance, nearest, pairwise_distance
 from hsnn_jax.lists.assignment import assign_rows, rank_in_group
 from hsnn_jax.lists.index import Index, Tiles, extents_of, live, pack
+from hsnn_jax.lists.wide import (
+    WideTiles,
+    pack_like,
+    vectors_at,
+    vectors_of_list,
+    widened,
+    with_vectors,
+)
 
 # Items a compiled update takes; it is padded to one of these, so there are two programs in all.
 _BATCHES = (32, 1024)
@@ -23,7 +31,7 @@ _BATCHES = (32, 1024)
 @functools.partial(jax.jit, static_argnames="distance")
 def insert(
     index: Index,
-    tiles: Tiles,
+    tiles: Tiles | WideTiles,
     *,
     carried: Tiles | None,
     vectors: jax.Array,
@@ -31,7 +39,7 @@ def insert(
     rows: jax.Array,
     count: jax.Array | int,
     distance: Distance,
-) -> tuple[Index, Tiles, Tiles | None]:
+) -> tuple[Index, Tiles | WideTiles, Tiles | None]:
     """Place items one after the other, each at its nearest node with a free slot.
 
     Args:
@@ -69,20 +77,22 @@ def insert(
     def put(tiles, values):
         return tiles.at[node, column].set(values, mode="drop")
 
-    tiles = Tiles(put(tiles.features, vectors))
+    tiles = with_vectors(tiles, vectors, node=node, column=column)
     if carried is not None:
         carried = Tiles(jax.tree.map(put, carried.features, features))
     return _mend(index, tiles, node, distance), tiles, carried
 
 
 @functools.partial(jax.jit, static_argnames="distance")
-def discard(index: Index, tiles: Tiles, *, rows: jax.Array, distance: Distance) -> Index:
+def discard(
+    index: Index, tiles: Tiles | WideTiles, *, rows: jax.Array, distance: Distance
+) -> Index:
     """Free the slots of rows int32 [b], n for padding."""
     num_nodes, capacity = index.lists.shape
     nowhere = num_nodes * capacity
     slots = index.positions.at[rows].get(mode="fill", fill_value=nowhere)
     node, column = slots // capacity, slots % capacity
-    vectors = tiles.features.at[node, column].get(mode="clip")
+    vectors = vectors_at(tiles, node=node, column=column)
     wanted, _ = nearest(vectors, index.nodes, distance=distance)
     away = jnp.sum((wanted != node) & (node < num_nodes), dtype=jnp.int32)
     index = index._replace(
@@ -96,12 +106,13 @@ def discard(index: Index, tiles: Tiles, *, rows: jax.Array, distance: Distance) 
 
 @functools.partial(jax.jit, static_argnames="distance")
 def relist(
-    index: Index, vectors: jax.Array, *, features: Any, distance: Distance
-) -> tuple[Index, Tiles, Tiles | None]:
+    index: Index, tiles: Tiles | WideTiles, *, vectors: jax.Array, features: Any, distance: Distance
+) -> tuple[Index, Tiles | WideTiles, Tiles | None]:
     """List all live rows anew by the rule of `assign`.
 
     Args:
       index: whose nodes stay.
+      tiles: whose layout stays.
       vectors: float32 [n, d].
       features: pytree of [n, ...], or None.
       distance: see `distance.pairwise_distance`.
@@ -121,20 +132,20 @@ def relist(
         positions=slots,
         overflow=jnp.sum((wanted != node_of) & (node_of < num_nodes), dtype=jnp.int32),
     )
-    tiles = pack(index, vectors)
+    tiles = pack_like(tiles, index, vectors=vectors)
     features = None if features is None else pack(index, features)
     return _mend(index, tiles, jnp.arange(num_nodes), distance), tiles, features
 
 
 @functools.partial(jax.jit, static_argnames="factor")
 def widen(
-    index: Index, tiles: Tiles, *, carried: Tiles | None, factor: int
-) -> tuple[Index, Tiles, Tiles | None]:
+    index: Index, tiles: Tiles | WideTiles, *, carried: Tiles | None, factor: int
+) -> tuple[Index, Tiles | WideTiles, Tiles | None]:
     """Make rows and slots so many times as many; every item keeps its row, node and column."""
     num_nodes, capacity = index.lists.shape
     wide, rows = capacity * factor, index.positions.shape[0]
 
-    def widened(x, value=0):
+    def longer(x, value=0):
         more = ((0, 0), (0, wide - capacity), *((0, 0),) * (x.ndim - 2))
         return jnp.pad(x, more, constant_values=value)
 
@@ -142,10 +153,13 @@ def widen(
     positions = jnp.where(live(index), node * wide + column, num_nodes * wide)
     free = (0, rows * (factor - 1))
     index = index._replace(
-        lists=widened(index.lists, -1),
+        lists=longer(index.lists, -1),
         positions=jnp.pad(positions, free, constant_values=num_nodes * wide),
     )
-    return index, *jax.tree.map(widened, (tiles, carried))
+    carried = jax.tree.map(longer, carried)
+    if isinstance(tiles, WideTiles):
+        return index, widened(tiles, capacity, factor=factor), carried
+    return index, jax.tree.map(longer, tiles), carried
 
 
 def _mend(index, tiles, nodes, distance):
@@ -163,7 +177,7 @@ def _mend(index, tiles, nodes, distance):
 
 
 @functools.partial(jax.jit, static_argnames="distance")
-def total_distance(index: Index, tiles: Tiles, *, distance: Distance) -> jax.Array:
+def total_distance(index: Index, tiles: Tiles | WideTiles, *, distance: Distance) -> jax.Array:
     """Return the sum over items of the distance to the node that lists them, float32 []."""
 
     def of_node(node):
@@ -175,9 +189,10 @@ def total_distance(index: Index, tiles: Tiles, *, distance: Distance) -> jax.Arr
 
 def _listed(index, tiles, node, distance):
     """Return (rows [C], distances [C]) of one node's list."""
-    centre, ids, vectors = (
-        x.at[node].get(mode="clip") for x in (index.nodes, index.lists, tiles.features)
+    centre, ids, held = jax.tree.map(
+        lambda x: x.at[node].get(mode="clip"), (index.nodes, index.lists, tiles)
     )
+    vectors = vectors_of_list(held, ids.size)
     return ids, pairwise_distance(vectors, centre[None, :], distance=distance)[:, 0]
 
 

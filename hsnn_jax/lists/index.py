@@ -30,6 +30,22 @@ class Index(NamedTuple):
     overflow: jax.Array  # int32 []: items that their nearest node had no room for
 
 
+_PAGE = 128  # slots of a page, about: fewer leave less of the last one free, more make fewer slices
+_LANES = 16  # of which a page has whole ones: a vector register of float32
+
+
+def page_width(capacity: int) -> int:
+    """Return the slots of a page of width-major tiles (`wide`): about 128, in equal pages."""
+    pages = max(1, round(capacity / _PAGE))
+    return -(-capacity // (pages * _LANES)) * _LANES
+
+
+def in_whole_pages(capacity: int) -> int:
+    """Round a capacity up to whole pages, but not one that is shorter than a page."""
+    page = page_width(capacity)
+    return capacity if capacity < _PAGE else -(-capacity // page) * page
+
+
 class Tiles(NamedTuple):
     """Item features laid out by slot: every leaf is [K, C, ...]; free slots hold any item's."""
 
@@ -51,8 +67,8 @@ def build_index(
     Args:
       item_vectors: float [n, d].
       nodes: float [K, d], from k-means or LTI.
-      capacity: slots of a list; by default `slack` times the mean number of rows of a node
-        (with `node_of`, at least the largest group).
+      capacity: slots of a list; by default `slack` times the mean number of rows of a node, in
+        whole pages where it is long (with `node_of`, at least the largest group).
       slack: >= 1; room for unequal lists and for later inserts.
       reserve: free rows for items that are added later (see `living`).
       node_of: optional int [n], the node of each item, as in a natural hierarchy; by default
@@ -72,7 +88,7 @@ def build_index(
     if reserve < 0:
         raise ValueError(f"reserve: expected a number >= 0, found {reserve}")
     rows = items + reserve
-    default = math.ceil(slack * rows / num_nodes)
+    default = in_whole_pages(math.ceil(slack * rows / num_nodes))
     if node_of is None:
         capacity = default if capacity is None else capacity
         check_capacity(rows, num_nodes, capacity=capacity)

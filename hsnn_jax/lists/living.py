@@ -17,14 +17,15 @@ from hsnn_jax.lists import ids as of_ids
 from hsnn_jax.lists.checks import as_vectors, check_features
 from hsnn_jax.lists.drift import measure
 from hsnn_jax.lists.edits import batches, discard, insert, padded, relist, widen
-from hsnn_jax.lists.index import Index, Tiles, pack
+from hsnn_jax.lists.index import Index, Tiles, live, pack
+from hsnn_jax.lists.wide import WideTiles, pack_wide, vectors_at
 
 
 class Living(NamedTuple):
     """An index with what it takes to change it."""
 
     index: Index  # pyright: ignore[reportIncompatibleMethodOverride]  # not tuple's method
-    tiles: Tiles  # item vectors, float32 [K, C, d]
+    tiles: Tiles | WideTiles  # item vectors, float32 [K, C, d], or width-major
     ids: np.ndarray  # the caller's id in each row, [n]; see `ids`
     rows: of_ids.Table  # the ids present and their rows
     baseline: dict[str, float]  # `measure` of the index when it was built
@@ -39,6 +40,7 @@ def start(
     distance: Distance = "l2",
     baseline: dict[str, float] | None = None,
     features: Any = None,
+    wide: bool = False,
 ) -> Living:
     """Make a built index living.
 
@@ -50,8 +52,9 @@ def start(
       baseline: of an index that was saved; measured now by default.
       features: optional pytree of [m, ...] that moves with the items, as what a scorer reads in
         place of their vectors.
+      wide: whether vectors are held width-major, as inner products read them the fastest.
     """
-    tiles = pack(index, jnp.asarray(item_vectors, jnp.float32))
+    tiles = (pack_wide if wide else pack)(index, jnp.asarray(item_vectors, jnp.float32))
     features = None if features is None else pack(index, features)
     baseline = measure(index, tiles, distance=distance) if baseline is None else baseline
     ids = np.asarray(ids)
@@ -208,13 +211,19 @@ def reassign(
         ids, rows = _known_rows(living, ids, size=vectors.shape[0])
         features = check_features(features, _held(living), size=ids.size)
         held = jax.tree.map(lambda old, new: _with_rows(old, rows, new), held, (vectors, features))
-    index, tiles, carried = relist(living.index, held[0], features=held[1], distance=distance)
+    given = {"vectors": held[0], "features": held[1], "distance": distance}
+    index, tiles, carried = relist(living.index, living.tiles, **given)
     return living._replace(index=index, tiles=tiles, features=carried)
 
 
 def item_vectors(living: Living) -> jax.Array:
     """Return the vectors by row, float32 [n, d]; zeros in free rows."""
-    return by_row(living.index, living.tiles.features)
+    if isinstance(living.tiles, Tiles):
+        return by_row(living.index, living.tiles.features)
+    capacity = living.index.lists.shape[1]
+    positions = living.index.positions
+    rows = vectors_at(living.tiles, node=positions // capacity, column=positions % capacity)
+    return jnp.where(live(living.index)[:, None], rows, 0.0)
 
 
 def item_features(living: Living) -> Any:

@@ -16,10 +16,15 @@ from hsnn_jax.distance import unit
 
 
 def dot(params: Any, users: jax.Array, items: jax.Array) -> jax.Array:
-    """Return the inner products of users [B, d] and items [B, m, d]; `params` is not used."""
+    """Return the inner products of users [B, d] and items [B or 1, m, d]; `params` is not used."""
     del params
+    if items.shape[0] == 1:
+        return users @ items[0].T
     # Items first: with users first XLA:CPU transposes a shared catalogue in every call.
     return jnp.einsum("bmd,bd->bm", items, users)
+
+
+dot.shares_items = True  # pyright: ignore[reportFunctionMemberAccess]  # read by `score_all`
 
 
 def init_mol(

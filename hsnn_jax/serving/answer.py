@@ -56,12 +56,15 @@ def answer_of(found: SearchResult, ids: np.ndarray, *, k: int) -> Answer:
       ids: [n], the caller's id of each row, see `lists.ids`.
       k: items that were asked for.
     """
-    missing = (0, 0), (0, k - found.ids.shape[1])  # k beyond the rows
     padding: Any = blank(ids)
-    found_ids = np.where(found.ids < 0, padding, ids[found.ids])
+    found_ids, scores = np.where(found.ids < 0, padding, ids[found.ids]), np.asarray(found.scores)
+    if k > found.ids.shape[1]:  # beyond the rows
+        missing = (0, 0), (0, k - found.ids.shape[1])
+        found_ids = np.pad(found_ids, missing, constant_values=padding)
+        scores = np.pad(scores, missing, constant_values=-np.inf)
     return Answer(
-        ids=np.pad(found_ids, missing, constant_values=padding),
-        scores=np.pad(found.scores, missing, constant_values=-np.inf),
+        ids=found_ids,
+        scores=scores,
         items_scored=np.asarray(found.items_scored),
         unseen=np.asarray(found.unseen),
         flops=np.asarray(found.flops),

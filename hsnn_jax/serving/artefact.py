@@ -136,6 +136,7 @@ def state_of(content: Content, models: LevelModels) -> Nested:
         distance=distance,
         baseline=content.baseline,
         features=content.item_features,
+        wide=state.reads_wide(models),
     )
     now = state.start(
         content.coarser,

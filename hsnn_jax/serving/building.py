@@ -22,6 +22,9 @@ from hsnn_jax.serving.encoders import LevelModels, sums_of_codes
 from hsnn_jax.serving.request import key_of
 from hsnn_jax.serving.state import Nested
 
+_PER_NODE = 64  # items that k-means learns a node from: more take longer and find the same
+_LEAST = 2**14  # items of which all are learned from
+
 
 def fit(
     user_vectors: Any,
@@ -136,12 +139,23 @@ def held(now: Nested) -> tuple[tuple[np.ndarray, np.ndarray, Any], int]:
 
 
 def _learned(vectors, config, slack, reserve, by_level, seed):
-    start = init_params(key_of(seed), jnp.asarray(vectors), config=config)["nodes"]
+    sample = _sampled(vectors, config, seed)
+    start = init_params(key_of(seed), jnp.asarray(sample), config=config)["nodes"]
     nodes = sums_of_codes(start, config, by_level=by_level)
     if by_level:  # a node of a finer level is its parent's, wherever it lies
         return nodes
     capacity = math.ceil(slack * (len(vectors) + reserve) / nodes.shape[0])
-    return split_crowded(vectors, nodes, capacity=capacity, seed=seed, distance=config.distance)
+    capacity = capacity * len(sample) // len(vectors)
+    return split_crowded(sample, nodes, capacity=capacity, seed=seed, distance=config.distance)
+
+
+def _sampled(vectors, config, seed):
+    """Return what k-means learns from: all items, or of many a number in proportion to nodes."""
+    most = max(_PER_NODE * math.prod(config.level_sizes), _LEAST)
+    if len(vectors) <= most:
+        return vectors
+    rows = np.random.default_rng(seed).choice(len(vectors), most, replace=False)
+    return np.asarray(vectors)[np.sort(rows)]
 
 
 def _warn_of_skew(index: Index) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hsnn_jax.chunks import num_rows
@@ -59,7 +58,8 @@ class LevelModels(NamedTuple):
         """
         if not self.models:
             users = as_vectors(name, users, width=width, empty=True)
-            padded_users = jnp.asarray(_in_few_sizes(users) if few_sizes else users)
+            # On the host still: a call of its own to the device takes longer than one with more.
+            padded_users = _in_few_sizes(users) if few_sizes else users
             vectors = None if self.pool is None else padded_users
             return (padded_users,) * len(self.scorers), vectors, users.shape[0]
         inputs = _inputs(name, users)

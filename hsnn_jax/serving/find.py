@@ -61,7 +61,9 @@ def _cut(found, asked):
 def _padded_budgets(budgets, asked):
     """Return int32 [S] each; users who did not ask get the least."""
     missing = asked.size - asked.num_users
-    budgets = (np.broadcast_to(budget, asked.num_users) for budget in budgets)
+    budgets = [np.broadcast_to(budget, asked.num_users) for budget in budgets]
+    if not missing:
+        return budgets
     return [np.pad(budget, (0, missing), constant_values=1) for budget in budgets]
 
 

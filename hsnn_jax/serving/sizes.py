@@ -29,6 +29,8 @@ def power_of_two(size: int) -> int:
 def repeated(users: Any, size: int) -> Any:
     """Return a pytree of [size, ...] on the host: further rows repeat the last user."""
     more = size - num_rows(users)
+    if not more:
+        return users
     return jax.tree.map(
         lambda x: np.pad(x, ((0, more), *((0, 0),) * (np.ndim(x) - 1)), mode="edge"), users
     )

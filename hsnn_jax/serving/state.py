@@ -26,6 +26,8 @@ from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.lists.index import stats as stats_of_index
 from hsnn_jax.lists.levels import build_levels, nodes_of_items
 from hsnn_jax.lists.living import Living
+from hsnn_jax.lists.wide import vectors_of_list
+from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.beam_aware import Routes, fit_routes_to_exact
 from hsnn_jax.serving.encoders import LevelModels
 
@@ -89,7 +91,8 @@ def of_items(
     """
     *coarser, index = build(vectors, nodes, slack=slack, reserve=reserve, distance=distance)
     ids = with_free_rows(ids, reserve)
-    items = living.start(index, vectors, ids=ids, distance=distance, features=features)
+    given = {"features": features, "wide": reads_wide(models)}
+    items = living.start(index, vectors, ids=ids, distance=distance, **given)
     return start(coarser, items, models=models, distance=distance)
 
 
@@ -200,6 +203,11 @@ def place(now: Nested, mesh: tuple[Mesh, str]) -> Nested:
     return now._replace(items=items, **jax.device_put(rest, everywhere))
 
 
+def reads_wide(models: LevelModels) -> bool:
+    """Tell whether vectors of items are held width-major: where inner products alone read them."""
+    return not models.models and models.pool is None and models.scorers[-1] is dot
+
+
 def levels(
     now: Nested,
     models: LevelModels,
@@ -219,7 +227,9 @@ def levels(
     held, items = now.items, now.items.tiles
     if held.features is not None:
         items = Tiles(held.features.features["encoded"])
-    if by_row:
+    if by_row and held.features is None:
+        items = living.item_vectors(held)
+    elif by_row:
         items = jax.tree.map(functools.partial(living.by_row, held.index), items.features)
     features = (*now.node_features, items)
     found = tuple(Level(*each) for each in zip(models.scorers, models.params, users, features))
@@ -303,14 +313,15 @@ def _nearest_items(coarser, index, tiles, *, distance):
     centres = [level.nodes[node] for level, node in zip(coarser, above)]
 
     def of_list(arguments):
-        ids, vectors, centres = arguments
+        ids, held, centres = arguments
+        vectors = vectors_of_list(held, ids.size)
         gaps = pairwise_distance(vectors, centres, distance=distance)
         gaps = jnp.where(ids[:, None] >= 0, gaps, jnp.inf)
         least = jnp.min(gaps, axis=0, keepdims=True)
         rows = jnp.where(gaps == least, ids[:, None], _LAST)  # ties go to the lower row
         return least[0], jnp.min(rows, axis=0)
 
-    gaps, rows = jax.lax.map(of_list, (index.lists, tiles.features, jnp.stack(centres, axis=1)))
+    gaps, rows = jax.lax.map(of_list, (index.lists, tiles, jnp.stack(centres, axis=1)))
     found = []
     for level, node in enumerate(above):
         gap, size = gaps[:, level], coarser[level].nodes.shape[0]

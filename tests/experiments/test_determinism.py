@@ -14,7 +14,7 @@ STUDIES = sorted(study.name for study in all_studies())
 TIMED = re.compile(
     r"seconds|milliseconds|(^|[/_ ])ms($|[/_ ])|per_second|time|ratio|speed|fraction"
 )
-ONLY_TIMES = {"step_time", "step_profile"}
+ONLY_TIMES = {"step_time", "step_profile", "index_time"}
 
 
 def run(name, folder):
