@@ -8,7 +8,7 @@ from experiments import capacity_plan
 from experiments.harness.errors import InputError
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_smoke_preset_compiles_computes_and_compares(tmp_path):
     out = tmp_path / "run"
     capacity_plan.main(["--preset", "smoke", "--out", str(out)])

@@ -31,14 +31,23 @@ def same(found, expected):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
 
 
+BUDGETS = st.sampled_from([1, 30, 150, 400, ITEMS])
+
+
 @settings(max_examples=12, deadline=None)
-@given(
-    st.integers(0, 1000),
-    st.sampled_from([1, 3, 9, 17, 40]),
-    st.sampled_from([1, 30, 150, 400, ITEMS]),
-    st.booleans(),
-)
+@given(st.integers(0, 1000), st.sampled_from([3, 17]), BUDGETS, st.booleans())
 def test_answers_are_those_of_row_major_tiles(seed, users, budget, masked):
+    check_against_rows(seed, users, budget, masked)
+
+
+@pytest.mark.long
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([1, 9, 40]), BUDGETS, st.booleans())
+def test_answers_of_more_sizes_are_those_of_row_major_tiles(seed, users, budget, masked):
+    check_against_rows(seed, users, budget, masked)
+
+
+def check_against_rows(seed, users, budget, masked):
     index, items, queries = problem(seed, users=users, nodes=4, capacity=300)
     rng, masks = np.random.default_rng(seed), {}
     if masked:
