@@ -37,7 +37,7 @@ from nxtpost_jax.serving.served import Served, Start
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 from nxtpost_jax.training import optimizers
 from nxtpost_jax.training.fitting import Loop
-from nxtpost_jax.training.objective import Objective, resolve
+from nxtpost_jax.training.objective import MIXED, Objective, resolve
 from nxtpost_jax.training.optimizers import Optimizer
 
 
@@ -164,8 +164,8 @@ class Recommender:
           epochs: passes over them; None holds some users' last events out, stops when they are
             predicted no better, and lets `report` tell.
           batch_size, buckets: rows per step and widths of rows, see `batches.batch_shapes`.
-          objective, num_negatives: see `Objective`, or its number alone. What is None is chosen by
-            the data, see docs/nxtpost/defaults.md.
+          objective, num_negatives: see `Objective`; or the number of mixed ones with logQ. What is
+            None is chosen by the data, see docs/nxtpost/defaults.md.
           pretrain_epochs: passes of post-to-post training before, see `post_to_post.pretrain`.
           seed: draws parameters, order, negatives and dropout.
           validation: queries, or a function from parameters to figures; the best epoch is kept.
@@ -194,7 +194,7 @@ class Recommender:
         named |= {"validation": validation, "seen_filter": seen_filter, "select": select}
         named |= {"validate_every": validate_every, "patience": patience, "log": log, "loop": loop}
         named |= {"progress": progress, "checkpoint": checkpoint, "mesh": mesh, "seed": seed}
-        named |= {"objective": resolve(objective, num_negatives)}
+        named |= {"objective": resolve(objective, num_negatives, rest=MIXED)}
         return learning.learn(self._served, events, setup=setup, **named)
 
     def adopt(self, params: Any) -> None:

@@ -69,8 +69,10 @@ class Objective:
             )
 
 
-def resolve(objective: Objective | None, num_negatives: int | None) -> Objective | None:
-    """Read `num_negatives=n` as short for `objective=Objective(num_negatives=n)`.
+def resolve(
+    objective: Objective | None, num_negatives: int | None, *, rest: Objective | None = None
+) -> Objective | None:
+    """Read `num_negatives=n` as short for an objective with so many; `rest` says what else it has.
 
     Raises:
       ValueError: both are given.
@@ -81,7 +83,11 @@ def resolve(objective: Objective | None, num_negatives: int | None) -> Objective
         raise ValueError(
             f"num_negatives: expected it within the objective alone, found {num_negatives} too"
         )
-    return Objective(num_negatives=num_negatives)
+    return dataclasses.replace(rest or Objective(), num_negatives=num_negatives)
+
+
+# What many items are learned by where nobody says; see docs/nxtpost/defaults.md.
+MIXED = Objective(negatives="mixed", logq=True)
 
 
 def for_items(num_items: int) -> Objective:
@@ -94,4 +100,4 @@ def for_items(num_items: int) -> Objective:
         return Objective(loss="full_softmax")
     wanted = 2 ** int(math.log2(max(num_items / 6, 1)))
     size = min(max(wanted, 256), 2048)
-    return Objective(negatives="mixed", logq=True, num_negatives=size)
+    return dataclasses.replace(MIXED, num_negatives=size)

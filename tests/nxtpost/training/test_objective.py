@@ -1,6 +1,6 @@
 import pytest
 
-from nxtpost_jax.training.objective import Objective, for_items, resolve
+from nxtpost_jax.training.objective import MIXED, Objective, for_items, resolve
 
 
 def test_equal_objectives_are_one_key():
@@ -30,6 +30,8 @@ def test_what_cannot_be_is_refused(options, message):
 def test_the_number_of_negatives_alone_is_an_objective():
     assert resolve(None, None) is None  # the number of items decides
     assert resolve(None, 7) == Objective(num_negatives=7)
+    mixed = Objective(negatives="mixed", logq=True, num_negatives=7)
+    assert resolve(None, 7, rest=MIXED) == mixed
     assert resolve(Objective(loss="bce"), None) == Objective(loss="bce")
     with pytest.raises(ValueError, match="num_negatives: expected it within the objective alone"):
         resolve(Objective(), 7)
