@@ -104,7 +104,7 @@ def test_texts_of_tomorrow_are_read_by_the_encoder_of_today():
     recommender.fit(walks(14), content={"film 13": "the queen"}, epochs=1, more=True, **HOW)
     assert set(recommender.items.tolist()) == {f"film {n}" for n in range(14)}
     content = np.asarray(recommender.content)
-    encoder = recommender._served.now.start.encoder
+    encoder = recommender._served.now.start.descriptions.only.encoder
     np.testing.assert_allclose(content[12:], encoder(["a robot at sea", "the queen"]), atol=1e-6)
     np.testing.assert_allclose(content[:12], encoder(list(texts.values())), atol=1e-6)
     recommender.add({"film 14": "storm"})  # and on
