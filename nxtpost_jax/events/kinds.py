@@ -3,7 +3,7 @@
 | values | kind |
 | --- | --- |
 | lists of texts | tags |
-| texts, "a|b|c" among them, whose pieces recur | tags |
+| texts of pieces between bars, as MovieLens has genres, that recur | tags |
 | texts that recur: 200 at most, each twice on average | category |
 | other texts | text |
 | numbers and bools | number |

@@ -46,7 +46,9 @@ class Texts:
         if encoder is None:
             fitted = TextEncoder.fit([texts[row] for row in taught])
             return cls(fitted, fitted.width)
-        one = next(text for text in texts if text)
+        one = next((text for text in texts if text), None)
+        if one is None:
+            raise ValueError(f"content: expected a text in {column.name!r}, found none")
         return cls(encoder, _encoded(encoder, [one], column.name).shape[1])
 
     def __call__(self, column: Column) -> np.ndarray:

@@ -182,38 +182,46 @@ def _more_of_one(values: list, ids: list, known: Descriptions) -> np.ndarray:
     width = known.only.width
     if given.shape[1] != width:
         raise ValueError(f"content: expected vectors of {width}, found {given.shape[1]}")
-    return given
+    absent = np.isnan(given).all(axis=1, keepdims=True)
+    return np.asarray(contents.check(np.where(absent, 0, given), allow_missing=True))
 
 
-def _more(content: Any, ids: Any, known: Descriptions) -> tuple[Any, Columns]:
+def _more(content: Any, ids: Any, known: Descriptions) -> tuple[list, Columns]:
     """Read records beside ids, records by id, or a table, of parts that are known."""
-    parts = ", ".join(known.parts)
-    if isinstance(content, Mapping) and _has_records(content):
-        given, own = list(content.values()), list(content)
-    elif ids is not None:  # records beside their ids
-        own = as_list(ids)
-        given = [content] if isinstance(content, Mapping) else list(content)
-        if len(given) != len(own):
-            raise ValueError(
-                f"content: expected {len(own)} records, one per id, found {len(given)}"
-            )
-        return own, of_records(given, own)
-    elif logs.is_table(content) and (id_column := _known_id(content, known)):
+    by_id = isinstance(content, Mapping) and _has_records(content)
+    if ids is not None:
+        if by_id or hasattr(content, "columns"):
+            raise ValueError("ids: expected None beside content by id, found some")
+        return _beside_ids(content, as_list(ids), known)
+    if by_id:
+        return list(content), of_records(list(content.values()), list(content))
+    id_column = _known_id(content, known) if logs.is_table(content) else None
+    if id_column is not None:
         if isinstance(content, Mapping) and np.ndim(content[id_column]) == 0:
             content = {name: [value] for name, value in content.items()}  # one record
-        own, columns = of_table(content, id_column=id_column)
-        return list(own), columns
-    elif isinstance(content, Mapping) and known.known.issuperset(content):
+        return of_table(content, id_column=id_column)
+    if isinstance(content, Mapping) and known.known.issuperset(content):
         raise _no_ids()
-    else:
-        found = f"a {type(content).__name__}"
-        if isinstance(content, Mapping) and content:
-            item, value = next(iter(content.items()))
-            found = f"{value!r:.60} of item {item!r:.60}"
-        raise ValueError(f"content: expected a table or records of {parts}, found {found}")
-    if ids is not None:
-        raise ValueError("ids: expected None beside content by id, found some")
-    return own, of_records(given, own)
+    raise _no_records(content, known)
+
+
+def _beside_ids(content: Any, ids: list, known: Descriptions) -> tuple[list, Columns]:
+    """Read a record, or a list of them."""
+    records = [content] if isinstance(content, Mapping) else content
+    if not isinstance(records, (list, tuple)):
+        raise _no_records(content, known)
+    if len(records) != len(ids):
+        raise ValueError(f"content: expected {len(ids)} records, one per id, found {len(records)}")
+    return ids, of_records(records, ids)
+
+
+def _no_records(content: Any, known: Descriptions) -> ValueError:
+    found = f"a {type(content).__name__}"
+    if isinstance(content, Mapping) and content:
+        item, value = next(iter(content.items()))
+        found = f"{value!r:.60} of item {item!r:.60}"
+    parts = ", ".join(known.parts)
+    return ValueError(f"content: expected a table or records of {parts}, found {found}")
 
 
 def _no_ids() -> ValueError:

@@ -142,6 +142,11 @@ def test_what_an_encoder_may_not_give(encoder, found):
         fitted("text", "a", encoder=encoder)
 
 
+def test_without_a_text_an_encoder_has_no_width():
+    with pytest.raises(ValueError, match="content: expected a text in 'x', found none"):
+        fitted("text", None, " ", encoder=lengths)
+
+
 def test_an_encoder_keeps_its_width():
     part = fitted("text", "a", encoder=lambda texts: np.ones((len(texts), len(texts))))
     with pytest.raises(ValueError, match=r"parts: expected finite vectors \[2, 1\] of the encoder"):

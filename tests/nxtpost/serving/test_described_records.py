@@ -14,7 +14,7 @@ from nxtpost_jax.serving import described
 from nxtpost_jax.serving.recommender import Recommender
 from tests.nxtpost.serving.test_described import CONFIG, THEMES, TITLES, fans, theme
 from tests.nxtpost.serving.test_mirror import BruteForce
-from tests.nxtpost.small_recommender import FAST
+from tests.nxtpost.small_recommender import FAST, TINY, N, drawn
 
 HOW = {"batch_size": 32, "num_negatives": 16}
 GENRES = ["sea|wind", "court|war", "space|war"]
@@ -167,6 +167,9 @@ def test_saved_it_reads_new_items_as_before(mixed, tmp_path):
         ({"title": "sea"}, None, "ids: expected the new items' ids"),
         ([{"title": "sea"}], ["a", "b"], "content: expected 2 records, one per id, found 1"),
         (["sea"], ["a"], "content: expected a record for each item, found 'sea' of item 'a'"),
+        ("sea", ["n"], "content: expected a table or records of title.*, found a str"),
+        (3, "n", "content: expected a table or records of title.*, found a int"),
+        (pd.DataFrame({"title": ["sea"]}), ["n"], "ids: expected None beside content by id"),
         ("sea", None, "content: expected a table or records of title.*, found a str"),
         (
             {"item_id": ["a", "a"], "title": ["sea"] * 2},
@@ -192,6 +195,16 @@ def test_an_item_without_any_part_is_known_by_its_id():
     codes = names.codes("", ["film 0", "film 3", "film 1"])
     assert start.content["features"][codes].any(axis=1).tolist() == [False, False, True]
     assert start.absent_N[codes].tolist() == [True, True, False]
+
+
+def test_a_vector_of_nan_is_none():
+    """One of zeros is no such word: without an id vector `of_catalogue` refuses it."""
+    vectors = {film: np.eye(3)[theme(film)] for film in TITLES}
+    vectors |= {"film 4": np.full(3, np.nan), "film 5": np.zeros(3)}
+    names, start = begun(vectors)
+    codes = names.codes("", ["film 4", "film 5", "film 6"])
+    assert start.absent_N[codes].tolist() == [True, False, False]
+    assert start.content[codes].any(axis=1).tolist() == [False, False, True]
 
 
 def test_without_ids_absent_items_survive_a_folder(tmp_path):
@@ -369,7 +382,10 @@ def test_bad_descriptions_are_refused_by_name(content, given, message):
     assert "\n" not in str(caught.value)
 
 
-def test_parts_are_of_own_ids():
+def test_parts_are_of_own_ids(tmp_path):
+    drawn(TINY, None, num_items=N).save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="parts: expected no encoder, as was saved, found one of"):
+        Recommender.load(tmp_path / "saved", parts={"title": lengths})
     for recommender, events in [
         (Recommender(num_items=3, parts={"a": "tags"}), [[0, 1]]),
         (Recommender(parts={"a": "tags"}), [[0, 1]]),

@@ -163,6 +163,20 @@ def test_going_on_by_shampoo_begins_its_state_anew_where_tables_grow():
     assert same[-1]["loss"] < first[-1]["loss"] and np.isfinite(grown[-1]["loss"])
 
 
+def test_a_vector_of_nan_is_no_content_of_a_fit_that_goes_on():
+    """It used to be content as it is; one with some NaN was, too."""
+    recommender = Recommender(TIMELESS, tx=FAST)
+    vectors = {f"film {n}": vector for n, vector in enumerate(circle(np.arange(12)))}
+    recommender.fit(walks(12), content=vectors, epochs=1, **HOW)
+    lost = np.full(6, np.nan)
+    how = {"epochs": 1, "more": True, **HOW}
+    recommender.fit(walks(13), content={"film 12": lost}, **how)
+    assert not np.asarray(recommender.content)[12].any()
+    lost[0] = 1.0
+    with pytest.raises(ValueError, match="content: expected finite numbers, found NaN"):
+        recommender.fit(walks(13), content={"film 12": lost}, **how)
+
+
 def fitted():
     recommender = Recommender(TINY, circle(np.arange(N)), tx=FAST)
     recommender.fit(cycles(8), epochs=1, batch_size=8, num_negatives=16)
