@@ -121,7 +121,11 @@ def check(
 
 
 def of_catalogue(
-    content: GivenContent, *, id_embedding: bool, num_items: int | None
+    content: GivenContent,
+    *,
+    id_embedding: bool,
+    num_items: int | None,
+    told_absent_N: np.ndarray | None = None,
 ) -> tuple[Content, int]:
     """Read the content of a catalogue onto the device, or None where items are known by id only.
 
@@ -133,6 +137,7 @@ def of_catalogue(
       content: see the module; arrays may be paths of .npy files.
       id_embedding: whether items have a vector of their own; then one may lack content.
       num_items: expected N, needed without content.
+      told_absent_N: bool[N], items that have none, beside rows of NaN.
 
     Returns:
       The content, and N.
@@ -141,10 +146,11 @@ def of_catalogue(
       ValueError: see `check`; or the number of items is unknown, or nothing is known of them.
     """
     if content is not None:
-        given, told_absent_N = _without_nan_rows(load(content))
+        given, nan_N = _without_nan_rows(load(content))
         checked = check(given, num_items=num_items, allow_missing=True)
         if not id_embedding:
-            _refuse_absent(checked, except_N=told_absent_N)
+            told = [rows for rows in (nan_N, told_absent_N) if rows is not None]
+            _refuse_absent(checked, except_N=np.logical_or.reduce(told) if told else None)
         return jax.tree.map(jnp.asarray, checked), num_rows(checked)
     if num_items is None or num_items < 1:
         raise ValueError(
@@ -200,9 +206,14 @@ def _without_nan_rows(content: GivenContent):
     return np.where(rows[:, None], vectors.dtype.type(0), vectors), rows
 
 
-def _refuse_absent(content: Content, *, except_N: np.ndarray | None = None) -> None:
+def absent_on_host(content: Content) -> np.ndarray:
+    """Tell which items lack every channel: bool[N], of content of numpy arrays."""
     parts = channels(content).values()
-    absent_N = ~np.logical_or.reduce([_present_on_host(part) for part in parts])
+    return ~np.logical_or.reduce([_present_on_host(part) for part in parts])
+
+
+def _refuse_absent(content: Content, *, except_N: np.ndarray | None = None) -> None:
+    absent_N = absent_on_host(content)
     if except_N is not None:
         absent_N &= ~except_N
     if absent_N.any():

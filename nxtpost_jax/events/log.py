@@ -28,6 +28,7 @@ class Log(NamedTuple):
       time: float64[n] in seconds, or None.
       action: [n], the caller's names, or None.
       weight: float32[n], how much each event counts, or None.
+      item_column: what the table calls items.
     """
 
     user: Any
@@ -35,6 +36,7 @@ class Log(NamedTuple):
     time: np.ndarray | None
     action: Any | None
     weight: np.ndarray | None = None
+    item_column: str | None = None
 
 
 def is_table(data: object) -> bool:
@@ -72,7 +74,8 @@ def read_log(table: Table, columns: Mapping[str, str] | None = None) -> Log:
     time = None if time is None else logged_seconds(roles["time"], time)
     weight = values.get("weight")
     weight = None if weight is None else event_weights(roles["weight"], weight)
-    return Log(values["user"], values["item"], time, values.get("action"), weight)
+    ids = values["user"], values["item"]
+    return Log(*ids, time, values.get("action"), weight, item_column=roles["item"])
 
 
 def grouped(
@@ -134,18 +137,34 @@ def narwhals() -> ModuleType:
 
 
 def _frame_columns(table):
+    frame = in_memory("events", table, otherwise="lists of items")
+    return {name: (lambda name=name: frame_values(frame, name)) for name in frame.columns}
+
+
+def in_memory(argument: str, table: Any, *, otherwise: str) -> Any:
+    """Wrap a DataFrame of whatever library by narwhals.
+
+    Raises:
+      ValueError: it is none, or a lazy one; `otherwise` says what else the argument may be.
+      ModuleNotFoundError: narwhals is not installed.
+    """
     nw = narwhals()
     frame = nw.from_native(table, eager_only=True, pass_through=True)
     if not isinstance(frame, nw.DataFrame):
         raise ValueError(
-            "events: expected a DataFrame in memory (collect a lazy one), a dict of columns or "
-            f"lists of items, found {type(table).__name__}"
+            f"{argument}: expected a DataFrame in memory (collect a lazy one), a dict of columns "
+            f"or {otherwise}, found {type(table).__name__}"
         )
-    return {name: (lambda name=name: _frame_values(nw, frame, name)) for name in frame.columns}
+    return frame
 
 
-def _frame_values(nw, frame, name: str) -> np.ndarray:
-    series = frame[name]
+def frame_values(frame: Any, name: str) -> np.ndarray:
+    """Read a column of what `in_memory` gave, [n].
+
+    Raises:
+      ValueError: a value is missing.
+    """
+    nw, series = narwhals(), frame.get_column(name)
     if series.null_count():
         row = int(np.flatnonzero(series.is_null().to_numpy())[0])
         raise ValueError(f"{name}: expected a value in every row, found none in row {row}")

@@ -118,10 +118,37 @@ def recognise(
     return found
 
 
+def item_id(names: Sequence[str], *, told: str | None = None, usual: str | None = None) -> str:
+    """Tell which column of a table of items has their ids; one called `id` may.
+
+    Args:
+      names: of the table's columns.
+      told: the column by the caller's word.
+      usual: its name elsewhere, such as in the log; it counts where it is there.
+
+    Raises:
+      ColumnError: there is none, or several look like it.
+    """
+    if told is None and usual is not None and usual in names:
+        return usual
+    if told is None:
+        sure = set(_USUAL["item"][0].split())
+        called = [name for name in names if _bare(name) == "id"]
+        if len(called) == 1 and not any(_bare(name) in sure for name in names):
+            return called[0]  # before `content` or `artist`, which are more than ids here
+    given = {} if told is None else {"item": told}
+    return recognise(names, given, required=("item",), optional=(), written=_in_parts)["item"]
+
+
 def unread_rating(names: Sequence[str], roles: Mapping[Role, str]) -> str | None:
     """Name a column that would be a weight if the caller said so."""
     left = [name for name in names if name not in roles.values()]
     return next((name for name in left if _bare(name) in ("rating", "weight", "stars")), None)
+
+
+def _in_parts(role: str, name: str) -> str:
+    del role
+    return f"parts={{{name!r}: 'id'}}"
 
 
 def _bare(name: str) -> str:

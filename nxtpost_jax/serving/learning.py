@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nxtpost_jax.events.kinds import Told
 from nxtpost_jax.events.log import Table
 from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.events.splits import Queries, Split, last_of_some
@@ -51,6 +52,7 @@ class Setup(NamedTuple):
     tx: Optimizer
     event_filter: EventFilter | None
     backfill: Backfill | None
+    parts: Told
 
 
 class Trained(NamedTuple):
@@ -90,7 +92,8 @@ def learn(
     _check_pretraining(pretrain_epochs, more)
     with served.fitting():
         before = served.now
-        read = growing.read if more else partial(starting.read, setup.config, setup.start)
+        begin = partial(starting.read, setup.config, setup.start, parts=setup.parts)
+        read = growing.read if more else begin
         start, sequences = read(events, columns=columns, content=content, served=served)
         reader = Reader(served.blank(start), setup.event_filter, setup.backfill)
         if more:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from nxtpost_jax.evaluation.ranking import Metrics
 from nxtpost_jax.evaluation.report import Report
 from nxtpost_jax.events.content import Content, GivenContent
+from nxtpost_jax.events.kinds import Told, checked_parts
 from nxtpost_jax.events.splits import Queries
 from nxtpost_jax.serving import (
     entering,
@@ -58,6 +59,7 @@ class Recommender:
         content: GivenContent = None,
         *,
         num_items: int | None = None,
+        parts: Told | None = None,
         tx: Optimizer | None = None,
         event_filter: EventFilter | None = None,
         backfill: Backfill | None = None,
@@ -68,21 +70,20 @@ class Recommender:
         Args:
           config: see `model.NxtPostConfig`; when None, items in their order are all that is read,
             with an id vector each, and `fit` chooses the longest history.
-          content: float[n, C], row i the embedding of item i, or channels as `content` describes,
-            or None to know items by id only. An array may be the path of an .npy file; a row of
-            NaN is an item without content.
+          content: float[n, C], row i the embedding of item i, or channels as `content` describes;
+            an array may be the path of an .npy file, a row of NaN is an item without content.
           num_items: size of the catalogue; read by `fit` when None without content.
+          parts: {column: kind, encoder of texts or None} of items in a table, see `kinds`.
           tx: optimizer; AdamW at 1e-3 when None. "adamw" and "shampoo" are one after an epoch of
             warm-up, see `optimizers`.
           event_filter: tells which events count, bool[n_events], in training and histories.
           backfill: fills short histories (see `backfill`), wherever one is read but in training.
-          index: finds the nearest items in place of a search through all; see `mirror.Index`. Each
-            fit builds it anew; `add` and `remove` are passed on.
+          index: finds the nearest items in place of a search through all, see `mirror.Index`.
 
         Raises: ValueError: content has another shape, NaN, or nothing of an item without an id.
         """
         self.tx: Optimizer = optimizers.checked(tx)
-        self._config = config
+        self._config, self._parts = config, checked_parts(parts)
         self._given: Start | None = None
         if content is not None or num_items is not None:
             self._given = starting.of_numbers(config, content=content, num_items=num_items)
@@ -158,7 +159,7 @@ class Recommender:
           events: a dict of columns or a DataFrame, see `roles` for their names; a second table's
             items replace the first's. Or `Sequences`, or lists of item numbers, one per user.
           columns: {role: name} of columns that are not recognised, such as {"user": "who"}.
-          content: {item id: text or vector} beside a table; see `described`.
+          content: a table of items, or {id: record, text or vector}; see `described`.
           more: go on from these parameters and this catalogue, by all events that shall be
             remembered: a user's history in training is what is in them.
           epochs: passes over them; None holds some users' last events out, stops when they are
@@ -188,14 +189,14 @@ class Recommender:
           Diverged: a loss, a parameter or a vector is NaN or infinite; its `params` were not yet.
           KeyboardInterrupt: Ctrl-C; after a validation the best epoch is served then.
         """
-        setup = Setup(self._config, self._given, self.tx, self.event_filter, self.backfill)
+        made = self._config, self._given, self.tx, self.event_filter, self.backfill, self._parts
         named = dict[str, Any](columns=columns, content=content, more=more, epochs=epochs)
         named |= {"batch_size": batch_size, "buckets": buckets, "pretrain_epochs": pretrain_epochs}
         named |= {"validation": validation, "seen_filter": seen_filter, "select": select}
         named |= {"validate_every": validate_every, "patience": patience, "log": log, "loop": loop}
         named |= {"progress": progress, "checkpoint": checkpoint, "mesh": mesh, "seed": seed}
         named |= {"objective": resolve(objective, num_negatives, rest=MIXED)}
-        return learning.learn(self._served, events, setup=setup, **named)
+        return learning.learn(self._served, events, setup=Setup(*made), **named)
 
     def adopt(self, params: Any) -> None:
         """Serve by finite parameters of `model` from elsewhere; others raise ValueError."""
@@ -229,8 +230,7 @@ class Recommender:
     ) -> Answer:
         """Find the k best items for each history.
 
-        Removed items and events that the `event_filter` refuses are in no history. Calls of similar
-        size run one compiled program, see `warm_up`.
+        Removed items and events that the `event_filter` refuses are in no history. See `warm_up`.
 
         Args:
           histories: B lists of item ids, oldest first, or one; or a table as in `fit`; or
@@ -244,11 +244,9 @@ class Recommender:
 
         Returns: an `Answer`: ids [B, k], the best first, and their cosines float32[B, k].
 
-        Raises:
-          ValueError: k is out of range, a history is empty, an id is unknown, times are out of
-            order, or the model was trained with times, actions, surfaces or static features and
-            gets none.
-          FloatingPointError: the best score is NaN.
+        Raises: FloatingPointError: the best score is NaN. ValueError: k is out of range, a history
+          is empty, an id is unknown, times are out of order, or the model was trained with times,
+          actions, surfaces or static features and gets none.
         """
         which = dict[str, Any](exclude_seen=exclude_seen, allowed=allowed, exclude=exclude)
         return requests.recommend(self._reader(), histories, k=k, unknown=unknown, **which)
@@ -339,7 +337,7 @@ class Recommender:
         An item that training did not know has no id vector: it is its content.
 
         Args:
-          content: of m items, channels and widths as at the start, or {id: text or vector}; None
+          content: of m items, as at the start: channels, or what `fit` takes, a record too; None
             to bring removed items of the start back, with the content they had.
           ids: m of them, new or removed ones; where items are numbers, the next free when None.
 
@@ -379,6 +377,7 @@ class Recommender:
         cls,
         path: str | os.PathLike,
         *,
+        parts: Told | None = None,
         tx: Optimizer | None = None,
         event_filter: EventFilter | None = None,
         backfill: Backfill | None = None,
@@ -388,9 +387,9 @@ class Recommender:
 
         Raises: ValueError: the folder holds no recommender, or one of another version.
         """
-        saved, users = saving.load(path)
+        saved, users = saving.load(path, parts=checked_parts(parts))
         start, config = saved.begun, saved.begun.model.config
-        recommender = cls(config, tx=tx, event_filter=event_filter, backfill=backfill)
+        recommender = cls(config, tx=tx, event_filter=event_filter, backfill=backfill, parts=parts)
         recommender._given = None if start.own_ids else start
         recommender._served, recommender._live = Served.of(saved, index), LiveUsers.of(users)
         return recommender

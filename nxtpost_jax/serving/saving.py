@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,27 @@ import numpy as np
 
 from nxtpost_jax import folders
 from nxtpost_jax.events import content as contents
-from nxtpost_jax.events.content import ContentSet, with_nan_rows
+from nxtpost_jax.events.content import ContentSet
+from nxtpost_jax.events.descriptions import Descriptions, check_encoders
 from nxtpost_jax.events.ids import OwnIds
+from nxtpost_jax.events.kinds import Told
 from nxtpost_jax.events.sequences import Sequences
-from nxtpost_jax.events.texts import TextEncoder
 from nxtpost_jax.folders import Kind, arrays_of, flat, nested
 from nxtpost_jax.serving import kept_users
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.served import Start, State
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 
-_PARAMS, _CATALOGUE, _CONTENT, _NAMES, _TEXTS, _ADDED, _USERS = _FILES = (
+_PARAMS, _CATALOGUE, _CONTENT, _NAMES, _DESCRIPTIONS, _ADDED, _USERS = _FILES = (
     "params.npz",
     "catalogue.npz",
     "content.npz",
     "names.npz",
-    "texts.npz",
+    "descriptions.npz",
     "added.npz",
     "users.npz",
 )
-KIND = Kind("a recommender", "recommender.json", _FILES, version=3)
+KIND = Kind("a recommender", "recommender.json", _FILES, version=4)
 _CATALOGUE_ARRAYS = ("vectors", "ids", "removed")
 
 
@@ -50,7 +51,6 @@ def save(path: str | os.PathLike, saved: State, users: Mapping[Hashable, Sequenc
         "config": dataclasses.asdict(start.model.config),
         "num_items": start.num_items,
         "content": start.content is not None,
-        "texts": start.encoder is not None,
         "columns": dict(start.columns),
     }
     items = {name: np.asarray(getattr(saved.catalogue, name)) for name in _CATALOGUE_ARRAYS}
@@ -61,33 +61,40 @@ def save(path: str | os.PathLike, saved: State, users: Mapping[Hashable, Sequenc
     files[_NAMES] = _name_arrays(start)
     if saved.added:
         files[_ADDED] = _added_arrays(saved.added)
-    if start.encoder is not None:
-        files[_TEXTS] = start.encoder.stored()
+    if start.descriptions is not None:
+        files[_DESCRIPTIONS] = start.descriptions.stored()
     if users:
         files[_USERS] = kept_users.stored(users)
     folders.write(path, KIND, header=header, files=files)
 
 
-def load(path: str | os.PathLike) -> tuple[State, dict[Hashable, Sequences]]:
+def load(
+    path: str | os.PathLike, *, parts: Told | None = None
+) -> tuple[State, dict[Hashable, Sequences]]:
     """Read what `save` wrote: the recommender, and users' events.
+
+    Args:
+      path: the folder.
+      parts: see `Recommender`; the encoders of texts in it are those of before.
 
     Raises:
       ValueError: the folder holds no whole recommender, or one of another version; the file is
-        named.
+        named. Or `parts` has an encoder of something else.
     """
     path, header = folders.opened(path, KIND)
     config = NxtPostConfig(**header["config"])
     content, num_items = contents.of_catalogue(
-        _content(arrays_of(path / _CONTENT), mark=with_nan_rows) if header["content"] else None,
+        _content(arrays_of(path / _CONTENT)) if header["content"] else None,
         id_embedding=config.id_embedding,
         num_items=header["num_items"],
+        told_absent_N=np.ones(header["num_items"], bool),  # as it was before
     )
     start = Start(
         NxtPost(config, num_items if config.id_embedding else None),
         num_items,
         content,
         columns=header["columns"],
-        encoder=TextEncoder.restore(arrays_of(path / _TEXTS)) if header["texts"] else None,
+        descriptions=_descriptions(path, header, parts or {}),
         **_names(arrays_of(path / _NAMES)),
     )
     catalogue = Catalogue.restore(**arrays_of(path / _CATALOGUE), names=start.names)
@@ -95,6 +102,13 @@ def load(path: str | os.PathLike) -> tuple[State, dict[Hashable, Sequences]]:
     kept = _USERS in header["files"]
     users = kept_users.restored(arrays_of(path / _USERS)) if kept else {}
     return State(start, params, catalogue, added=_added(path, header)), users
+
+
+def _descriptions(path: Path, header: dict[str, Any], parts: Told) -> Descriptions | None:
+    if _DESCRIPTIONS not in header["files"]:
+        check_encoders(parts, {})
+        return None
+    return Descriptions.restore(arrays_of(path / _DESCRIPTIONS), told=parts)
 
 
 def _added_arrays(added) -> dict[str, np.ndarray]:
@@ -143,9 +157,9 @@ def _content_arrays(content) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _content(arrays: dict, *, mark: Callable[[np.ndarray], np.ndarray] = np.asarray):
+def _content(arrays: dict):
     channels = {
-        name: ContentSet(**parts) if "mask" in parts else mark(parts["array"])
+        name: ContentSet(**parts) if "mask" in parts else parts["array"]
         for name, parts in nested(arrays).items()
     }
     return channels.get("", channels)

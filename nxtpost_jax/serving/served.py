@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike
 
 from nxtpost_jax.events import content as contents
 from nxtpost_jax.events.content import Content
+from nxtpost_jax.events.descriptions import Descriptions
 from nxtpost_jax.events.ids import Ids, Numbered, OwnIds
 from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.events.splits import Queries
-from nxtpost_jax.events.texts import TextEncoder
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.mirror import Index, Mirror
 from nxtpost_jax.towers.model import NxtPost
@@ -34,7 +34,7 @@ class Start:
       names: what the caller calls items.
       actions: what the caller calls actions; None where these are numbers.
       columns: {role: name} of a table's columns that the caller named.
-      encoder: of the items' texts, where content is texts.
+      descriptions: what reads further items' content, where items have the caller's ids and some.
       stale: int32[s], items of earlier tables that this start is without; they count as removed.
     """
 
@@ -44,13 +44,20 @@ class Start:
     names: Ids = dataclasses.field(default_factory=Numbered)
     actions: OwnIds | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    encoder: TextEncoder | None = None
+    descriptions: Descriptions | None = None
     stale: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
     def own_ids(self) -> bool:
         """Tell whether items have the caller's own ids, not numbers from 0."""
         return isinstance(self.names, OwnIds)
+
+    @property
+    def content_in_words(self) -> str:
+        """Say of what kind content is, or of what shape where that is all there is to say."""
+        if self.descriptions is None or self.descriptions.alone:
+            return contents.describe(self.content)
+        return repr(self.descriptions)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,7 +107,7 @@ class State:
         """Say in words what there is."""
         if self.start is None:
             return "unfitted"
-        known = [] if self.start.content is None else [contents.describe(self.start.content)]
+        known = [] if self.start.content is None else [self.start.content_in_words]
         known += ["ids"] if self.start.model.config.id_embedding else []
         state = "unfitted" if self.params is None else "fitted"
         return f"{len(self.catalogue):,} items by {' and '.join(known)}, {state}"

@@ -12,6 +12,7 @@ from nxtpost_jax.events import log as logs
 from nxtpost_jax.events.checks import as_sequences, check_below, check_times
 from nxtpost_jax.events.content import GivenContent
 from nxtpost_jax.events.ids import OwnIds
+from nxtpost_jax.events.kinds import Told
 from nxtpost_jax.events.log import Log
 from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.serving import described
@@ -51,6 +52,7 @@ def read(
     columns: Mapping[str, str] | None,
     content: Described | None,
     served: Served,
+    parts: Told,
 ) -> tuple[Start, Sequences]:
     """Read what `fit` is given: what to begin with, and the events as sequences of item numbers.
 
@@ -59,18 +61,23 @@ def read(
       given: of items that the caller sized, else None.
       events, columns, content: see `Recommender.fit`.
       served: what the fit before began with, if any, tells the numbers of its items.
+      parts: see `Recommender`.
 
     Raises:
       ValueError: see `Recommender.fit`.
     """
     before = served.now.start
+    if parts and (content is None or given is not None):
+        found = f"content of {'numbers' if given is not None else 'nothing'}"
+        raise ValueError(f"parts: expected content by the caller's own ids, found {found}")
     if logs.is_table(events):
         if content is not None and given is not None:
             raise _content_beside_numbers()
         log = logs.read_log(events, columns)
         if given is not None:
             return given, in_numbers(log, given)
-        return of_log(log, config=config, before=before, columns=columns, content=content)
+        said = {"columns": columns, "content": content, "parts": parts}
+        return of_log(log, config=config, before=before, **said)
     check_bare(columns, content)
     sequences = as_sequences("events", events)
     check_times("events", sequences)
@@ -111,6 +118,7 @@ def of_log(
     before: Start | None,
     columns: Mapping[str, str] | None,
     content: Described | None,
+    parts: Told,
 ) -> tuple[Start, Sequences]:
     """Begin with the items of a log, under the caller's own ids.
 
@@ -119,7 +127,8 @@ def of_log(
       config: None for one that reads items in their order, and histories as long as the log's.
       before: what the fit before began with; its items keep their numbers.
       columns: {role: name}, kept for tables to come.
-      content: {id: text or vector}, or None.
+      content: what items say of themselves, or None.
+      parts: what the caller says of that.
 
     Returns:
       The start, and the log's sequences.
@@ -136,12 +145,16 @@ def of_log(
     sequences, _ = logs.grouped(log, items, action_codes)
     config = _sized(sequences) if config is None else config
     check_actions(config, actions)
-    vectors, encoder, here = None, None, items
+    begun, here = None, items
     if content is not None:
-        vectors, encoder = described.at_start(content, names=names, items=items)
-        here = np.append(items, names.codes("content", list(content)))
+        usual = log.item_column
+        begun = described.at_start(content, names=names, items=items, told=parts, usual=usual)
+        here = np.append(items, begun.codes)
     known, num_items = contents.of_catalogue(
-        vectors, id_embedding=config.id_embedding, num_items=len(names)
+        begun and begun.content,
+        id_embedding=config.id_embedding,
+        num_items=len(names),
+        told_absent_N=begun and begun.absent_N,
     )
     start = Start(
         _towers(config, num_items),
@@ -150,7 +163,7 @@ def of_log(
         names,
         actions,
         columns=dict(columns or {}),
-        encoder=encoder,
+        descriptions=begun and begun.descriptions,
         stale=np.setdiff1d(np.arange(len(names), dtype=np.int32), here),
     )
     return start, sequences

@@ -1,6 +1,6 @@
 import pytest
 
-from nxtpost_jax.events.roles import recognise, unread_rating
+from nxtpost_jax.events.roles import ColumnError, item_id, recognise, unread_rating
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,33 @@ def test_a_rating_is_no_weight_until_the_caller_says_so():
     roles = recognise(names)
     assert "weight" not in roles and unread_rating(names, roles) == "Rating:float"
     assert unread_rating(names, roles | {"weight": "Rating:float"}) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "how", "expected"),
+    [
+        (["movieId", "title", "genres"], {}, "movieId"),
+        (["title", "ID"], {}, "ID"),
+        (["id", "content", "artist"], {}, "id"),
+        (["id", "item_id"], {}, "item_id"),
+        (["content", "price"], {}, "content"),
+        (["isbn", "book_id"], {"usual": "book_id"}, "book_id"),
+        (["isbn", "thing"], {"told": "thing", "usual": "isbn"}, "thing"),
+        (["isbn", "title"], {"usual": "book_id"}, "isbn"),
+    ],
+)
+def test_the_ids_of_a_table_of_items_are_found(names, how, expected):
+    assert item_id(names, **how) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "how", "message"),
+    [
+        (["title"], {}, r"such as item_id, found title \(parts={'NAME': 'id'} names one\)"),
+        (["isbn", "book_id"], {}, r"'isbn' and 'book_id' \(parts={'isbn': 'id'} picks one\)"),
+        (["title"], {"told": "sku"}, "the item among title, found 'sku'"),
+    ],
+)
+def test_unclear_ids_of_items_are_refused(names, how, message):
+    with pytest.raises(ColumnError, match=message):
+        item_id(names, **how)

@@ -138,7 +138,7 @@ def test_vectors_are_content_too(tmp_path):
             "of one width per item",
         ),
         (
-            {film: {"a": 1} for film in TITLES},
+            {film: object() for film in TITLES},
             "a vector of one width per item, found obj",
         ),
     ],

@@ -104,7 +104,7 @@ def test_texts_of_tomorrow_are_read_by_the_encoder_of_today():
     recommender.fit(walks(14), content={"film 13": "the queen"}, epochs=1, more=True, **HOW)
     assert set(recommender.items.tolist()) == {f"film {n}" for n in range(14)}
     content = np.asarray(recommender.content)
-    encoder = recommender._served.now.start.encoder
+    encoder = recommender._served.now.start.descriptions.only.encoder
     np.testing.assert_allclose(content[12:], encoder(["a robot at sea", "the queen"]), atol=1e-6)
     np.testing.assert_allclose(content[:12], encoder(list(texts.values())), atol=1e-6)
     recommender.add({"film 14": "storm"})  # and on
@@ -161,6 +161,20 @@ def test_going_on_by_shampoo_begins_its_state_anew_where_tables_grow():
     same = recommender.fit(walks(12), epochs=1, more=True, **HOW)
     grown = recommender.fit(walks(14), epochs=2, more=True, **HOW)
     assert same[-1]["loss"] < first[-1]["loss"] and np.isfinite(grown[-1]["loss"])
+
+
+def test_a_vector_of_nan_is_no_content_of_a_fit_that_goes_on():
+    """It used to be content as it is; one with some NaN was, too."""
+    recommender = Recommender(TIMELESS, tx=FAST)
+    vectors = {f"film {n}": vector for n, vector in enumerate(circle(np.arange(12)))}
+    recommender.fit(walks(12), content=vectors, epochs=1, **HOW)
+    lost = np.full(6, np.nan)
+    how = {"epochs": 1, "more": True, **HOW}
+    recommender.fit(walks(13), content={"film 12": lost}, **how)
+    assert not np.asarray(recommender.content)[12].any()
+    lost[0] = 1.0
+    with pytest.raises(ValueError, match="content: expected finite numbers, found NaN"):
+        recommender.fit(walks(13), content={"film 12": lost}, **how)
 
 
 def fitted():

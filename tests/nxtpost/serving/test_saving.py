@@ -47,8 +47,8 @@ def test_what_is_no_saved_recommender_is_refused(tmp_path):
         recommender.save(tmp_path / "letter.txt")
     recommender.save(tmp_path / "new")
     header = tmp_path / "new" / "recommender.json"
-    header.write_text(header.read_text().replace('"version": 3', '"version": 99'))
-    with pytest.raises(ValueError, match="expected version 3, found 99"):
+    header.write_text(header.read_text().replace('"version": 4', '"version": 99'))
+    with pytest.raises(ValueError, match="expected version 4, found 99"):
         Recommender.load(tmp_path / "new")
 
 
@@ -147,10 +147,10 @@ def test_what_is_missing_or_too_many_is_named(tmp_path, two):
         Recommender.load(tmp_path / "none")
 
 
-@pytest.mark.parametrize("text", ["null", "[]", "7", '{"version": 3}', "[" * 100_000, "\0"])
+@pytest.mark.parametrize("text", ["null", "[]", "7", '{"version": 4}', "[" * 100_000, "\0"])
 def test_a_header_of_something_else_is_refused(tmp_path, text):
     (tmp_path / "recommender.json").write_text(text)
-    with pytest.raises(ValueError, match=r"recommender\.json: expected (version 3|JSON|the val)"):
+    with pytest.raises(ValueError, match=r"recommender\.json: expected (version 4|JSON|the val)"):
         Recommender.load(tmp_path)
 
 
