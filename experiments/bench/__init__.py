@@ -1,4 +1,4 @@
-"""What only timing needs: parameter sets, floors, whole steps, a small model.
+"""What only timing needs: parameter sets, floors, whole steps, a small model, indexes to time.
 
-May import: harness, loop, models, shampoo_jax, nxtpost_jax.
+May import: harness, loop, models, retrieval, shampoo_jax, nxtpost_jax, hsnn_jax.
 """
