@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from hsnn_jax.descent.beam import open_counts
 from hsnn_jax.descent.descend import Level
+from hsnn_jax.descent.recall import Tail
 from hsnn_jax.descent.sharded import shard_index
 from hsnn_jax.distance import Distance, pairwise_distance
 from hsnn_jax.lists import living
@@ -42,6 +43,7 @@ class Nested(NamedTuple):
     representatives: tuple  # int32 [K] a level of nodes: rows of items, -1 for none; for models
     node_features: tuple  # [K, ...] a level of nodes: what the level's scorer reads
     routes: Routes | None = None  # of one index: what its nodes are scored by instead
+    tail: Tail | None = None  # of one index: what recall is estimated by, see `calibration`
 
     @property
     def indexes(self) -> tuple[Index, ...]:
@@ -177,7 +179,7 @@ def follow(
     """
     if len(models.models) < 2:
         updated = start(now.coarser, items, models=models, distance=distance)
-        return updated._replace(routes=now.routes)
+        return updated._replace(routes=now.routes, tail=now.tail)
     rows, updated = _representatives(now.coarser, items, distance), []
     for level, pair in enumerate(zip(rows, now.representatives)):
         new, old = map(np.asarray, pair)
@@ -199,7 +201,7 @@ def place(now: Nested, mesh: tuple[Mesh, str]) -> Nested:
     )
     items = items._replace(index=index, tiles=tiles, features=features)
     everywhere = NamedSharding(mesh[0], PartitionSpec())
-    rest = {name: getattr(now, name) for name in ("coarser", "node_features", "routes")}
+    rest = {name: getattr(now, name) for name in ("coarser", "node_features", "routes", "tail")}
     return now._replace(items=items, **jax.device_put(rest, everywhere))
 
 
