@@ -47,8 +47,7 @@ def calibrate(now: Nested, models: LevelModels, *, users: Any = None, seed: int 
     if not told or size[0] < _LEAST_ITEMS or size[1] < _LEAST_NODES:
         return now
     drawn = _drawn(now, users, _number(size[0]), rng)
-    read, vectors, _ = models.users("users", drawn, width=index.nodes.shape[1])
-    scored = _score(now, models, read, vectors)
+    scored = exact_scores(now, models, drawn)
     if not all(np.all(np.isfinite(each)) for each in (scored.items, scored.nodes)):
         return now
     return now._replace(tail=fit(scored, rng))
@@ -86,10 +85,17 @@ def _drawn(now, users, number, rng):
     return vectors + away.std(axis=0) * rng.standard_normal(vectors.shape).astype(np.float32)
 
 
-def _score(now, models, read, vectors):
-    """Return the scores of all nodes and of all items that are held."""
-    nodes, items = state.levels(now, models, users=read, vectors=vectors, by_row=True)
+def exact_scores(now: Nested, models: LevelModels, users: Any) -> Scored:
+    """Return the scores of all nodes and of all items that are held, these in order of their rows.
+
+    Args:
+      now: of one level of nodes.
+      models: see `LevelModels`.
+      users: float [U, d] or what the model reads.
+    """
     index = now.items.index
+    read, vectors, _ = models.users("users", users, width=index.nodes.shape[1])
+    nodes, items = state.levels(now, models, users=read, vectors=vectors, by_row=True)
     rows = np.flatnonzero(np.asarray(live(index)))
     node_of = np.asarray(index.positions)[rows] // index.lists.shape[1]
     of_items = _scores_of(items)[:, rows]

@@ -12,7 +12,7 @@ from hsnn_jax.descent.recall import Evidence, Tail, above, affordable, user_spre
 
 MOST = 100  # items that a simulated search asks for at most
 _ASKED = (5, 10, 10, 20, 50, MOST)
-_FILTERS = (0.0, 0.0, 0.7, -0.7)  # correlation of what is allowed with the user's own scores
+_FILTERS = (0.0, 0.7, -0.7)  # correlation of what is allowed with the scores that it goes by
 _BUDGETS = 3  # of each user and filter
 
 
@@ -38,7 +38,8 @@ def simulate(scored: Scored, tail: Tail, rng: np.random.Generator) -> Searches:
     """Search for every user, without a filter and through drawn ones, at drawn budgets.
 
     Filters allow from a third down to a ten-thousandth of the items: at random, or such as the user
-    scores high, or low. Budgets are from a list up to all items, k from 5 to 100.
+    scores high, or low, or another one high. Budgets are from a list up to all items, k from 5 to
+    100.
 
     Args:
       scored: see `Scored`.
@@ -47,8 +48,10 @@ def simulate(scored: Scored, tail: Tail, rng: np.random.Generator) -> Searches:
     """
     rows, planned = [], []
     for user in range(len(scored.items)):
-        for correlation in (None, *_FILTERS):
-            allowed = _allowed(scored.items[user], correlation, rng)
+        theme = scored.items[rng.integers(len(scored.items))]
+        drawn = [(None, theme), *((each, scored.items[user]) for each in _FILTERS), (0.8, theme)]
+        for correlation, scores in drawn:
+            allowed = _allowed(scores, correlation, rng)
             k = min(int(rng.choice(_ASKED)), len(scored.node_of))
             one = _One(scored, user, allowed, k)
             planned.append(one.planned(tail))
