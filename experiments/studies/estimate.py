@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from experiments.data.drawn import Planted, planted_tree
+from experiments.harness.errors import bad_input
 from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
@@ -26,6 +27,7 @@ from hsnn_jax.serving.find import find
 from hsnn_jax.serving.request import request_of
 
 SHARES = (0.1, 0.01, 0.001, 0.0001)  # of the items that a filter allows
+KINDS = ("random", "correlated", "opposed")  # to what those who ask like
 SPENT = (0.01, 0.03, 0.1, 0.3)  # of the items that a search may score
 WANTED = (0.8, 0.9, 0.95)
 COLUMNS = ("", "answers", "recall", "estimate", "Brier", "constant", "gain", "decile", "overclaims")
@@ -49,8 +51,17 @@ class EstimateConfig:
     """items asked for"""
     steps: int = 300
     """training steps of the MoNN"""
+    scorers: tuple[str, ...] = ("inner product", "MoNN")
+    """of the items and nodes"""
     repeats: int = 20
     """timed requests, with the estimate and without in turn"""
+
+    def __post_init__(self) -> None:
+        known = {"inner product", "MoNN"}
+        if not set(self.scorers) <= known or not self.scorers:
+            raise bad_input(
+                "--estimate.scorers", expected=f"some of {sorted(known)}", found=str(self.scorers)
+            )
 
 
 class Answers(NamedTuple):
@@ -253,10 +264,7 @@ def measure_scorer(scorer: str, config: EstimateConfig, *, seed: int) -> tuple[d
     """Return answers by situation, early stops, and the overhead of one scorer and seed."""
     drawn, later = draw(config, seed), draw(config, seed + 1000)
     catalogue = make_catalogue(drawn, config, scorer=scorer, seed=seed)
-    filters = [
-        ("none", 1.0),
-        *((k, s) for k in ("random", "correlated", "opposed") for s in SHARES),
-    ]
+    filters = [("none", 1.0), *((kind, share) for kind in KINDS for share in SHARES)]
     given: dict[str, Any] = {"config": config, "seed": seed}
     found = {
         (scorer, "as calibrated", *key): answers
@@ -288,7 +296,7 @@ def run_estimate(run: Run, config: EstimateConfig, *, seeds: Sequence[int]) -> O
     stops: dict[tuple, list] = {}
     costs: dict[tuple, list] = {}
     for seed in seeds:
-        for scorer in ("inner product", "MoNN"):
+        for scorer in config.scorers:
             found, stopped, cost = measure_scorer(scorer, config, seed=seed)
             for key, each in found.items():
                 answers.setdefault(key, []).append(each)
@@ -305,17 +313,12 @@ def outcome_of(joined: dict, stops: dict, costs: dict, *, config: Any, seeds: An
     """Put figures into metrics and tables."""
     metrics: dict[str, float] = {}
     tables, found = [], []
-    for scorer in ("inner product", "MoNN"):
+    for scorer in config.scorers:
         for switch in (False, True):
-            own = {
-                key: each for key, each in joined.items() if (key[0], key[4]) == (scorer, switch)
-            }
-            everything = Answers(*map(np.concatenate, zip(*own.values())))
+            mine = {_name(x): y for x, y in joined.items() if x[::4] == (scorer, switch)}
+            everything = Answers(*map(np.concatenate, zip(*mine.values())))
             rows = []
-            for name, each in [
-                *((_name(key), each) for key, each in own.items()),
-                ("all", everything),
-            ]:
+            for name, each in (mine | {"all": everything}).items():
                 figures = figures_of(each)
                 prefix = f"{scorer}/switch {'on' if switch else 'off'}/{name}"
                 metrics |= {f"{prefix}/{figure}": value for figure, value in figures.items()}
@@ -333,13 +336,11 @@ def outcome_of(joined: dict, stops: dict, costs: dict, *, config: Any, seeds: An
     tables.append(_stops_table(stops, metrics))
     for (scorer, batch), ratios in costs.items():
         metrics[f"{scorer}/overhead/{batch}"] = float(np.mean(ratios))
-        found.append(
-            f"{scorer}, {batch} users: an estimate costs {np.mean(ratios):+.1%} of a query"
-        )
+        found.append(f"{scorer}, {batch} users: an estimate costs {np.mean(ratios):+.1%}")
     return Outcome(
         title="Recall estimated by the answer, simulated",
-        intro=f"Simulated: {config.items:,} unit vectors around {config.leaves} leaves of a planted "
-        f"tree; k = {config.k}; budgets of {', '.join(f'{s:.0%}' for s in SPENT)} of the items. "
+        intro=f"Simulated: {config.items:,} unit vectors around {config.leaves} leaves of a tree; "
+        f"k = {config.k}; budgets of {', '.join(f'{s:.0%}' for s in SPENT)} of the items. "
         "Drifted: half of the items replaced by those of another tree. Shifted: users of another "
         "tree, further from all items.",
         protocol={"data": "simulated planted tree", "calibration": "users who do not ask here"},

@@ -186,7 +186,13 @@ SMOKE: dict[str, Options] = {
     "scale": Scale(scale=ScaleConfig(items=(2000, 6000), width=16, users=40, requests=20)),
     "estimate": Estimate(
         estimate=EstimateConfig(
-            items=1000, width=8, leaves=20, groups=1, users=16, steps=4, repeats=2
+            items=1000,
+            width=8,
+            leaves=20,
+            groups=1,
+            users=16,
+            repeats=2,
+            scorers=("inner product",),
         )
     ),
     "planted": Planted(

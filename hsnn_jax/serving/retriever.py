@@ -169,7 +169,7 @@ class Retriever:
     ) -> dict[str, float]:
         """List the items by node, k-means' without `fit_nodes`; return the new `stats`.
 
-        Nodes are spread where items crowd; a `SkewWarning`: a fifth lie away from home all the same.
+        Nodes are spread where items crowd; `SkewWarning`: a fifth lie away from home even so.
 
         Args:
           item_vectors: float [n, d], or what the model reads.
