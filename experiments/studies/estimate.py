@@ -213,7 +213,10 @@ def true_recall(scores: np.ndarray, exact: np.ndarray, *, k: int) -> np.ndarray:
     best = min(k, exact.shape[1])
     least = -np.partition(-exact, best - 1, axis=1)[:, best - 1 : best]
     near = 1e-5 * (1 + np.abs(least))
-    return np.minimum(np.sum(scores >= least - near, axis=1), best) / best
+    above = np.sum(scores > least + near, axis=1)
+    level = np.sum(np.abs(scores - least) <= near, axis=1)
+    room = best - np.sum(exact > least + near, axis=1)  # for those that tie with the last one
+    return (above + np.minimum(level, room)) / best
 
 
 def stop_early(catalogue: Catalogue, users: np.ndarray, config: EstimateConfig) -> Iterator[tuple]:

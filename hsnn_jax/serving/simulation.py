@@ -95,8 +95,9 @@ class _One:
         self.visited_at = self.rank[node]
         self.best = min(k, len(self.items))
         exact = np.argpartition(-self.items, self.best - 1)[: self.best]
-        self.least = self.items[exact].min()
-        self.exact_at = np.sort(self.visited_at[self.items >= self.least])
+        least = self.items[exact].min()
+        self.exact_at = np.sort(self.visited_at[self.items > least])
+        self.ties_at = np.sort(self.visited_at[self.items == least])
 
     def nodes_at(self, budget: Any) -> Any:
         """Return how many nodes are visited."""
@@ -104,7 +105,9 @@ class _One:
 
     def recall_at(self, nodes: Any) -> Any:
         """Return the share of the exact answer in the first nodes, ties by score."""
-        return np.minimum(np.searchsorted(self.exact_at, nodes), self.best) / self.best
+        ties = np.searchsorted(self.ties_at, nodes)
+        ties = np.minimum(ties, self.best - len(self.exact_at))
+        return (np.searchsorted(self.exact_at, nodes) + ties) / self.best
 
     def planned(self, tail: Tail) -> np.ndarray:
         """Return the recall where each tolerance chooses the budget, float [T]."""
