@@ -27,7 +27,7 @@ from hsnn_jax.descent.beam import (
 from hsnn_jax.descent.below import best, candidates, most_pages, scored
 from hsnn_jax.descent.pages import num_pages, page_slots, pages_in, places_of, whole_rounds
 from hsnn_jax.descent.pool import ROUND, check_pool, filled, left_out, score_pool
-from hsnn_jax.descent.recall import Wanted, affordable, estimate
+from hsnn_jax.descent.recall import Wanted, affordable, estimate, user_spread
 from hsnn_jax.lists.checks import as_rows, check_cast
 from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.lists.wide import WideTiles
@@ -203,8 +203,11 @@ def local_search(
             scorer = static.scorers[level], params[level]
             found = scored(*scorer, index=index, **given, **of_level(level))
             read.append((beam.items, num_pages(beam, size=size)))
-        below = functools.partial(of_items, found, left[-1], exclude, users, cheap_users)
-        budget = _chosen(request.wanted, budgets[-1], found, left[-1], indexes[-1])
+        unit = user_spread(static.scorers[len(indexes)], users[-1], found.scores)
+        below = functools.partial(
+            of_items, (found.scores, unit), left[-1], exclude, users, cheap_users
+        )
+        budget = _chosen(request.wanted, budgets[-1], found, left[-1], indexes[-1], unit)
         given = {"left": left[-1], "budget": budget, "max_beam": static.max_beams[-1], **cost}
         if isinstance(cheap_items if static.pool else items, WideTiles):
             # Short beams have a program of their own: twice the code, which pays here.
@@ -254,8 +257,8 @@ def local_search(
         recall = jnp.where(unseen == 0, 1.0, jnp.nan)
         if request.wanted is not None:
             best_found = scores if join is None else join(ids, scores, static.k)[1]
-            known = {"scores": nodes.scores, "left": left, "beam": whole, "unseen": unseen}
-            recall = estimate(request.wanted, best_found, **known)
+            known = {"scores": nodes[0], "unit": nodes[1], "left": left, "beam": whole}
+            recall = estimate(request.wanted, best_found, unseen=unseen, **known)
         return ids, scores, unseen, recall, whole.items, num_pages(whole, size=size)
 
     users = tuple(level.users for level in request.levels)
@@ -264,11 +267,14 @@ def local_search(
     return by_chunks(of_chunk, width, users, cheap_users, request.budgets, request.exclude)
 
 
-def _chosen(wanted: Wanted | None, budget: Array, found: Any, left: Array, index: Index) -> Array:
+def _chosen(
+    wanted: Wanted | None, budget: Array, found: Any, left: Array, index: Index, unit: Any
+) -> Array:
     """Return the budgets int32 [B] that a wanted recall affords, at most those that were given."""
     if wanted is None or wanted.tolerance is None:
         return budget
     given = {"k": wanted.k, "scores": found.scores, "left": left, "counts": index.counts}
+    given |= {"unit": unit}
     return jnp.minimum(budget, affordable(wanted.tail, wanted.tolerance, **given))
 
 

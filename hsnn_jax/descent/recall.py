@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsnn_jax.descent.beam import Array, Beam
+from hsnn_jax.monn.scorers import dot
 
 _STEPS = 14  # halvings by which thresholds are found
 
@@ -27,7 +28,7 @@ class Tail(NamedTuple):
     """What a calibration has learned of an index and its scorer; arrays alone."""
 
     shape: Array  # float32 [3]: a, b, c
-    spread: Array  # float32 [K]: of (item's score - its node's) / the user's spread
+    spread: Array  # float32 [K]: of (item's score - its node's) / the user's unit
     weights: Array  # float32 [5], see `expected_recall`
     raw: Array  # float32 [M], ascending: expected recall ...
     mapped: Array  # float32 [M], ascending: ... and what was measured
@@ -55,9 +56,17 @@ class Evidence(NamedTuple):
     gaps: Any  # float [B, k], scores found above the last one's
 
 
-def user_spread(scores: Any, *, xp: Any = jnp) -> Any:
-    """Return the standard deviation of a user's scores of the nodes, float [B, 1]."""
-    return xp.maximum(xp.std(scores, axis=1, keepdims=True), 1e-30)
+def user_spread(scorer: Any, users: Any, scores: Any, *, xp: Any = jnp) -> Any:
+    """Return the unit of a user's scores, float [B, 1].
+
+    An inner product grows with the user's length, wherever the user looks. Of any other scorer it
+    is the standard deviation of the user's scores of the nodes.
+    """
+    if scorer is dot:
+        unit = xp.sqrt(xp.sum(xp.square(users), axis=1, keepdims=True))
+    else:
+        unit = xp.std(scores, axis=1, keepdims=True)
+    return xp.maximum(unit, 1e-30)
 
 
 def above(tail: Tail, threshold: Any, *, scores: Any, spread: Any, left: Any, xp: Any = jnp):
@@ -111,13 +120,21 @@ def expected_recall(weights: Any, known: Evidence, *, k: Any, xp: Any = jnp) -> 
 
 
 def estimate(
-    wanted: Wanted, found: jax.Array, *, scores: jax.Array, left: jax.Array, beam: Beam, unseen: Any
+    wanted: Wanted,
+    found: jax.Array,
+    *,
+    unit: jax.Array,
+    scores: jax.Array,
+    left: jax.Array,
+    beam: Beam,
+    unseen: jax.Array,
 ) -> jax.Array:
     """Estimate the recall of each user's answer, float32 [B]; 1 where nothing is unseen.
 
     Args:
       wanted: see `Wanted`.
       found: float [B, k'], scores found, best first; -inf beyond.
+      unit: float [B, 1] from `user_spread`.
       scores: float [B, K], of all nodes.
       left: int32 [B or 1, K] from `remaining`.
       beam: the nodes that were visited.
@@ -127,8 +144,7 @@ def estimate(
     rank = jnp.arange(found.shape[1])[None, :]
     number = jnp.minimum(jnp.sum(found > -jnp.inf, axis=1, dtype=jnp.int32), k)
     last = jnp.take_along_axis(found, jnp.maximum(number - 1, 0)[:, None], axis=1)
-    scale = user_spread(scores)
-    given: dict[str, Any] = {"scores": scores, "spread": scale * tail.spread[None, :], "left": left}
+    given: dict[str, Any] = {"scores": scores, "spread": unit * tail.spread[None, :], "left": left}
     of_all, slope_of_all = above(tail, last[:, 0], **given)
     nodes = jnp.minimum(beam.nodes, left.shape[1] - 1)
     visited = beam.extents > 0
@@ -136,8 +152,8 @@ def estimate(
     of_beam, slope_of_beam = above(
         tail,
         last[:, 0],
-        scores=jnp.take_along_axis(scores, nodes, axis=1),
-        spread=scale * tail.spread[nodes],
+        scores=beam.outputs[:, :, -1],
+        spread=unit * tail.spread[nodes],
         left=jnp.where(visited, left[rows, nodes], 0),
     )
     seen = jnp.sum(of_beam, axis=1)
@@ -163,6 +179,7 @@ def affordable(
     tolerance: Any,
     *,
     k: Any,
+    unit: Any,
     scores: Any,
     left: Any,
     counts: Any,
@@ -177,12 +194,13 @@ def affordable(
       tail: see `Tail`.
       tolerance: float [], or [B] of as many users or of one.
       k: int [].
+      unit: float [B, 1] from `user_spread`.
       scores: float [B, K], of all nodes.
       left: int [B or 1, K], items that the user may get.
       counts: int [K], items of the nodes' lists.
       xp: numpy or jax.numpy.
     """
-    spread = user_spread(scores, xp=xp) * tail.spread[None, :]
+    spread = unit * tail.spread[None, :]
     wanted = xp.minimum(k, xp.sum(left, axis=1)) * xp.ones(len(scores))
     least, most = xp.min(scores, axis=1), xp.max(scores + 12 * spread, axis=1)
     low, high = least - (most - least), most

@@ -4,10 +4,11 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hsnn_jax.chunks import num_rows
-from hsnn_jax.descent.recall import Tail, expected_recall
+from hsnn_jax.descent.recall import Tail, expected_recall, user_spread
 from hsnn_jax.lists import living
 from hsnn_jax.lists.index import live
 from hsnn_jax.monn.scorers import dot, score_all
@@ -64,7 +65,8 @@ def fit(scored: Scored, rng: np.random.Generator) -> Tail:
     reached = np.maximum.accumulate(searches.planned.mean(axis=0)[::-1])[::-1]
     reached = reached - 1e-6 * np.arange(len(reached))  # to interpolate in, without ties
     found = tail._replace(weights=weights, raw=knots[0], mapped=knots[1], reached=reached)
-    return Tail(*(np.asarray(each, np.float32) for each in found))
+    # On the device once and for all: a search would copy what is on the host.
+    return Tail(*(jnp.asarray(each, jnp.float32) for each in found))
 
 
 def _number(items):
@@ -99,7 +101,9 @@ def exact_scores(now: Nested, models: LevelModels, users: Any) -> Scored:
     rows = np.flatnonzero(np.asarray(live(index)))
     node_of = np.asarray(index.positions)[rows] // index.lists.shape[1]
     of_items = _scores_of(items)[:, rows]
-    return Scored(of_items, _scores_of(nodes), node_of, np.asarray(index.counts))
+    of_nodes = _scores_of(nodes)
+    unit = np.asarray(user_spread(items.scorer, items.users, of_nodes, xp=np))
+    return Scored(of_items, of_nodes, node_of, np.asarray(index.counts), unit)
 
 
 def _scores_of(level):
@@ -122,8 +126,7 @@ def _residuals(scored, rng):
     size = min(len(scored.node_of), _SAMPLED)
     rows = np.sort(rng.choice(len(scored.node_of), size, replace=False))
     node, number = scored.node_of[rows], len(scored.counts)
-    scale = np.maximum(scored.nodes.std(axis=1, keepdims=True), 1e-30)
-    away = (scored.items[:, rows] - scored.nodes[:, node]) / scale
+    away = (scored.items[:, rows] - scored.nodes[:, node]) / scored.unit
     held = np.bincount(node, minlength=number)
     mean = np.bincount(node, away.mean(axis=0), number) / np.maximum(held, 1)
     square = ((away - mean[node]) ** 2).mean(axis=0)

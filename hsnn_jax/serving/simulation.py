@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hsnn_jax.descent.recall import Evidence, Tail, above, affordable, user_spread
+from hsnn_jax.descent.recall import Evidence, Tail, above, affordable
 
 MOST = 100  # items that a simulated search asks for at most
 _ASKED = (5, 10, 10, 20, 50, MOST)
@@ -23,6 +23,7 @@ class Scored(NamedTuple):
     nodes: np.ndarray  # float32 [U, K]
     node_of: np.ndarray  # int [n], the node that lists each item
     counts: np.ndarray  # int [K]
+    unit: np.ndarray  # float [U, 1], see `recall.user_spread`
 
 
 class Searches(NamedTuple):
@@ -84,6 +85,7 @@ class _One:
 
     def __init__(self, scored: Scored, user: int, allowed: np.ndarray, k: int) -> None:
         self.scores, self.k = scored.nodes[user][None, :], k
+        self.unit = scored.unit[user][None, :]
         self.counts, self.items = scored.counts, scored.items[user][allowed]
         node = scored.node_of[allowed]
         self.left = np.bincount(node, minlength=len(scored.counts))
@@ -112,6 +114,7 @@ class _One:
     def planned(self, tail: Tail) -> np.ndarray:
         """Return the recall where each tolerance chooses the budget, float [T]."""
         given: dict[str, Any] = {"left": self.left[None, :], "counts": self.counts, "xp": np}
+        given |= {"unit": self.unit}
         budgets = affordable(tail, tail.tolerances, k=self.k, scores=self.scores, **given)
         return self.recall_at(self.nodes_at(budgets))
 
@@ -122,7 +125,7 @@ class _One:
         number = min(self.k, found.size)
         best = -np.sort(np.partition(-found, number - 1)[:number])
         visited = (self.rank < nodes) & (self.left > 0)
-        spread = user_spread(self.scores, xp=np) * tail.spread
+        spread = self.unit * tail.spread
         given: dict[str, Any] = {"scores": self.scores, "spread": spread, "left": self.left}
         of_node, rate = (each[0] for each in above(tail, best[-1:], **given, xp=np))
         missed = of_node[~visited].sum()

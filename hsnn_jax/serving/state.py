@@ -31,6 +31,7 @@ from hsnn_jax.lists.wide import vectors_of_list
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.beam_aware import Routes, fit_routes_to_exact
 from hsnn_jax.serving.encoders import LevelModels
+from hsnn_jax.serving.spreads import with_new_items
 
 _LAST = np.iinfo(np.int32).max
 
@@ -125,7 +126,9 @@ def add(now: Nested, models: LevelModels, *, vectors: Any, ids: Any, distance: D
     """List new items, see `living.add`; `vectors` are what `LevelModels.items` takes."""
     vectors, carried = models.items("vectors", vectors, by_batches=True)
     items = living.add(now.items, vectors, ids=ids, distance=distance, features=carried)
-    return follow(now, items, models=models, distance=distance)
+    after = follow(now, items, models=models, distance=distance)
+    rows = living.rows_of(items, as_ids("ids", ids, like=items.ids))
+    return _with_spreads(after, models, vectors, rows)
 
 
 def upsert(
@@ -136,7 +139,8 @@ def upsert(
     items = living.upsert(now.items, vectors, ids=ids, distance=distance, features=carried)
     # An item may be back in its row, with other features.
     changed = living.rows_of(items, as_ids("ids", ids, like=items.ids))
-    return follow(now, items, models=models, changed=changed, distance=distance)
+    after = follow(now, items, models=models, changed=changed, distance=distance)
+    return _with_spreads(after, models, vectors, changed)
 
 
 def remove(now: Nested, models: LevelModels, *, ids: Any, distance: Distance) -> Nested:
@@ -300,6 +304,11 @@ def stats(now: Nested) -> dict[str, float]:
         for name in ("used_nodes", "perplexity", "imbalance"):
             found[f"level_{number}_{name}"] = below[name]
     return found
+
+
+def _with_spreads(after, models, vectors, rows):
+    given = {"vectors": vectors, "rows": rows}
+    return after._replace(tail=with_new_items(after.tail, after.items.index, models, **given))
 
 
 def _representatives(coarser, items, distance):

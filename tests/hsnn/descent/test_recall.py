@@ -52,7 +52,14 @@ def test_a_tail_falls_from_one():
 def test_a_smaller_tolerance_affords_more_nodes():
     rng = np.random.default_rng(0)
     scores, counts = rng.normal(size=(1, 3)) * 2, np.array([5, 7, 9])
-    given = {"k": 3, "scores": scores, "left": counts[None, :], "counts": counts, "xp": np}
+    given = {
+        "k": 3,
+        "unit": np.ones((1, 1)),
+        "scores": scores,
+        "left": counts[None, :],
+        "counts": counts,
+        "xp": np,
+    }
     budgets = affordable(TAIL, np.array([1e-9, 0.05, 0.3, 2.0]), **given)
     assert budgets[0] == 21 and budgets[-1] <= 9 and (np.diff(budgets) <= 0).all()
 

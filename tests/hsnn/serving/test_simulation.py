@@ -42,6 +42,7 @@ def test_ties_take_no_more_places_than_are_left():
         nodes=np.array([[0.0, 1.0]]),
         node_of=np.array([0, 1, 1, 1]),
         counts=np.array([1, 3]),
+        unit=np.ones((1, 1)),
     )
     one = simulation._One(scored, 0, np.arange(4), 2)
     np.testing.assert_array_equal(one.recall_at(np.array([1, 2])), [0.5, 1.0])
