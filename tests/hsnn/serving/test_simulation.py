@@ -17,6 +17,7 @@ def test_a_simulation_is_the_search_itself():
     retriever.build_index(ITEMS)
     now = retriever._now
     scored = exact_scores(now, retriever._models, USERS)
+    tail = type(now.tail)(*map(np.asarray, now.tail))
     for allowed in (np.arange(1500), np.arange(0, 1500, 7)):
         for budget in (90, 200, 500):
             options = {} if allowed.size == 1500 else {"allowed": allowed}
@@ -24,15 +25,15 @@ def test_a_simulation_is_the_search_itself():
             found = retriever._find(now, asked, switch=False)(budget)
             for user in range(len(USERS)):
                 one = simulation._One(scored, user, allowed, 10)
-                known, k, recall = one.searched(now.tail, budget)
+                known, k, recall = one.searched(tail, budget)
                 assert known.unseen == found.unseen[user]
                 assert known.found == (found.scores[user] > -np.inf).sum()
                 exact = -np.sort(-scored.items[user][allowed])[:10]
                 there = (found.scores[user] >= exact[-1] - 1e-6).sum() / 10
                 assert recall == there
                 batch = type(known)(*(np.asarray(each)[None] for each in known))
-                raw = expected_recall(now.tail.weights, batch, k=k, xp=np)
-                own = np.interp(raw, now.tail.raw, now.tail.mapped)[0] if known.unseen else 1.0
+                raw = expected_recall(tail.weights, batch, k=k, xp=np)
+                own = np.interp(raw, tail.raw, tail.mapped)[0] if known.unseen else 1.0
                 np.testing.assert_allclose(found.recall[user], own, atol=2e-3)
 
 
