@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import pytest
 
-from hsnn_jax import LTIConfig, Pool, Retriever
-from hsnn_jax.serving.calibration import calibrate
+from hsnn_jax import Features, LTIConfig, Pool, Retriever, Training, preset
+from hsnn_jax.serving.calibration import calibrate, exact_scores
 from tests.hsnn.planted import clusters, users_near
 
 ITEMS, _ = clusters(0, items=3000, width=12, num_clusters=40, noise=0.7)
@@ -58,3 +58,22 @@ def test_what_it_does_not_cover_says_nan_and_refuses_a_wanted_recall(options):
     assert answer.unseen.any()
     with pytest.raises(ValueError, match="recall: expected an index that estimates it"):
         retriever.search(ITEMS[:5], 3, recall=0.9)
+
+
+def test_a_model_is_calibrated_on_the_users_of_its_training():
+    rng = np.random.default_rng(0)
+    side = Features(dense={"vector": 12})
+    model = preset("XS", user=side, item=side)
+    retriever = Retriever(LTIConfig(num_nodes=16, kmeans_iterations=3), model=model)
+    liked = rng.integers(0, 600, 200)
+    users, items = {"vector": ITEMS[liked]}, {"vector": ITEMS[:600]}
+    training = Training(steps=2, batch_size=16, negatives=16, progress=False)
+    retriever.fit(users, items, positives=liked, training=training)
+    answer = retriever.search(users, 5, budget=80)
+    assert answer.unseen.all() and np.isfinite(answer.recall).all()
+    exact = exact_scores(retriever._now, retriever._models, users).items
+    least = -np.sort(-exact, axis=1)[:, 4:5]
+    true = np.minimum((answer.scores >= least - 1e-5).sum(axis=1), 5) / 5
+    assert abs(answer.recall.mean() - true.mean()) < 0.1
+    retriever.build_index(items)  # nobody is given: nothing is claimed
+    assert np.isnan(retriever.search(users, 5, budget=80).recall).all()
