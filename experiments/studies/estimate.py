@@ -180,7 +180,7 @@ def ask(
       filters: (kind, share) each.
     """
     retriever, found = catalogue.retriever, {}
-    now, models = retriever._now, retriever._models
+    now, models = retriever._built(), retriever._models
     rows = np.flatnonzero(np.asarray(live(now.items.index)))
     for number in range(config.groups):
         rng = np.random.default_rng([seed, number])
@@ -197,7 +197,7 @@ def ask(
                     budget = max(round(spent * len(rows)), 1)
                     given = {"asked": asked, "budget": budget, "max_beam": None, "switch": switch}
                     answer = find(now, models, **given)
-                    both = answer.recall, true_recall(answer.scores, among, k=config.k)
+                    both = answer.recall, true_recall(np.asarray(answer.scores), among, k=config.k)
                     found.setdefault((kind, share, switch), []).append(both)
     return {key: Answers(*map(np.concatenate, zip(*each))) for key, each in found.items()}
 
@@ -226,7 +226,7 @@ def stop_early(catalogue: Catalogue, users: np.ndarray, config: EstimateConfig) 
       (wanted, (items, recall, share below .9) by it, the same of the fixed budget).
     """
     retriever, read = catalogue.retriever, catalogue.read(users)
-    exact = exact_scores(retriever._now, retriever._models, read).items
+    exact = exact_scores(retriever._built(), retriever._models, read).items
 
     def measured(answer):
         recall = true_recall(answer.scores, exact, k=config.k)
@@ -247,7 +247,7 @@ def overhead(catalogue: Catalogue, config: EstimateConfig) -> dict[int, float]:
     retriever, ratios = catalogue.retriever, {}
     for batch in (1, config.users):
         users = catalogue.read(catalogue.users[:batch])
-        now, models = retriever._now, retriever._models
+        now, models = retriever._built(), retriever._models
         asked = request_of(now, models, users=users, k=config.k)
         given = {"asked": asked, "budget": None, "max_beam": None}
         with_and_without = (now, now._replace(tail=None))

@@ -40,8 +40,8 @@ class Wanted(NamedTuple):
     """What the estimate needs of a request."""
 
     tail: Tail
-    k: Array | int  # int32 [], items that were asked for, at most those that are found
-    tolerance: Array | None = None  # float32 []: choose budgets by it, see `affordable`
+    k: Any  # int32 [], items that were asked for, at most those that are found
+    tolerance: Any = None  # float32 []: choose budgets by it, see `affordable`
 
 
 class Evidence(NamedTuple):
