@@ -8,6 +8,7 @@ calibration has drawn: by an attribute of the items that some users like.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 
 from experiments.data.drawn import Planted, planted_tree
 from experiments.harness.errors import bad_input
+from experiments.harness.plots import draw_points
 from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
@@ -350,6 +352,9 @@ def outcome_of(joined: dict, stops: dict, costs: dict, *, config: Any, seeds: An
         metrics=metrics,
         baselines={"best constant/gain": 0.0},
         tables=tables,
+        panels=[
+            functools.partial(draw_points, rows=_below(stops), label="share of users below .9")
+        ],
         found=". ".join(found) + f". {len(seeds)} seed(s).",
     )
 
@@ -363,6 +368,14 @@ NOTE = (
 def _name(key) -> str:
     _, situation, kind, share, _ = key
     return f"{situation}, no filter" if kind == "none" else f"{situation}, {kind} {share:.2%}"
+
+
+def _below(stops: dict) -> dict[str, list[float]]:
+    rows = {}
+    for (scorer, wanted), each in stops.items():
+        for place, name in enumerate(("recall=", "fixed, as")):
+            rows[f"{scorer}, {name} {wanted}"] = [float(pair[place][2]) for pair in each]
+    return rows
 
 
 def _stops_table(stops: dict, metrics: dict[str, float]) -> Table:

@@ -69,7 +69,9 @@ def user_spread(scorer: Any, users: Any, scores: Any, *, xp: Any = jnp) -> Any:
     return xp.maximum(unit, 1e-30)
 
 
-def above(tail: Tail, threshold: Any, *, scores: Any, spread: Any, left: Any, xp: Any = jnp):
+def above(
+    tail: Tail, threshold: Any, *, scores: Any, spread: Any, left: Any, xp: Any = jnp
+) -> tuple[Any, Any]:
     """Return how many items of each node are expected above a score, and its rate of change.
 
     Args:
