@@ -1,10 +1,10 @@
-"""HSNN measured: cost against recall, scorers, index learning, scale, collapse, drift, interests.
+"""HSNN measured: cost against recall and its estimate, scorers, learning, scale, drift, interests.
 
     python -m experiments.hsnn frontier --data FOLDER    # ids in, cost against recall out
     python -m experiments.hsnn scorers --data FOLDER     # rated events
     python -m experiments.hsnn learning --data FOLDER    # ids; a planted tree without data
     python -m experiments.hsnn drift --data FOLDER       # events with times and texts
-    python -m experiments.hsnn scale                     # simulated; planted, interests too
+    python -m experiments.hsnn scale                     # drawn; estimate, planted, interests too
     python -m experiments.hsnn TASK --preset smoke       # small, no download
     python -m experiments.hsnn TASK --help               # the options of a task
 
@@ -27,6 +27,7 @@ from experiments.harness.task_choice import run_task
 from experiments.retrieval.graph_training import train_towers
 from experiments.studies.collapse import collapse_panels, run_planted
 from experiments.studies.drift import above_panels, run_drift
+from experiments.studies.estimate import run_estimate
 from experiments.studies.frontier import frontier_outcome, run_frontier
 from experiments.studies.frontier_panels import frontier_panels
 from experiments.studies.frontier_points import remembered
@@ -41,6 +42,7 @@ from experiments.studies.learning import (
 from experiments.studies.options import (
     SMOKE,
     Drift,
+    Estimate,
     Frontier,
     Interests,
     Learning,
@@ -161,6 +163,12 @@ def measure_scale(setting: Setting[Scale]) -> Outcome:
     return run_scale(setting.run, options.scale, seeds=seeds, faiss=options.faiss)
 
 
+def measure_estimate(setting: Setting[Estimate]) -> Outcome:
+    """Hold estimates of recall against the truth, on one device."""
+    options = setting.options
+    return run_estimate(setting.run, options.estimate, seeds=options.all_seeds)
+
+
 def measure_interests(setting: Setting[Interests]) -> Outcome:
     """Search for users of several interests; all seeds together."""
     options = setting.options
@@ -235,6 +243,15 @@ STUDIES = {
         claim="The arithmetic of a query grows as the square root of the catalogue.",
         claim_panels=size_panels,
         measure=measure_scale,
+    ),
+    "estimate": study_of(
+        "estimate",
+        Estimate(),
+        about="recall as an answer estimates it, and a search that stops by it",
+        minutes=8,
+        claim="An answer's estimate of its recall is true within .05, through filters, drift and "
+        "shifted queries, and a search that stops by it leaves fewer users below .9.",
+        measure=measure_estimate,
     ),
     "planted": study_of(
         "planted",

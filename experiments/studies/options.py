@@ -12,6 +12,7 @@ from experiments.retrieval.kept_gain import RoutesTraining
 from experiments.retrieval.residual_monn import MoNNTraining
 from experiments.studies.collapse import PlantedConfig
 from experiments.studies.drift import DriftConfig
+from experiments.studies.estimate import EstimateConfig
 from experiments.studies.frontier import FrontierConfig
 from experiments.studies.interests import InterestsConfig
 from experiments.studies.learning import LearningConfig
@@ -103,6 +104,18 @@ class Scale(WithFaiss):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate(ManySeeds):
+    """Hold what answers say of their recall against the truth."""
+
+    estimate: EstimateConfig = dataclasses.field(default_factory=EstimateConfig)
+    """simulated catalogue and who asks"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_groups(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Planted(ManySeeds):
     """Find a planted tree, and remedy collapse."""
 
@@ -171,6 +184,17 @@ SMOKE: dict[str, Options] = {
         learning=LearningConfig(nodes=16, steps=40, batch_size=64, users=60, pairs=1000, items=800),
     ),
     "scale": Scale(scale=ScaleConfig(items=(2000, 6000), width=16, users=40, requests=20)),
+    "estimate": Estimate(
+        estimate=EstimateConfig(
+            items=1000,
+            width=8,
+            leaves=20,
+            groups=1,
+            users=16,
+            repeats=2,
+            scorers=("inner product",),
+        )
+    ),
     "planted": Planted(
         planted=PlantedConfig(
             items=400, leaves=16, pairs=1000, width=16, steps=60, batch_size=64, dead_after=10

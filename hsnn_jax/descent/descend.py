@@ -27,6 +27,7 @@ from hsnn_jax.descent.beam import (
 from hsnn_jax.descent.below import best, candidates, most_pages, scored
 from hsnn_jax.descent.pages import num_pages, page_slots, pages_in, places_of, whole_rounds
 from hsnn_jax.descent.pool import ROUND, check_pool, filled, left_out, score_pool
+from hsnn_jax.descent.recall import Wanted, affordable, estimate, user_spread
 from hsnn_jax.lists.checks import as_rows, check_cast
 from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.lists.wide import WideTiles
@@ -46,13 +47,14 @@ class SearchResult(NamedTuple):
     # and with a cheap scorer first on all of its pool
     nodes_scored: jax.Array  # int32 [B]; nodes of all levels whose score was computed
     unseen: jax.Array  # int32 [B]; items that the user may get and that were not scored
+    recall: jax.Array  # float32 [B]; estimated, see `recall.estimate`; NaN where nothing tells it
 
 
 def nothing_found(k: int) -> SearchResult:
     """Return the answer to no users."""
-    none = jnp.zeros(0, jnp.int32)
+    none, nothing = jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.float32)
     ids, scores = jnp.zeros((0, k), jnp.int32), jnp.zeros((0, k), jnp.float32)
-    return SearchResult(ids, scores, none, jnp.zeros(0, jnp.float32), none, none)
+    return SearchResult(ids, scores, none, nothing, none, none, nothing)
 
 
 class Level(NamedTuple):
@@ -78,6 +80,7 @@ class Request(NamedTuple):
     cost_weight: jax.Array | float
     ensemble: dict | None
     cheap: Level | None = None  # that chooses what the last level scores; without features
+    wanted: Wanted | None = None  # for the estimate of recall; of one level of nodes, no pool
 
 
 class Static(NamedTuple):
@@ -103,6 +106,7 @@ def prepare(
     ensemble: dict | None = None,
     cheap: Level | None = None,
     pool: int = 0,
+    wanted: Wanted | None = None,
 ) -> tuple[Request, Static]:
     """Validate a request and sort it into traced and static values.
 
@@ -112,7 +116,7 @@ def prepare(
       k, exclude, allowed, cost_weight: see `search`.
       budgets: one an index, most of what it lists to score.
       max_beams: one an index, static maximum of nodes visited; None for all.
-      ensemble, cheap, pool: see `search.search_levels`.
+      ensemble, cheap, pool, wanted: see `search.search_levels`.
 
     Returns:
       (Request, Static); the features of the last level and of the cheap one are in neither.
@@ -140,6 +144,7 @@ def prepare(
         cost_weight=cost_weight,
         ensemble=ensemble,
         cheap=None if cheap is None else cheap._replace(scorer=None, features=None),
+        wanted=wanted,
     )
     scorers = tuple(level.scorer for level in levels)
     scorers += () if cheap is None else (cheap.scorer,)
@@ -175,7 +180,7 @@ def local_search(
 
     Returns:
       (ids [B, k], scores [B, k]) from here; (what was scored below each index int32 [B, N - 1],
-      pages read int32 [B, N - 1], unseen int32 [B]) everywhere.
+      pages read int32 [B, N - 1], unseen int32 [B], recall float32 [B]) everywhere.
     """
     features = [*(level.features for level in request.levels[:-1]), items]
     params = [level.params for level in request.levels]
@@ -198,18 +203,22 @@ def local_search(
             scorer = static.scorers[level], params[level]
             found = scored(*scorer, index=index, **given, **of_level(level))
             read.append((beam.items, num_pages(beam, size=size)))
-        below = functools.partial(of_items, left[-1], exclude, users, cheap_users)
-        given = {"left": left[-1], "budget": budgets[-1], "max_beam": static.max_beams[-1], **cost}
+        unit = user_spread(static.scorers[len(indexes)], users[-1], found.scores)
+        below = functools.partial(
+            of_items, (found.scores, unit), left[-1], exclude, users, cheap_users
+        )
+        budget = _chosen(request.wanted, budgets[-1], found, left[-1], indexes[-1], unit)
+        given = {"left": left[-1], "budget": budget, "max_beam": static.max_beams[-1], **cost}
         if isinstance(cheap_items if static.pool else items, WideTiles):
             # Short beams have a program of their own: twice the code, which pays here.
-            ids, scores, unseen, *last = route(found, indexes[-1], then=below, **given)
+            ids, scores, unseen, recall, *last = route(found, indexes[-1], then=below, **given)
         else:
-            ids, scores, unseen, *last = below(route(found, indexes[-1], **given))
+            ids, scores, unseen, recall, *last = below(route(found, indexes[-1], **given))
         read.append(last)
         counts = (jnp.stack(each, axis=1) for each in zip(*read))
-        return ids, scores, *counts, unseen
+        return ids, scores, *counts, unseen, recall
 
-    def of_items(left, exclude, users, cheap_users, whole):
+    def of_items(nodes, left, exclude, users, cheap_users, whole):
         index, unseen = indexes[-1], unseen_items(whole, left)
         excluded = None if exclude is None else slots_of(index, exclude)
         beam, excluded = owned(whole, excluded, first_node=first_node, index=index)
@@ -245,12 +254,28 @@ def local_search(
             )
             scores = candidates(ids, own, above=above, ensemble=request.ensemble).scores
             ids, scores = top_k(scores, ids, k=static.k)
-        return ids, scores, unseen, whole.items, num_pages(whole, size=size)
+        recall = jnp.where(unseen == 0, 1.0, jnp.nan)
+        if request.wanted is not None:
+            best_found = scores if join is None else join(ids, scores, static.k)[1]
+            known = {"scores": nodes[0], "unit": nodes[1], "left": left, "beam": whole}
+            recall = estimate(request.wanted, best_found, unseen=unseen, **known)
+        return ids, scores, unseen, recall, whole.items, num_pages(whole, size=size)
 
     users = tuple(level.users for level in request.levels)
     width = _width(indexes, features, request, static)
     cheap_users = None if request.cheap is None else request.cheap.users
     return by_chunks(of_chunk, width, users, cheap_users, request.budgets, request.exclude)
+
+
+def _chosen(
+    wanted: Wanted | None, budget: Array, found: Any, left: Array, index: Index, unit: Any
+) -> Array:
+    """Return the budgets int32 [B] that a wanted recall affords, at most those that were given."""
+    if wanted is None or wanted.tolerance is None:
+        return budget
+    given = {"k": wanted.k, "scores": found.scores, "left": left, "counts": index.counts}
+    given |= {"unit": unit}
+    return jnp.minimum(budget, affordable(wanted.tail, wanted.tolerance, **given))
 
 
 def _block(size: int, static: Static) -> int:
@@ -268,7 +293,7 @@ def result(
     cheap_items: Any = None,
 ) -> SearchResult:
     """Add the cost to what `local_search` found."""
-    ids, scores, scored, read, unseen = found
+    ids, scores, scored, read, unseen, recall = found
     features = [*(level.features for level in request.levels[:-1]), items, cheap_items]
     slots: list[Any] = [float(indexes[0].nodes.shape[0])]
     listed = [*features[1 : len(indexes)], cheap_items if static.pool else items]
@@ -283,7 +308,7 @@ def result(
         per_user, per_row = pair_flops(scorer, level.params, **pair)
         flops = flops + per_user + per_row * count
     nodes = indexes[0].nodes.shape[0] + jnp.sum(scored[:, :-1], axis=1, dtype=jnp.int32)
-    return SearchResult(ids, scores, scored[:, -1], flops, nodes, unseen)
+    return SearchResult(ids, scores, scored[:, -1], flops, nodes, unseen, recall)
 
 
 def flat(features: Any) -> Any:

@@ -72,7 +72,7 @@ def _score_rows(
         first = compiled_brute_force((cheap,), (), **options, **masks)
         found = _again(first, levels, above, ensemble=ensemble, scorers=scorers, k=k)
         unseen = _allowed(present, exclude) - jnp.sum(first.ids >= 0, axis=1, dtype=jnp.int32)
-        found = found._replace(unseen=unseen)
+        found = found._replace(unseen=unseen, recall=jnp.where(unseen == 0, 1.0, jnp.nan))
     ids = jnp.where(found.ids < 0, -1, rows[found.ids])
     scored = jnp.broadcast_to(jnp.sum(present, dtype=jnp.int32), found.items_scored.shape)
     return found._replace(ids=ids, items_scored=scored)

@@ -24,6 +24,7 @@ from hsnn_jax.descent.descend import (
     check_request,
     local_search,
 )
+from hsnn_jax.descent.recall import Wanted
 from hsnn_jax.lists.checks import check_cast
 from hsnn_jax.lists.index import Index, live, page_width
 from hsnn_jax.lists.levels import nodes_of_items
@@ -141,6 +142,7 @@ def search_levels(
     cost_weight: jax.Array | float = 0.0,
     cheap: Level | None = None,
     pool: int = 0,
+    wanted: Wanted | None = None,
 ) -> SearchResult:
     """Score the coarsest nodes, expand the best that the budget affords, and so on down to items.
 
@@ -166,6 +168,8 @@ def search_levels(
       cheap: a `Level` that scores the listed items first; the last level then scores the `pool`
         best of these alone. `unseen` counts all others.
       pool: static, at least k.
+      wanted: for an estimate of recall, see `recall.Wanted`; of one level of nodes, without a pool
+        or an ensemble.
 
     Returns:
       `SearchResult`.
@@ -186,6 +190,7 @@ def search_levels(
         cost_weight=cost_weight,
         cheap=cheap,
         pool=pool,
+        wanted=wanted,
     )
     given: dict[str, Any] = {"cheap_items": None if cheap is None else cheap.features}
     return compiled_search(indexes, levels[-1].features, request=request, static=static, **given)
@@ -379,4 +384,4 @@ def compiled_brute_force(
     nodes = sum(num_rows(level.features) for level in levels[:-1])
     scored, nodes, unseen = (jnp.full(num_users, x, jnp.int32) for x in (num_items, nodes, 0))
     flops = jnp.full(num_users, flops, jnp.float32)
-    return SearchResult(ids, scores, scored, flops, nodes, unseen)
+    return SearchResult(ids, scores, scored, flops, nodes, unseen, jnp.ones(num_users))

@@ -26,6 +26,9 @@ class Answer:
         answer is exact.
       flops: float32 [B], scorer operations, see `descent.descend.SearchResult`.
       nodes_scored: int32 [B], nodes of all levels whose score was computed.
+      recall: float32 [B], an estimate of the share of the min(k, allowed) exact results of the same
+        scorer, ties by score, that is here; 1 where `unseen` is 0, NaN where no calibration tells
+        it, see `calibration.calibrate`.
     """
 
     ids: np.ndarray
@@ -34,6 +37,7 @@ class Answer:
     unseen: np.ndarray
     flops: np.ndarray
     nodes_scored: np.ndarray
+    recall: np.ndarray
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter((self.ids, self.scores))
@@ -69,4 +73,5 @@ def answer_of(found: SearchResult, ids: np.ndarray, *, k: int) -> Answer:
         unseen=np.asarray(found.unseen),
         flops=np.asarray(found.flops),
         nodes_scored=np.asarray(found.nodes_scored),
+        recall=np.asarray(found.recall),
     )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from hsnn_jax.descent.recall import Tail
 from hsnn_jax.lists import living
 from hsnn_jax.lists.index import Index
 from hsnn_jax.monn.config import MoNNConfig, from_dict
@@ -31,7 +32,7 @@ from hsnn_jax.serving.trees import flatten, unflatten
 _FORMAT = "hsnn_jax.retriever/11"
 _HEADER, _ARRAYS = "retriever.json", "arrays.npz"
 
-_TREES = ("params", "pool_params", "item_features", "node_features", "routes")
+_TREES = ("params", "pool_params", "item_features", "node_features", "routes", "tail")
 
 
 class Content(NamedTuple):
@@ -54,6 +55,7 @@ class Content(NamedTuple):
     item_features: Any  # see `LevelModels.items`, zeros in free rows
     node_features: Any  # a tree of [K, ...] a level of nodes; None where items' features say it
     routes: Any  # the fields of `routes.Routes`, or None
+    tail: Any  # the fields of `recall.Tail`, or None: estimates of recall are NaN
     pool: dict[str, Any] | None  # what a `Pool` is made of, its scorer by name, without params
     pool_params: Any  # as `params`
 
@@ -80,6 +82,7 @@ def content_of(retriever: Any, now: Nested) -> Content:
         # Of several models alone: the others' are in what is above.
         node_features=now.node_features if several else None,
         routes=None if now.routes is None else now.routes._asdict(),
+        tail=None if now.tail is None else now.tail._asdict(),
         pool=_pool_fields(retriever.candidates),
         pool_params=None if retriever.candidates is None else retriever.candidates.params,
         **settings,
@@ -145,7 +148,9 @@ def state_of(content: Content, models: LevelModels) -> Nested:
         distance=distance,
         node_features=content.node_features,
     )
-    return now if content.routes is None else now._replace(routes=Routes(**content.routes))
+    routes = None if content.routes is None else Routes(**content.routes)
+    tail = None if content.tail is None else Tail(**content.tail)
+    return now._replace(routes=routes, tail=tail)
 
 
 def write(path: str | os.PathLike, content: Content) -> None:
@@ -297,6 +302,7 @@ def read(path: str | os.PathLike) -> Content:
         item_features=unflatten("item_features", arrays) or None,
         node_features=unflatten("node_features", arrays) or None,
         routes=unflatten("routes", arrays) or None,
+        tail=unflatten("tail", arrays) or None,
         pool=header["pool"],
         pool_params=_pool_params(header["pool"], arrays),
     )

@@ -18,6 +18,7 @@ from hsnn_jax.nodes.crowding import split_crowded
 from hsnn_jax.nodes.fit import fit_index
 from hsnn_jax.nodes.lti import init_params, levels_of
 from hsnn_jax.serving import state
+from hsnn_jax.serving.calibration import calibrate
 from hsnn_jax.serving.encoders import LevelModels, sums_of_codes
 from hsnn_jax.serving.request import key_of
 from hsnn_jax.serving.state import Nested
@@ -91,8 +92,9 @@ def build(
     by_level: bool,
     devices: int,
     seed: int,
+    users: Any = None,
 ) -> Nested:
-    """List items by node, and warn where the lists cannot hold them near home.
+    """List items by node, warn where the lists cannot hold them near home, and calibrate recall.
 
     Args:
       items: (vectors float [n, d], the caller's ids [n], features or None), see `state.of_items`.
@@ -102,7 +104,8 @@ def build(
       slack, reserve: see `index.build_index`.
       by_level: whether residual levels are searched one after the other.
       devices: of a mesh, which divide a default number of nodes.
-      seed: of k-means.
+      seed: of k-means and of the calibration.
+      users: that it draws from, see `calibration.calibrate`.
 
     Raises:
       ValueError: see `Retriever.build_index`.
@@ -123,7 +126,7 @@ def build(
         distance=config.distance,
     )
     _warn_of_skew(now.items.index)
-    return now
+    return calibrate(now, models, users=users, seed=seed)
 
 
 def held(now: Nested) -> tuple[tuple[np.ndarray, np.ndarray, Any], int]:

@@ -1,6 +1,7 @@
 """What a search of the retriever is asked: k, budgets, allowed and excluded items."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,8 @@ class Request(NamedTuple):
     num_users: int  # B; further rows are cut off the answer
     k: int  # items to return, at most the rows of the index
     most: int  # items to find, at least k
-    rows: np.ndarray | None  # int32 [m], rows of the items that may be returned; None for all
+    # int32 [m], rows of the items that may be returned, or [B, m], -1 after a user's; None for all.
+    rows: np.ndarray | None
     exclude: np.ndarray | None  # int32 [S, E], rows of those that a user must not get
     vectors: jax.Array | None = None  # float [S, d], what the scorer of a pool reads
 
@@ -64,7 +66,8 @@ def request_of(
     if few_sizes:
         most = min(sizes.width(k), now.items.ids.size)
         exclude = None if exclude is None else _wider(exclude, num_rows(read))
-    return Request(read, num_users, k, most, allowed_rows(now.items, allowed), exclude, vectors)
+    rows = allowed_rows(now.items, allowed, num_users=num_users)
+    return Request(read, num_users, k, most, rows, exclude, vectors)
 
 
 def _wider(exclude, size):
@@ -109,19 +112,35 @@ def excluded_rows(items: Living, exclude: Any, *, num_users: int) -> np.ndarray 
     return living.rows_of(items, exclude)
 
 
-def allowed_rows(items: Living, allowed: Any) -> np.ndarray | None:
+def allowed_rows(items: Living, allowed: Any, *, num_users: int) -> np.ndarray | None:
     """Return the rows of the ids that may be returned, ascending int32 [m]; None for all.
 
+    Of ids of each user, [B, m], int32 [B, m]: distinct ones and -1, in any order.
+
     Raises:
-      ValueError: they are no ids [m], see `lists.ids`.
+      ValueError: they are no ids [m] or [B, m], see `lists.ids`.
     """
     if allowed is None:
         return None
-    allowed = as_known("allowed", allowed, axes=1, like=items.ids)
-    if allowed.ndim != 1:
-        raise ValueError(f"allowed: expected ids of shape [m], found {list(allowed.shape)}")
-    rows = np.unique(living.rows_of(items, allowed))
-    return rows[rows >= 0]
+    allowed = as_known("allowed", allowed, axes=_axes(allowed), like=items.ids)
+    if allowed.ndim != 1 and allowed.shape[:-1] != (num_users,):
+        raise ValueError(
+            f"allowed: expected ids of shape [m] or [{num_users}, m], found {list(allowed.shape)}"
+        )
+    if allowed.ndim == 1:
+        rows = np.unique(living.rows_of(items, allowed))
+        return rows[rows >= 0]
+    rows = np.sort(living.rows_of(items, allowed), axis=1)
+    again = np.pad(rows[:, 1:] == rows[:, :-1], ((0, 0), (1, 0)))
+    return np.where(again, np.int32(-1), rows)
+
+
+def _axes(ids):
+    """Return 2 for lists of ids of each user: rows are lists or arrays, an id is none of these."""
+    if isinstance(ids, np.ndarray | jax.Array):
+        return ids.ndim
+    held = isinstance(ids, Sequence) and len(ids) and isinstance(ids[0], list | np.ndarray)
+    return 2 if held else 1
 
 
 def default_budget(items: int, k: int) -> int:

@@ -21,6 +21,7 @@ from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.serving import artefact, building
 from hsnn_jax.serving import state as nested
 from hsnn_jax.serving.answer import Answer, answer_of
+from hsnn_jax.serving.calibration import calibrate
 from hsnn_jax.serving.encoders import models_of, nodes_in, one_or_several
 from hsnn_jax.serving.find import find, find_exact
 from hsnn_jax.serving.fitting import fit_model
@@ -38,18 +39,18 @@ class Retriever:
     An update replaces the index in one assignment: a search in another thread sees all of it or
     nothing. One that fails changes nothing, and several at once wait for one another.
 
-    Users and items are vectors, or, with a `model`, what its towers read: users are
-    (features, counts), items (features, attributes), or features alone where the model has no
-    crosses, as `monn.encode_users` and `monn.encode_items` take them. The retriever keeps the items
-    encoded, and lists them by the item tower's vectors; a node is scored as its representative
-    item. With a model a level, items are listed and encoded by the last one, nodes by their own.
+    Users and items are vectors or, with a `model`, what its towers read: users are (features,
+    counts), items (features, attributes), or features alone without crosses, as
+    `monn.encode_users` and `monn.encode_items` take them. Items are kept encoded, listed by the
+    item tower's vectors; a node is scored as its representative item. With a model a level, items
+    are listed and encoded by the last one, nodes by their own.
 
     Args:
       config: of the nodes, see `LTIConfig`.
       scorer: see `search`; the inner product by default. Not given with a model.
-      params: the parameters of scorer or model, which `fit` draws otherwise. Of several models,
-        {"models": one each, "ensemble": ..., "nodes": ...} as of `init_joint`; without the ensemble
-        each level is ranked by its own output, and without nodes k-means makes them.
+      params: of scorer or model, drawn by `fit` otherwise. Of several models, {"models": one each,
+        "ensemble": ..., "nodes": ...} as of `init_joint`; without the ensemble each level is ranked
+        by its own output, and without nodes k-means makes them.
       model: a MoNN; or one per level of nodes, the coarsest first, and one of the items.
       task: of the models', see `monn.MoNNScorer`.
       slack: capacity of a list over the mean number of items of a node.
@@ -129,12 +130,9 @@ class Retriever:
         """Train the model from features, then list the items at k-means' nodes of its vectors.
 
         Parameters are drawn where there are none, else trained on. With a model a level, all are
-        trained jointly, and the nodes with them.
-
-        Args:
-          users, items, positives, labels, tx, training: see `fitting.fit_model`, and for what is
-            returned and raised; nothing has changed where it fails.
-          item_ids, reserve, seed: see `build_index`; the seed is of parameters and batches too.
+        trained jointly, and the nodes with them. See `fitting.fit_model` for the arguments, what is
+        returned and what is raised (nothing has changed then), `build_index` for the other ones;
+        the seed is of parameters and batches too.
         """
         building.check_items(items, item_ids, config=self.config)  # before training, not after
         given = {"positives": positives, "labels": labels, "tx": tx, "training": training}
@@ -142,16 +140,15 @@ class Retriever:
             after = copy.copy(self)
             after.params, records = fit_model(users, items, retriever=self, seed=seed, **given)
             after.nodes = nodes_in(after.params, self.config, model=self.model)
-            after.build_index(items, item_ids=item_ids, reserve=reserve, seed=seed)
+            listing = {"item_ids": item_ids, "reserve": reserve, "seed": seed}
+            after.build_index(items, users=users, **listing)
             vars(self).update(vars(after))
         return records
 
     def fit_nodes(
         self, user_vectors: Any, item_vectors: Any, *, positives: Any, tx: Transform, seed: int = 0
     ) -> list[Record]:
-        """Learn nodes by LTI on pairs, for the next build; return the records of the training.
-
-        With a model they are learned on its towers' vectors of what it reads; it stays as it is.
+        """Learn nodes by LTI on pairs (a model's vectors), for the next build; return the records.
 
         Args:
           user_vectors, item_vectors, positives, tx: see `fit_index`, and what that raises.
@@ -162,35 +159,39 @@ class Retriever:
         return records
 
     def build_index(
-        self, item_vectors: Any, *, item_ids: Any = None, seed: int = 0, reserve: int = 0
+        self,
+        item_vectors: Any,
+        *,
+        item_ids: Any = None,
+        seed: int = 0,
+        reserve: int = 0,
+        users: Any = None,
     ) -> dict[str, float]:
         """List the items by node, k-means' without `fit_nodes`; return the new `stats`.
 
-        k-means' nodes are spread where items crowd (`nodes.crowding`). A `SkewWarning` tells that a
-        fifth of the items lie away from home all the same.
+        Nodes are spread where items crowd; `SkewWarning`: a fifth lie away from home even so.
 
         Args:
           item_vectors: float [n, d], or what the model reads.
-          item_ids: [n], the caller's ids: integers >= 0, the fastest, or anything hashable, such
-            as strings or UUIDs; rows by default.
-          seed: of k-means.
+          item_ids: [n], integers >= 0, the fastest, or anything hashable; rows by default.
+          seed: of k-means and the calibration.
           reserve: rows kept free for `add`, which makes more where they run out.
+          users: such as will search, see `calibration.calibrate`.
 
         Raises:
-          ValueError: vectors are not finite, too long or not of the nodes' width; ids repeat; there
-            are more nodes than items.
+          ValueError: vectors are not finite or of another width, ids repeat, items are too few.
         """
         items = building.items_with_ids(self._models, item_vectors, ids=item_ids)
         with self._writing:
-            self._build(items, self.nodes, seed=seed, reserve=reserve)
+            self._build(items, self.nodes, seed=seed, reserve=reserve, users=users)
         return self.stats()
 
     def rebuild(self, *, seed: int = 0, reserve: int | None = None) -> dict[str, float]:
         """List what the index holds at new nodes, as `needs_rebuild` asks; return the new `stats`.
 
-        The nodes are those that `fit_nodes` has learned since the index was built, if it has, else
-        k-means' of the items as they are; to keep the nodes, `reassign`. Searches go on in the old
-        index until the new one is whole, updates wait. Routes end. `reserve` is as now by default.
+        The nodes are those of `fit_nodes` since the build, else k-means' of the items as they are;
+        to keep the nodes, `reassign`. Searches go on in the old index until the new one is whole,
+        updates wait. Routes end. `reserve` is as now by default.
 
         Raises:
           ValueError: there is no index or it holds no items; see `build_index`.
@@ -213,8 +214,8 @@ class Retriever:
     ) -> list[float]:
         """Learn what nodes are scored by, so that the beam finds the exact best items.
 
-        The scorer, the lists and all answers with a full budget stay as they are. Routes last
-        until the next build; items come and go. Returns the mean loss of each tenth of the steps.
+        Scorer, lists and answers with a full budget stay as they are. Routes last until the next
+        build. Returns the mean loss of each tenth of the steps.
 
         Args:
           users, k, exclude: of searches such as will come; their exact answers are computed first.
@@ -228,7 +229,7 @@ class Retriever:
         with self._writing:
             asked = self._asked(self._built(), users, k=k, exclude=exclude, few_sizes=False)
             now, losses = nested.with_routes(self._built(), self._models, asked=asked, **given)
-            self._publish(now)
+            self._publish(calibrate(now, self._models, users=users, seed=seed))
         return losses
 
     def add(self, vectors: Any, ids: Any) -> None:
@@ -249,10 +250,7 @@ class Retriever:
         self._update(nested.remove, ids=ids)
 
     def reassign(self, vectors: Any = None, ids: Any = None) -> None:
-        """List all items anew at the nodes as they are, those of `ids` as they are now.
-
-        See `add` for the arguments and `living.reassign` for what is raised.
-        """
+        """List all items anew at the nodes, those of `ids` as now; see `living.reassign`."""
         self._update(nested.reassign, vectors=vectors, ids=ids)
 
     def drift(self) -> dict[str, float]:
@@ -264,12 +262,18 @@ class Retriever:
         return of_drift.needs_rebuild(self.drift(), **thresholds)
 
     def search(
-        self, users: Any, k: int, *, budget: Budget = None, allowed: Any = None, exclude: Any = None
+        self,
+        users: Any,
+        k: int,
+        *,
+        budget: Budget = None,
+        recall: float | None = None,
+        allowed: Any = None,
+        exclude: Any = None,
     ) -> Answer:
         """Return each user's best items, in the caller's ids.
 
-        Where the budget holds all allowed items, they are all scored: the answer is exact. A
-        request's size is compiled once, and there are few: see `warm_up`.
+        Where the budget holds all allowed items, they are all scored: the answer is exact.
 
         Args:
           users: float [B, d], or what the model reads; B may be 0.
@@ -277,17 +281,21 @@ class Retriever:
           budget: most items to score for a user (the best list at least), a number or int [B];
             `request.default_budget` by default. From the number of items on the answer is exact,
             unless `max_beam` or a pool bounds it. Or a tuple of such, see `request.budgets_of`.
-          allowed: optional [m], ids that may be returned; unknown ones allow nothing.
+          recall: score as many items as `Answer.recall` needs to reach it; `budget` is the limit
+            of a round then, all items by default.
+          allowed: optional [m], ids that may be returned; or [B, m], each user's, padded as
+            `exclude`. Unknown ones allow nothing.
           exclude: optional [B, E], ids that a user must not get, padded by -1, or None where ids
             are no integers; unknown ones exclude nothing.
 
         Raises:
-          ValueError: there is no index; users are of a wrong width or not finite; k or budget is
-            out of range; allowed or exclude are no ids or of a wrong shape.
+          ValueError: there is no index; users are of a wrong width or not finite; k, budget or
+            recall is out of range; allowed or exclude are no ids or of a wrong shape.
         """
         one = copy.copy(self)  # parameters and index of one moment, whatever comes meanwhile
         asked = one._asked(one._built(), users, k=k, allowed=allowed, exclude=exclude)
-        return answer_of(one._find(one._built(), asked)(budget), one._built().items.ids, k=k)
+        found = one._find(one._built(), asked, recall=recall)(budget)
+        return answer_of(found, one._built().items.ids, k=k)
 
     def warm_up(
         self, users: Any = None, *, k: int | Sequence, batch: int | Sequence, exclude: int = 0
@@ -295,9 +303,7 @@ class Retriever:
         """Compile what requests of these sizes run; again after a build, or rows that ran out.
 
         Args:
-          users: what the model reads, of a user or more; not needed for vectors.
-          k, batch: of the requests, one or several; a batch is a number of users.
-          exclude: width of exclusions, 0 where there are none.
+          users, k, batch, exclude: see `warming.warm_up`; users are not needed for vectors.
         """
         if users is None and self.model is None:
             users = np.zeros((1, self._built().items.index.nodes.shape[1]), np.float32)
@@ -326,12 +332,7 @@ class Retriever:
         return nested.stats(self._built())
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write index, items, ids, and the scorer's parameters and model to a folder.
-
-        It is written whole or not at all, in place of what an earlier `save` wrote there.
-
-        Raises: see `artefact.write`.
-        """
+        """Write all of it to a folder, whole or not at all, see `artefact.write`."""
         artefact.write(path, artefact.content_of(self, self._built()))
 
     @classmethod
@@ -347,7 +348,6 @@ class Retriever:
         """Read what `save` wrote, on any mesh.
 
         Args:
-          path: of the folder.
           scorer, candidates: the callables whose names were saved, inner products by default; of
             a model no scorer.
           mesh, axis: where the lists of items go, as of a new retriever.
@@ -373,16 +373,16 @@ class Retriever:
         given = {"models": self._models, "by_level": self.nested, "devices": devices}
         return given | {"config": self.config}
 
-    def _build(self, items, nodes, *, seed, reserve) -> None:
-        at, options = self.nodes, {"slack": self.slack, "seed": seed, "reserve": reserve}
+    def _build(self, items, nodes, **options: Any) -> None:
+        at, options = self.nodes, {"slack": self.slack, **options}
         self._publish(building.build(items, nodes, **options, **self._plan()))
         self._listed_at = at
 
     def _asked(self, now, users, **options: Any) -> Request:
         return request_of(now, self._models, users=users, **options)
 
-    def _find(self, now, asked: Request) -> Callable:
-        options = {"asked": asked, "max_beam": self.max_beam, "mesh": self._mesh}
+    def _find(self, now, asked: Request, **options: Any) -> Callable:
+        options |= {"asked": asked, "max_beam": self.max_beam, "mesh": self._mesh}
         return lambda budget: find(now, self._models, budget=budget, **options)
 
     def _update(self, change: Callable, **given: Any) -> None:

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from hsnn_jax.descent.beam import open_counts
 from hsnn_jax.descent.descend import Level
+from hsnn_jax.descent.recall import Tail
 from hsnn_jax.descent.sharded import shard_index
 from hsnn_jax.distance import Distance, pairwise_distance
 from hsnn_jax.lists import living
@@ -30,6 +31,7 @@ from hsnn_jax.lists.wide import vectors_of_list
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.beam_aware import Routes, fit_routes_to_exact
 from hsnn_jax.serving.encoders import LevelModels
+from hsnn_jax.serving.spreads import with_new_items
 
 _LAST = np.iinfo(np.int32).max
 
@@ -42,6 +44,7 @@ class Nested(NamedTuple):
     representatives: tuple  # int32 [K] a level of nodes: rows of items, -1 for none; for models
     node_features: tuple  # [K, ...] a level of nodes: what the level's scorer reads
     routes: Routes | None = None  # of one index: what its nodes are scored by instead
+    tail: Tail | None = None  # of one index: what recall is estimated by, see `calibration`
 
     @property
     def indexes(self) -> tuple[Index, ...]:
@@ -123,7 +126,9 @@ def add(now: Nested, models: LevelModels, *, vectors: Any, ids: Any, distance: D
     """List new items, see `living.add`; `vectors` are what `LevelModels.items` takes."""
     vectors, carried = models.items("vectors", vectors, by_batches=True)
     items = living.add(now.items, vectors, ids=ids, distance=distance, features=carried)
-    return follow(now, items, models=models, distance=distance)
+    after = follow(now, items, models=models, distance=distance)
+    rows = living.rows_of(items, as_ids("ids", ids, like=items.ids))
+    return _with_spreads(after, models, vectors, rows)
 
 
 def upsert(
@@ -134,7 +139,8 @@ def upsert(
     items = living.upsert(now.items, vectors, ids=ids, distance=distance, features=carried)
     # An item may be back in its row, with other features.
     changed = living.rows_of(items, as_ids("ids", ids, like=items.ids))
-    return follow(now, items, models=models, changed=changed, distance=distance)
+    after = follow(now, items, models=models, changed=changed, distance=distance)
+    return _with_spreads(after, models, vectors, changed)
 
 
 def remove(now: Nested, models: LevelModels, *, ids: Any, distance: Distance) -> Nested:
@@ -177,7 +183,7 @@ def follow(
     """
     if len(models.models) < 2:
         updated = start(now.coarser, items, models=models, distance=distance)
-        return updated._replace(routes=now.routes)
+        return updated._replace(routes=now.routes, tail=now.tail)
     rows, updated = _representatives(now.coarser, items, distance), []
     for level, pair in enumerate(zip(rows, now.representatives)):
         new, old = map(np.asarray, pair)
@@ -199,7 +205,7 @@ def place(now: Nested, mesh: tuple[Mesh, str]) -> Nested:
     )
     items = items._replace(index=index, tiles=tiles, features=features)
     everywhere = NamedSharding(mesh[0], PartitionSpec())
-    rest = {name: getattr(now, name) for name in ("coarser", "node_features", "routes")}
+    rest = {name: getattr(now, name) for name in ("coarser", "node_features", "routes", "tail")}
     return now._replace(items=items, **jax.device_put(rest, everywhere))
 
 
@@ -298,6 +304,11 @@ def stats(now: Nested) -> dict[str, float]:
         for name in ("used_nodes", "perplexity", "imbalance"):
             found[f"level_{number}_{name}"] = below[name]
     return found
+
+
+def _with_spreads(after, models, vectors, rows):
+    given = {"vectors": vectors, "rows": rows}
+    return after._replace(tail=with_new_items(after.tail, after.items.index, models, **given))
 
 
 def _representatives(coarser, items, distance):

@@ -22,8 +22,9 @@ def warm_up(
 
     Args:
       search: `Retriever.search`.
-      users: one user or more.
-      k, batch, exclude: see `Retriever.warm_up`.
+      users: what the model reads, of a user or more.
+      k, batch: of the requests, one or several; a batch is a number of users.
+      exclude: width of exclusions, 0 where there are none.
 
     Raises:
       ValueError: there are no users, or sizes are no integers >= 1.

@@ -38,6 +38,7 @@ RUNS = {
         "joint LTI/truth_above",
     ),
     "scale": (["--scale.items", "2000"], "HSNN/2000/p99_ms"),
+    "estimate": (["--estimate.users", "8"], "inner product/switch off/all/gain"),
     "planted": (
         [*("--planted.optimizers", "SGD"), *("--planted.remedies", "all remedies")],
         "LTI, SGD, all remedies/0/purity",
@@ -49,7 +50,7 @@ RUNS = {
     "drift": (["--drift.days", "2", "--drift.steps", "4"], "joint, trained on/recall"),
 }
 
-LONG = {"scorers", "interests", "drift", "planted"}  # with `make test-long`
+LONG = {"estimate", "scorers", "interests", "drift", "planted"}  # with `make test-long`
 
 
 @pytest.mark.parametrize(

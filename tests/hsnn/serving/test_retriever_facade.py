@@ -190,7 +190,7 @@ def test_more_nodes_than_items_are_refused_by_name():
         (dict(budget=[9, 9]), r"budget: expected a number or shape \[40\], found shape \[2\]"),
         (dict(budget=(9, 9)), "budget: expected 1 entries, one per level of nodes, found 2"),
         (dict(allowed=np.ones(120, bool)), "allowed: expected integers, found dtype bool"),
-        (dict(allowed=[[1]]), r"allowed: expected ids of shape \[m\], found \[1, 1\]"),
+        (dict(allowed=[[1]]), r"allowed: expected ids of shape \[m\] or \[40, m\], found \[1, 1\]"),
         (dict(exclude=[1]), r"exclude: expected shape \[40, E\], one row per user, found \[1\]"),
         (dict(exclude=np.full((40, 1), "a")), "exclude: expected integers, found dtype <U1"),
     ],
