@@ -247,7 +247,7 @@ STUDIES = {
     "estimate": study_of(
         "estimate",
         Estimate(),
-        about="recall as an answer estimates it, and a search that stops by it",
+        about="recall as an answer estimates it",
         minutes=8,
         claim="An answer's estimate of its recall is true within .05, through filters, drift and "
         "shifted queries, and a search that stops by it leaves fewer users below .9.",

@@ -206,7 +206,7 @@ def measure(setting: Setting[IndexTime]) -> Outcome:
 
 STUDY = Study(
     name="index_time",
-    about="searches of hsnn_jax beside faiss, hnswlib and usearch",
+    about="searches beside faiss, hnswlib and usearch",
     minutes=30,
     claim="In batches of 512 a search takes at most 1.2 times faiss IVF's time at equal recall.",
     presets=PRESETS,

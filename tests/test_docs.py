@@ -39,6 +39,7 @@ def with_doctests():
 # The longest pages, whose calls other tests make too, are left to `make test-long`.
 LONG = {
     "docs/tour.md",  # `make docs` runs it
+    "docs/hsnn.md",
     *(f"docs/hsnn/{name}.md" for name in ("from-faiss", "how-it-works", "levels")),
     *(f"docs/nxtpost/{name}.md" for name in ("evaluate", "from-a-table", "serve", "train-on")),
     *(f"docs/shampoo/{name}.md" for name in ("checkpoints", "soap-and-kl", "troubleshooting")),

@@ -203,7 +203,7 @@ def local_search(
             scorer = static.scorers[level], params[level]
             found = scored(*scorer, index=index, **given, **of_level(level))
             read.append((beam.items, num_pages(beam, size=size)))
-        unit = user_spread(static.scorers[len(indexes)], users[-1], found.scores)
+        unit = user_spread(static.scorers[len(indexes)], users[-1], scores=found.scores)
         below = functools.partial(
             of_items, (found.scores, unit), left[-1], exclude, users, cheap_users
         )

@@ -56,7 +56,7 @@ class Evidence(NamedTuple):
     gaps: Any  # float [B, k], scores found above the last one's
 
 
-def user_spread(scorer: Any, users: Any, scores: Any, *, xp: Any = jnp) -> Any:
+def user_spread(scorer: Any, users: Any, *, scores: Any, xp: Any = jnp) -> Any:
     """Return the unit of a user's scores, float [B, 1].
 
     An inner product grows with the user's length, wherever the user looks. Of any other scorer it

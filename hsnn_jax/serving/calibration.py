@@ -102,7 +102,7 @@ def exact_scores(now: Nested, models: LevelModels, users: Any) -> Scored:
     node_of = np.asarray(index.positions)[rows] // index.lists.shape[1]
     of_items = _scores_of(items)[:, rows]
     of_nodes = _scores_of(nodes)
-    unit = np.asarray(user_spread(items.scorer, items.users, of_nodes, xp=np))
+    unit = np.asarray(user_spread(items.scorer, items.users, scores=of_nodes, xp=np))
     return Scored(of_items, of_nodes, node_of, np.asarray(index.counts), unit)
 
 

@@ -66,6 +66,7 @@ def recommender(fitted):
     return fitted
 
 
+@pytest.mark.long
 def test_updates_notice_a_stale_vector(monkeypatch, recommender):
     monkeypatch.setattr(serving, "fitted", lambda seed: recommender)
     assert serving.update_long(updates=3, seed=0).wrong == 0
