@@ -188,7 +188,7 @@ def ask(
         rng = np.random.default_rng([seed, number])
         taste, group = group_of(users, config, rng)
         read = catalogue.read(group)
-        exact = exact_scores(now, models, read).items
+        exact = exact_scores(now, models, users=read).items
         for kind, share in filters:
             allowed = allowed_rows(kind, share, likes=vectors @ taste, rng=rng)
             among = exact if allowed is None else exact[:, allowed]
@@ -228,7 +228,7 @@ def stop_early(catalogue: Catalogue, users: np.ndarray, config: EstimateConfig) 
       (wanted, (items, recall, share below .9) by it, the same of the fixed budget).
     """
     retriever, read = catalogue.retriever, catalogue.read(users)
-    exact = exact_scores(retriever._built(), retriever._models, read).items
+    exact = exact_scores(retriever._built(), retriever._models, users=read).items
 
     def measured(answer):
         recall = true_recall(answer.scores, exact, k=config.k)

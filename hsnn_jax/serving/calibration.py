@@ -48,7 +48,7 @@ def calibrate(now: Nested, models: LevelModels, *, users: Any = None, seed: int 
     if not told or size[0] < _LEAST_ITEMS or size[1] < _LEAST_NODES:
         return now
     drawn = _drawn(now, users, _number(size[0]), rng)
-    scored = exact_scores(now, models, drawn)
+    scored = exact_scores(now, models, users=drawn)
     if not all(np.all(np.isfinite(each)) for each in (scored.items, scored.nodes)):
         return now
     return now._replace(tail=fit(scored, rng))
@@ -57,7 +57,7 @@ def calibrate(now: Nested, models: LevelModels, *, users: Any = None, seed: int 
 def fit(scored: Scored, rng: np.random.Generator) -> Tail:
     """Learn a `Tail` from exact scores."""
     tail = _residuals(scored, rng)
-    searches = simulate(scored, tail, rng)
+    searches = simulate(scored, tail, rng=rng)
     unsure = searches.known.allowed > searches.k
     weights = _weights(searches, unsure)
     raw = expected_recall(weights, searches.known, k=searches.k, xp=np)
@@ -87,7 +87,7 @@ def _drawn(now, users, number, rng):
     return vectors + away.std(axis=0) * rng.standard_normal(vectors.shape).astype(np.float32)
 
 
-def exact_scores(now: Nested, models: LevelModels, users: Any) -> Scored:
+def exact_scores(now: Nested, models: LevelModels, *, users: Any) -> Scored:
     """Return the scores of all nodes and of all items that are held, these in order of their rows.
 
     Args:

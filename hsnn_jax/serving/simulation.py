@@ -35,7 +35,7 @@ class Searches(NamedTuple):
     planned: np.ndarray  # float [P, T], recall in truth of P searches at T tolerances
 
 
-def simulate(scored: Scored, tail: Tail, rng: np.random.Generator) -> Searches:
+def simulate(scored: Scored, tail: Tail, *, rng: np.random.Generator) -> Searches:
     """Search for every user, without a filter and through drawn ones, at drawn budgets.
 
     Filters allow from a third down to a ten-thousandth of the items: at random, or such as the user

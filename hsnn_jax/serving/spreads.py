@@ -10,7 +10,7 @@ from hsnn_jax.serving.encoders import LevelModels
 
 
 def with_new_items(
-    tail: Tail | None, index: Index, models: LevelModels, *, vectors: np.ndarray, rows: np.ndarray
+    tail: Tail | None, index: Index, *, models: LevelModels, vectors: np.ndarray, rows: np.ndarray
 ) -> Tail | None:
     """Return a calibration whose spreads count items that came, where inner products score them.
 

@@ -308,7 +308,9 @@ def stats(now: Nested) -> dict[str, float]:
 
 def _with_spreads(after, models, vectors, rows):
     given = {"vectors": vectors, "rows": rows}
-    return after._replace(tail=with_new_items(after.tail, after.items.index, models, **given))
+    return after._replace(
+        tail=with_new_items(after.tail, after.items.index, models=models, **given)
+    )
 
 
 def _representatives(coarser, items, distance):

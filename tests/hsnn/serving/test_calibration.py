@@ -71,7 +71,7 @@ def test_a_model_is_calibrated_on_the_users_of_its_training():
     retriever.fit(users, items, positives=liked, training=training)
     answer = retriever.search(users, 5, budget=80)
     assert answer.unseen.all() and np.isfinite(answer.recall).all()
-    exact = exact_scores(retriever._now, retriever._models, users).items
+    exact = exact_scores(retriever._now, retriever._models, users=users).items
     least = -np.sort(-exact, axis=1)[:, 4:5]
     true = np.minimum((answer.scores >= least - 1e-5).sum(axis=1), 5) / 5
     assert abs(answer.recall.mean() - true.mean()) < 0.1

@@ -16,7 +16,7 @@ def test_a_simulation_is_the_search_itself():
     retriever = Retriever(LTIConfig(num_nodes=24, kmeans_iterations=3))
     retriever.build_index(ITEMS)
     now = retriever._now
-    scored = exact_scores(now, retriever._models, USERS)
+    scored = exact_scores(now, retriever._models, users=USERS)
     tail = type(now.tail)(*map(np.asarray, now.tail))
     for allowed in (np.arange(1500), np.arange(0, 1500, 7)):
         for budget in (90, 200, 500):
