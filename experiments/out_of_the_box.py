@@ -18,7 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from experiments.harness.errors import bad_input
-from experiments.harness.figures import Figures, baseline_figures, figures_of, pick
+from experiments.harness.figures import (
+    Figures,
+    baseline_figures,
+    figures_of,
+    mean_and_error,
+    pick,
+)
 from experiments.harness.names import NAMES
 from experiments.harness.options import ManySeeds, WithEvents, check_least
 from experiments.harness.plots import Draw, draw_groups
@@ -38,7 +44,6 @@ from nxtpost_jax import Metrics, Recommender
 from nxtpost_jax.evaluation.metrics import gains
 
 MODELS = {"ids": "fit(table)", "texts": "fit(table, content=texts)"}
-RIVALS = ("popularity", "item_knn", "content_knn")  # that the claim names
 ENOUGH = 2  # standard errors
 
 
@@ -84,10 +89,9 @@ def ahead_of(runs: Sequence[Metrics], baseline: Metrics) -> Ahead:
     """
     own_SxQ = np.array([gains(run.ranks, "ndcg@10") for run in runs])
     differences_Q = own_SxQ.mean(axis=0) - gains(baseline.ranks, "ndcg@10")
-    variance = differences_Q.var(ddof=1) / len(differences_Q)
-    if len(runs) > 1:
-        variance += own_SxQ.mean(axis=1).var(ddof=1) / len(runs)
-    return Ahead(float(differences_Q.mean()), float(np.sqrt(variance)))
+    mean, of_queries = mean_and_error(differences_Q)
+    of_seeds = mean_and_error(own_SxQ.mean(axis=1))[1] if len(runs) > 1 else 0.0
+    return Ahead(mean, float(np.hypot(of_queries, of_seeds)))
 
 
 def fit_seeds(
@@ -109,6 +113,7 @@ def fit_seeds(
             epochs=options.epochs,
             checkpoint=run.checkpoint_folder(stage),
             log=functools.partial(_tell, stage),
+            progress=False,  # `_tell` says it
         )
         run.truncate_metrics(stage, after_step=-1)  # of a run that was stopped
         for record in records:
@@ -130,16 +135,16 @@ def pose_table(options: OutOfTheBox) -> Posed:
 def measure(setting: Setting[OutOfTheBox]) -> Outcome:
     """Fit, then ask."""
     options, posed = setting.options, setting.inputs
-    models, seconds, reports = {}, {}, []
     names = [name for name in options.models if name == "ids" or posed.texts is not None]
-    for i, name in enumerate(names):
-        fitted = list(fit_seeds(setting.run, posed, name, options))
-        if not i:
-            setting.look_at_test(TRAINED)
-        models[name] = [score_recommender(recommender, posed) for recommender, _ in fitted]
-        seconds[name] = float(np.mean([own for _, own in fitted]))
-        if options.epochs is None:
-            reports.append(f"{MODELS[name]}, by its own report():\n{fitted[0][0].report()}\n")
+    fitted = {name: list(fit_seeds(setting.run, posed, name, options)) for name in names}
+    setting.look_at_test(TRAINED)
+    models = {name: [score_recommender(each, posed) for each, _ in fitted[name]] for name in names}
+    seconds = {name: float(np.mean([own for _, own in fitted[name]])) for name in names}
+    reports = [
+        f"{MODELS[name]}, by its own report():\n{fitted[name][0][0].report()}\n"
+        for name in names
+        if options.epochs is None
+    ]
     baselines = score_baselines(posed)
     protocol = dataclasses.replace(
         posed.problem.protocol,

@@ -219,10 +219,10 @@ def run_tests(root: Path, tests: Sequence[str], *, seconds: float | None) -> tup
 
 def try_mutants(out: Path, mutants: Sequence[Mutant], *, root: Path) -> None:
     """Test those that have no line in `out` yet."""
-    known = {record["mutant"] for record in records_of(out)}
+    known = {(record["mutant"], record["at"]) for record in records_of(out)}
     seconds: dict[str, float] = {}
     for number, mutant in enumerate(mutants):
-        if mutant.name in known:
+        if (mutant.name, mutant.start) in known:
             continue
         tests = CORES[mutant.file]
         if mutant.file not in seconds:
@@ -242,6 +242,7 @@ def try_mutants(out: Path, mutants: Sequence[Mutant], *, root: Path) -> None:
             path.write_text(whole, encoding="utf-8")
         record = {
             "mutant": mutant.name,
+            "at": mutant.start,  # tells two of a line apart
             "killed": not passed,
             "by": "" if passed else by,
             "seconds": round(time.monotonic() - start, 1),

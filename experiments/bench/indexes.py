@@ -11,16 +11,16 @@ import importlib
 import math
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.harness.errors import InputError
-from experiments.retrieval.faiss_peers import load_faiss
+from experiments.retrieval.faiss_peers import CONSTRUCTION, FaissHNSW, FaissIVF, load_faiss
 from hsnn_jax import LTIConfig, Retriever
+from hsnn_jax.cost_curves import recall
 
-HNSW = {"neighbours": 16, "construction": 100}
+HNSW = {"neighbours": 16, "construction": CONSTRUCTION}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,20 +61,15 @@ def hsnn(items: np.ndarray, *, slack: float, seed: int) -> Built:
 def faiss_ivf(items: np.ndarray, *, slack: float, seed: int) -> Built:
     """Build faiss IndexIVFFlat with as many lists as ours has nodes; the knob is nprobe."""
     del slack
-    faiss = load_faiss()
-    faiss.omp_set_num_threads(1)
+    load_faiss().omp_set_num_threads(1)
     lists = math.ceil(2 * math.sqrt(len(items)))
-    quantizer = faiss.IndexFlatIP(items.shape[1])
-    index = faiss.IndexIVFFlat(quantizer, items.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed = seed + 1
-    index.train(items)
-    index.add(items)
+    peer = FaissIVF("faiss IVF", items, lists, seed)
+    peer.build()
 
     def search(users, k, knob):
-        index.nprobe = knob
-        return index.search(users, k)[1]
+        peer.index.nprobe = knob
+        return peer.index.search(users, k)[1]
 
-    search.keep = quantizer  # pyright: ignore[reportFunctionMemberAccess]  # the index borrows it
     size = items.size * 4 + len(items) * 8 + lists * items.shape[1] * 4
     return Built(search, list(range(1, 129)), size)
 
@@ -82,18 +77,16 @@ def faiss_ivf(items: np.ndarray, *, slack: float, seed: int) -> Built:
 def faiss_hnsw(items: np.ndarray, *, slack: float, seed: int) -> Built:
     """Build faiss IndexHNSWFlat; the knob is efSearch."""
     del slack, seed
-    faiss = load_faiss()
-    faiss.omp_set_num_threads(1)
-    neighbours = HNSW["neighbours"]
-    index = faiss.IndexHNSWFlat(items.shape[1], neighbours, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = HNSW["construction"]
-    index.add(items)
+    load_faiss().omp_set_num_threads(1)
+    peer = FaissHNSW("faiss HNSW", items, HNSW["neighbours"])
+    peer.build()
 
     def search(users, k, knob):
-        index.hnsw.efSearch = knob
-        return index.search(users, k)[1]
+        peer.index.hnsw.efSearch = knob
+        return peer.index.search(users, k)[1]
 
-    return Built(search, _growing(100, 2000), 4 * items.size + len(items) * 8 * neighbours)
+    size = 4 * items.size + len(items) * 8 * peer.neighbours
+    return Built(search, _growing(100, 2000), size)
 
 
 def hnswlib(items: np.ndarray, *, slack: float, seed: int) -> Built:
@@ -166,5 +159,4 @@ def knob_for(built: Built, users: np.ndarray, exact: np.ndarray, *, recall: floa
 
 def recall_at(built: Built, users: np.ndarray, exact: np.ndarray, *, knob: int) -> float:
     """Return the share of the exact ids [B, k] that are found."""
-    found: Any = built.search(users, exact.shape[1], knob)
-    return float(np.mean([np.isin(*pair).mean() for pair in zip(exact, found)]))
+    return recall(built.search(users, exact.shape[1], knob), exact)

@@ -5,7 +5,7 @@ order, beside any others, between commas, tabs, semicolons or bars, quoted or no
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,26 +105,41 @@ def read_log_table(
     if not _is_number(body, separator, names.index(time)):
         columns[time] = "iso"
     table = read_columns(body, path, separator=separator, columns=columns, first_line=2)
-    left = unread_rating(header.names, header.roles)
-    notes = () if left is None else (f"{left} is left out: no weight (--columns weight={left})",)
-    return LogTable({role: table[name] for role, name in header.roles.items()}, notes)
+    of_roles: dict[Role, np.ndarray] = {role: table[n] for role, n in header.roles.items()}
+    return LogTable(of_roles, notes_of(header.names, header.roles))
 
 
-def _recognised(line: str, given: Mapping[str, str] | None, *, rating: bool) -> _Header:
-    separator, names = _names(line)
+def roles_of(
+    names: Sequence[str], given: Mapping[str, str] | None, *, rating: bool = False
+) -> dict[Role, str]:
+    """Tell which column of a log has which role; see `read_log_table`.
+
+    Raises:
+      ColumnError: a column is missing or unclear.
+    """
     given = dict(given or {})
     weights = ("weight", "rating") if rating else ("weight",)
     for name in names:
         if "weight" not in given and name.partition(":")[0].lower() in weights:
             given["weight"] = name
-    roles = recognise(
+    return recognise(
         names,
         given,
         required=("user", "item", "time"),
         optional=("action", "weight"),
         written=lambda role, name: f"--columns {role}={name}",
     )
-    return _Header(separator, names, roles)
+
+
+def notes_of(names: Sequence[str], roles: Mapping[Role, str]) -> tuple[str, ...]:
+    """Say what is left out that could be asked for."""
+    left = unread_rating(names, roles)
+    return () if left is None else (f"{left} is left out: no weight (--columns weight={left})",)
+
+
+def _recognised(line: str, given: Mapping[str, str] | None, *, rating: bool) -> _Header:
+    separator, names = _names(line)
+    return _Header(separator, names, roles_of(names, given, rating=rating))
 
 
 def _names(line: str) -> tuple[str, list[str]]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.log_table import LogTable
+from experiments.data.log_table import LogTable, notes_of, roles_of
 from experiments.harness.errors import InputError, bad_input
 from nxtpost_jax.events.ids import flat_ids
 from nxtpost_jax.events.log import read_log
-from nxtpost_jax.events.roles import ColumnError, Role, recognise, unread_rating
+from nxtpost_jax.events.roles import ColumnError, Role
 
 MAGIC = b"PAR1"
 _MOST_RATIO = 1_000  # unpacked bytes of the columns that are read for each packed one
@@ -38,13 +38,13 @@ def read_parquet_table(
     try:
         file = arrow.parquet.ParquetFile(io.BytesIO(data))
         names = file.schema_arrow.names
-        roles = _roles(path, names, dict(given or {}))
+        roles = roles_of(names, given)
         limit = max(_LEAST_LIMIT, _MOST_RATIO * len(data))
         batches = _bounded(path, file, list(roles.values()), limit=limit)
         table = arrow.Table.from_batches(batches) if batches else dict.fromkeys(roles.values(), ())
+    except ColumnError as error:
+        raise bad_input(path, expected=error.expected, found=error.found) from None
     except (arrow.ArrowException, OSError, ValueError, MemoryError) as error:
-        if isinstance(error, InputError):
-            raise
         why = str(error).partition("\n")[0]
         raise bad_input(
             path, expected="a whole parquet file", found=f"damage ({why:.80})"
@@ -61,24 +61,7 @@ def read_parquet_table(
             columns["weight"] = np.asarray(log.weight)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
-    left = unread_rating(names, roles)
-    notes = () if left is None else (f"{left} is left out: no weight (--columns weight={left})",)
-    return LogTable(columns, notes)
-
-
-def _roles(path: Path, names: list[str], given: dict[str, str]) -> dict[Role, str]:
-    if "weight" not in given and "weight" in names:
-        given["weight"] = "weight"
-    try:
-        return recognise(
-            names,
-            given,
-            required=("user", "item", "time"),
-            optional=("action", "weight"),
-            written=lambda role, name: f"--columns {role}={name}",
-        )
-    except ColumnError as error:
-        raise bad_input(path, expected=error.expected, found=error.found) from None
+    return LogTable(columns, notes_of(names, roles))
 
 
 def _bounded(path: Path, file: Any, names: list[str], *, limit: int) -> list:

@@ -12,6 +12,7 @@ from experiments.harness.errors import InputError
 from experiments.retrieval.searchers import Requests
 from hsnn_jax.cost_curves import Found
 
+CONSTRUCTION = 100  # candidates of HNSW's inserts
 _USERS = 32  # whose excluded items are looked up at once
 
 
@@ -81,7 +82,7 @@ class FaissHNSW:
         self.index = faiss.IndexHNSWFlat(
             items.shape[1], self.neighbours, faiss.METRIC_INNER_PRODUCT
         )
-        self.index.hnsw.efConstruction = 100
+        self.index.hnsw.efConstruction = CONSTRUCTION
         self.index.add(items)
 
     def search(self, requests: Requests, k: int, *, budget: int) -> Found:

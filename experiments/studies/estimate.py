@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from experiments.data.drawn import Planted, planted_tree
@@ -22,6 +20,7 @@ from experiments.harness.plots import draw_points
 from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome
+from experiments.harness.timing import seconds_of
 from hsnn_jax import Features, LTIConfig, Retriever, Training, preset
 from hsnn_jax.lists.index import live
 from hsnn_jax.serving.calibration import exact_scores
@@ -258,9 +257,8 @@ def overhead(catalogue: Catalogue, config: EstimateConfig) -> dict[int, float]:
             find(state, models, **given)
         for repeat in range(config.repeats):
             for i in np.roll((0, 1), repeat):
-                start = time.perf_counter()
-                jax.block_until_ready(find(with_and_without[i], models, **given).scores)
-                spent[repeat, i] = time.perf_counter() - start
+                request = functools.partial(find, with_and_without[i], models, **given)
+                spent[repeat, i] = seconds_of(request)
         ratios[batch] = float(np.median(spent[:, 0]) / np.median(spent[:, 1]) - 1)
     return ratios
 

@@ -37,6 +37,15 @@ def check_groups(options: Options) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Grouped(Options):
+    """Run a task whose options stand in groups of numbers above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_groups(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WithFaiss(ManySeeds):
     """Measure beside faiss or without."""
 
@@ -50,7 +59,7 @@ class WithFaiss(ManySeeds):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Frontier(WithFaiss, WithEvents, WithLayout):
+class Frontier(Grouped, WithFaiss, WithEvents, WithLayout):
     """Measure cost against recall, with ids as items."""
 
     monn: MoNNTraining = dataclasses.field(default_factory=MoNNTraining)
@@ -58,13 +67,9 @@ class Frontier(WithFaiss, WithEvents, WithLayout):
     frontier: FrontierConfig = dataclasses.field(default_factory=FrontierConfig)
     """users and indexes"""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_groups(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scorers(ManySeeds, WithEvents, WithLayout):
+class Scorers(Grouped, ManySeeds, WithEvents, WithLayout):
     """Compare scorers of rated events, and what a search keeps of them."""
 
     scorers: ScorersConfig = dataclasses.field(default_factory=ScorersConfig)
@@ -72,13 +77,9 @@ class Scorers(ManySeeds, WithEvents, WithLayout):
     routes: RoutesTraining = dataclasses.field(default_factory=RoutesTraining)
     """routes of nodes"""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_groups(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Learning(ManySeeds, WithEvents):
+class Learning(Grouped, ManySeeds, WithEvents):
     """Learn the index and the towers jointly or apart."""
 
     graph: GraphConfig = dataclasses.field(default_factory=GraphConfig)
@@ -86,71 +87,47 @@ class Learning(ManySeeds, WithEvents):
     learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
     """variants of index learning"""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_groups(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scale(WithFaiss):
+class Scale(Grouped, WithFaiss):
     """Measure how cost grows with the catalogue."""
 
     scale: ScaleConfig = dataclasses.field(default_factory=ScaleConfig)
     """simulated catalogues"""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_groups(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate(ManySeeds):
+class Estimate(Grouped, ManySeeds):
     """Hold what answers say of their recall against the truth."""
 
     estimate: EstimateConfig = dataclasses.field(default_factory=EstimateConfig)
     """simulated catalogue and who asks"""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_groups(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Planted(ManySeeds):
+class Planted(Grouped, ManySeeds):
     """Find a planted tree, and remedy collapse."""
 
     planted: PlantedConfig = dataclasses.field(default_factory=PlantedConfig)
     """a simulated tree"""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_groups(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Drift(ManySeeds, WithEvents):
+class Drift(Grouped, ManySeeds, WithEvents):
     """Serve a catalogue that changes from day to day."""
 
     drift: DriftConfig = dataclasses.field(default_factory=DriftConfig)
     """days of serving"""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_groups(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Interests(ManySeeds, WithLayout):
+class Interests(Grouped, ManySeeds, WithLayout):
     """Search for users of several interests."""
 
     interests: InterestsConfig = dataclasses.field(default_factory=InterestsConfig)
     """users of several interests on a planted tree"""
     routes: RoutesTraining = dataclasses.field(default_factory=RoutesTraining)
     """routes of nodes"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_groups(self)
 
 
 # Small, no download: seconds of compilation, hardly any training.

@@ -7,16 +7,10 @@ from typing import Any
 
 import numpy as np
 
-import nxtpost_jax
 from experiments.data.content import content_vectors
 from experiments.data.interactions import Interactions
-from experiments.tasks.next_item import (
-    Problem,
-    baseline_scorers,
-    pose,
-    query_times,
-    sequences_of,
-)
+from experiments.tasks import next_item
+from experiments.tasks.next_item import Problem, pose, sequences_of
 from nxtpost_jax import Metrics, Queries, Recommender, Split
 from nxtpost_jax.evaluation.baselines import item_counts
 from nxtpost_jax.evaluation.metrics import inverse_propensity, metrics_of_ranks
@@ -123,20 +117,10 @@ def score_recommender(recommender: Recommender, tabled: Tabled) -> Metrics:
 
 def score_baselines(tabled: Tabled) -> dict[str, Metrics]:
     """Rank the same by every baseline, all of them fitted to the same table."""
-    problem, queries = tabled.problem, tabled.queries
-    options = {
-        "max_len": BASELINE_HISTORY,
-        "candidates": problem.candidates,
-        "seen_filter": problem.protocol.seen_filter,
-        "query_times": query_times(queries),
-        "coverage": True,
-        "bootstrap": 0,
-    }
-    scorers = baseline_scorers(problem, queries)
-    return {
-        name: _of_all(nxtpost_jax.evaluate(scores, queries, **options), tabled)
-        for name, scores in scorers.items()
-    }
+    problem = tabled.problem
+    options: dict[str, Any] = {"candidates": problem.candidates, "coverage": True, "bootstrap": 0}
+    scored = next_item.score_baselines(problem, tabled.queries, max_len=BASELINE_HISTORY, **options)
+    return {name: _of_all(metrics, tabled) for name, metrics in scored.items()}
 
 
 def _of_all(metrics: Metrics, tabled: Tabled) -> Metrics:

@@ -189,9 +189,11 @@ def query_times(queries: Queries) -> np.ndarray | None:
     return None if histories.times is None else nxtpost_jax.last_times(histories)
 
 
-def score_baselines(problem: Problem, queries: Queries, *, max_len: int) -> dict[str, Metrics]:
-    """Rank the targets by every baseline."""
-    options = {"max_len": max_len, "query_times": query_times(queries)}
+def score_baselines(
+    problem: Problem, queries: Queries, *, max_len: int, **options: Any
+) -> dict[str, Metrics]:
+    """Rank the targets by every baseline; options as in `ranking.evaluate`."""
+    options |= {"max_len": max_len, "query_times": query_times(queries)}
     scorers = baseline_scorers(problem, queries)
     return {
         name: rank(problem, scores, queries=queries, **options) for name, scores in scorers.items()

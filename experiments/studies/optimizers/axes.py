@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import shampoo_jax
-from experiments.harness.figures import Figures, pick
+from experiments.harness.figures import Figures, mean_and_error, pick
 from experiments.harness.plots import Draw, draw_points
 from experiments.harness.report import Table, signed
 from experiments.studies.optimizers.factories import Factory, of_shampoo_jax
@@ -128,11 +128,10 @@ class Varied:
 
     def above(self, other: Varied) -> tuple[float, float]:
         """Return how far its loss is above another setting's, both at their best, and the error."""
-        own, theirs = (np.asarray(each.ends(each.best)) for each in (self, other))
-        parts = [
-            ends.var(ddof=1) / len(ends) if len(ends) > 1 else np.nan for ends in (own, theirs)
-        ]
-        return float(own.mean() - theirs.mean()), float(np.sqrt(np.sum(parts)))
+        (own, error), (theirs, their_error) = (
+            mean_and_error(np.asarray(each.ends(each.best))) for each in (self, other)
+        )
+        return own - theirs, float(np.hypot(error, their_error))
 
     def steps_to(self, target: float) -> float | None:
         """Return the median steps to a target at the best multiple."""
