@@ -128,12 +128,15 @@ class EndToEnd(OneSeed, WithEvents, WithLayout):
 PRESETS = {
     "default": EndToEnd(),
     "smoke": EndToEnd(
-        epochs=2,
+        epochs=1,
+        max_len=20,
         evaluate_every=1,
+        d_model=32,
+        d_ff=32,
         nodes=32,
-        index_steps=50,
+        index_steps=20,
         monn="XS",
-        monn_steps=50,
+        monn_steps=20,
         digits_epochs=4,
         digits_seeds=1,
     ),
