@@ -40,7 +40,8 @@ def with_doctests():
 LONG = {
     "docs/tour.md",  # `make docs` runs it
     "docs/hsnn.md",
-    *(f"docs/hsnn/{name}.md" for name in ("from-faiss", "how-it-works", "levels")),
+    *(f"docs/hsnn/{name}.md" for name in ("budgets-and-recall", "from-faiss", "how-it-works")),
+    "docs/hsnn/levels.md",
     *(f"docs/nxtpost/{name}.md" for name in ("evaluate", "from-a-table", "serve", "train-on")),
     *(f"docs/shampoo/{name}.md" for name in ("checkpoints", "soap-and-kl", "troubleshooting")),
 }

@@ -82,6 +82,7 @@ def test_updates_notice_a_stale_vector(monkeypatch, recommender):
     assert serving.update_long(updates=6, seed=1).wrong > 0
 
 
+@pytest.mark.long
 def test_threads_notice_an_item_that_comes_back(monkeypatch, recommender):
     monkeypatch.setattr(serving, "fitted", lambda seed: recommender)
     found = serving.ask_long(seconds=1.0, seed=0)

@@ -60,6 +60,7 @@ def test_what_it_does_not_cover_says_nan_and_refuses_a_wanted_recall(options):
         retriever.search(ITEMS[:5], 3, recall=0.9)
 
 
+@pytest.mark.long
 def test_a_model_is_calibrated_on_the_users_of_its_training():
     rng = np.random.default_rng(0)
     side = Features(dense={"vector": 12})

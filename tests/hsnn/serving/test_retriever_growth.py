@@ -39,7 +39,7 @@ def test_rows_and_lists_double_as_often_as_it_takes():
     check_consistent(now, truth)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_full_index_takes_more(devices, tmp_path):
     mesh = jax.make_mesh((2,), ("lists",)) if devices == 2 else None
     retriever, more = built(mesh=mesh), items_of(1, 200)
