@@ -10,13 +10,16 @@ os.environ.setdefault(
     "NPROC", "32"
 )  # XLA's pool: LAPACK calls may park threads (docs/shampoo/how-it-works.md)
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the time goes into compiling: modules are small, to split them costs a tenth. The kernels of
-# fused loops by way of MLIR take half of it, and jaxlib 0.10 still knows another way; later versions
+# Most of the time goes into compiling. Modules are small: splitting them costs a tenth. The kernels
+# of fused loops by way of MLIR take half of it; jaxlib 0.10 still knows another way, later versions
 # refuse the flag.
-flags = "--xla_cpu_parallel_codegen_split_count=1"
-if version("jaxlib").startswith("0.10."):
-    flags += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        *os.environ.get("XLA_FLAGS", "").split(),
+        "--xla_cpu_parallel_codegen_split_count=1",
+        *("--xla_cpu_use_fusion_emitters=false",) * version("jaxlib").startswith("0.10."),
+    )
+)
 # Nobody reads where in the source an instruction of a test's program was traced.
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 # Programs that were compiled before are read from the user's cache folder, as the commands do;
