@@ -4,6 +4,7 @@
 shows a line of each. MNIST and plain text have functions of their own: `read_mnist`, `read_text`.
 """
 
+import fnmatch
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from experiments.data.files import SourceFiles, plain_name, read_head, read_text
 from experiments.data.interactions import Events, Interactions, from_events
+from experiments.data.json_log import is_json, is_json_log
 from experiments.data.log_table import is_header, is_log
 from experiments.data.mnist import Mnist, read_idx, read_mnist
 from experiments.data.movies import read_ratings_csv, read_ratings_dat, read_u_data
@@ -31,16 +33,20 @@ RECOGNISED = (
     "MovieLens (ratings.dat, u.data or ratings.csv), MovieTweetings (ratings.dat), "
     "SASRec (a .txt of `user item` lines), S3-Rec (a .txt of `user item item ...` lines), "
     "LightGCN (train.txt and test.txt), Online Retail (a .csv) or "
-    "a log with a header (interactions.csv, or one .csv, .tsv or .inter), plain or .gz, or .parquet"
+    "a log with a header (interactions.csv, or one .csv, .tsv or .inter) or of JSON (one .jsonl), "
+    "plain or .gz, or .parquet"
 )
 
-_TABLES = (".txt", ".csv", ".tsv", ".dat", ".inter", ".parquet")
+_TABLES = (".txt", ".csv", ".tsv", ".dat", ".inter", ".jsonl", ".json", ".parquet")
+# Of the items, which the log's reader looks at.
+_OF_ITEMS = ("items.parquet", "items.jsonl", "meta_*.jsonl")
 Reader = Callable[[SourceFiles, Path], Events]
 _BY_NAME: dict[str, Reader] = {
     "ratings.dat": read_ratings_dat,
     "u.data": read_u_data,
     "ratings.csv": read_ratings_csv,
     "interactions.csv": read_general,
+    "interactions.jsonl": read_general,
     "interactions.parquet": read_general,
 }
 
@@ -132,7 +138,7 @@ def _only_file(folder: Path) -> tuple[Path, Reader]:
         path: reader
         for path in sorted(folder.iterdir())
         if path.is_file() and plain_name(path).endswith(_TABLES)
-        if plain_name(path) != "items.parquet"  # of the items, which the log's reader looks at
+        if not any(fnmatch.fnmatch(plain_name(path), pattern) for pattern in _OF_ITEMS)
         if (reader := _reader_by_content(path, in_folder=True))
     }
     if len(found) > 1:
@@ -160,6 +166,9 @@ def _reader_by_content(path: Path, *, in_folder: bool = False) -> Reader | None:
         return read_ratings_csv
     # Of a file that was named, the reader says which column is not clear.
     if is_log(first_line) or (not in_folder and is_header(first_line)):
+        return read_general
+    named = not in_folder or plain_name(path).endswith(".jsonl")
+    if is_json_log(first_line) or (named and is_json(first_line)):
         return read_general
     if first_line.count(b"::") == 3:
         return read_ratings_dat

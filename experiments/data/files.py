@@ -30,6 +30,11 @@ class SourceFiles:
         candidates = (self.folder / name, self.folder / f"{name}.gz")
         return next((path for path in candidates if path.is_file()), None)
 
+    def like(self, pattern: str) -> list[Path]:
+        """Return the files of the folder whose names without `.gz` match, ascending."""
+        found = [*self.folder.glob(pattern), *self.folder.glob(f"{pattern}.gz")]
+        return sorted(path for path in found if path.is_file())
+
     def read(self, path: Path) -> bytes:
         """Return the decompressed bytes of a file that must not be empty, and hash them."""
         data = read_bytes(path)

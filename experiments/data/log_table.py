@@ -33,10 +33,12 @@ class LogTable(NamedTuple):
     Attributes:
       columns: [n] by role; user, item and time always.
       notes: what was left out.
+      item_column: what the file calls items.
     """
 
     columns: dict[Role, np.ndarray]
     notes: tuple[str, ...]
+    item_column: str
 
 
 class _Header(NamedTuple):
@@ -106,7 +108,7 @@ def read_log_table(
         columns[time] = "iso"
     table = read_columns(body, path, separator=separator, columns=columns, first_line=2)
     of_roles: dict[Role, np.ndarray] = {role: table[n] for role, n in header.roles.items()}
-    return LogTable(of_roles, notes_of(header.names, header.roles))
+    return LogTable(of_roles, notes_of(header.names, header.roles), header.roles["item"])
 
 
 def roles_of(

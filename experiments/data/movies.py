@@ -68,7 +68,7 @@ def read_ratings_csv(
 
     The columns may have other usual names, and any order: see `log_table`.
     """
-    table, notes = read_log_table(files.read(ratings), ratings, given=columns, rating=True)
+    table, notes, _ = read_log_table(files.read(ratings), ratings, given=columns, rating=True)
     movies = files.find("movies.csv")
     return Events(
         users=table["user"],

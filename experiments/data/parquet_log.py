@@ -8,13 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from experiments.data.log_table import LogTable, notes_of, roles_of
+from experiments.data.log_table import LogTable, roles_of
+from experiments.data.typed_log import typed_log
 from experiments.harness.errors import InputError, bad_input
-from nxtpost_jax.events.ids import flat_ids
-from nxtpost_jax.events.log import read_log
-from nxtpost_jax.events.roles import ColumnError, Role
+from nxtpost_jax.events.roles import ColumnError
 
 MAGIC = b"PAR1"
 _MOST_RATIO = 1_000  # unpacked bytes of the columns that are read for each packed one
@@ -49,19 +46,7 @@ def read_parquet_table(
         raise bad_input(
             path, expected="a whole parquet file", found=f"damage ({why:.80})"
         ) from None
-    try:
-        log = read_log(table, {str(role): name for role, name in roles.items()})
-        columns: dict[Role, np.ndarray] = {"user": _ids("user", log.user)}
-        columns["item"] = _ids("item", log.item)
-        assert log.time is not None  # required
-        columns["time"] = log.time
-        if log.action is not None:
-            columns["action"] = np.asarray(log.action).astype(str)
-        if log.weight is not None:
-            columns["weight"] = np.asarray(log.weight)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    return LogTable(columns, notes_of(names, roles))
+    return typed_log(table, roles, path=path, names=names)
 
 
 def _bounded(path: Path, file: Any, names: list[str], *, limit: int) -> list:
@@ -77,14 +62,6 @@ def _bounded(path: Path, file: Any, names: list[str], *, limit: int) -> list:
         batch.validate(full=True)  # texts that are no UTF-8, numbers of no category
         batches.append(batch)
     return batches
-
-
-def _ids(name: str, values) -> np.ndarray:
-    """Read ids as int64 or texts, as the other readers do."""
-    kind, flat = flat_ids(name, values)
-    if kind == "others":
-        raise ValueError(f"{name}: expected whole numbers or texts, found {flat[0]!r:.60}")
-    return flat.astype(np.int64) if kind == "numbers" else flat.astype(str)
 
 
 def _pyarrow() -> ModuleType:

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.data.files import SourceFiles
 from experiments.data.interactions import Events
+from experiments.data.json_log import is_json, read_json_items, read_json_table
 from experiments.data.log_table import read_log_table
 from experiments.data.parquet_log import MAGIC, read_parquet_table
 from experiments.data.table import csv_rows, is_whole
@@ -95,20 +96,22 @@ def _most_frequent_descriptions(body: list[list[str]]) -> dict[int | str, str]:
 def read_general(
     files: SourceFiles, path: Path, *, columns: Mapping[str, str] | None = None
 ) -> Events:
-    """Read a log with a header, see `log_table`, or a parquet file.
+    """Read a log with a header, see `log_table`, lines of JSON, or a parquet file.
 
-    items.csv (`id,text,...`, all further columns join the text) or items.npy (float, [n, d])
-    beside it describe items. Row i of items.npy is the i-th row of items.csv; without items.csv
-    it is the item whose id is the number i.
+    items.csv (`id,text,...`, all further columns join the text), items.jsonl (`read_json_items`),
+    a meta_NAME.jsonl as Amazon's reviews have, or items.npy (float, [n, d]) beside it describe
+    items. Row i of items.npy is the i-th row of the texts; without these it is the item whose id
+    is the number i.
     """
     data = files.read(path)
     read = read_parquet_table if data.startswith(MAGIC) else read_log_table
-    table, notes = read(data, path, given=columns)
+    read = read_json_table if is_json(data) else read
+    table, notes, item_column = read(data, path, given=columns)
     action_names, actions = (), None
     if "action" in table:
         found, actions = np.unique(table["action"], return_inverse=True)
         action_names = tuple(found.tolist())
-    texts, content = _read_items(files, table["item"])
+    texts, content = _read_items(files, table["item"], item_column)
     return Events(
         users=table["user"],
         items=table["item"],
@@ -122,12 +125,21 @@ def read_general(
     )
 
 
-def _read_items(files: SourceFiles, items: np.ndarray) -> tuple[dict | None, tuple | None]:
-    """Return texts and content by item id, from items.csv and items.npy."""
-    table, matrix = files.find("items.csv"), files.find("items.npy")
+def _read_items(
+    files: SourceFiles, items: np.ndarray, item_column: str
+) -> tuple[dict | None, tuple | None]:
+    """Return texts and content by item id, from a table of texts and items.npy."""
+    table, matrix = _table_of_items(files), files.find("items.npy")
     if table is None and matrix is None and (other := files.find("items.parquet")):
         raise bad_input(other, expected="items.csv or items.npy beside a log", found="parquet")
-    texts = None if table is None else _items_csv(files.read(table), table, items)
+    texts = None
+    if table is not None:
+        data = files.read(table)
+        texts = (
+            read_json_items(data, table, item=item_column, whole=items.dtype.kind == "i")
+            if is_json(data)
+            else _items_csv(data, table, items)
+        )
     if texts is not None and table is not None:
         _check_matched(table, np.unique(items), texts)
     if matrix is None:
@@ -138,6 +150,20 @@ def _read_items(files: SourceFiles, items: np.ndarray) -> tuple[dict | None, tup
         expected = f"{len(row_of):,} rows, one for each of items.csv"
         raise bad_input(matrix, expected=expected, found=f"{len(vectors):,}")
     return texts, (row_of, vectors)
+
+
+def _table_of_items(files: SourceFiles) -> Path | None:
+    """Find the one file that has the items' texts.
+
+    Raises:
+      InputError: there are several.
+    """
+    named = [files.find(name) for name in ("items.csv", "items.jsonl")]
+    found = [path for path in (*named, *files.like("meta_*.jsonl")) if path is not None]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise bad_input(files.folder, expected="one file of items' texts", found=names)
+    return found[0] if found else None
 
 
 def _check_matched(path: Path, items: np.ndarray, texts: Mapping) -> None:

@@ -7,6 +7,7 @@ refused by name, never wrapped or taken for something else.
 from __future__ import annotations
 
 import datetime
+import math
 import numbers
 from collections.abc import Sequence
 
@@ -154,7 +155,8 @@ def _check_whole(name: str, values: np.ndarray, expected: str) -> None:
     """Refuse objects that are no whole numbers; Python's integers then compare at any size."""
     for value in values.flat:
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or not float(value).is_integer():
+        whole = isinstance(value, numbers.Integral) or (is_number and float(value).is_integer())
+        if not is_number or not whole:
             raise ValueError(f"{name}: expected {expected}, found {value!r:.60}")
 
 
@@ -181,7 +183,10 @@ def _seconds_of_object(name: str, value) -> float:
     if isinstance(value, np.datetime64):
         return float((value - _EPOCH) / np.timedelta64(1, "s"))
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # of an integer that float64 does not hold
+            return math.inf if value > 0 else -math.inf
     if isinstance(value, str):
         return _seconds_of_text(name, value)
     raise ValueError(f"{name}: expected seconds since 1970 or datetimes, found {value!r:.60}")

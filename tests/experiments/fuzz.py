@@ -61,6 +61,11 @@ LOGS: list[dict[str, str]] = [
         "retail.csv": "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,"
         "Country\n536365,85123A,HOLDER,6,12/1/2010 8:26,2.55,17850,United Kingdom\n"
     },
+    {
+        "log.jsonl": '{"user_id": "u", "asin": "a", "timestamp": 3, "rating": 4.5}\n'
+        '{"timestamp": 5, "user_id": "v", "asin": "b"}\n',
+        "items.jsonl": '{"asin": "a", "title": "A", "tags": ["x", "y"]}\n{"id": "b"}\n',
+    },
     {"text.txt": "It was the best of times,\nit was the worst of times.\n"},
 ]
 WORDS = [

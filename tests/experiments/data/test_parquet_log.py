@@ -74,6 +74,7 @@ def test_ids_of_64_bits_stay(tmp_path):
             "itemid: expected a value in every row, found none in row 1",
         ),
         (LOG | {"visitorid": [1.5, 2.0]}, "user: expected ids .whole numbers or texts., found 1.5"),
+        (LOG | {"timestamp": [1.0, np.inf]}, "timestamp: expected finite times, found one of inf"),
         (LOG | {"timestamp": ["soon", "now"]}, "timestamp: expected .*, found 'soon'"),
         ({name: [] for name in LOG}, "events: expected at least one, found an empty table"),
     ],
