@@ -186,7 +186,7 @@ def _seconds_of_object(name: str, value) -> float:
         try:
             return float(value)
         except OverflowError:  # of a number that float64 does not hold
-            return math.inf if math.trunc(value) > 0 else -math.inf
+            return math.inf if int(value) > 0 else -math.inf
     if isinstance(value, str):
         return _seconds_of_text(name, value)
     raise ValueError(f"{name}: expected seconds since 1970 or datetimes, found {value!r:.60}")
