@@ -7,7 +7,6 @@ refused by name, never wrapped or taken for something else.
 from __future__ import annotations
 
 import datetime
-import math
 import numbers
 from collections.abc import Sequence
 
@@ -185,8 +184,10 @@ def _seconds_of_object(name: str, value) -> float:
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         try:
             return float(value)
-        except OverflowError:  # of a number that float64 does not hold
-            return math.inf if int(value) > 0 else -math.inf
+        except OverflowError:
+            raise ValueError(
+                f"{name}: expected seconds since 1970, found a number beyond float64"
+            ) from None
     if isinstance(value, str):
         return _seconds_of_text(name, value)
     raise ValueError(f"{name}: expected seconds since 1970 or datetimes, found {value!r:.60}")
