@@ -274,12 +274,12 @@ class Retriever:
     ) -> Answer:
         """Return each user's best items, in the caller's ids.
 
-        Where the budget holds all allowed items, they are all scored: the answer is exact.
+        Where the budget holds all allowed items, the answer is exact. What waits (`add`) is on top.
 
         Args:
           users: float [B, d], or what the model reads; B may be 0.
           k: items to return; padded by -1 where fewer are found.
-          budget: most items to score for a user (the best list at least), a number or int [B];
+          budget: most listed items to score for a user (a list at least), a number or int [B];
             `request.default_budget` by default. From the number of items on the answer is exact,
             unless `max_beam` or a pool bounds it. Or a tuple of such, see `request.budgets_of`.
           recall: score as many items as `Answer.recall` needs to reach it; `budget` is the limit

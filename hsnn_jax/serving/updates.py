@@ -12,7 +12,6 @@ import numpy as np
 from hsnn_jax.distance import Distance
 from hsnn_jax.lists import living
 from hsnn_jax.lists.ids import as_ids
-from hsnn_jax.lists.living import New
 from hsnn_jax.serving import side
 from hsnn_jax.serving.encoders import LevelModels
 from hsnn_jax.serving.spreads import with_new_items
@@ -130,7 +129,7 @@ def _with_items(now, models, new, *, distance, beside):
         return now._replace(side=side.append(before, new))
     if now.side is not None:
         pairs = side.held(now.side), new
-        new = New(*jax.tree.map(lambda *each: np.concatenate(each), *pairs))
+        new = jax.tree.map(lambda *each: np.concatenate(each), *pairs)
     return _listed(now, models, new, distance)
 
 
