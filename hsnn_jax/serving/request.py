@@ -73,8 +73,7 @@ def request_of(
     rows = None if allowed is None else _allowed_rows(now.items, allowed)
     beside = None
     if now.side is not None:
-        given = {"num_users": num_users, "allowed": allowed, "exclude": excluded}
-        slots = side.open_slots(now.side, **given)
+        slots = side.open_slots(now.side, num_users=num_users, allowed=allowed, exclude=excluded)
         more = (0, num_rows(read) - num_users), (0, 0)
         beside = Beside(np.pad(slots, more), min(wanted, now.items.ids.size + side.SIZE))
     return Request(read, num_users, k, most, rows, exclude, vectors, beside)

@@ -149,7 +149,7 @@ class Retriever:
 
         See `fit_index` for the arguments and what is raised; the seed is of start and negatives.
         """
-        given = {"positives": positives, "tx": tx, "key": key_of(seed)}
+        given: dict[str, Any] = {"positives": positives, "tx": tx, "key": key_of(seed)}
         given |= building.plan_of(self, self._mesh)
         self.nodes, records = building.fit(user_vectors, item_vectors, **given)
         return records

@@ -62,7 +62,7 @@ def upsert(
         if known.size:
             now = remove(now, models, ids=known, distance=distance)
         return _with_items(now, models, new, distance=distance, beside=True)
-    given = {"ids": new.ids, "distance": distance, "features": new.features}
+    given: dict[str, Any] = {"ids": new.ids, "distance": distance, "features": new.features}
     items = living.upsert(now.items, new.vectors, **given)
     # An item may be back in its row, with other features.
     changed = living.rows_of(items, new.ids)
@@ -134,7 +134,7 @@ def _with_items(now, models, new, *, distance, beside):
 
 
 def _listed(now, models, new, distance):
-    given = {"ids": new.ids, "distance": distance, "features": new.features}
+    given: dict[str, Any] = {"ids": new.ids, "distance": distance, "features": new.features}
     items = living.add(now.items, new.vectors, **given)
     after = follow(now, items, models=models, distance=distance)
     return _with_spreads(after, models, new)
