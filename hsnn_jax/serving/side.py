@@ -69,7 +69,7 @@ def append(side: Side, new: New) -> Side:
     return _made(jax.tree.map(with_new, side.items, new), side.rows)
 
 
-def without(side: Side, slots: np.ndarray, lists: Living) -> Side | None:
+def without(side: Side, slots: np.ndarray, *, lists: Living) -> Side | None:
     """Return the side list without the items of slots int [b], beside lists that may be others."""
     kept = np.setdiff1d(np.arange(size(side)), slots)
     if not kept.size:
@@ -105,13 +105,13 @@ def slots_of(side: Side | None, ids: np.ndarray) -> np.ndarray:
     return of_ids.rows_of(side.slots, ids)
 
 
-def ids_at(side: Side | None, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def ids_at(side: Side | None, rows: np.ndarray, *, ids: np.ndarray) -> np.ndarray:
     """Return the caller's ids of found rows, [B, k]; blank ones of row -1.
 
     Args:
       side: beside the lists.
-      ids: [n], those of the lists by row.
       rows: int32 [B, k].
+      ids: [n], those of the lists by row.
     """
     empty: Any = of_ids.blank(ids)
     found = np.where(rows < 0, empty, ids[np.minimum(rows, ids.size - 1)])

@@ -80,7 +80,7 @@ def remove(now: Nested, models: LevelModels, *, ids: Any, distance: Distance) ->
         after = follow(now, items, models=models, distance=distance)
     if now.side is None:
         return after
-    return after._replace(side=side.without(now.side, slots[beside], items))
+    return after._replace(side=side.without(now.side, slots[beside], lists=items))
 
 
 def reassign(
