@@ -63,7 +63,8 @@ def answer_of(found: SearchResult, now: Nested, *, k: int) -> Answer:
       k: items that were asked for.
     """
     padding: Any = blank(now.items.ids)
-    found_ids, scores = ids_at(now.side, found.ids, ids=now.items.ids), np.asarray(found.scores)
+    found_ids = ids_at(now.side, np.asarray(found.ids), ids=now.items.ids)
+    scores = np.asarray(found.scores)
     if k > found.ids.shape[1]:  # beyond the rows
         missing = (0, 0), (0, k - found.ids.shape[1])
         found_ids = np.pad(found_ids, missing, constant_values=padding)

@@ -306,8 +306,8 @@ class Retriever:
         And what `add` runs, but for a model's towers, which the first items compile. See
         `warming.warm_up` for the arguments; users are not needed for vectors.
         """
-        one, given = copy.copy(self), {"distance": self.config.distance}
-        one._now = updates.warmed(self._built(), self._models, beside=self._mesh is None, **given)
+        one, at, beside = copy.copy(self), self.config.distance, self._mesh is None
+        one._now = updates.warmed(self._built(), self._models, distance=at, beside=beside)
         width = None if self.model else one._now.items.index.nodes.shape[1]
         warm_up(one.search, users, width=width, k=k, batch=batch, exclude=exclude)
 
