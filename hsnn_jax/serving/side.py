@@ -4,7 +4,8 @@ To list an item copies all lists, since readers go on in the old ones; to put it
 hundred vectors. The arrays have one size whatever they hold, so that nothing is compiled anew.
 
 The items lie in the order in which they came. Item i has the i-th free row of the lists, which is
-the one that it gets when they are merged: ties are broken now as they will be then.
+the one that it gets when they are merged: ties are broken now as they will be then. (Sums are in
+another order than in the lists: equal vectors, one here and one there, may differ in the last bit.)
 """
 
 import functools
