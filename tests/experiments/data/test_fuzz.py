@@ -7,7 +7,7 @@ import sys
 import pytest
 
 DRAWS = int(os.environ.get("DRAWS", "2"))  # 200 under make test-long
-CASES = {"readers": 300, "archives": 100, "runs": 50}  # per draw
+CASES = {"readers": 300, "archives": 100, "runs": 50, "models": 50}  # per draw
 
 
 @pytest.mark.timeout(3600)
