@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 
-class Deal(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Deal:
     """One process's share of an evaluation that `count` of them run with the same arguments.
 
     Batches are dealt in turn. A batch is what it is in one process, so that the ranks are the same

@@ -61,7 +61,7 @@ def check_params(model: NxtPost, params: Any, content: Any) -> None:
     Raises:
       ValueError: they are not.
     """
-    config, example = model.config, {"items": np.zeros((1, 2), np.int32)}
+    config, example = model.config, dict[str, np.ndarray](items=np.zeros((1, 2), np.int32))
     if "gaps" in params["user_tower"]:  # a model without times is made where the log has none
         example["times"] = np.zeros((1, 2), np.float32)
     if config.num_actions or config.action_weights is not None:
