@@ -111,21 +111,21 @@ def check(content: Any, models: LevelModels) -> None:
     indexes = (*content.coarser, content.index)
     if len(indexes) != (len(models.scorers) - 1 if content.nested else 1):
         raise ValueError(f"levels: expected {len(models.scorers)}, found {len(indexes)} indexes")
-    check_indexes(indexes, content.item_ids, content.item_vectors)
+    check_indexes(indexes, ids=content.item_ids, item_vectors=content.item_vectors)
     check_scorers(models, content.item_vectors.shape[1])
     if bool(models.models) != (content.item_features is not None):
         raise ValueError("item_features: expected some with a model alone, found others")
-    check_rows("item_features", content.item_features, len(content.item_ids))
+    check_rows("item_features", content.item_features, rows=len(content.item_ids))
     if content.node_features is not None:
         for index, features in zip(indexes, content.node_features, strict=True):
-            check_rows("node_features", features, len(index.nodes))
+            check_rows("node_features", features, rows=len(index.nodes))
     if content.tail is not None:
         check_tail(Tail(**content.tail), len(content.index.nodes))
     if content.routes is not None:
         check_routes(Routes(**content.routes), len(content.index.nodes))
 
 
-def check_indexes(indexes: tuple[Index, ...], ids: np.ndarray, item_vectors: np.ndarray) -> None:
+def check_indexes(indexes: tuple[Index, ...], *, ids: np.ndarray, item_vectors: np.ndarray) -> None:
     """Refuse indexes that do not list what they say, or not the nodes of the next one.
 
     Args:
@@ -225,7 +225,7 @@ def check_tail(tail: Tail, nodes: int) -> None:
     _check_finite(tail)
 
 
-def check_rows(name: str, tree: Any, rows: int) -> None:
+def check_rows(name: str, tree: Any, *, rows: int) -> None:
     """Refuse features that are not one per row, or not finite.
 
     Raises:
@@ -243,7 +243,7 @@ def check_routes(routes: Routes, nodes: int) -> None:
     Raises:
       ValueError: they are that, or hold NaN or infinity.
     """
-    check_rows("routes", routes.nodes, nodes)
+    check_rows("routes", routes.nodes, rows=nodes)
     _check_finite(routes.weights)
     if np.shape(routes.weights["log_scale"]) or np.shape(routes.nodes["bias"]) != (nodes,):
         raise ValueError(f"routes: expected those of {nodes} nodes, found others")
