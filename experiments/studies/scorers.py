@@ -171,8 +171,8 @@ def _outcome(run: Run, examples, config, tested, platts, seconds, *, protocol, s
     ]
     return Outcome(
         title=f"Scorers on {protocol['data']}",
-        intro="Label: a rating of at least 4. NE of rated events; recall of the next liked item "
-        "among all items that the user has not rated.",
+        intro="Label: a rating of at least 4 of 5. NE of rated events; recall of the next liked "
+        "item among all items that the user has not rated.",
         protocol=protocol,
         metrics=figures,
         baselines=base,
