@@ -30,11 +30,16 @@ SHARES = (1.0, 0.5, 0.75, 0.25)  # of the budget, how many are re-ranked
 
 @dataclasses.dataclass
 class OfVectors:
-    """A searcher of vectors, asked by what `encode` makes of requests: float [B, d]."""
+    """A searcher of vectors, asked by what `encode` makes of requests: float [B, d].
+
+    A graph's beam must hold what is found and then left out: its budget, of which an eighth is the
+    beam, is at least 8 (k + spare).
+    """
 
     name: str
     searcher: Searcher
     encode: Callable[[Requests], Any]
+    spare: int | None = None
 
     def build(self) -> None:
         """Build the searcher."""
@@ -43,6 +48,8 @@ class OfVectors:
     def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`."""
         users = np.asarray(self.encode(requests))
+        if self.spare is not None:
+            budget = max(budget, 8 * (k + self.spare))
         return self.searcher.search(requests._replace(users=users), k, budget=budget)
 
 
@@ -54,6 +61,7 @@ def faiss_rivals(
     budget: int,
     seed: int,
     flops: float,
+    excluded: int,
 ) -> list[Rival]:
     """Return IVF and HNSW over the two tower's vectors, alone or followed by a re-ranking.
 
@@ -67,6 +75,7 @@ def faiss_rivals(
       budget: items to score.
       seed: of the centroids.
       flops: of the two tower's user tower.
+      excluded: items that are left out for a user, on average.
     """
     what = "" if model is None else f", re-ranked by {model.name}"
     names = [f"two tower, faiss {kind}{what}" for kind in ("IVF", "HNSW")]
@@ -77,7 +86,8 @@ def faiss_rivals(
     root = max(2, round(len(item_vectors) ** 0.5))
 
     def made(index: Searcher) -> Searcher:
-        vectors: Searcher = Costed(OfVectors(index.name, index, encode), flops)
+        spare = excluded if isinstance(index, FaissHNSW) else None
+        vectors: Searcher = Costed(OfVectors(index.name, index, encode, spare), flops)
         if model is None:
             return vectors
         return Reranked(index.name, vectors, model, scanned_per_ranked=2, least=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,7 +16,8 @@ from experiments.harness.remembered import remember
 from experiments.harness.report import Table, signed
 from experiments.harness.run_folder import Run
 from experiments.retrieval.kept_gain import NAMES, TWO_TOWER
-from experiments.studies.rated_scorer import K, Scorer, model_config, train_model
+from experiments.studies.rated_scorer import K, Scored, Scorer, model_config, train_model
+from experiments.studies.scorers import relative_losses
 from experiments.studies.tables.config import TablesConfig
 from experiments.tasks.rated_events import Examples
 from hsnn_jax.cost_curves import recall_by_user
@@ -135,19 +135,7 @@ def _measure(own: Trained, part: Part, *, events: int) -> Mapping[str, np.ndarra
     chosen = np.random.default_rng([11, part]).choice(rows, min(events, len(rows)), replace=False)
     rows = np.sort(chosen)
     logits = own.scorer.like_logits(own.params, rows)
-    return {"hits": hits, "losses": relative_losses(logits, examples.labels[rows])}
-
-
-def relative_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the log loss of each event over the entropy of the mean label: their mean is NE.
-
-    Args:
-      logits, labels: float [n], labels 0 or 1, both of them there.
-    """
-    rate = float(labels.mean())
-    entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
-    logits = np.asarray(logits, np.float64)
-    return (np.logaddexp(0, logits) - labels * logits) / entropy
+    return {"hits": hits, "losses": relative_losses(Scored(logits, examples.labels[rows], hits))}
 
 
 def brute_table(

@@ -63,7 +63,13 @@ def contenders(
     vectors, encode = vectors_of(two_tower)
     orderers = [models[name] for name in dict.fromkeys((largest, best))]
     ann = functools.partial(
-        faiss_rivals, vectors, encode, budget=budget, seed=seed, flops=two_tower.user_flops
+        faiss_rivals,
+        vectors,
+        encode,
+        budget=budget,
+        seed=seed,
+        flops=two_tower.user_flops,
+        excluded=round(float((asked[0].requests.exclude >= 0).sum(axis=1).mean())),
     )
     found = ann(model=None)
     larger = [size for size in trained if size not in (TWO_TOWER, "S")]

@@ -85,11 +85,11 @@ def table_one(
         baselines=exact[:1],
         rows=[*exact[1:], *others],
         note=f"{users:,} users, {seeds} seed(s), standard errors over both. Items scored: the "
-        "share of the items that the last stage scores. FLOPs: of a query, user towers, nodes and "
-        "ensembles counted; a sum of sparse rows has none. CPU ms: of the process a query, in "
-        f"batches, user towers counted. Everything with a choice was tuned over {trials} settings, "
-        "on validation, from the first seed; exact search and popularity have none. A share is "
-        f"printed where the whole gain exceeds {CLEAR:.0f} standard errors: of the largest model "
-        "that takes part in the row, and of the best by brute force.",
+        "share that an index scans, or that is ordered after a scan of all. FLOPs: of a query, "
+        "user towers, nodes and ensembles counted; a sum of sparse rows has none. CPU ms: of the "
+        "process a query, in batches, user towers counted. Everything with a choice was tuned "
+        f"over {trials} settings, on validation, from the first seed; exact search and popularity "
+        f"have none. A share is printed where the whole gain exceeds {CLEAR:.0f} standard errors: "
+        "of the largest model that takes part in the row, and of the best by brute force.",
     )
     return table, figures

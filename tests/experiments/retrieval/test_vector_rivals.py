@@ -89,6 +89,7 @@ def test_faiss_rivals_find_all_where_all_lists_are_probed(toy, ordered):
         budget=800,
         seed=0,
         flops=1000.0,
+        excluded=2,
     )
     scores = products(toy, slice(4, 8) if ordered else slice(0, 4))
     expected = np.argsort(-scores, axis=1)[:, :5]
@@ -104,7 +105,7 @@ def test_faiss_rivals_find_all_where_all_lists_are_probed(toy, ordered):
 def test_without_faiss_the_rows_say_so(toy, monkeypatch):
     monkeypatch.setattr(vector_rivals, "find_spec", lambda name: None)
     items, _, two_tower, _ = toy
-    given = {"model": None, "budget": 10, "seed": 0, "flops": 0.0}
+    given = {"model": None, "budget": 10, "seed": 0, "flops": 0.0, "excluded": 2}
     rivals = faiss_rivals(items, two_tower.encode_users, **given)
     assert [rival.reason for rival in rivals] == ["n/a: faiss is not installed"] * 2
     assert all(dataclasses.asdict(rival)["settings"] == {} for rival in rivals)
