@@ -19,13 +19,13 @@ class TablesConfig:
     """two tower (XS) and S, always first, then at least one larger size of the paper"""
     crosses: tuple[str, ...] | None = None
     """that MoNNs read beside what all models read: genre and follows, of simulated users none"""
-    steps: int = 4000
+    steps: int = 1500
     """training steps at most"""
     evaluate_every: int = 500
     """steps between evaluations of the validation split"""
     batch_size: int = 256
     """events a step"""
-    negatives: int = 128
+    negatives: int = 64
     """items that all events of a step share"""
     rate: float = 2e-3
     """peak learning rate of Adam"""
@@ -35,7 +35,7 @@ class TablesConfig:
     """events, drawn by seed, of which NE is taken"""
     pairs: int = 50_000
     """liked training events that levels are trained together on"""
-    nodes: int = 64
+    nodes: int = 32
     """nodes of HSNN; validation chooses from this number and its multiples"""
     share: float = 0.1
     """of the items, what a search may score"""
@@ -76,15 +76,15 @@ class TablesConfig:
 class DrawnConfig:
     """The simulated log that is measured without --data."""
 
-    users: int = 6000
+    users: int = 3000
     """users of several interests"""
-    items: int = 2000
+    items: int = 1000
     """items of the planted tree"""
-    leaves: int = 200
+    leaves: int = 100
     """of the tree"""
-    branches: int = 16
+    branches: int = 10
     """of the tree"""
-    interests: int = 8
+    interests: int = 10
     """leaves of a user"""
     events: int = 60
     """that a user has"""

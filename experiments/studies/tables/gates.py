@@ -52,7 +52,8 @@ class Gate:
         """What is answered."""
         if self.passed:
             return "passed"
-        return f"undecidable here; the smallest effect that could be seen is {self.smallest:.4f}"
+        why = "it finds less" if self.gain < -self.smallest else "undecidable here"
+        return f"{why}; the smallest effect that could be seen is {self.smallest:.4f}"
 
 
 def gates_of(hits: Mapping[str, np.ndarray]) -> tuple[Gate, Gate]:
