@@ -34,7 +34,7 @@ from experiments.studies.tables.gates import (
     gates_of,
     gates_table,
 )
-from experiments.studies.tables.table_one import table_one
+from experiments.studies.tables.table_one import found_in, table_one
 from experiments.tasks.rated_events import Examples
 from hsnn_jax.cost_curves import recall_by_user
 
@@ -70,9 +70,11 @@ def run_tables(
     tables, figures = _of_part(run, examples, brute, 1, utility=utility)
     tables = [gates_table(gates, base=brute[TWO_TOWER].hits, k=K), *tables]
     figures |= gate_figures(gates)
+    found = found_by(gates)
     if all(gate.passed for gate in gates):
-        more, own = _of_test(run, trained, brute, config=config, mesh=mesh, before_test=before_test)
-        tables, figures = [*more, *tables], figures | own
+        options = {"config": config, "mesh": mesh, "before_test": before_test}
+        table, own, more = _of_test(run, trained, brute, **options)
+        tables, figures, found = [table, *tables], figures | own, f"{found} {more}"
     lines = read_curves(run.folder)
     curves = {NAMES[name]: lines[f"{name}-{seeds[0]}"] for name in config.models}
     draw = functools.partial(draw_curves, curves=curves, against="step", metric=f"recall@{K}")
@@ -85,7 +87,7 @@ def run_tables(
         baselines={f"{name}/recall@{K}, validation": value for name, value in base.items()},
         tables=tables,
         panels=[functools.partial(draw, label=f"validation recall@{K}")],
-        found=found_by(gates),
+        found=found,
     )
 
 
@@ -97,22 +99,23 @@ def _of_test(
     config: TablesConfig,
     mesh: Mesh,
     before_test: Callable[[], None],
-) -> tuple[list[Table], dict[str, float]]:
-    """Choose on validation, then look at the test part: table 1."""
+) -> tuple[Table, dict[str, float], str]:
+    """Choose on validation, then look at the test part: table 1, its figures, what it says."""
     best = max((name for name in brute if name != TWO_TOWER), key=lambda n: brute[n].hits.mean())
     compared = Compared(run, config, mesh, trained, best)
     compared.rows(1)  # everything is trained and chosen here
     before_test()
     events = config.events
     tested = {name: measure_brute(run, own, 2, events=events) for name, own in trained.items()}
+    rows = compared.rows(2)
     table, figures = table_one(
         tested,
         compared.exact(2),
-        compared.rows(2),
+        rows,
         num_items=trained[TWO_TOWER][0].scorer.examples.num_items,
         trials=config.trials,
     )
-    return [table], {f"test/{name}": value for name, value in figures.items()}
+    return table, {f"test/{name}": value for name, value in figures.items()}, found_in(rows)
 
 
 def _of_part(

@@ -27,6 +27,7 @@ from hsnn_jax.training.pairs import take
 KEYS = 256  # followers of what a user liked that are counted
 VALIDATED = 1000  # held-out pairs
 TASK = "next"
+HSNN, TOGETHER = "HSNN (", ", trained together"  # around the models of a row's name
 
 
 def levels_of(sizes: tuple[str, ...], examples: Examples, *, crosses: tuple[str, ...]) -> Any:
@@ -160,4 +161,4 @@ def _tower_flops(model: MoNNConfig, params: Any, users: Any, items: Any) -> floa
 
 def joint_name(sizes: tuple[str, ...]) -> str:
     """Name levels as the paper does: HSNN (MoNN L, MoNN S)."""
-    return f"HSNN ({', '.join(NAMES[size] for size in sizes)}), trained together"
+    return f"{HSNN}{', '.join(NAMES[size] for size in sizes)}){TOGETHER}"

@@ -13,6 +13,7 @@ from experiments.retrieval.rivals import Answered
 from experiments.studies.rated_scorer import K
 from experiments.studies.tables.brute import NO_NEGATIVES, Brute
 from experiments.studies.tables.compared import Row
+from experiments.studies.tables.joint import HSNN, TOGETHER
 
 LIKES_ALONE = "n/a: it ranks, and predicts no rating"
 COLUMNS = (
@@ -93,3 +94,26 @@ def table_one(
         "of the largest model that takes part in the row, and of the best by brute force.",
     )
     return table, figures
+
+
+def found_in(rows: Sequence[Row]) -> str:
+    """Say which HSNN finds most, and how far above the best rival of no more operations it is.
+
+    Rivals without a count of operations, sums of sparse rows, count as cheaper.
+    """
+    here = [row for row in rows if not row.reason]
+    ours = [row for row in here if row.name.startswith(HSNN) and row.name.endswith(TOGETHER)]
+    if not ours:
+        return ""
+    best = max(ours, key=lambda row: row.hits.mean())
+    flops = best.mean("flops")
+    others = [row for row in here if row not in ours and not row.mean("flops") > flops]
+    if not others:
+        return f"{best.name} finds {best.hits.mean():.4f}; no rival takes as few operations."
+    rival = max(others, key=lambda row: row.hits.mean())
+    over = signed(*over_seeds_and_users(best.hits - rival.hits))
+    return (
+        f"{best.name} finds {best.hits.mean():.4f} of what users take next; of its rivals that "
+        f"take no more operations {rival.name} finds most, {rival.hits.mean():.4f}: a difference "
+        f"of {over}."
+    )

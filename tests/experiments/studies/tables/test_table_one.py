@@ -6,7 +6,7 @@ import pytest
 from experiments.retrieval.rivals import Answered
 from experiments.studies.tables.brute import Brute
 from experiments.studies.tables.compared import Row, slug
-from experiments.studies.tables.table_one import COLUMNS, table_one
+from experiments.studies.tables.table_one import COLUMNS, found_in, table_one
 
 USERS = 4000
 
@@ -61,6 +61,23 @@ def test_a_row_that_the_data_do_not_allow_says_why():
     table, figures = table_of(BRUTE, Row("faiss IVF", "", "n/a: faiss is not installed", "", 0, []))
     assert table.rows[-1][:2] == ["faiss IVF", "n/a: faiss is not installed"]
     assert not any(name.startswith("faiss") for name in figures)
+
+
+def test_the_best_hsnn_is_held_against_rivals_of_no_more_operations():
+    def row(name, share, flops):
+        own = [answered._replace(flops=flops) for answered in answers(share)]
+        return Row(name, "MoNN L", "", "", 1, own)
+
+    ours = row("HSNN (MoNN L, MoNN S), trained together", 0.4, 500.0)
+    weaker = row("HSNN (MoNN S, two tower), trained together", 0.3, 100.0)
+    others = [row("dear", 0.5, 501.0), row("cheap", 0.35, 400.0), row("sums", 0.38, np.nan)]
+    assert found_in([weaker, ours, *others]) == (
+        "HSNN (MoNN L, MoNN S), trained together finds 0.4000 of what users take next; of its "
+        "rivals that take no more operations sums finds most, 0.3800: a difference of +0.0200 ± "
+        "0.0022."
+    )
+    assert found_in(others) == ""
+    assert found_in([ours, others[0]]).endswith("no rival takes as few operations.")
 
 
 def test_a_file_may_have_a_rivals_name():
