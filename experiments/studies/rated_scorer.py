@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from experiments.harness.errors import bad_input
 from experiments.harness.run_folder import Run
+from experiments.loop.train_step import Loss
 from experiments.loop.training import TrainResult
 from experiments.retrieval.kept_gain import NAMES, TWO_TOWER, Served, check_models, serve_monn
 from experiments.retrieval.nodes import learned_nodes
@@ -41,6 +42,7 @@ from hsnn_jax.monn.network import (
 
 K = 50
 TASKS = ("like", "next")
+CROSSES = ("genre", "follows")
 PART = 1000  # events whose users are encoded at once
 
 
@@ -93,14 +95,16 @@ class ScorersConfig:
             raise bad_input("--scorers.batch-size", expected="an even number", found=found)
 
 
-def model_config(name: str, examples: Examples) -> MoNNConfig:
-    """Configure one of `NAMES` on the features of the examples."""
+def model_config(
+    name: str, examples: Examples, *, crosses: tuple[str, ...] = CROSSES
+) -> MoNNConfig:
+    """Configure one of `NAMES` on the features of the examples; MoNNs read the crosses too."""
     sides = {"user": examples.user_fields, "item": examples.item_fields, "tasks": TASKS}
     if name == "MoL":
         return MoNNConfig(num_user=8, num_item=4, width=40, overarch="dot_mol", **sides)
     if name == TWO_TOWER:
         return preset(name, **sides)
-    return preset(name, crosses=("genre", "follows"), recency=True, overarch="dot_mol", **sides)
+    return preset(name, crosses=crosses, recency=True, overarch="dot_mol", **sides)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -213,26 +217,34 @@ class Scorer:
         """Score drawn events of a part, and retrieve the next items of up to `most` users."""
         examples = self.examples
         rows, asked = self.draw(part, config, seed=seed, most=most)
+        hits = recall_by_user(self.best(params, asked), examples.items[asked][:, None])
+        return Scored(self.like_logits(params, rows), examples.labels[rows], hits)
+
+    def like_logits(self, params: Any, rows: np.ndarray) -> np.ndarray:
+        """Return the logits of the events `rows`, float32 [len(rows)], that their item is liked."""
         items = self.encode_all(params)
         logits = [
-            np.asarray(_like(params, users, _rows(items, examples.items[part]), config=self.config))
+            _like(params, users, _rows(items, self.examples.items[part]), config=self.config)
             for part, users in self._encoded(params, rows)
         ]
-        users = self.encoded(params, asked)
-        padded = jax.tree.leaves(users)[0].shape[0]
-        seen = examples.seen(asked)
-        found = brute_force(
-            MoNNScorer(self.config, "next"),
-            params,
-            items=items,
-            users=users,
-            k=min(K, examples.num_items),
-            exclude=jnp.asarray(np.pad(seen, ((0, padded - len(seen)), (0, 0)), mode="edge")),
-        )
-        ids = np.asarray(found.ids)[: len(asked)]
-        hits = recall_by_user(ids, examples.items[asked][:, None])
-        logits = np.concatenate(logits)[: len(rows), 0]
-        return Scored(logits, examples.labels[rows], hits)
+        return np.concatenate(list(map(np.asarray, logits)))[: len(rows), 0]
+
+    def best(self, params: Any, rows: np.ndarray) -> np.ndarray:
+        """Return the best K items before the events `rows`, unseen ones, int32 [len(rows), K]."""
+        items, seen = self.encode_all(params), self.examples.seen(rows)
+        padded = np.pad(seen, ((0, -len(seen) % PART), (0, 0)), mode="edge")
+        found = []
+        for number, (_, users) in enumerate(self._encoded(params, rows)):
+            answer = brute_force(
+                MoNNScorer(self.config, "next"),
+                params,
+                items=items,
+                users=users,
+                k=min(K, self.examples.num_items),
+                exclude=jnp.asarray(padded[number * PART :][:PART]),
+            )
+            found.append(np.asarray(answer.ids))
+        return np.concatenate(found)[: len(rows)]
 
     def serve(
         self, params: Any, config: ScorersConfig, *, name: str, seed: int, most: int, learners: int
@@ -343,9 +355,16 @@ def optimizer(config: ScorersConfig) -> optax.GradientTransformation:
 
 
 def train_model(
-    run: Run, scorer: Scorer, *, config: ScorersConfig, stage: str, seed: int, mesh: Mesh
+    run: Run,
+    scorer: Scorer,
+    *,
+    config: ScorersConfig,
+    stage: str,
+    seed: int,
+    mesh: Mesh,
+    loss: Loss | None = None,
 ) -> TrainResult:
-    """Train one model; the parameters with the best validation recall."""
+    """Train one model, by its own loss by default; the parameters with the best recall."""
     examples, half = scorer.examples, config.batch_size // 2
     rated, liked = examples.rows(0), examples.liked(0)
 
@@ -360,9 +379,12 @@ def train_model(
         ne = normalised_entropy(scored.logits, scored.labels)
         return {f"recall@{K}": float(scored.hits.mean()), "ne": ne}
 
+    def own_loss(params, batch, key):
+        return scorer.loss(params, batch, key=key, config=config)
+
     return train_scorer(
         run,
-        lambda params, batch, key: scorer.loss(params, batch, key=key, config=config),
+        loss or own_loss,
         stage=stage,
         init_params=lambda key: init_monn(key, scorer.config),
         draw=draw,
