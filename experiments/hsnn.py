@@ -233,7 +233,7 @@ STUDIES = {
     "tables": study_of(
         "tables",
         Tables(),
-        about="the paper's tables beside fair rivals, where gates are passed",
+        about="the paper's tables beside fair rivals",
         minutes=60,
         claim="HSNN keeps most of what the largest MoNN finds beyond the two tower, at a fraction "
         "of its operations, and more than its rivals do at equal cost.",

@@ -18,6 +18,7 @@ CONFIG = TablesConfig(models=("XS", "S", "M"), crosses=("genre", "follows"), nod
 TRAINS = ("trained together", "distilled")  # their own tests train them
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_contenders_find_unseen_items_and_say_what_that_costs(run, examples):
     models = {}

@@ -1,6 +1,7 @@
 """Levels trained by `Retriever.fit`: what they find, what they cost, and that they are kept."""
 
 import numpy as np
+import pytest
 
 from experiments.retrieval.searchers import Requests
 from experiments.studies.tables import joint
@@ -14,6 +15,7 @@ CONFIG = TablesConfig(
 )
 
 
+@pytest.mark.long
 def test_levels_answer_within_their_budget_and_a_resumed_run_loads_them(run, examples, monkeypatch):
     monkeypatch.setattr(joint, "model_config", tiny_config)
     rows = examples.next_liked(1)[:20]
