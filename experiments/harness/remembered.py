@@ -30,6 +30,6 @@ def remember(run: Run, name: str, *, measure: Callable[[], Arrays]) -> dict[str,
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f".{path.name}")
         with temporary.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
         temporary.replace(path)
     return arrays

@@ -87,7 +87,7 @@ def faiss_rivals(
 
     def made(index: Searcher) -> Searcher:
         spare = excluded if isinstance(index, FaissHNSW) else None
-        vectors: Searcher = Costed(OfVectors(index.name, index, encode, spare), flops)
+        vectors: Searcher = Costed(index.name, OfVectors(index.name, index, encode, spare), flops)
         if model is None:
             return vectors
         return Reranked(index.name, vectors, model, scanned_per_ranked=2, least=1)
@@ -120,13 +120,9 @@ def faiss_rivals(
 class Costed:
     """A searcher that tells of more operations a user: those of the user tower before it."""
 
+    name: str
     searcher: Searcher
     flops: float
-
-    @property
-    def name(self) -> str:
-        """The searcher's."""
-        return self.searcher.name
 
     def build(self) -> None:
         """Build the searcher."""

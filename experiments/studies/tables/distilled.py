@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from experiments.harness.run_folder import Run
@@ -87,7 +88,8 @@ def distilled(
         def encode(asked: Requests) -> Any:
             return student.encode(params, asked.users[BATCH])
 
-        one = encode(Requests({BATCH: examples.histories(examples.next_liked(1)[:1])}, None))
+        first = {BATCH: examples.histories(examples.next_liked(1)[:1])}
+        one = encode(Requests(first, exclude=np.full((1, 0), -1, np.int32)))
         items = student.encode_all(params)
         scorer = MoNNScorer(student.config, "next")
         model = monn_model(

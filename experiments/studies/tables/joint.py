@@ -22,7 +22,6 @@ from hsnn_jax.cost_curves import Found
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn.config import MoNNConfig
 from hsnn_jax.monn.network import MoNNScorer, encode_items, encode_users
-from hsnn_jax.training.pairs import take
 
 KEYS = 256  # followers of what a user liked that are counted
 VALIDATED = 1000  # held-out pairs
@@ -130,7 +129,8 @@ class Joint:
             some = rows[first : first + PART]
             padded = np.pad(some, (0, PART - len(some)), mode="edge")
             sides = jax.device_get(self._sides(self.examples.histories(padded)))
-            parts.append(take(sides, np.arange(len(some))))
+            own = slice(len(some))
+            parts.append(jax.tree.map(lambda x, own=own: x[own], sides))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
     def _tower_flops(self, crosses: tuple[str, ...]) -> float:
