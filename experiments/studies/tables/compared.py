@@ -96,9 +96,9 @@ class Compared:
                     rows[rival.name] = Row(rival.name, rival.model, rival.reason, label, tried, [])
                 if not rival.reason:
                     seed = models[TWO_TOWER].seed
-                    own = self._answered(rival, chosen[rival.name], asked, part, seed)
                     towers = sum(ms[name] for name in rival.reads)
-                    own = own._replace(cpu_ms=own.cpu_ms + towers)
+                    label = chosen[rival.name]
+                    own = self._answered(rival, label, asked, part, seed=seed, towers=towers)
                     rows[rival.name].answers.append(own)
         return list(rows.values())
 
@@ -106,19 +106,28 @@ class Compared:
         def measure() -> dict[str, Any]:
             if part != 1:
                 raise ValueError(f"part: expected settings chosen on validation, found part {part}")
-            label = choose(rival, asked, k=self._k(asked), trials=self.config.trials)
+            label = choose(rival, asked, k=self._k, trials=self.config.trials)
             return {"label": np.array(label)}
 
         return str(remember(self.run, f"{slug(rival.name)}-chosen", measure=measure)["label"])
 
     def _answered(
-        self, rival: Rival, label: str, asked: Sequence[Asked], part: Part, seed: int
+        self,
+        rival: Rival,
+        label: str,
+        asked: Sequence[Asked],
+        part: Part,
+        *,
+        seed: int,
+        towers: float,
     ) -> Answered:
+        """Measure one rival; `towers` are milliseconds a user of the user towers that it reads."""
+
         def measure() -> dict[str, Any]:
             searcher, budget = rival.built(label)
-            found = answer(searcher, asked, k=self._k(asked), budget=budget)
+            found = answer(searcher, asked, k=self._k, budget=budget)
             print(f"{rival.name}, seed {seed}: {PARTS[part]} measured", flush=True)
-            return as_arrays(found)
+            return as_arrays(found._replace(cpu_ms=found.cpu_ms + towers))
 
         name = f"{slug(rival.name)}-{seed}-{PARTS[part]}"
         return from_arrays(remember(self.run, name, measure=measure))
@@ -129,17 +138,19 @@ class Compared:
         examples = models[TWO_TOWER].scorer.examples
         asked, ms = asked_of(examples, part, models=list(models.values()))
 
-        def measured(own: Trained) -> Answered:
+        def measure(own: Trained) -> dict[str, Any]:
             searcher: Searcher = Exact(own.label, model_of(own, asked))
+            found = answer(searcher, asked[:1], k=self._k, budget=0)
+            return as_arrays(found._replace(cpu_ms=found.cpu_ms + ms[own.label]))
+
+        def cost(own: Trained) -> Answered:
             name = f"{own.stage}-{PARTS[part]}-cost"
-            measure = functools.partial(answer, searcher, asked[:1], k=self._k(asked), budget=0)
-            found = from_arrays(remember(self.run, name, measure=lambda: as_arrays(measure())))
-            return found._replace(cpu_ms=found.cpu_ms + ms[own.label])
+            return from_arrays(remember(self.run, name, measure=functools.partial(measure, own)))
 
-        return {name: measured(own) for name, own in models.items()}
+        return {name: cost(own) for name, own in models.items()}
 
-    def _k(self, asked: Sequence[Asked]) -> int:
-        del asked
+    @property
+    def _k(self) -> int:
         return min(K, self.trained[TWO_TOWER][0].scorer.examples.num_items)
 
 

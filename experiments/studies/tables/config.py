@@ -6,7 +6,7 @@ import dataclasses
 
 from experiments.harness.errors import bad_input
 from experiments.retrieval.kept_gain import TWO_TOWER
-from experiments.studies.rated_scorer import CROSSES, ScorersConfig
+from experiments.studies.rated_scorer import CROSSES, K, ScorersConfig
 
 MODELS = (TWO_TOWER, "S", "M", "L", "XL")  # by size
 
@@ -58,6 +58,10 @@ class TablesConfig:
         if self.batch_size % 2:
             found = str(self.batch_size)
             raise bad_input("--tables.batch-size", expected="an even number", found=found)
+
+    def budget(self, num_items: int) -> int:
+        """Return how many items a search may score: a share, and no fewer than are looked for."""
+        return max(min(K, num_items), round(self.share * num_items))
 
     @property
     def largest(self) -> str:

@@ -59,7 +59,7 @@ def contenders(
     models = {name: model_of(own, asked) for name, own in trained.items()}
     examples, crosses = trained[TWO_TOWER].scorer.examples, config.crosses or ()
     two_tower, largest, seed = models[TWO_TOWER], config.largest, trained[TWO_TOWER].seed
-    budget = max(1, round(config.share * examples.num_items))
+    budget = config.budget(examples.num_items)
     vectors, encode = vectors_of(two_tower)
     orderers = [models[name] for name in dict.fromkeys((largest, best))]
     ann = functools.partial(
@@ -97,7 +97,7 @@ def _joint(
 ) -> Rival:
     own = trained[sizes[0]]
     examples = own.scorer.examples
-    budget = max(1, round(config.share * examples.num_items))
+    budget = config.budget(examples.num_items)
     name = joint_name(sizes)
     settings: dict[str, tuple[Callable[[], Any], int]] = {
         f"{nodes} nodes": (
@@ -121,7 +121,7 @@ def _apart(
         found = kmeans(jnp.asarray(vectors), nodes, key=jax.random.key(seed))
         return HSNN(name, fine, vectors, np.asarray(found), slack=SLACK, router=coarse)
 
-    budget = max(1, round(config.share * len(vectors)))
+    budget = config.budget(len(vectors))
     counts = _node_counts(config, len(vectors))
     settings = {f"{n} nodes": (functools.partial(made, n), budget) for n in counts}
     return Rival(name, settings, reads=(coarse.name, fine.name), model=coarse.name)
