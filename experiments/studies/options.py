@@ -145,7 +145,11 @@ class Tables(Grouped, ManySeeds, WithEvents, WithLayout):
 
 # What data of people takes, beside the default, which is sized for simulated users.
 PUBLIC: dict[str, Options] = {
-    "tables": Tables(tables=TablesConfig(steps=4000, batch_size=256, negatives=128, nodes=64)),
+    "tables": Tables(
+        tables=TablesConfig(
+            steps=4000, evaluate_every=500, batch_size=256, negatives=128, rate=2e-3, nodes=64
+        )
+    ),
 }
 
 # Small, no download: seconds of compilation, hardly any training.

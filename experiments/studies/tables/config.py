@@ -19,15 +19,15 @@ class TablesConfig:
     """two tower (XS) and S, always first, then at least one larger size of the paper"""
     crosses: tuple[str, ...] | None = None
     """that MoNNs read beside what all models read: genre and follows, of simulated users none"""
-    steps: int = 1500
+    steps: int = 1000
     """training steps at most"""
-    evaluate_every: int = 500
+    evaluate_every: int = 200
     """steps between evaluations of the validation split"""
     batch_size: int = 256
     """events a step"""
     negatives: int = 64
     """items that all events of a step share"""
-    rate: float = 2e-3
+    rate: float = 5e-3
     """peak learning rate of Adam"""
     like_weight: float = 1.0
     """weight of the cross entropy of ratings beside the sampled softmax; 0 without ratings"""
@@ -80,15 +80,15 @@ class TablesConfig:
 class DrawnConfig:
     """The simulated log that is measured without --data."""
 
-    users: int = 3000
+    users: int = 4000
     """users of several interests"""
     items: int = 1000
     """items of the planted tree"""
-    leaves: int = 100
+    leaves: int = 24
     """of the tree"""
-    branches: int = 10
+    branches: int = 6
     """of the tree"""
-    interests: int = 10
+    interests: int = 4
     """leaves of a user"""
     events: int = 60
     """that a user has"""
