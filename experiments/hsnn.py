@@ -19,19 +19,22 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from experiments.data.drawn import drawn_ratings, drawn_shop
 from experiments.data.interactions import Interactions
 from experiments.data.user_features import read_user_features
 from experiments.harness.options import Options
+from experiments.harness.remembered import remember
 from experiments.harness.study import Outcome, Posed, Setting, Study, over_seeds
 from experiments.harness.task_choice import run_task
 from experiments.retrieval.graph_training import train_towers
+from experiments.studies import frontier_points
 from experiments.studies.collapse import collapse_panels, run_planted
 from experiments.studies.drift import above_panels, run_drift
 from experiments.studies.estimate import run_estimate
 from experiments.studies.frontier import frontier_outcome, run_frontier
 from experiments.studies.frontier_panels import frontier_panels
-from experiments.studies.frontier_points import remembered
 from experiments.studies.interests import run_interests
 from experiments.studies.kept_panels import kept_panels
 from experiments.studies.learning import (
@@ -70,9 +73,9 @@ def measure_frontier(setting: Setting[Frontier]) -> Outcome:
 
     def measure(seed: int) -> Outcome:
         problem = pose_pairs(setting.inputs, seed=seed)
-        measured = remembered(
-            run.folder / f"measured-{seed}.npz",
-            lambda: run_frontier(
+
+        def search() -> dict[str, np.ndarray]:
+            return run_frontier(
                 run,
                 problem,
                 monn=options.monn,
@@ -81,9 +84,10 @@ def measure_frontier(setting: Setting[Frontier]) -> Outcome:
                 faiss=options.faiss,
                 mesh=setting.mesh,
                 before_test=lambda: setting.look_at_test(f"seed {seed}, {CHOSEN}"),
-            ),
-        )
-        return frontier_outcome(problem, measured, seed=seed)
+            ).arrays()
+
+        measured = remember(run, f"frontier-{seed}", measure=search)
+        return frontier_outcome(problem, frontier_points.Frontier.of(measured), seed=seed)
 
     return over_seeds({seed: measure(seed) for seed in options.all_seeds})
 

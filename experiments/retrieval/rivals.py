@@ -6,13 +6,13 @@ All rivals of a seed answer the same requests, whose users are encoded by the mo
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from experiments.harness.timing import cpu_seconds_of
 from experiments.retrieval.searchers import Requests
 from hsnn_jax.cost_curves import Searcher, recall_by_user
 
@@ -78,10 +78,12 @@ class Rival:
 def answer(searcher: Searcher, asked: Sequence[Asked], *, k: int, budget: int) -> Answered:
     """Search for all who ask, in parts; the first part twice, timed when it is warm."""
     first = asked[0].requests
-    jax.block_until_ready(searcher.search(first, k, budget=budget).ids)
-    start = time.process_time()
-    jax.block_until_ready(searcher.search(first, k, budget=budget).ids)
-    seconds = time.process_time() - start
+
+    def call() -> Any:
+        return searcher.search(first, k, budget=budget).ids
+
+    jax.block_until_ready(call())
+    seconds = cpu_seconds_of(call)
     found = [searcher.search(part.requests, k, budget=budget) for part in asked]
     hits = [
         recall_by_user(np.asarray(one.ids)[: len(part.wanted)], part.wanted[:, None])

@@ -32,13 +32,15 @@ SHARES = (1.0, 0.5, 0.75, 0.25)  # of the budget, how many are re-ranked
 class OfVectors:
     """A searcher of vectors, asked by what `encode` makes of requests: float [B, d].
 
-    A graph's beam must hold what is found and then left out: its budget, of which an eighth is the
-    beam, is at least 8 (k + spare).
+    Its cost is the searcher's and `flops` a user, those of `encode`. A graph's beam must hold what
+    is found and then left out: its budget, of which an eighth is the beam, is at least
+    8 (k + spare).
     """
 
     name: str
     searcher: Searcher
     encode: Callable[[Requests], Any]
+    flops: float
     spare: int | None = None
 
     def build(self) -> None:
@@ -50,7 +52,8 @@ class OfVectors:
         users = np.asarray(self.encode(requests))
         if self.spare is not None:
             budget = max(budget, 8 * (k + self.spare))
-        return self.searcher.search(requests._replace(users=users), k, budget=budget)
+        found = self.searcher.search(requests._replace(users=users), k, budget=budget)
+        return found._replace(flops=found.flops + self.flops)
 
 
 def faiss_rivals(
@@ -87,7 +90,7 @@ def faiss_rivals(
 
     def made(index: Searcher) -> Searcher:
         spare = excluded if isinstance(index, FaissHNSW) else None
-        vectors: Searcher = Costed(index.name, OfVectors(index.name, index, encode, spare), flops)
+        vectors = OfVectors(index.name, index, encode, flops, spare)
         if model is None:
             return vectors
         return Reranked(index.name, vectors, model, scanned_per_ranked=2, least=1)
@@ -114,24 +117,6 @@ def faiss_rivals(
         )
         for name, kinds in zip(names, (ivf, hnsw))
     ]
-
-
-@dataclasses.dataclass
-class Costed:
-    """A searcher that tells of more operations a user: those of the user tower before it."""
-
-    name: str
-    searcher: Searcher
-    flops: float
-
-    def build(self) -> None:
-        """Build the searcher."""
-        self.searcher.build()
-
-    def search(self, requests: Requests, k: int, *, budget: int) -> Found:
-        """See `Searcher`."""
-        found = self.searcher.search(requests, k, budget=budget)
-        return found._replace(flops=found.flops + self.flops)
 
 
 def reranked_rival(two_tower: Model, model: Model, *, budget: int) -> Rival:

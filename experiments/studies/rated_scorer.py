@@ -24,7 +24,7 @@ from experiments.loop.training import TrainResult
 from experiments.retrieval.kept_gain import NAMES, TWO_TOWER, Served, check_models, serve_monn
 from experiments.retrieval.nodes import learned_nodes
 from experiments.retrieval.training import softmax_of, train_scorer
-from experiments.tasks.rated_events import Examples, user_side
+from experiments.tasks.rated_events import PART, Examples, check_halves, parts_of, user_side
 from hsnn_jax.cost_curves import recall_by_user
 from hsnn_jax.descent.search import brute_force
 from hsnn_jax.lists.index import Index
@@ -43,7 +43,6 @@ from hsnn_jax.monn.network import (
 K = 50
 TASKS = ("like", "next")
 CROSSES = ("genre", "follows")
-PART = 1000  # events whose users are encoded at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,9 +89,7 @@ class ScorersConfig:
         if not 0 <= self.popular < 1:
             found = str(self.popular)
             raise bad_input("--scorers.popular", expected="a share in [0, 1)", found=found)
-        if self.batch_size % 2:
-            found = str(self.batch_size)
-            raise bad_input("--scorers.batch-size", expected="an even number", found=found)
+        check_halves(self.batch_size, flag="--scorers.batch-size")
 
 
 def model_config(
@@ -294,7 +291,7 @@ class Scorer:
         def vectors(batch):
             return user_vectors(self.config, params, features=self._user_side(batch)[0])
 
-        parts = [vectors(self.examples.histories(part)) for part in _parts(rows)]
+        parts = [vectors(self.examples.histories(part)) for part in parts_of(rows)]
         return np.concatenate(parts)[: len(rows)]
 
     def encoded(self, params: Any, rows: np.ndarray) -> Any:
@@ -304,7 +301,7 @@ class Scorer:
 
     def _encoded(self, params, rows):
         """Yield (events, their encoded users) in parts."""
-        for part in _parts(rows):
+        for part in parts_of(rows):
             yield part, self.encode(params, self.examples.histories(part))
 
 
@@ -324,12 +321,6 @@ def followers_by_node(index: Index, users: Any) -> jax.Array:
     recency = jax.ops.segment_max(table.recency.T, node, num_nodes).T
     # An empty node's maximum is -inf.
     return jnp.stack([jnp.log1p(counts), jnp.maximum(recency, 0)], axis=-1)
-
-
-def _parts(rows):
-    """Yield the rows in parts of one size; the last one repeats its last row."""
-    for first in range(0, len(rows), PART):
-        yield np.pad(rows[first : first + PART], (0, max(0, first + PART - len(rows))), "edge")
 
 
 def _every_other(batch, first):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments.data.interactions import Interactions
 from experiments.data.user_features import NAMES, UserFeatures
-from experiments.harness.errors import InputError
+from experiments.harness.errors import InputError, bad_input
 from experiments.tasks.neighbours import (
     Array,
     ages,
@@ -36,6 +36,7 @@ from hsnn_jax.monn.config import Features
 LIKED = 0.8  # of the best rating: from there on the label is 1, 4 of 5 or 8 of 10
 LENGTHS = {"liked": 40, "disliked": 10, "recent": 5}
 HALF_LIFE = 10.0  # of recency, in liked items
+PART = 1000  # events whose users are encoded at once
 _YEAR_AND_GENRES = re.compile(r"\((\d{4})\)\s*(.*)$")
 
 
@@ -178,6 +179,22 @@ def is_rated(interactions: Interactions) -> bool:
     if weights is None or len(np.unique(weights)) > MOST_RATINGS:
         return False
     return bool(0 < _labels(weights).mean() < 1)
+
+
+def parts_of(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows in parts of one size; the last one repeats its last row."""
+    for first in range(0, len(rows), PART):
+        yield np.pad(rows[first : first + PART], (0, max(0, first + PART - len(rows))), "edge")
+
+
+def check_halves(batch_size: int, *, flag: str) -> None:
+    """Refuse a batch that has no halves, one of rated and one of liked events.
+
+    Raises:
+      InputError: the size is odd.
+    """
+    if batch_size % 2:
+        raise bad_input(flag, expected="an even number", found=str(batch_size))
 
 
 def make_examples(

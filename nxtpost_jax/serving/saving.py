@@ -131,8 +131,9 @@ def _descriptions(path: Path, files: Collection[str], parts: Told) -> Descriptio
         return None
     with reading(path):
         arrays = arrays_of(path)
-        Descriptions.restore(arrays, told={})
-    return Descriptions.restore(arrays, told=parts)  # what fails now is what the caller gave
+        found = Descriptions.restore(arrays, told={})
+    # What fails now is what the caller gave.
+    return Descriptions.restore(arrays, told=parts) if parts else found
 
 
 def _added_arrays(added) -> dict[str, np.ndarray]:

@@ -73,7 +73,7 @@ def run_tables(
     found = found_by(gates)
     if all(gate.passed for gate in gates):
         options = {"config": config, "mesh": mesh, "before_test": before_test}
-        table, own, more = _of_test(run, trained, brute, **options)
+        table, own, more = _of_test(run, trained, gates[0].model, **options)
         tables, figures, found = [table, *tables], figures | own, f"{found} {more}"
     lines = read_curves(run.folder)
     curves = {NAMES[name]: lines[f"{name}-{seeds[0]}"] for name in config.models}
@@ -94,23 +94,22 @@ def run_tables(
 def _of_test(
     run: Run,
     trained: Mapping[str, Sequence[Trained]],
-    brute: Mapping[str, Brute],
+    best: str,
     *,
     config: TablesConfig,
     mesh: Mesh,
     before_test: Callable[[], None],
 ) -> tuple[Table, dict[str, float], str]:
     """Choose on validation, then look at the test part: table 1, its figures, what it says."""
-    best = max((name for name in brute if name != TWO_TOWER), key=lambda n: brute[n].hits.mean())
     compared = Compared(run, config, mesh, trained, best)
-    compared.rows(1)  # everything is trained and chosen here
+    chosen = compared.choose()
     before_test()
     events = config.events
     tested = {name: measure_brute(run, own, 2, events=events) for name, own in trained.items()}
-    rows = compared.rows(2)
+    rows, costs = compared.measure(chosen)
     table, figures = table_one(
         tested,
-        compared.exact(2),
+        costs,
         rows,
         num_items=trained[TWO_TOWER][0].scorer.examples.num_items,
         trials=config.trials,

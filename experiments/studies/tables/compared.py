@@ -1,11 +1,10 @@
-"""Every contender of every seed, chosen on validation, then measured on a part."""
+"""Every contender of every seed, chosen on validation, then measured on the test part."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ from experiments.studies.tables.brute import PARTS, Part, Trained
 from experiments.studies.tables.config import TablesConfig
 from experiments.studies.tables.contenders import contenders
 from experiments.studies.tables.served import asked_of, model_of
-from hsnn_jax.cost_curves import Searcher
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +60,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Compared:
-    """Measures all contenders on a part; what was measured or trained is remembered.
+    """Chooses and measures all contenders; what was measured or trained is remembered.
 
     Attributes:
       run, config, mesh: of the command.
@@ -76,78 +74,105 @@ class Compared:
     trained: Mapping[str, Sequence[Trained]]
     best: str
 
-    def rows(self, part: Part) -> list[Row]:
-        """Measure every contender of every seed on a part.
+    def choose(self) -> dict[str, str]:
+        """Choose every contender's setting on validation, from the first seed, and build it of all.
 
-        Settings are chosen on validation, from the first seed, so validation comes first.
+        Building trains what is to be trained: nothing is left to do before the test part is seen.
+
+        Returns:
+          the label of each contender's setting, by its name; none of one that there is not.
+        """
+        chosen: dict[str, str] = {}
+        for seed, models in self._seeds():
+            asked, _ = self._asked(models, 1)
+            for rival in self._contenders(models, asked):
+                if rival.reason:
+                    continue
+                if rival.name not in chosen:
+                    chosen[rival.name] = self._chosen(rival, asked)
+                self._build(rival, chosen[rival.name], seed=seed)
+        return chosen
+
+    def measure(self, chosen: Mapping[str, str]) -> tuple[list[Row], dict[str, Answered]]:
+        """Measure every contender of every seed on the test part.
+
+        Args:
+          chosen: see `choose`.
+
+        Returns:
+          (contenders, what every model costs by brute force on the first users, from the first
+          seed, by size).
         """
         rows: dict[str, Row] = {}
-        chosen: dict[str, str] = {}
-        for number in range(len(self.trained[TWO_TOWER])):
-            models = {name: seeds[number] for name, seeds in self.trained.items()}
-            examples = models[TWO_TOWER].scorer.examples
-            asked, ms = asked_of(examples, part, models=list(models.values()))
-            options = {"best": self.best, "config": self.config, "mesh": self.mesh}
-            for rival in contenders(self.run, models, asked, **options):
-                if not number:
-                    label = "" if rival.reason else self._chosen(rival, asked, part)
-                    chosen[rival.name] = label
-                    tried = min(self.config.trials, len(rival.settings))
-                    rows[rival.name] = Row(rival.name, rival.model, rival.reason, label, tried, [])
+        costs: dict[str, Answered] = {}
+        for seed, models in self._seeds():
+            asked, ms = self._asked(models, 2)
+            if not costs:
+                costs = {
+                    name: self._cost(own, asked[:1], tower=ms[own.label])
+                    for name, own in models.items()
+                }
+            for rival in self._contenders(models, asked):
+                label = chosen.get(rival.name, "")
+                tried = min(self.config.trials, len(rival.settings))
+                row = Row(rival.name, rival.model, rival.reason, label, tried, [])
+                row = rows.setdefault(rival.name, row)
                 if not rival.reason:
-                    seed = models[TWO_TOWER].seed
                     towers = sum(ms[name] for name in rival.reads)
-                    label = chosen[rival.name]
-                    own = self._answered(rival, label, asked, part, seed=seed, towers=towers)
-                    rows[rival.name].answers.append(own)
-        return list(rows.values())
+                    row.answers.append(self._answered(rival, label, asked, seed, towers=towers))
+        return list(rows.values()), costs
 
-    def _chosen(self, rival: Rival, asked: Sequence[Asked], part: Part) -> str:
+    def _seeds(self) -> Iterator[tuple[int, dict[str, Trained]]]:
+        """Yield each seed with its models by size."""
+        for number, first in enumerate(self.trained[TWO_TOWER]):
+            yield first.seed, {name: seeds[number] for name, seeds in self.trained.items()}
+
+    def _asked(
+        self, models: Mapping[str, Trained], part: Part
+    ) -> tuple[list[Asked], dict[str, float]]:
+        examples = models[TWO_TOWER].scorer.examples
+        return asked_of(examples, part, models=list(models.values()))
+
+    def _contenders(self, models: Mapping[str, Trained], asked: Sequence[Asked]) -> list[Rival]:
+        options = {"best": self.best, "config": self.config, "mesh": self.mesh}
+        return contenders(self.run, models, asked, **options)
+
+    def _chosen(self, rival: Rival, asked: Sequence[Asked]) -> str:
         def measure() -> dict[str, Any]:
-            if part != 1:
-                raise ValueError(f"part: expected settings chosen on validation, found part {part}")
             label = choose(rival, asked, k=self._k, trials=self.config.trials)
             return {"label": np.array(label)}
 
         return str(remember(self.run, f"{slug(rival.name)}-chosen", measure=measure)["label"])
 
+    def _build(self, rival: Rival, label: str, *, seed: int) -> None:
+        def measure() -> dict[str, Any]:
+            rival.built(label)
+            return {"label": np.array(label)}
+
+        remember(self.run, f"{slug(rival.name)}-{seed}-built", measure=measure)
+
     def _answered(
-        self,
-        rival: Rival,
-        label: str,
-        asked: Sequence[Asked],
-        part: Part,
-        *,
-        seed: int,
-        towers: float,
+        self, rival: Rival, label: str, asked: Sequence[Asked], seed: int, *, towers: float
     ) -> Answered:
         """Measure one rival; `towers` are milliseconds a user of the user towers that it reads."""
 
         def measure() -> dict[str, Any]:
             searcher, budget = rival.built(label)
             found = answer(searcher, asked, k=self._k, budget=budget)
-            print(f"{rival.name}, seed {seed}: {PARTS[part]} measured", flush=True)
+            print(f"{rival.name}, seed {seed}: {PARTS[2]} measured", flush=True)
             return as_arrays(found._replace(cpu_ms=found.cpu_ms + towers))
 
-        name = f"{slug(rival.name)}-{seed}-{PARTS[part]}"
+        name = f"{slug(rival.name)}-{seed}-{PARTS[2]}"
         return from_arrays(remember(self.run, name, measure=measure))
 
-    def exact(self, part: Part) -> dict[str, Answered]:
-        """Cost every model by brute force on the first users of a part, from the first seed."""
-        models = {name: seeds[0] for name, seeds in self.trained.items()}
-        examples = models[TWO_TOWER].scorer.examples
-        asked, ms = asked_of(examples, part, models=list(models.values()))
+    def _cost(self, own: Trained, asked: Sequence[Asked], *, tower: float) -> Answered:
+        """Measure one model by brute force; `tower` are milliseconds a user of its user tower."""
 
-        def measure(own: Trained) -> dict[str, Any]:
-            searcher: Searcher = Exact(own.label, model_of(own, asked))
-            found = answer(searcher, asked[:1], k=self._k, budget=0)
-            return as_arrays(found._replace(cpu_ms=found.cpu_ms + ms[own.label]))
+        def measure() -> dict[str, Any]:
+            found = answer(Exact(own.label, model_of(own, asked)), asked, k=self._k, budget=0)
+            return as_arrays(found._replace(cpu_ms=found.cpu_ms + tower))
 
-        def cost(own: Trained) -> Answered:
-            name = f"{own.stage}-{PARTS[part]}-cost"
-            return from_arrays(remember(self.run, name, measure=functools.partial(measure, own)))
-
-        return {name: cost(own) for name, own in models.items()}
+        return from_arrays(remember(self.run, f"{own.stage}-{PARTS[2]}-cost", measure=measure))
 
     @property
     def _k(self) -> int:

@@ -7,6 +7,7 @@ import dataclasses
 from experiments.harness.errors import bad_input
 from experiments.retrieval.kept_gain import TWO_TOWER
 from experiments.studies.rated_scorer import CROSSES, K, ScorersConfig
+from experiments.tasks.rated_events import check_halves
 
 MODELS = (TWO_TOWER, "S", "M", "L", "XL")  # by size
 
@@ -55,9 +56,7 @@ class TablesConfig:
             name = "share" if self.trials <= 4 else "trials"
             expected = {"share": "a share in (0, 1]", "trials": "1 to 4"}[name]
             raise bad_input(f"--tables.{name}", expected=expected, found=str(vars(self)[name]))
-        if self.batch_size % 2:
-            found = str(self.batch_size)
-            raise bad_input("--tables.batch-size", expected="an even number", found=found)
+        check_halves(self.batch_size, flag="--tables.batch-size")
 
     def budget(self, num_items: int) -> int:
         """Return how many items a search may score: a share, and no fewer than are looked for."""

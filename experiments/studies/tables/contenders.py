@@ -23,12 +23,12 @@ from experiments.retrieval.score_rivals import (
 )
 from experiments.retrieval.searchers import HSNN, Model
 from experiments.retrieval.vector_rivals import faiss_rivals, reranked_rival, several_rival
-from experiments.studies.rated_scorer import PART
 from experiments.studies.tables.brute import Trained, scorers_of
 from experiments.studies.tables.config import TablesConfig
 from experiments.studies.tables.distilled import distilled
 from experiments.studies.tables.joint import Joint, joint_name
 from experiments.studies.tables.served import model_of, vectors_of
+from experiments.tasks.rated_events import parts_of
 from hsnn_jax.monn.network import MoNNScorer
 from hsnn_jax.nodes.kmeans import kmeans
 
@@ -137,23 +137,21 @@ def _weights(
     liked = examples.liked(0)
     rows = rng.choice(liked, min(FITTED, len(liked)), replace=False)
     models, base, features = (two_tower, reader), [], []
-    for first in range(0, len(rows), PART):
-        part = rows[first : first + PART]
-        batch = examples.histories(np.pad(part, (0, PART - len(part)), mode="edge"))
-        drawn = rng.integers(0, examples.num_items, (PART, NEGATIVES))
-        own = examples.items[np.pad(part, (0, PART - len(part)), mode="edge")]
+    items = [own.scorer.encode_all(own.params) for own in models]
+    for part in parts_of(rows):
+        batch, own = examples.histories(part), examples.items[part]
+        drawn = rng.integers(0, examples.num_items, (len(part), NEGATIVES))
         ids = np.concatenate([own[:, None], drawn], axis=1)
-        users, items = zip(
-            *((m.scorer.encode(m.params, batch), m.scorer.encode_all(m.params)) for m in models)
-        )
+        users = [m.scorer.encode(m.params, batch) for m in models]
         logits = _logits(two_tower, users[0], jax.tree.map(lambda x, at=ids: x[at], items[0]))
         attributes = {name: items[1]["attributes"][name][ids] for name in crosses}
         read = cross_features(users[1]["counts"], attributes, crosses, statistic)
         # A negative that is the user's own item says nothing.
         again = (ids == own[:, None]) & (np.arange(ids.shape[1]) > 0)[None, :]
-        base.append(np.where(again, -1e9, np.asarray(logits))[: len(part)])
-        features.append(np.asarray(read)[: len(part)])
-    return fit_weights(np.concatenate(base), np.concatenate(features))
+        base.append(np.where(again, -1e9, np.asarray(logits)))
+        features.append(np.asarray(read))
+    base, features = (np.concatenate(parts)[: len(rows)] for parts in (base, features))
+    return fit_weights(base, features)
 
 
 def _logits(own: Trained, users: Any, items: Any) -> jax.Array:

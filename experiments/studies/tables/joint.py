@@ -12,11 +12,11 @@ import numpy as np
 from experiments.harness.run_folder import Run
 from experiments.retrieval.kept_gain import NAMES
 from experiments.retrieval.searchers import Requests, user_tower_flops
-from experiments.studies.rated_scorer import PART, K, model_config, optimizer
+from experiments.studies.rated_scorer import K, model_config, optimizer
 from experiments.studies.tables.config import TablesConfig
 from experiments.studies.tables.served import BATCH
 from experiments.tasks.neighbours import ages, neighbours_of
-from experiments.tasks.rated_events import HALF_LIFE, Examples, user_side
+from experiments.tasks.rated_events import HALF_LIFE, Examples, parts_of, user_side
 from hsnn_jax import LTIConfig, Retriever, Training
 from hsnn_jax.cost_curves import Found
 from hsnn_jax.monn import i2if
@@ -124,14 +124,10 @@ class Joint:
         return retriever
 
     def _users(self, rows: np.ndarray) -> Any:
-        parts = []
-        for first in range(0, len(rows), PART):
-            some = rows[first : first + PART]
-            padded = np.pad(some, (0, PART - len(some)), mode="edge")
-            sides = jax.device_get(self._sides(self.examples.histories(padded)))
-            own = slice(len(some))
-            parts.append(jax.tree.map(lambda x, own=own: x[own], sides))
-        return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        parts = [
+            jax.device_get(self._sides(self.examples.histories(part))) for part in parts_of(rows)
+        ]
+        return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
 
     def _tower_flops(self, crosses: tuple[str, ...]) -> float:
         """Count both user towers; a search counts itself what scorers do once a user."""

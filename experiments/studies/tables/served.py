@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
+from experiments.harness.timing import cpu_seconds_of
 from experiments.retrieval.rivals import Asked
 from experiments.retrieval.searchers import Model, Requests, monn_model
 from experiments.retrieval.untrained_rivals import LONGEST
-from experiments.studies.rated_scorer import PART, TASKS
+from experiments.studies.rated_scorer import TASKS
 from experiments.studies.tables.brute import Trained
-from experiments.tasks.rated_events import Examples
+from experiments.tasks.rated_events import PART, Examples
 from hsnn_jax.monn.network import MoNNScorer
 
 BATCH = "batch"  # of a request's users: what towers that run at the request read
@@ -44,17 +44,11 @@ def asked_of(
         for model in models:
             users[model.label] = model.scorer.encode(model.params, batch)
             if not first:
-                encode = model.scorer.encode
-                ms[model.label] = _cpu_ms(lambda m=model, e=encode, b=batch: e(m.params, b), size)
+                again = functools.partial(model.scorer.encode, model.params, batch)
+                ms[model.label] = 1000 * cpu_seconds_of(again) / size
         met = examples.liked_before(rows[padded], length=LONGEST)
         asked.append(Asked(Requests(users, seen[padded], met), examples.items[rows[own]]))
     return asked, ms
-
-
-def _cpu_ms(call: Callable[[], Any], users: int) -> float:
-    start = time.process_time()
-    jax.block_until_ready(call())
-    return 1000 * (time.process_time() - start) / users
 
 
 def reading(label: str) -> Callable[[Requests], Any]:

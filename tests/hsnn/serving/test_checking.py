@@ -10,6 +10,7 @@ import pytest
 
 from hsnn_jax import LTIConfig, Retriever
 from hsnn_jax.serving import artefact, plain_arrays
+from tests.test_plain_arrays import Payload
 
 
 def scaled(params, users, items):
@@ -127,11 +128,6 @@ def test_what_does_not_belong_together_is_refused_by_name(tmp_path, whole, what)
     with pytest.raises(ValueError, match=rf"forged/{name}: expected .*{message}") as refused:
         Retriever.load(tmp_path / "forged", scorer=scaled)
     assert len(str(refused.value).splitlines()) == 1
-
-
-class Payload:
-    def __reduce__(self):
-        return pytest.fail, ("a pickle was executed",)
 
 
 @pytest.mark.parametrize(

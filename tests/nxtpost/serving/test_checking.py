@@ -1,9 +1,6 @@
 """A folder that somebody made, digests and all, is refused by name before a request reads it."""
 
-import io
 import json
-import pickle
-import zipfile
 
 import numpy as np
 import pytest
@@ -127,58 +124,3 @@ def test_what_does_not_belong_together_is_refused_by_name(tmp_path, whole, what)
     with pytest.raises(ValueError, match=rf"forged/{name}: expected .*{message}") as refused:
         Recommender.load(tmp_path / "forged")
     assert len(str(refused.value).splitlines()) == 1
-
-
-class Payload:
-    def __reduce__(self):
-        return pytest.fail, ("a pickle was executed",)
-
-
-def npy(descr, shape, data):
-    stream = io.BytesIO()
-    said = {"descr": descr, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, said)
-    return stream.getvalue() + data
-
-
-@pytest.mark.parametrize(
-    ("data", "packing", "message"),
-    [
-        (
-            npy("<f4", (10**13,), bytes(8)),
-            zipfile.ZIP_STORED,
-            r"of shape \[10000000000000\], found 8 bytes",
-        ),
-        (npy("<f4", (-1,), bytes(8)), zipfile.ZIP_STORED, r"shape \[-1\]"),
-        (npy("|O", (1,), pickle.dumps(Payload())), zipfile.ZIP_STORED, "found object"),
-        (
-            npy("|i1", (1 << 24,), bytes(1 << 24)),
-            zipfile.ZIP_DEFLATED,
-            "arrays: expected at most .* bytes",
-        ),
-        (pickle.dumps(Payload()), zipfile.ZIP_STORED, "magic"),
-        (b"", zipfile.ZIP_STORED, "EOF"),
-    ],
-)
-def test_no_array_is_larger_than_its_file_or_executed(tmp_path, data, packing, message):
-    with zipfile.ZipFile(tmp_path / "a.npz", "w", packing) as archive:
-        archive.writestr("x.npy", data)
-    with pytest.raises(ValueError, match=rf"a\.npz: expected .*{message}"):
-        plain_arrays.read(tmp_path / "a.npz")
-
-
-def test_plain_arrays_are_read_as_numpy_wrote_them(tmp_path):
-    arrays = {
-        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        "text": np.array(["a", "bc"]),
-        "none": np.zeros((0, 4), np.int32),
-        "one": np.array(3),
-        "deep/name": np.array([True, False]),
-    }
-    np.savez(tmp_path / "a.npz", **arrays)
-    found = plain_arrays.read(tmp_path / "a.npz")
-    assert found.keys() == arrays.keys()
-    for name, array in arrays.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
-        found[name].fill(array.flat[0] if array.size else 0)  # it may be written to
