@@ -87,6 +87,11 @@ AXES: dict[str, dict[str, Change]] = {
         for logq in (False, True)
     },
     "softmax": {"full softmax": Change(objective={"loss": "full_softmax"})},
+    "smoothing": {
+        f"label smoothing {share}": Change(objective={"label_smoothing": share})
+        for share in (0.05, 0.2)
+    },
+    "hidden": {f"event dropout {share}": Change({"event_dropout": share}) for share in (0.1, 0.3)},
     "content": {
         "content alone": Change({"id_embedding": False}, needs="content"),
         "id alone": Change(needs="content", without_content=True),

@@ -7,6 +7,7 @@ if find_spec("flax") is None:
         "nxtpost_jax needs flax: pip install 'shampoo-nxtpost-hsnn[models]'", name="flax"
     )
 
+from nxtpost_jax.evaluation.dealing import Deal
 from nxtpost_jax.evaluation.metrics import (
     Difference,
     Metrics,
@@ -54,6 +55,7 @@ __all__ = [
     "Answer",
     "Catalogue",
     "ContentSet",
+    "Deal",
     "Difference",
     "Diverged",
     "Encoded",

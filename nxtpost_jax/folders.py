@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from nxtpost_jax import plain_arrays
+from nxtpost_jax.plain_arrays import reading
+
 Arrays = Mapping[str, Any]
 
 
@@ -96,15 +99,16 @@ def opened(path: str | os.PathLike, kind: Kind) -> tuple[Path, dict[str, Any]]:
     if not path.exists() and _aside(path).exists():
         path = _aside(path)
     header = _header(path / kind.header, kind)
+    with reading(path / kind.header):
+        digests = {str(name): str(digest) for name, digest in header["files"].items()}
     for name in kind.files:
-        _check(path / name, header["files"].get(name))
+        _check(path / name, digests.get(name))
     return path, header
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
-    """Read a file of arrays."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    """Read a file of arrays, see `plain_arrays.read`."""
+    return plain_arrays.read(path)
 
 
 def flat(params: Any) -> dict[str, np.ndarray]:
@@ -121,6 +125,8 @@ def nested(arrays: Arrays) -> dict[str, Any]:
         node = params
         for folder in folders:
             node = node.setdefault(folder, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{name}: expected no array at {folder!r}, found one")
         node[last] = array
     return params
 

@@ -17,7 +17,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     (
         *os.environ.get("XLA_FLAGS", "").split(),
         "--xla_cpu_parallel_codegen_split_count=1",
-        *("--xla_cpu_use_fusion_emitters=false",) * version("jaxlib").startswith("0.10."),
+        *(["--xla_cpu_use_fusion_emitters=false"] if version("jaxlib").startswith("0.10.") else []),
     )
 )
 # Nobody reads where in the source an instruction of a test's program was traced.

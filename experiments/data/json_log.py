@@ -58,9 +58,9 @@ def read_json_table(data: bytes, path: Path, *, given: Mapping[str, str] | None 
             columns = {name: [] for name in roles.values()}
         for name, values in columns.items():
             value = found.get(name)
-            wanted = _kind(values[0]) if values else "text or number"
-            if _kind(value) not in wanted.split(" or "):
-                expected = f"a {wanted} as {name}" + (", as before" if values else "")
+            wanted = [_kind(values[0])] if values else ["text", "number"]
+            if _kind(value) not in wanted:
+                expected = f"a {' or '.join(wanted)} as {name}" + (", as before" if values else "")
                 what = "none" if value is None else shown(json.dumps(value))
                 raise bad_input(path, line=number, expected=expected, found=what)
             values.append(value)

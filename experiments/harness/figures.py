@@ -84,3 +84,30 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     """Return the mean of float [n] and its standard error, NaN where one value tells of none."""
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
     return float(values.mean()), float(error)
+
+
+def over_seeds_and_users(values_SxU: np.ndarray) -> tuple[float, float]:
+    """Return the mean of what S seeds gave U users, and its standard error over seeds and users.
+
+    Seeds and users are both drawn: value = mean + seed's effect + user's effect + rest. The
+    variance of the mean is V_users + V_seeds - V_rest, the variances of a mean of U users' means,
+    of a mean of S seeds' means, and of the rest, which is in both. Where V_seeds is below V_rest
+    the seeds add nothing. One seed tells nothing of others: the error is that over users then.
+
+    Args:
+      values_SxU: float [S, U], the same users from every seed; a difference of two models too.
+
+    Source: the random-effects analysis of two crossed factors; Owen 2007, "The Pigeonhole
+    Bootstrap", has the bootstrap of the same.
+    """
+    values_SxU = np.asarray(values_SxU, np.float64)
+    seeds, users = values_SxU.shape
+    mean, of_user_U, of_seed_S = values_SxU.mean(), values_SxU.mean(0), values_SxU.mean(1)
+    if users < 2:
+        return float(mean), float("nan")
+    variance = of_user_U.var(ddof=1) / users
+    if seeds > 1:
+        rest_SxU = values_SxU - of_user_U[None, :] - of_seed_S[:, None] + mean
+        of_rest = (rest_SxU**2).sum() / ((seeds - 1) * (users - 1)) / (seeds * users)
+        variance += max(0.0, of_seed_S.var(ddof=1) / seeds - of_rest)
+    return float(mean), float(np.sqrt(variance))

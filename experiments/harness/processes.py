@@ -7,11 +7,12 @@ the checkpoint to go on from, is decided by the first process and told to the ot
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -21,6 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.harness.errors import InputError, bad_input
+from nxtpost_jax import Deal
 
 T = TypeVar("T")
 HEARTBEAT = 10  # seconds without a sign of life after which a process counts as dead
@@ -140,6 +142,29 @@ def _told(value: Any) -> Any:
         room[:size] = text
     room = np.asarray(multihost_utils.broadcast_one_to_all(room), np.uint8)
     return json.loads(room[:size].tobytes())
+
+
+def deal_of_queries() -> Deal | None:
+    """Return this process's share of an evaluation that all run alike; None of the only one."""
+    if jax.process_count() == 1:
+        return None
+    return Deal(jax.process_index(), jax.process_count(), _gathered)
+
+
+def _gathered(array: np.ndarray) -> np.ndarray:
+    everywhere = Mesh(np.array(jax.devices()), ("all",))
+    with jax.set_mesh(everywhere):  # also where this process computes alone
+        return multihost_utils.process_allgather(array)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let this process compute on a device of its own, where it is one of several."""
+    if jax.process_count() == 1:
+        yield
+        return
+    with jax.set_mesh(Mesh(np.array(jax.local_devices()[:1]), ("data",))):
+        yield
 
 
 def largest_of_all(value: int, mesh: Mesh) -> jax.Array:

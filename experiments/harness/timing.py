@@ -1,4 +1,4 @@
-"""Wall-clock times of calls that return arrays: the clock stops when these are there."""
+"""Times of calls that return arrays: the clock stops when these are there."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ import numpy as np
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-    """Time one call."""
+    """Time one call, by the clock on the wall."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
+
+
+def cpu_seconds_of(call: Callable[[], Any]) -> float:
+    """Take the time that the process computes during one call, all threads together."""
+    start = time.process_time()
+    jax.block_until_ready(call())
+    return time.process_time() - start
 
 
 def median_seconds(call: Callable[[], Any], *, repeats: int) -> float:

@@ -160,6 +160,22 @@ def readable(tree: Any, mesh: Mesh) -> Any:
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
 
 
+def own_copy(tree: Any) -> Any:
+    """Return arrays on a device of this process alone, for what it computes without the others.
+
+    Where an array is dealt over several processes, all of them must ask.
+    """
+    dealt = [leaf for leaf in jax.tree.leaves(tree) if not _is_own(leaf)]
+    if not dealt:
+        return tree
+    whole = readable(tree, dealt[0].sharding.mesh)
+    return jax.tree.map(lambda leaf: leaf if _is_own(leaf) else leaf.addressable_data(0), whole)
+
+
+def _is_own(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+
+
 def put(value: np.ndarray, sharding: Sharding) -> jax.Array:
     """Place what every process holds whole; each sends to its own devices what they keep."""
     if sharding.is_fully_addressable:

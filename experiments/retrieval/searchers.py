@@ -33,13 +33,13 @@ class Requests(NamedTuple):
     """What B users ask, and what is known of them.
 
     Attributes:
-      users: vectors, float32 [B, d].
+      users: vectors, float32 [B, d], or what the searchers read, a pytree of [B, ...].
       exclude: the items not to return, int32 [B, E], -1 after.
       met: for a cross, the items that they met, int32 [B, L], -1 after, latest first where they
         have an order.
     """
 
-    users: Array
+    users: Any
     exclude: np.ndarray
     met: np.ndarray | None = None
 

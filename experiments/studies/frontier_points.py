@@ -1,4 +1,4 @@
-"""What task frontier measured from one seed, as a file of its run folder.
+"""What task frontier measured from one seed, and the arrays that a run remembers it by.
 
 Searching takes longer than training: a resumed run reads what its finished seeds have measured.
 """
@@ -6,13 +6,11 @@ Searching takes longer than training: a resumed run reads what its finished seed
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.harness.processes import decided_by_first, is_first
 from hsnn_jax.cost_curves import Measured
 
 
@@ -33,8 +31,8 @@ class Frontier:
     curves: list[Curve]
     figures: dict[str, float]
 
-    def save(self, path: Path) -> None:
-        """Write a .npz, whole or not at all."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all of it as arrays by name."""
         arrays: dict[str, Any] = {
             "models": np.array(list(self.exacts)),
             "curves": np.array([[curve.name, curve.model] for curve in self.curves]),
@@ -45,34 +43,20 @@ class Frontier:
         rows |= {f"curve {curve.name}": curve.points for curve in self.curves}
         for name, points in rows.items():
             arrays |= {f"{name}/{field}": values for field, values in _stacked(points).items()}
-        temporary = path.with_name(f".{path.name}")
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-        temporary.replace(path)
+        return arrays
 
     @classmethod
-    def load(cls, path: Path) -> Frontier:
-        """Read what `save` wrote."""
-        with np.load(path) as arrays:
-            models = arrays["models"].tolist()
-            return cls(
-                {name: _points(arrays, f"model {name}")[0] for name in models},
-                [
-                    Curve(name, model, _points(arrays, f"curve {name}"))
-                    for name, model in arrays["curves"].tolist()
-                ],
-                dict(zip(arrays["figures"].tolist(), arrays["values"].tolist(), strict=True)),
-            )
-
-
-def remembered(path: Path, measure: Callable[[], Frontier]) -> Frontier:
-    """Read what the file holds, or measure and write it."""
-    if decided_by_first(path.exists):
-        return Frontier.load(path)
-    measured = measure()
-    if is_first():
-        measured.save(path)
-    return measured
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> Frontier:
+        """Read what `arrays` gave."""
+        models = arrays["models"].tolist()
+        return cls(
+            {name: _points(arrays, f"model {name}")[0] for name in models},
+            [
+                Curve(name, model, _points(arrays, f"curve {name}"))
+                for name, model in arrays["curves"].tolist()
+            ],
+            dict(zip(arrays["figures"].tolist(), arrays["values"].tolist(), strict=True)),
+        )
 
 
 def _stacked(points: Sequence[Measured]) -> dict[str, np.ndarray]:

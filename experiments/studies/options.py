@@ -18,8 +18,9 @@ from experiments.studies.interests import InterestsConfig
 from experiments.studies.learning import LearningConfig
 from experiments.studies.rated_scorer import ScorersConfig
 from experiments.studies.scale import ScaleConfig
+from experiments.studies.tables.config import DrawnConfig, TablesConfig
 
-MAY_BE_ZERO = ("cost_weight", "hard_negatives", "like_weight", "popular")
+MAY_BE_ZERO = ("cost_weight", "hard_negatives", "like_weight", "noise", "popular")
 
 
 def check_groups(options: Options) -> None:
@@ -130,6 +131,27 @@ class Interests(Grouped, ManySeeds, WithLayout):
     """routes of nodes"""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tables(Grouped, ManySeeds, WithEvents, WithLayout):
+    """Measure the paper's tables; --data library-calls takes the calls in installed packages."""
+
+    seeds: int = 3
+    """number of seeds, from --seed on"""
+    tables: TablesConfig = dataclasses.field(default_factory=TablesConfig)
+    """models, their training, what is searched"""
+    drawn: DrawnConfig = dataclasses.field(default_factory=DrawnConfig)
+    """the simulated log that is measured without --data"""
+
+
+# What data of people takes, beside the default, which is sized for simulated users.
+PUBLIC: dict[str, Options] = {
+    "tables": Tables(
+        tables=TablesConfig(
+            steps=4000, evaluate_every=500, batch_size=256, negatives=128, rate=2e-3, nodes=64
+        )
+    ),
+}
+
 # Small, no download: seconds of compilation, hardly any training.
 SMOKE: dict[str, Options] = {
     "frontier": Frontier(
@@ -198,5 +220,19 @@ SMOKE: dict[str, Options] = {
             index_steps=20,
         ),
         routes=RoutesTraining(users=100, steps=20, batch_size=32),
+    ),
+    "tables": Tables(
+        tables=TablesConfig(
+            models=("XS", "S", "M"),
+            steps=20,
+            evaluate_every=20,
+            batch_size=32,
+            negatives=16,
+            events=300,
+            pairs=300,
+            nodes=8,
+        ),
+        drawn=DrawnConfig(users=150, items=120, leaves=12, branches=4, interests=2, events=30),
+        seeds=2,
     ),
 }

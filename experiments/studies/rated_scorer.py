@@ -19,11 +19,12 @@ from jax.sharding import Mesh
 
 from experiments.harness.errors import bad_input
 from experiments.harness.run_folder import Run
+from experiments.loop.train_step import Loss
 from experiments.loop.training import TrainResult
 from experiments.retrieval.kept_gain import NAMES, TWO_TOWER, Served, check_models, serve_monn
 from experiments.retrieval.nodes import learned_nodes
 from experiments.retrieval.training import softmax_of, train_scorer
-from experiments.tasks.rated_events import Examples, user_side
+from experiments.tasks.rated_events import PART, Examples, check_halves, parts_of, user_side
 from hsnn_jax.cost_curves import recall_by_user
 from hsnn_jax.descent.search import brute_force
 from hsnn_jax.lists.index import Index
@@ -41,7 +42,7 @@ from hsnn_jax.monn.network import (
 
 K = 50
 TASKS = ("like", "next")
-PART = 1000  # events whose users are encoded at once
+CROSSES = ("genre", "follows")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,19 +89,19 @@ class ScorersConfig:
         if not 0 <= self.popular < 1:
             found = str(self.popular)
             raise bad_input("--scorers.popular", expected="a share in [0, 1)", found=found)
-        if self.batch_size % 2:
-            found = str(self.batch_size)
-            raise bad_input("--scorers.batch-size", expected="an even number", found=found)
+        check_halves(self.batch_size, flag="--scorers.batch-size")
 
 
-def model_config(name: str, examples: Examples) -> MoNNConfig:
-    """Configure one of `NAMES` on the features of the examples."""
+def model_config(
+    name: str, examples: Examples, *, crosses: tuple[str, ...] = CROSSES
+) -> MoNNConfig:
+    """Configure one of `NAMES` on the features of the examples; MoNNs read the crosses too."""
     sides = {"user": examples.user_fields, "item": examples.item_fields, "tasks": TASKS}
     if name == "MoL":
         return MoNNConfig(num_user=8, num_item=4, width=40, overarch="dot_mol", **sides)
     if name == TWO_TOWER:
         return preset(name, **sides)
-    return preset(name, crosses=("genre", "follows"), recency=True, overarch="dot_mol", **sides)
+    return preset(name, crosses=crosses, recency=True, overarch="dot_mol", **sides)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -213,26 +214,34 @@ class Scorer:
         """Score drawn events of a part, and retrieve the next items of up to `most` users."""
         examples = self.examples
         rows, asked = self.draw(part, config, seed=seed, most=most)
+        hits = recall_by_user(self.best(params, asked), examples.items[asked][:, None])
+        return Scored(self.like_logits(params, rows), examples.labels[rows], hits)
+
+    def like_logits(self, params: Any, rows: np.ndarray) -> np.ndarray:
+        """Return the logits of the events `rows`, float32 [len(rows)], that their item is liked."""
         items = self.encode_all(params)
         logits = [
-            np.asarray(_like(params, users, _rows(items, examples.items[part]), config=self.config))
+            _like(params, users, _rows(items, self.examples.items[part]), config=self.config)
             for part, users in self._encoded(params, rows)
         ]
-        users = self.encoded(params, asked)
-        padded = jax.tree.leaves(users)[0].shape[0]
-        seen = examples.seen(asked)
-        found = brute_force(
-            MoNNScorer(self.config, "next"),
-            params,
-            items=items,
-            users=users,
-            k=min(K, examples.num_items),
-            exclude=jnp.asarray(np.pad(seen, ((0, padded - len(seen)), (0, 0)), mode="edge")),
-        )
-        ids = np.asarray(found.ids)[: len(asked)]
-        hits = recall_by_user(ids, examples.items[asked][:, None])
-        logits = np.concatenate(logits)[: len(rows), 0]
-        return Scored(logits, examples.labels[rows], hits)
+        return np.concatenate(list(map(np.asarray, logits)))[: len(rows), 0]
+
+    def best(self, params: Any, rows: np.ndarray) -> np.ndarray:
+        """Return the best K items before the events `rows`, unseen ones, int32 [len(rows), K]."""
+        items, seen = self.encode_all(params), self.examples.seen(rows)
+        padded = np.pad(seen, ((0, -len(seen) % PART), (0, 0)), mode="edge")
+        found = []
+        for number, (_, users) in enumerate(self._encoded(params, rows)):
+            answer = brute_force(
+                MoNNScorer(self.config, "next"),
+                params,
+                items=items,
+                users=users,
+                k=min(K, self.examples.num_items),
+                exclude=jnp.asarray(padded[number * PART :][:PART]),
+            )
+            found.append(np.asarray(answer.ids))
+        return np.concatenate(found)[: len(rows)]
 
     def serve(
         self, params: Any, config: ScorersConfig, *, name: str, seed: int, most: int, learners: int
@@ -282,7 +291,7 @@ class Scorer:
         def vectors(batch):
             return user_vectors(self.config, params, features=self._user_side(batch)[0])
 
-        parts = [vectors(self.examples.histories(part)) for part in _parts(rows)]
+        parts = [vectors(self.examples.histories(part)) for part in parts_of(rows)]
         return np.concatenate(parts)[: len(rows)]
 
     def encoded(self, params: Any, rows: np.ndarray) -> Any:
@@ -292,7 +301,7 @@ class Scorer:
 
     def _encoded(self, params, rows):
         """Yield (events, their encoded users) in parts."""
-        for part in _parts(rows):
+        for part in parts_of(rows):
             yield part, self.encode(params, self.examples.histories(part))
 
 
@@ -312,12 +321,6 @@ def followers_by_node(index: Index, users: Any) -> jax.Array:
     recency = jax.ops.segment_max(table.recency.T, node, num_nodes).T
     # An empty node's maximum is -inf.
     return jnp.stack([jnp.log1p(counts), jnp.maximum(recency, 0)], axis=-1)
-
-
-def _parts(rows):
-    """Yield the rows in parts of one size; the last one repeats its last row."""
-    for first in range(0, len(rows), PART):
-        yield np.pad(rows[first : first + PART], (0, max(0, first + PART - len(rows))), "edge")
 
 
 def _every_other(batch, first):
@@ -343,9 +346,16 @@ def optimizer(config: ScorersConfig) -> optax.GradientTransformation:
 
 
 def train_model(
-    run: Run, scorer: Scorer, *, config: ScorersConfig, stage: str, seed: int, mesh: Mesh
+    run: Run,
+    scorer: Scorer,
+    *,
+    config: ScorersConfig,
+    stage: str,
+    seed: int,
+    mesh: Mesh,
+    loss: Loss | None = None,
 ) -> TrainResult:
-    """Train one model; the parameters with the best validation recall."""
+    """Train one model, by its own loss by default; the parameters with the best recall."""
     examples, half = scorer.examples, config.batch_size // 2
     rated, liked = examples.rows(0), examples.liked(0)
 
@@ -360,9 +370,12 @@ def train_model(
         ne = normalised_entropy(scored.logits, scored.labels)
         return {f"recall@{K}": float(scored.hits.mean()), "ne": ne}
 
+    def own_loss(params, batch, key):
+        return scorer.loss(params, batch, key=key, config=config)
+
     return train_scorer(
         run,
-        lambda params, batch, key: scorer.loss(params, batch, key=key, config=config),
+        loss or own_loss,
         stage=stage,
         init_params=lambda key: init_monn(key, scorer.config),
         draw=draw,

@@ -99,11 +99,14 @@ def _kept(examples, config, routes, trained, *, seeds) -> tuple[Table, dict[str,
     return kept_table(curves, plain, num_items=examples.num_items, k=k)
 
 
-def _losses(scored: Scored, logits=None) -> np.ndarray:
-    """Return the log loss of each event over the entropy of the mean label: NE is the mean."""
+def relative_losses(scored: Scored) -> np.ndarray:
+    """Return the log loss of each event over the entropy of the mean label: NE is the mean.
+
+    The labels are 0 or 1, and both of them are there.
+    """
     rate = float(scored.labels.mean())
     entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
-    logits = np.asarray(scored.logits if logits is None else logits, np.float64)
+    logits = np.asarray(scored.logits, np.float64)
     return (np.logaddexp(0, logits) - scored.labels * logits) / entropy
 
 
@@ -129,7 +132,7 @@ def _outcome(run: Run, examples, config, tested, platts, seconds, *, protocol, s
 
     def row(name):
         hits = over_seeds(name, lambda s: s.hits) - over_seeds("XS", lambda s: s.hits)
-        losses = over_seeds(name, _losses) - over_seeds("XS", _losses)
+        losses = over_seeds(name, relative_losses) - over_seeds("XS", relative_losses)
         gain, gain_error = paired_difference(hits, 0.0)
         change, change_error = paired_difference(losses, 0.0)
         base, base_ne = mean("XS", f"recall@{K}"), mean("XS", "ne")
@@ -171,8 +174,8 @@ def _outcome(run: Run, examples, config, tested, platts, seconds, *, protocol, s
     ]
     return Outcome(
         title=f"Scorers on {protocol['data']}",
-        intro="Label: a rating of at least 4. NE of rated events; recall of the next liked item "
-        "among all items that the user has not rated.",
+        intro="Label: a rating of at least 4 of 5. NE of rated events; recall of the next liked "
+        "item among all items that the user has not rated.",
         protocol=protocol,
         metrics=figures,
         baselines=base,

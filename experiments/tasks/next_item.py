@@ -20,8 +20,10 @@ from experiments.data.interactions import Interactions
 from experiments.data.library_calls import library_calls, package_split
 from experiments.data.log_table import parse_columns
 from experiments.harness.errors import InputError
+from experiments.harness.processes import alone, deal_of_queries
 from experiments.harness.provenance import DataName
 from experiments.harness.run_folder import Run
+from experiments.loop.sharding import own_copy
 from experiments.loop.train_step import Params
 from experiments.loop.training import TrainResult, train
 from nxtpost_jax import (
@@ -177,10 +179,12 @@ def baseline_scorers(problem: Problem, queries: Queries) -> dict[str, ScoresFn]:
 
 
 def rank(problem: Problem, scores_fn: ScoresFn, *, queries: Queries, **options: Any) -> Metrics:
-    """Rank the targets as the protocol says; options as in `ranking.evaluate`."""
-    return nxtpost_jax.evaluate(
-        scores_fn, queries, seen_filter=problem.protocol.seen_filter, **options
-    )
+    """Rank the targets as the protocol says; options as in `ranking.evaluate`.
+
+    Several processes rank a share of the queries each, and all get all figures.
+    """
+    options |= {"seen_filter": problem.protocol.seen_filter, "deal": deal_of_queries()}
+    return nxtpost_jax.evaluate(scores_fn, queries, **options)
 
 
 def query_times(queries: Queries) -> np.ndarray | None:
@@ -303,7 +307,9 @@ def score(
     **options: Any,
 ) -> Metrics:
     """Rank the targets of queries by a trained model; options as in `ranking.evaluate`."""
-    content = None if problem.content is None else jnp.asarray(problem.content)
-    scores = nxtpost_jax.model_scores(model, params, content=content)
-    options |= {"max_len": model.config.max_len, "bootstrap": bootstrap}
-    return rank(problem, scores, queries=queries, **options)
+    params = own_copy(params)
+    with alone():
+        content = None if problem.content is None else jnp.asarray(problem.content)
+        scores = nxtpost_jax.model_scores(model, params, content=content)
+        options |= {"max_len": model.config.max_len, "bootstrap": bootstrap}
+        return rank(problem, scores, queries=queries, **options)

@@ -81,7 +81,7 @@ def pose_pairs(interactions: Interactions, *, seed: int) -> PairProblem:
     rule = "the publisher's"
     users, items = interactions.users, interactions.items
     if test is None:
-        users, items = _first_events(users, items)
+        users, items = first_events(users, items)
         rank, lengths = ranks(users)
         test = rank >= lengths - np.floor(TEST_SHARE * lengths).astype(int)
         rule = f"the last {TEST_SHARE:.0%} of each user's items"
@@ -114,7 +114,7 @@ def pose_pairs(interactions: Interactions, *, seed: int) -> PairProblem:
     return problem
 
 
-def _first_events(users, items):
+def first_events(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Keep the first event of each pair, in order."""
     keys = users.astype(np.int64) * (int(items.max(initial=0)) + 1) + items
     first = np.sort(np.unique(keys, return_index=True)[1])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments.data.interactions import Interactions
 from experiments.data.user_features import NAMES, UserFeatures
-from experiments.harness.errors import InputError
+from experiments.harness.errors import InputError, bad_input
 from experiments.tasks.neighbours import (
     Array,
     ages,
@@ -28,13 +28,15 @@ from experiments.tasks.neighbours import (
     follower_lists,
     latest_first,
 )
-from experiments.tasks.pairs import ranks
+from experiments.tasks.next_item import MOST_RATINGS
+from experiments.tasks.pairs import first_events, ranks
 from hsnn_jax.monn import i2if
 from hsnn_jax.monn.config import Features
 
-LIKED = 4.0  # the least rating that is a label of 1
+LIKED = 0.8  # of the best rating: from there on the label is 1, 4 of 5 or 8 of 10
 LENGTHS = {"liked": 40, "disliked": 10, "recent": 5}
 HALF_LIFE = 10.0  # of recency, in liked items
+PART = 1000  # events whose users are encoded at once
 _YEAR_AND_GENRES = re.compile(r"\((\d{4})\)\s*(.*)$")
 
 
@@ -44,7 +46,7 @@ class Examples:
 
     Attributes:
       users, items: int32 [n].
-      labels: float32 [n], 1 where the rating is at least `LIKED`.
+      labels: float32 [n], 1 where the rating is at least `LIKED` of the best, or there is none.
       part: int8 [n]: 0 train, 1 validation, 2 test: each user's first 80 %, next 10 %, last 10 %.
       genres: int32 [n_items, A], of each item, -1 after.
       genre_names: G of them.
@@ -139,6 +141,10 @@ class Examples:
         items, starts, ends = self._streams[name]
         return latest_first(items, starts[rows], ends=ends[rows], length=length or LENGTHS[name])
 
+    def liked_before(self, rows: np.ndarray, *, length: int) -> np.ndarray:
+        """Return the latest liked items before the events, int32 [len(rows), length], -1 after."""
+        return self._before("liked", rows, length)
+
     def seen(self, rows: np.ndarray) -> np.ndarray:
         """Return all items that precede the events, int32 [len(rows), longest], -1 after."""
         return self._before("all", rows, max(1, int(self._count("all", rows).max())))
@@ -167,21 +173,59 @@ def user_side(
     return features | {"taste": taste}, {"genre": table, "follows": follows}
 
 
-def make_examples(interactions: Interactions, demographics: UserFeatures | None = None) -> Examples:
-    """Label, split and describe rated events.
+def is_rated(interactions: Interactions) -> bool:
+    """Tell whether the events' weights are ratings, some of them above and some below `LIKED`."""
+    weights = interactions.weights
+    if weights is None or len(np.unique(weights)) > MOST_RATINGS:
+        return False
+    return bool(0 < _labels(weights).mean() < 1)
+
+
+def parts_of(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows in parts of one size; the last one repeats its last row."""
+    for first in range(0, len(rows), PART):
+        yield np.pad(rows[first : first + PART], (0, max(0, first + PART - len(rows))), "edge")
+
+
+def check_halves(batch_size: int, *, flag: str) -> None:
+    """Refuse a batch that has no halves, one of rated and one of liked events.
 
     Raises:
-      InputError: the events have no ratings or no order, or all labels are equal.
+      InputError: the size is odd.
     """
-    if interactions.weights is None or not interactions.ordered:
+    if batch_size % 2:
+        raise bad_input(flag, expected="an even number", found=str(batch_size))
+
+
+def make_examples(
+    interactions: Interactions, demographics: UserFeatures | None = None, *, implicit: bool = False
+) -> Examples:
+    """Label, split and describe events.
+
+    Args:
+      interactions: rated events, or any where they are implicit.
+      demographics: of the users, None without.
+      implicit: whether an event says that its item is liked, whatever its weight. A user's first
+        event with each item counts, and no cancellation does.
+
+    Raises:
+      InputError: the events have no order; or no ratings, or all labels are equal, where they are
+        not implicit.
+    """
+    if not interactions.ordered or (interactions.weights is None and not implicit):
         raise InputError(f"{interactions.name}: expected ratings in an order, found none")
-    labels = (interactions.weights >= LIKED).astype(np.float32)
-    if not 0 < labels.mean() < 1:
-        raise InputError(
-            f"{interactions.name}: expected ratings on both sides of {LIKED}, found "
-            f"{labels.mean():.0%} at or above it"
-        )
-    users, items = interactions.users, interactions.items
+    if implicit:
+        users, items = _taken(interactions)
+        labels = np.ones(len(users), np.float32)
+    else:
+        users, items = interactions.users, interactions.items
+        weights = np.asarray(interactions.weights)
+        labels = _labels(weights)
+        if not 0 < labels.mean() < 1:
+            raise InputError(
+                f"{interactions.name}: expected ratings on both sides of "
+                f"{LIKED * weights.max():.3g}, found {labels.mean():.0%} at or above it"
+            )
     rank, lengths = ranks(users)
     place = rank / lengths
     part = ((place >= 0.8).astype(np.int8) + (place >= 0.9)).astype(np.int8)
@@ -202,6 +246,18 @@ def make_examples(interactions: Interactions, demographics: UserFeatures | None 
         num_users=interactions.n_users,
         num_items=interactions.n_items,
     )
+
+
+def _labels(weights: np.ndarray) -> np.ndarray:
+    return (weights >= LIKED * weights.max()).astype(np.float32)
+
+
+def _taken(interactions: Interactions) -> tuple[np.ndarray, np.ndarray]:
+    """Return users and items of the first events of each pair, cancellations left out."""
+    kept = np.ones(interactions.n_events, bool)
+    if interactions.actions is not None and "cancellation" in interactions.action_names:
+        kept = interactions.actions != interactions.action_names.index("cancellation")
+    return first_events(interactions.users[kept], interactions.items[kept])
 
 
 def _facts(interactions: Interactions):

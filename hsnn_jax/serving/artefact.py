@@ -23,8 +23,9 @@ from hsnn_jax.monn.config import MoNNConfig, from_dict
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.beam_aware import Routes
 from hsnn_jax.nodes.config import LTIConfig
-from hsnn_jax.serving import state
+from hsnn_jax.serving import checking, plain_arrays, state
 from hsnn_jax.serving.encoders import LevelModels
+from hsnn_jax.serving.plain_arrays import reading
 from hsnn_jax.serving.pool import Pool
 from hsnn_jax.serving.state import Nested
 from hsnn_jax.serving.trees import flatten, unflatten
@@ -61,6 +62,7 @@ class Content(NamedTuple):
 
 
 _SETTINGS = ("params", "model", "task", "slack", "max_beam", "nested")
+_SAID = ("scorer", "slack", "baseline", "task", "nested", "pool")
 
 
 def content_of(retriever: Any, now: Nested) -> Content:
@@ -106,7 +108,8 @@ def settings_of(
     """Return the arguments of a retriever that is loaded; with a model, it makes its own scorer.
 
     Raises:
-      ValueError: the content was saved with another scorer, or another that goes first.
+      ValueError: the content was saved with another scorer, or another that goes first; or its
+        parts do not belong together, and the file is named.
     """
     if content.model is None:
         scorer = scorer or dot
@@ -115,11 +118,11 @@ def settings_of(
     settings = {name: getattr(content, name) for name in _SETTINGS}
     settings |= {"scorer": scorer if content.model is None else None}
     if content.pool is None:
-        return settings
+        return _checked(path, content, settings)
     cheap = cheap or dot
     _check_name("candidates", cheap, content.pool["scorer"], path)
     pool = Pool(content.pool["size"], cheap, content.pool_params, content.pool["nodes"])
-    return settings | {"candidates": pool}
+    return _checked(path, content, settings | {"candidates": pool})
 
 
 def _check_name(argument, scorer, name, path):
@@ -252,6 +255,8 @@ def _ids_of(array):
     if array.dtype != np.uint8:
         return array
     held = json.loads(array.tobytes())
+    if not isinstance(held, list) or not {str, int, type(None)} >= set(map(type, held)):
+        raise ValueError(f"item_ids: expected strings and integers, found {held!r:.60}")
     ids = np.empty(len(held), object)
     ids[:] = held
     return ids
@@ -280,32 +285,47 @@ def read(path: str | os.PathLike) -> Content:
       ValueError: there is no such folder, it was written in another format, or it is damaged:
         both files carry a digest.
     """
-    path = Path(os.path.realpath(path))
-    if not path.exists() and _aside(path).exists():
-        path = _aside(path)
+    path = found(path)
     header = _read_header(path / _HEADER)
-    arrays = _read_arrays(path / _ARRAYS, header["arrays"])
-    return Content(
-        coarser=tuple(Index(**fields) for fields in unflatten("coarser", arrays)),
-        index=Index(**unflatten("index", arrays)),
-        item_vectors=arrays["item_vectors"],
-        item_ids=_ids_of(arrays["item_ids"]),
-        params=unflatten("params", arrays) if header["has_params"] else None,
-        config=LTIConfig(**header["config"]),
-        scorer=header["scorer"],
-        slack=header["slack"],
-        max_beam=_tuple(header["max_beam"]),
-        baseline=header["baseline"],
-        model=_model(header["model"]),
-        task=header["task"],
-        nested=header["nested"],
-        item_features=unflatten("item_features", arrays) or None,
-        node_features=unflatten("node_features", arrays) or None,
-        routes=unflatten("routes", arrays) or None,
-        tail=unflatten("tail", arrays) or None,
-        pool=header["pool"],
-        pool_params=_pool_params(header["pool"], arrays),
-    )
+    arrays = _read_arrays(path / _ARRAYS, header.get("arrays"))
+    with reading(path / _HEADER):
+        checking.check_settings(header)
+        settings = {
+            "config": checking.config_of(header["config"]),
+            "max_beam": _tuple(header["max_beam"]),
+            "model": _model(header["model"], len(arrays)),
+        }
+        settings |= {name: header[name] for name in _SAID}
+    with reading(path / _ARRAYS):
+        return Content(
+            coarser=tuple(Index(**fields) for fields in unflatten("coarser", arrays)),
+            index=Index(**unflatten("index", arrays)),
+            item_vectors=arrays["item_vectors"],
+            item_ids=_ids_of(arrays["item_ids"]),
+            params=unflatten("params", arrays) if header["has_params"] else None,
+            item_features=unflatten("item_features", arrays) or None,
+            node_features=unflatten("node_features", arrays) or None,
+            routes=unflatten("routes", arrays) or None,
+            tail=unflatten("tail", arrays) or None,
+            pool_params=_pool_params(header["pool"], arrays),
+            **settings,
+        )
+
+
+def found(path: str | os.PathLike) -> Path:
+    """Return where a folder lies, which a `write` that was killed has set aside."""
+    path = Path(os.path.realpath(path))
+    return _aside(path) if not path.exists() and _aside(path).exists() else path
+
+
+def _checked(path, content, settings):
+    """Return the settings if what was read belongs together, before a search reads it."""
+    folder = found(path)
+    with reading(folder / _HEADER):
+        models = checking.models_of(settings, content.config)
+    with reading(folder / _ARRAYS):
+        checking.check(content, models)
+    return settings
 
 
 def _pool_params(pool, arrays):
@@ -334,8 +354,7 @@ def _read_arrays(path, digest):
         raise _damaged(path, "the arrays of a retriever", error) from error
     if found != digest:
         raise ValueError(f"{path}: expected the bytes that were saved, found others")
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    return plain_arrays.read(path)
 
 
 def _damaged(path, expected, error):
@@ -364,10 +383,13 @@ def _digest_of_file(path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _model(saved):
-    if isinstance(saved, list):
-        return tuple(map(from_dict, saved))
-    return None if saved is None else from_dict(saved)
+def _model(saved, arrays):
+    if saved is None:
+        return None
+    models = tuple(map(from_dict, saved if isinstance(saved, list) else [saved]))
+    for model in models:
+        checking.check_model(model, arrays)
+    return models if isinstance(saved, list) else models[0]
 
 
 def _tuple(saved):

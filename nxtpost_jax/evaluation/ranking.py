@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nxtpost_jax.arrays import Array
+from nxtpost_jax.evaluation.dealing import Deal
 from nxtpost_jax.evaluation.metrics import Metrics, inverse_propensity, metrics_of_ranks
 from nxtpost_jax.events.checks import checked_mask, item_ids
 from nxtpost_jax.events.columns import Moment, seconds
@@ -112,6 +113,7 @@ def evaluate(
     batch_size: int = 256,
     bootstrap: int = 1000,
     seed: int = 0,
+    deal: Deal | None = None,
 ) -> Metrics:
     """Rank every query's target against all items, or all candidates.
 
@@ -136,6 +138,8 @@ def evaluate(
       debias_power: its power.
       batch_size: B.
       bootstrap, seed: see `metrics_of_ranks`; queries of one user are resampled together.
+      deal: of several processes that all call this alike, this one's share; each gets the figures
+        of one process. Not beside `coverage`.
 
     Raises:
       ValueError: a target is no candidate or beyond the scores, or there is no query.
@@ -146,9 +150,12 @@ def evaluate(
     moments_Q = None if query_times is None else seconds("query_times", query_times)
     if moments_Q is not None and len(moments_Q) != len(queries):
         raise ValueError(f"query_times: expected {len(queries)}, found {len(moments_Q)}")
+    if coverage and deal is not None:
+        raise ValueError("coverage: expected False beside deal, found True")
     lists = None
-    ranks = []
-    for rows in _fixed_batches(len(queries), batch_size):
+    batches = _fixed_batches(len(queries), batch_size)
+    ranks = [np.zeros((0, batches.shape[1]), np.int32)]
+    for rows in batches if deal is None else deal.own(batches):
         batch = pad_histories(filled.select(rows), max_len)
         if moments_Q is not None:
             batch["query_times"] = moments_Q[rows]
@@ -161,12 +168,14 @@ def evaluate(
         ranks.append(
             np.asarray(
                 rank_of_targets(scores_BxN, targets_B, seen_BxS=seen_BxS, candidates_N=allowed_N)
-            )
+            )[None]
         )
         if coverage:
             lists = lists or _TopLists(max(ks), allowed_N, num_items=scores_BxN.shape[1])
             lists.add(scores_BxN, seen_BxS, allowed_N)
-    ranks = np.concatenate(ranks)[: len(queries)] if ranks else np.zeros(0, np.int32)
+    ranks = np.concatenate(ranks)
+    ranks = ranks if deal is None else deal.joined(ranks, len(batches))
+    ranks = ranks.ravel()[: len(queries)]
     weights = None
     if popularity is not None:
         weights = inverse_propensity(popularity, queries.targets, power=debias_power)

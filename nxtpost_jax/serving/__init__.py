@@ -1,4 +1,4 @@
 """The front door: `Recommender`, its catalogue, live users, saving.
 
-May import: arrays, folders, events, towers, training, evaluation.
+May import: arrays, folders, plain_arrays, events, towers, training, evaluation.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from nxtpost_jax.events.ids import OwnIds
 from nxtpost_jax.events.kinds import Told
 from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.folders import Kind, arrays_of, flat, nested
-from nxtpost_jax.serving import kept_users
+from nxtpost_jax.plain_arrays import reading
+from nxtpost_jax.serving import checking, kept_users
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.served import Start, State
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
@@ -82,33 +83,57 @@ def load(
         named. Or `parts` has an encoder of something else.
     """
     path, header = folders.opened(path, KIND)
-    config = NxtPostConfig(**header["config"])
-    content, num_items = contents.of_catalogue(
-        _content(arrays_of(path / _CONTENT)) if header["content"] else None,
-        id_embedding=config.id_embedding,
-        num_items=header["num_items"],
-        told_absent_N=np.ones(header["num_items"], bool),  # as it was before
-    )
+    with reading(path / _PARAMS):
+        params = jax.tree.map(jnp.asarray, nested(arrays_of(path / _PARAMS)))
+        num_arrays = len(jax.tree.leaves(params))
+    with reading(path / KIND.header):
+        config = checking.config_of(header["config"], num_arrays)
+        num_items, has_content = header["num_items"], header["content"]
+        columns, files = dict(header["columns"]), header["files"]
+    content, num_items = _content_of(path / _CONTENT, config, num_items, there=has_content)
     start = Start(
         NxtPost(config, num_items if config.id_embedding else None),
         num_items,
         content,
-        columns=header["columns"],
-        descriptions=_descriptions(path, header, parts or {}),
-        **_names(arrays_of(path / _NAMES)),
+        columns=columns,
+        descriptions=_descriptions(path / _DESCRIPTIONS, files, parts or {}),
+        **_names(path / _NAMES),
     )
-    catalogue = Catalogue.restore(**arrays_of(path / _CATALOGUE), names=start.names)
-    params = jax.tree.map(jnp.asarray, nested(arrays_of(path / _PARAMS)))
-    kept = _USERS in header["files"]
-    users = kept_users.restored(arrays_of(path / _USERS)) if kept else {}
-    return State(start, params, catalogue, added=_added(path, header)), users
+    with reading(path / _NAMES):
+        checking.check_start(start)
+    with reading(path / _PARAMS):
+        checking.check_params(start.model, params, content)
+    with reading(path / _CATALOGUE):
+        arrays = arrays_of(path / _CATALOGUE)
+        checking.check_catalogue(arrays, start)
+        catalogue = Catalogue.restore(**arrays, names=start.names)
+    added = _added(path / _ADDED, start) if _ADDED in files else {}
+    users = _users(path / _USERS, start) if _USERS in files else {}
+    return State(start, params, catalogue, added=added), users
 
 
-def _descriptions(path: Path, header: dict[str, Any], parts: Told) -> Descriptions | None:
-    if _DESCRIPTIONS not in header["files"]:
+def _content_of(path: Path, config: NxtPostConfig, num_items: int, *, there: bool) -> tuple:
+    """Read what is known of the items of the start: their content, and how many they are."""
+    with reading(path if there else path.with_name(KIND.header)):
+        found = _content(arrays_of(path)) if there else None
+        checking.check_num_items(num_items, found)
+        return contents.of_catalogue(
+            found,
+            id_embedding=config.id_embedding,
+            num_items=num_items,
+            told_absent_N=np.ones(num_items, bool) if there else None,  # as it was before
+        )
+
+
+def _descriptions(path: Path, files: Collection[str], parts: Told) -> Descriptions | None:
+    if _DESCRIPTIONS not in files:
         check_encoders(parts, {})
         return None
-    return Descriptions.restore(arrays_of(path / _DESCRIPTIONS), told=parts)
+    with reading(path):
+        arrays = arrays_of(path)
+        found = Descriptions.restore(arrays, told={})
+    # What fails now is what the caller gave.
+    return Descriptions.restore(arrays, told=parts) if parts else found
 
 
 def _added_arrays(added) -> dict[str, np.ndarray]:
@@ -117,13 +142,21 @@ def _added_arrays(added) -> dict[str, np.ndarray]:
     return {"ids": np.fromiter(added, np.int32, len(added)), **_content_arrays(rows)}
 
 
-def _added(path: Path, header: dict[str, Any]) -> dict[int, Any]:
-    if _ADDED not in header["files"]:
-        return {}
-    arrays = arrays_of(path / _ADDED)
-    ids = arrays.pop("ids").tolist()
-    rows = _content(arrays)
-    return {code: jax.tree.map(lambda part, i=i: part[i], rows) for i, code in enumerate(ids)}
+def _added(path: Path, start: Start) -> dict[int, Any]:
+    with reading(path):
+        arrays = arrays_of(path)
+        ids = arrays.pop("ids").tolist()
+        rows = _content(arrays)
+        added = {code: jax.tree.map(lambda part, i=i: part[i], rows) for i, code in enumerate(ids)}
+        checking.check_added(added, start)
+    return added
+
+
+def _users(path: Path, start: Start) -> dict[Hashable, Sequences]:
+    with reading(path):
+        users = kept_users.restored(arrays_of(path))
+        checking.check_users(users, start)
+    return users
 
 
 def _name_arrays(start: Start) -> dict[str, np.ndarray]:
@@ -134,14 +167,15 @@ def _name_arrays(start: Start) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _names(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    parts = nested(arrays)
-    items, actions = (parts.get(kind) for kind in ("items", "actions"))
-    names = {} if items is None else {"names": OwnIds.restore(items)}
-    return names | {
-        "stale": parts["stale"],
-        "actions": None if actions is None else OwnIds.restore(actions),
-    }
+def _names(path: Path) -> dict[str, Any]:
+    with reading(path):
+        parts = nested(arrays_of(path))
+        items, actions = (parts.get(kind) for kind in ("items", "actions"))
+        names = {} if items is None else {"names": OwnIds.restore(items)}
+        return names | {
+            "stale": parts["stale"],
+            "actions": None if actions is None else OwnIds.restore(actions),
+        }
 
 
 def _content_arrays(content) -> dict[str, np.ndarray]:

@@ -24,6 +24,8 @@ class NxtPostConfig:
       d_ff: hidden width of a block's feed-forward layer; 4 d_model when None.
       max_len: the longest history the user tower reads.
       dropout: rate on the user tower's input and on every branch of a block.
+      event_dropout: share of the events whose post is hidden in a training step: the tower reads
+        when and how the user engaged, not with what. What the event is a label for stays.
       block: "transformer" (pre-LN, ReLU) or "gated" (pre-LN, sigmoid-gated branches, SwiGLU).
       id_embedding: add a learned vector an item to its adapted content.
       id_dropout: share of the items whose id vector is left out of a training step, so that
@@ -65,13 +67,14 @@ class NxtPostConfig:
     num_surfaces: int = 0
     action_weights: tuple[float, ...] | None = None
     static_sizes: tuple[int, ...] = ()
+    event_dropout: float = 0.0
 
     def __post_init__(self):
         for name in ("d_model", "num_layers", "num_heads", "max_len"):
             _check_at_least(name, getattr(self, name), 1)
         for name in ("num_actions", "num_surfaces"):
             _check_at_least(name, getattr(self, name), 0)
-        for name in ("dropout", "id_dropout"):
+        for name in ("dropout", "id_dropout", "event_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a rate in [0, 1), found {getattr(self, name)}")
         if self.d_model % self.num_heads:

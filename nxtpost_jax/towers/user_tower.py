@@ -51,6 +51,10 @@ class UserTower(nn.Module):
                 f"histories: expected at most {config.max_len} columns, found {length}"
             )
         items_BxL = histories["items"]
+        if config.event_dropout and not deterministic:
+            share, key = 1 - config.event_dropout, self.make_rng("dropout")
+            shown_BxL = jax.random.bernoulli(key, share, items_BxL.shape)
+            vectors_BxLxD = jnp.where(shown_BxL[..., None], vectors_BxLxD, 0)
         events_BxLxD = self._events(vectors_BxLxD * math.sqrt(config.d_model), histories)
         x_BxLxD = jnp.where((items_BxL != PAD)[..., None], events_BxLxD, 0)
         x_BxLxD += self._positions(length, positions_BxL) + self._static(histories)

@@ -272,12 +272,18 @@ def _sampled_loss(
     # None of a vector's labels is its negative.
     miss_PxN = jnp.all(labels_PxQ[:, :, None] != drawn.ids_N[None, None, :], axis=1)
     kept_PxN = miss_PxN & _of_each_vector(own_kept_BxN, len(queries_PxD))
-    negative_PxN = queries_PxD @ negatives_NxD.T
+    logits_PxN = negative_PxN = queries_PxD @ negatives_NxD.T
     if objective.logq:
         shift_N = negative_draws.log_expected_counts(drawn, num_candidates, log_popularity)
-        negative_PxN -= shift_N[None, :]
+        negative_PxN = logits_PxN - shift_N[None, :]
     if objective.loss == "sampled_softmax":
-        return sampled_softmax(positive_PxQ, negative_PxN, kept_PxN)
+        loss_PxQ = sampled_softmax(positive_PxQ, negative_PxN, kept_PxN)
+        if objective.label_smoothing:
+            count_Px1 = jnp.sum(kept_PxN, axis=1, keepdims=True)
+            total_Px1 = jnp.sum(logits_PxN, axis=1, keepdims=True, where=kept_PxN)
+            added_PxQ = _smoothing(objective, positive_PxQ, total_Px1 / jnp.maximum(count_Px1, 1))
+            loss_PxQ += jnp.where(count_Px1 > 0, added_PxQ, 0)
+        return loss_PxQ
     beta = 1.0
     if objective.loss == "gbce":
         beta = calibrated_beta(len(drawn.ids_N), num_candidates, objective.calibration)
@@ -300,7 +306,16 @@ def _full_softmax(objective: Objective, mesh, queries_PxD, positive_PxQ, labels_
         total_P = sharded_logsumexp(
             queries_PxD, items_NxD, mesh=mesh, axis=mesh.axis_names, chunk=objective.chunk
         )
-    return total_P[:, None] - positive_PxQ
+    loss_PxQ = total_P[:, None] - positive_PxQ
+    if objective.label_smoothing:
+        mean_Px1 = (queries_PxD @ jnp.mean(items_NxD, axis=0))[:, None]
+        loss_PxQ += _smoothing(objective, positive_PxQ, mean_Px1)
+    return loss_PxQ
+
+
+def _smoothing(objective: Objective, positive_PxQ, mean_Px1):
+    """Deal a share of the target over others, whose mean logit is given: what that adds."""
+    return objective.label_smoothing * (positive_PxQ - mean_Px1)
 
 
 def _pooled(model: NxtPost, params, batch, states_BxLxD):

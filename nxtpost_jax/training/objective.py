@@ -26,6 +26,8 @@ class Objective:
       long_weight: weight of the loss of the pooled user against the items after the window.
       num_labels: m, how many items after the window the long-term loss has as labels.
       calibration: t of gBCE in [0, 1]: 0 is BCE, 1 is fully calibrated.
+      label_smoothing: share of a softmax's target that is dealt over the other items: over all
+        candidates of a full one, over the negatives of a sampled one.
       chunk: items a chunk of the full softmax.
 
     Raises:
@@ -43,6 +45,7 @@ class Objective:
     long_weight: float = 0.0
     num_labels: int = 1
     calibration: float = 0.75
+    label_smoothing: float = 0.0
     chunk: int = 8192
 
     def __post_init__(self):
@@ -63,6 +66,14 @@ class Objective:
             raise ValueError("long_weight: expected above 0 where short_weight is 0, found 0")
         if not 0 <= self.calibration <= 1:
             raise ValueError(f"calibration: expected in [0, 1], found {self.calibration}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing: expected a share in [0, 1), found {self.label_smoothing}"
+            )
+        if self.label_smoothing and not self.loss.endswith("softmax"):
+            raise ValueError(
+                f"label_smoothing: expected a softmax loss beside it, found {self.loss!r}"
+            )
         if self.logq and self.loss != "sampled_softmax":
             raise ValueError(
                 f"logq: expected loss 'sampled_softmax' beside it, found {self.loss!r}"

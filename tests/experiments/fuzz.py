@@ -1,6 +1,6 @@
 """Hostile input: valid files, damaged at places drawn by a seed, read under limits.
 
-    python -m tests.experiments.fuzz readers 60000            # or archives, runs
+    python -m tests.experiments.fuzz readers 60000            # or archives, runs, models
     python -m tests.experiments.fuzz readers 1 --seed 4711    # one case again
 
 A case is read, or refused by an InputError of one line that names a file of its own. Whatever
@@ -38,6 +38,7 @@ from experiments.data.interactions import Interactions
 from experiments.harness.errors import InputError
 from experiments.harness.options import OneSeed, parse
 from experiments.harness.run_folder import open_run
+from tests.experiments import fuzz_models
 
 MEMORY = 3 << 30
 SECONDS = 5
@@ -262,6 +263,7 @@ CASES: dict[str, Callable[[Path, Draw], None]] = {
     "readers": case_of_readers,
     "archives": case_of_archives,
     "runs": case_of_runs,
+    "models": fuzz_models.case_of_models,
 }
 
 
@@ -302,6 +304,8 @@ def main() -> None:
     given = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, _give_up)
+    if given.what == "models":
+        fuzz_models.originals()  # before the clock of a case runs
     faults, counts = {}, Counter()
     with tempfile.TemporaryDirectory() as base, contextlib.redirect_stderr(io.StringIO()):
         for seed in range(given.seed, given.seed + given.count):

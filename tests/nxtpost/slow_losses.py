@@ -109,15 +109,22 @@ class Slow:
         logits = self.items @ query / TEMPERATURE
         objective = self.objective
         if objective.loss == "full_softmax":
-            return np.log(np.exp(logits[self.candidates]).sum()) - logits[label]
+            total = np.log(np.exp(logits[self.candidates]).sum())
+            return total - self.target(logits, label, logits[self.candidates])
         negatives = list(self.negatives(b, positives))
         drawn = np.array([logits[i] for i, _ in negatives])
         if objective.loss == "sampled_softmax":
+            target = self.target(logits, label, drawn)
             if objective.logq:
                 drawn = drawn - np.log([count for _, count in negatives])
-            return np.log(np.exp(logits[label]) + np.exp(drawn).sum()) - logits[label]
+            return np.log(np.exp(logits[label]) + np.exp(drawn).sum()) - target
         alpha, t = len(self.ids) / (len(self.candidates) - 1), objective.calibration
         beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha) if objective.loss == "gbce" else 1
         probability = (1 / (1 + np.exp(-logits[label]))) ** beta
         others = np.log(1 - 1 / (1 + np.exp(drawn)) * np.exp(drawn))
         return -(np.log(probability) + others.sum()) / (1 + len(drawn))
+
+    def target(self, logits, label, others):
+        """The mean logit under the target's distribution."""
+        share = self.objective.label_smoothing
+        return (1 - share) * logits[label] + (share * np.mean(others) if share else 0)

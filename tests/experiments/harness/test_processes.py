@@ -16,6 +16,7 @@ from experiments.harness.errors import InputError
 from experiments.harness.options import ManySeeds, parse
 from experiments.harness.processes import check_joining
 from experiments.harness.supervise import AGAIN, LOST
+from tests.experiments.tasks import ranked_by_processes
 
 EPOCHS = 5  # of four steps
 RATE = 1e-3  # slow enough that roundings stay what they are
@@ -111,6 +112,30 @@ def test_two_processes_give_the_losses_of_one(tmp_path, alone):
     assert "run folder" in first[1]
     assert second[1] == "" and second[2] == ""
     assert_same_run(folder, alone)
+
+
+def test_each_of_two_processes_ranks_a_share_and_has_all_ranks(tmp_path):
+    """Of queries by a model whose parameters lie on the devices of both."""
+    where = f"127.0.0.1:{free_port()}"
+    words = (sys.executable, "-m", "tests.experiments.tasks.ranked_by_processes", where)
+    outs = [tmp_path / f"{process}.npz" for process in range(2)]
+    pair = [
+        subprocess.Popen(
+            [*words, str(process), str(out)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process, out in enumerate(outs)
+    ]
+    ended = finish(*pair)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    alone = ranked_by_processes.figures(*ranked_by_processes.drawn())
+    assert len(set(alone["ranks"].tolist())) > 20
+    for out in outs:
+        with np.load(out) as found:
+            np.testing.assert_array_equal(found["ranks"], alone["ranks"])
+            np.testing.assert_array_equal(found["values"], alone["values"])
 
 
 HOSTS = """

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.retrieval.faiss_peers import FaissIVF, _first_new
+from experiments.retrieval.faiss_peers import FaissHNSW, FaissIVF, _first_new
 from experiments.retrieval.searchers import (
     Exact,
     dot_model,
@@ -27,3 +27,23 @@ def test_costs_are_those_of_the_parts(vectors):
     assert ivf.search(requests, 5, budget=200).flops == 2 * 6 * (200 + 8)
     exact = Exact("", dot_model(items)).search(requests, 5, budget=0)
     assert exact.flops == pytest.approx(2 * 6 * 200, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["spherical", "L2", "HNSW", "HNSW, reduced"])
+def test_each_kind_finds_the_largest_inner_products(vectors, kind):
+    pytest.importorskip("faiss")
+    items, requests = vectors
+    # Lengths differ: the nearest by L2 or by cosine are others than the largest products.
+    items = items * np.linspace(0.2, 3, len(items), dtype=np.float32)[:, None]
+    products = requests.users @ items.T
+    products[np.arange(12), requests.exclude[:, 0]] = -np.inf
+    exact = np.argsort(-products, axis=1)[:, :5]
+    if kind.startswith("HNSW"):
+        searcher = FaissHNSW(kind, items, reduced=kind != "HNSW")
+    else:
+        searcher = FaissIVF(kind, items, 8, spherical=kind == "spherical")
+    searcher.build()
+    found = searcher.search(requests, 5, budget=1600)  # all lists; a wide beam
+    np.testing.assert_array_equal(np.sort(found.ids, axis=1), np.sort(exact, axis=1))
+    few = searcher.search(requests, 5, budget=50)
+    assert few.items_scored < found.items_scored

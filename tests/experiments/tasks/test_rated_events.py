@@ -11,7 +11,7 @@ from experiments.harness.errors import InputError
 from experiments.tasks.neighbours import (
     FOLDS,
 )
-from experiments.tasks.rated_events import make_examples, user_side
+from experiments.tasks.rated_events import is_rated, make_examples, user_side
 
 
 def test_histories_are_what_precedes_an_event(examples):
@@ -71,3 +71,39 @@ def test_parts_follow_time_and_years_and_genres_are_read(examples):
 def test_data_without_ratings_is_refused():
     with pytest.raises(InputError, match="expected ratings in an order, found none"):
         make_examples(dataclasses.replace(drawn_ratings(), weights=None))
+
+
+def test_liked_is_four_fifths_of_the_best_rating():
+    drawn = drawn_ratings()
+    of_ten = dataclasses.replace(drawn, weights=2 * drawn.weights)
+    for rated in (drawn, of_ten):
+        np.testing.assert_array_equal(make_examples(rated).labels, drawn.weights >= 4)
+        assert is_rated(rated)
+
+
+def test_strengths_of_many_values_or_of_one_are_no_ratings():
+    drawn = drawn_ratings()
+    quantities = np.arange(drawn.n_events, dtype=np.float32)
+    assert not is_rated(dataclasses.replace(drawn, weights=quantities))
+    assert not is_rated(dataclasses.replace(drawn, weights=np.ones_like(drawn.weights)))
+    assert not is_rated(dataclasses.replace(drawn, weights=None))
+
+
+def test_of_implicit_events_the_first_of_a_pair_counts_and_no_cancellation():
+    drawn = drawn_ratings(users=12, films=40)
+    again = np.sort(np.concatenate([np.arange(drawn.n_events)] * 2))  # every event twice
+    actions = np.zeros(len(again), np.int32)
+    actions[:2] = 1  # the first pair was cancelled, both times
+    doubled = dataclasses.replace(
+        drawn,
+        users=drawn.users[again],
+        items=drawn.items[again],
+        weights=None,
+        actions=actions,
+        action_names=("purchase", "cancellation"),
+    )
+    examples = make_examples(doubled, implicit=True)
+    np.testing.assert_array_equal(examples.items, drawn.items[1:])
+    np.testing.assert_array_equal(examples.users, drawn.users[1:])
+    assert (examples.labels == 1).all()
+    assert len(examples.next_liked(1)) == 12

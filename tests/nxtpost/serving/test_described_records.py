@@ -264,6 +264,7 @@ def test_an_encoder_of_the_callers_takes_the_packages_place(tmp_path):
         Recommender.load(tmp_path / "saved", parts={"x": lengths})
 
 
+@pytest.mark.long
 def test_texts_by_id_take_an_encoder_too(tmp_path):
     recommender = fitted(TITLES, parts={"content": lengths})
     assert recommender.content.shape == (30, 4)
@@ -322,6 +323,7 @@ def test_content_knn_stands_in_the_report():
     assert found["content-KNN"] > 3 * found["popularity"]  # users stay with one theme
 
 
+@pytest.mark.long
 def test_rows_may_be_dealt_over_devices_and_an_index_answers():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     one = fitted(fit={"mesh": mesh}, index=BruteForce())

@@ -91,6 +91,24 @@ def test_id_dropout_serves_an_item_by_its_content_alone():
     assert 0.2 < dropped.mean() < 0.8
 
 
+def test_event_dropout_hides_what_was_engaged_with_and_not_how():
+    histories, content = drawn_histories([L, 4]), drawn_content()
+    others = histories | {"items": np.where(histories["items"] == PAD, PAD, 3)}
+    acted = histories | {"actions": (histories["actions"] + 1) % 3}
+    hidden = dataclasses.replace(SMALL, event_dropout=0.999, id_dropout=0.0, dropout=0.0)
+    model, params = set_up(hidden, histories, content)
+    apply = jitted(model)
+
+    def states(rows, deterministic):
+        rngs = {"dropout": jax.random.key(0)}
+        given = {"deterministic": deterministic, "rngs": rngs, "method": "encode_users"}
+        return np.asarray(apply({"params": params}, rows, content, **given))
+
+    np.testing.assert_array_equal(states(histories, False), states(others, False))
+    assert np.abs(states(histories, False) - states(acted, False)).max() > 1e-3
+    assert np.abs(states(histories, True) - states(others, True)).max() > 1e-3
+
+
 def test_items_beyond_the_id_table_are_known_by_content():
     histories, content = drawn_histories([L]), drawn_content(N + 5)
     model, params = set_up(SMALL, histories, content)

@@ -46,6 +46,10 @@ OBJECTIVES = {
     "bce in batch": Objective(loss="bce", negatives="in_batch", num_negatives=EVERY, **BOTH),
     "gbce": Objective(loss="gbce", num_negatives=5, calibration=0.6, **BOTH),
     "full softmax": Objective(loss="full_softmax", chunk=7, **BOTH),
+    "smoothed": Objective(loss="full_softmax", label_smoothing=0.2, **BOTH),
+    "mixed, smoothed": Objective(
+        negatives="mixed", num_negatives=25, logq=True, label_smoothing=0.1, **BOTH
+    ),
 }
 
 
@@ -146,12 +150,14 @@ def test_negatives_that_are_all_hits_give_no_loss_and_a_finite_gradient():
     np.testing.assert_array_equal(grad, 0)
 
 
-@pytest.mark.parametrize("name", ["bce", "sampled_softmax"])
-def test_a_batch_of_one_user_has_no_in_batch_negatives(name):
+@pytest.mark.parametrize(
+    ("name", "label_smoothing"), [("bce", 0.0), ("sampled_softmax", 0.0), ("sampled_softmax", 0.3)]
+)
+def test_a_batch_of_one_user_has_no_in_batch_negatives(name, label_smoothing):
     """Only the positive's own term is left, and all gradients are finite."""
     sequences = Sequences(np.arange(9) % 4, [0, 9])
     batch = next(train_batches(sequences, max_len=L, batch_size=3, seed=0, epoch=0))
-    objective = Objective(name, "in_batch", num_negatives=5)
+    objective = Objective(name, "in_batch", num_negatives=5, label_smoothing=label_smoothing)
     fast = jax.value_and_grad(partial(loss, Tables(), objective=objective), has_aux=True)
     (value, _), grads = fast(drawn_tables(batch), batch=batch, content=None, key=jax.random.key(0))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))

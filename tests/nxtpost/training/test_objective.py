@@ -19,6 +19,11 @@ def test_equal_objectives_are_one_key():
         ({"long_weight": float("nan")}, "long_weight: expected a finite number .* found nan"),
         ({"short_weight": 0.0}, "long_weight: expected above 0 where short_weight is 0, found 0"),
         ({"calibration": 1.5}, r"calibration: expected in \[0, 1\], found 1.5"),
+        ({"label_smoothing": 1.0}, r"label_smoothing: expected a share in \[0, 1\), found 1.0"),
+        (
+            {"label_smoothing": 0.1, "loss": "gbce"},
+            "label_smoothing: expected a softmax loss beside it, found 'gbce'",
+        ),
         ({"logq": True, "loss": "bce"}, "logq: expected loss 'sampled_softmax' .* found 'bce'"),
     ],
 )
