@@ -257,9 +257,12 @@ def nodes(now: Nested, nested: bool) -> Any:
 def stats(now: Nested) -> dict[str, float]:
     """Return `index.stats` of the last index, and how the items spread over the coarser nodes.
 
-    Level n's `used_nodes`, `perplexity` and `imbalance` are under `level_n_...`, from 1.
+    Level n's `used_nodes`, `perplexity` and `imbalance` are under `level_n_...`, from 1. `bytes`
+    are those of all arrays: lists, vectors and whatever scorers read, free slots included.
     """
     found = stats_of_index(now.items.index)
+    arrays = now.indexes, now.items.tiles, now.items.features, now.node_features
+    found["bytes"] = sum(x.nbytes for x in jax.tree.leaves(arrays))
     for number, counts in enumerate(open_counts(now.indexes, None)[:-1], start=1):
         below = stats_of_index(now.coarser[number - 1]._replace(counts=counts))
         for name in ("used_nodes", "perplexity", "imbalance"):
