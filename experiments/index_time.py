@@ -11,7 +11,9 @@ A row says:
     us_256, us_512   microseconds per query in batches of so many, median
     us_1             p50 of single requests
     build_s          seconds to build, compilation included
-    add_ms           median of adding one item (ours alone)
+    add_ms           median of adding one item (ours alone) while another thread searches
+    add_p99_ms       99th percentile of the same
+    merge_ms         median of the adds by which the items that wait go into the lists
     bytes_ratio      bytes of the arrays over those of faiss IVF
 """
 
@@ -22,9 +24,9 @@ import functools
 import time
 from typing import Any
 
-import jax
 import numpy as np
 
+from experiments.bench.adds import time_adds
 from experiments.bench.indexes import INDEXES, Built, knob_for, recall_at
 from experiments.data.drawn import planted_tree
 from experiments.data.source_lines import source_vectors
@@ -36,7 +38,8 @@ from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting, Study
 
 BATCHES = (1, 256, 512)
-ROW = ("recall", "knob", "us_1", "us_256", "us_512", "build_s", "add_ms", "bytes_ratio")
+ADDS = ("add_ms", "add_p99_ms", "merge_ms")
+ROW = ("recall", "knob", "us_1", "us_256", "us_512", "build_s", *ADDS, "bytes_ratio")
 FIRST = "faiss IVF"
 
 
@@ -60,8 +63,8 @@ class IndexTime(OneSeed):
     """beside ours, separated by commas"""
     turns: int = 9
     """batches of each size that are timed; single requests are twenty times as many"""
-    adds: int = 20
-    """single items that are added"""
+    adds: int = 1000
+    """single items that are added, of which each 257th lists those that wait"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,7 +130,10 @@ def time_catalogue(
     if FIRST in built:
         for name, index in built.items():
             rows[name]["bytes_ratio"] = index.bytes / built[FIRST].bytes
-    rows["HSNN"]["add_ms"] = _add_ms(built["HSNN"], items, options)
+    retriever, budget = built["HSNN"].retriever, int(rows["HSNN"]["knob"])
+    assert retriever is not None
+    given = {"k": options.k, "budget": budget}
+    rows["HSNN"] |= time_adds(retriever, items[: options.adds], users, **given)
     return rows
 
 
@@ -143,18 +149,6 @@ def _take_turns(built: dict[str, Built], rows, users, batch: int, options: Index
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-def _add_ms(index: Built, items: np.ndarray, options: IndexTime) -> float:
-    """Return the median milliseconds in which an item is added and can be found."""
-    retriever, seconds = index.retriever, []
-    assert retriever is not None
-    for turn in range(options.adds + 1):
-        start = time.perf_counter()
-        retriever.add(items[turn : turn + 1], [len(items) + turn])
-        jax.block_until_ready(retriever.index)
-        seconds.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(seconds[1:]))
 
 
 def panels(figures: Figures) -> list[Draw]:

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 # leave the caches. Never fewer rows than make a matrix product worth it, though.
 _MAX_VALUES = 2**21
 _MIN_ROWS = 32
+# Operations for which a scorer is taken to hold one value of a pair while it works: those of an
+# inner product of width 64. A MoNN L by all users at once would hold gigabytes.
+_FLOPS_PER_VALUE = 128
 
 
 def by_chunks(function: Callable, width: int, *arguments: Any) -> Any:
@@ -33,6 +36,16 @@ def by_chunks(function: Callable, width: int, *arguments: Any) -> Any:
 
     results = jax.lax.map(lambda chunk: function(*chunk), jax.tree.map(split, arguments))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], results)
+
+
+def values_of(items: int, *, flops: float) -> int:
+    """Estimate the values that scores of so many items hold for one user.
+
+    Args:
+      items: scored for each user.
+      flops: operations of the scorer per item.
+    """
+    return items * max(1, round(flops / _FLOPS_PER_VALUE))
 
 
 def num_rows(tree: Any) -> int:

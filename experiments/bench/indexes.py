@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from types import ModuleType
 
-import jax
 import numpy as np
 
 from experiments.harness.errors import InputError
@@ -46,10 +45,7 @@ def _growing(first: float, last: float, *, steps: int = 24) -> list[int]:
 def hsnn(items: np.ndarray, *, slack: float, seed: int) -> Built:
     """Build a `Retriever` over the items; the knob is the budget."""
     retriever = Retriever(LTIConfig(), slack=slack)
-    retriever.build_index(items, seed=seed)
-    held = retriever._now.items  # pyright: ignore[reportOptionalMemberAccess]  # just built
-    arrays = jax.tree.leaves((held.index, held.tiles))
-    size = sum(x.nbytes for x in arrays)
+    size = int(retriever.build_index(items, seed=seed)["bytes"])
     root = math.sqrt(len(items))
 
     def search(users, k, knob):

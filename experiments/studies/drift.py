@@ -26,10 +26,9 @@ from experiments.harness.study import Outcome
 from experiments.retrieval.linear_towers import Adapted, adapt
 from experiments.retrieval.nodes import lti_config
 from experiments.studies.timeline import Timeline, make_timeline
+from hsnn_jax import LTIConfig, Retriever
 from hsnn_jax.cost_curves import recall_by_user
-from hsnn_jax.descent.search import brute_force, search
-from hsnn_jax.lists import living
-from hsnn_jax.lists.index import build_index, stats
+from hsnn_jax.descent.search import brute_force
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.kmeans import kmeans
 
@@ -70,12 +69,12 @@ class DriftConfig:
 
 @dataclasses.dataclass
 class Server:
-    """One variant: towers, and a living index over the live items."""
+    """One variant: towers, and a retriever over the live items."""
 
     towers: Adapted
     content: np.ndarray
     vectors: jax.Array  # of all items, by the towers
-    alive: living.Living
+    retriever: Retriever
 
     @classmethod
     def start(
@@ -87,51 +86,46 @@ class Server:
         live: np.ndarray,
         slack: float,
     ) -> Server:
-        """Build the index over the live items, with a free row for each other item."""
+        """List the live items, with a free row for each other item."""
+        retriever = Retriever(LTIConfig(num_nodes=len(nodes)), slack=slack)
+        retriever.nodes = nodes
         vectors = towers.items(timeline.content)
-        ids, rest = np.flatnonzero(live), int((~live).sum())
-        items = np.asarray(vectors)[ids]
-        index = build_index(items, nodes, slack=slack, reserve=rest)
-        padded = np.concatenate([ids, np.full(rest, -1)])
-        return cls(towers, timeline.content, vectors, living.start(index, items, ids=padded))
+        server = cls(towers, timeline.content, vectors, retriever)
+        server._list(np.flatnonzero(live))
+        return server
+
+    def _list(self, ids):
+        items, reserve = np.asarray(self.vectors), len(self.vectors) - len(ids)
+        self.retriever.build_index(items[ids], item_ids=ids, reserve=reserve)
 
     def set_live(self, live: np.ndarray) -> int:
-        """Remove what has expired and insert what is new; the number of inserts."""
+        """Remove what has expired and add what is new; the number of additions."""
         present = np.zeros(len(live), bool)
-        present[self.alive.rows[0]] = True
+        present[self._held()] = True
         gone, new = np.flatnonzero(present & ~live), np.flatnonzero(live & ~present)
-        if gone.size:
-            self.alive = living.remove(self.alive, gone)
-        if new.size:
-            self.alive = living.add(self.alive, np.asarray(self.vectors)[new], ids=new)
+        self.retriever.remove(gone)
+        self.retriever.add(np.asarray(self.vectors)[new], new)
         return len(new)
+
+    def _held(self):
+        ids = self.retriever.ids
+        return ids[ids >= 0]
 
     def relist(self, nodes: jax.Array, towers: Adapted | None = None) -> None:
         """Move to other nodes, and to other towers where given."""
-        self.alive = self.alive._replace(index=self.alive.index._replace(nodes=jnp.asarray(nodes)))
-        ids = self.alive.rows[0]
-        if towers is not None:
+        self.retriever.nodes = nodes
+        if towers is None:
+            self.retriever.rebuild()
+        else:
             self.towers, self.vectors = towers, towers.items(self.content)
-        self.alive = living.reassign(self.alive, np.asarray(self.vectors)[ids], ids=ids)
+            self._list(self._held())
 
     def ask(
         self, users: np.ndarray, seen: np.ndarray, *, live: np.ndarray, budget: int
     ) -> tuple[np.ndarray, np.ndarray, float]:
         """Return ids found and exact ids, int [B, K] each, and the mean of items scored."""
         vectors = self.towers.users(users)
-        excluded = living.rows_of(self.alive, seen)
-        found = search(
-            dot,
-            None,
-            index=self.alive.index,
-            items=self.alive.tiles,
-            users=vectors,
-            k=K,
-            budget=max(budget, self.alive.index.lists.shape[1]),
-            exclude=jnp.asarray(excluded),
-        )
-        rows = np.asarray(found.ids)
-        ids = np.where(rows < 0, -1, self.alive.ids[rows])
+        found = self.retriever.search(vectors, K, budget=budget, exclude=seen)
         exact = brute_force(
             dot,
             None,
@@ -141,7 +135,7 @@ class Server:
             exclude=jnp.asarray(seen),
             allowed=jnp.asarray(live),
         )
-        return ids, np.asarray(exact.ids), float(jnp.mean(found.items_scored))
+        return found.ids, np.asarray(exact.ids), float(found.items_scored.mean())
 
 
 def serve(
@@ -194,7 +188,7 @@ def serve(
                 )
                 server.relist(more.params["nodes"], more)
             found, exact, scored = server.ask(users, seen, live=live, budget=budget)
-            usage = stats(server.alive.index)
+            usage = server.retriever.stats()
             record = {
                 "recall": _mean(recall_by_user(found, exact)[:real]),
                 f"recall@{K}": _mean(recall_by_user(found, truth)[:real]),

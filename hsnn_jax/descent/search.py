@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from hsnn_jax.chunks import by_chunks, num_rows
+from hsnn_jax.chunks import by_chunks, num_rows, values_of
 from hsnn_jax.descent import descend
 from hsnn_jax.descent.beam import Array
 from hsnn_jax.descent.descend import (
@@ -32,10 +32,6 @@ from hsnn_jax.lists.wide import WideTiles
 from hsnn_jax.monn.ensemble import level_logit
 from hsnn_jax.monn.scorers import pair_flops, score_all
 from hsnn_jax.top_k import top_k
-
-# Operations for which a scorer is taken to hold one value of a pair while it works: those of an
-# inner product of width 64. A MoNN L by all users at once would hold gigabytes.
-_FLOPS_A_VALUE = 128
 
 
 def search(
@@ -378,7 +374,7 @@ def compiled_brute_force(
             scorer, level.params, users=level.users, items=level.features
         )
         flops += per_user + per_row * num_rows(level.features)
-        width += num_items * max(1, round(per_row / _FLOPS_A_VALUE))
+        width += values_of(num_items, flops=per_row)
     users = tuple(level.users for level in levels)
     ids, scores = by_chunks(of_chunk, width, users, exclude)
     nodes = sum(num_rows(level.features) for level in levels[:-1])

@@ -25,7 +25,7 @@ from hsnn_jax.lists.wide import (
 )
 
 # Items a compiled update takes; it is padded to one of these, so there are two programs in all.
-_BATCHES = (32, 1024)
+BATCHES = (32, 1024)
 
 
 @functools.partial(jax.jit, static_argnames="distance")
@@ -200,7 +200,7 @@ def batches(size: int) -> Iterator[tuple[slice, int]]:
     """Cut `size` items into (slice, padded size), of few sizes, so that few are compiled."""
     first = 0
     while first < size:
-        padded_size = next((b for b in _BATCHES if size - first <= b), _BATCHES[-1])
+        padded_size = next((b for b in BATCHES if size - first <= b), BATCHES[-1])
         last = min(first + padded_size, size)
         yield slice(first, last), padded_size
         first = last

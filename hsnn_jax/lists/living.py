@@ -16,7 +16,7 @@ from hsnn_jax.distance import Distance
 from hsnn_jax.lists import ids as of_ids
 from hsnn_jax.lists.checks import as_vectors, check_features
 from hsnn_jax.lists.drift import measure
-from hsnn_jax.lists.edits import batches, discard, insert, padded, relist, widen
+from hsnn_jax.lists.edits import BATCHES, batches, discard, insert, padded, relist, widen
 from hsnn_jax.lists.index import Index, Tiles, live, pack
 from hsnn_jax.lists.wide import WideTiles, pack_wide, vectors_at
 
@@ -30,6 +30,14 @@ class Living(NamedTuple):
     rows: of_ids.Table  # the ids present and their rows
     baseline: dict[str, float]  # `measure` of the index when it was built
     features: Tiles | None  # what moves with the items besides their vectors
+
+
+class New(NamedTuple):
+    """Items to list, checked."""
+
+    vectors: np.ndarray  # float32 [b, d]
+    ids: np.ndarray  # [b], the caller's, of the kind that the index holds
+    features: Any  # pytree of [b, ...], alike those of the items that are listed, or None
 
 
 def start(
@@ -92,13 +100,8 @@ def add(
         or present already; features are missing or differ in shape or type from those of the
         others.
     """
-    width = living.index.nodes.shape[1]
-    vectors = np.asarray(as_vectors("vectors", vectors, width=width, empty=True))
-    ids = of_ids.as_ids("ids", ids, size=vectors.shape[0], like=living.ids)
-    features = check_features(features, _held(living), size=ids.size)
-    known = ids[rows_of(living, ids) >= 0]
-    if known.size:
-        raise ValueError(f"ids: expected new ones, found {known[0]}, which the index holds")
+    vectors, ids, features = checked(living, vectors, ids=ids, features=features)
+    refuse_known(ids, rows_of(living, ids))
     living = _with_room(living, ids.size)
     rows = np.flatnonzero(of_ids.free(living.ids))[: ids.size].astype(np.int32)
     index, tiles, carried = living.index, living.tiles, living.features
@@ -107,7 +110,7 @@ def add(
             index,
             tiles,
             carried=carried,
-            vectors=padded(vectors[part].astype(np.float32), size, value=0),
+            vectors=padded(vectors[part], size, value=0),
             features=jax.tree.map(
                 lambda x, part=part, size=size: padded(x[part], size, value=0), features
             ),
@@ -119,6 +122,50 @@ def add(
     new_ids[rows] = ids
     table = of_ids.with_new(living.rows, ids, rows=rows)
     return living._replace(index=index, tiles=tiles, features=carried, ids=new_ids, rows=table)
+
+
+def checked(living: Living, vectors: ArrayLike, *, ids: Any, features: Any = None) -> New:
+    """Return items as the index holds them, whether it knows their ids or not.
+
+    Raises:
+      ValueError: see `add`.
+    """
+    width = living.index.nodes.shape[1]
+    vectors = np.asarray(as_vectors("vectors", vectors, width=width, empty=True))
+    ids = of_ids.as_ids("ids", ids, size=vectors.shape[0], like=living.ids)
+    features = check_features(features, _held(living), size=ids.size)
+    return New(vectors.astype(np.float32), ids, features)
+
+
+def refuse_known(ids: np.ndarray, found: np.ndarray) -> None:
+    """Raise a ValueError if one of ids [b] has been found, at places int [b]; -1 elsewhere."""
+    known = ids[found >= 0]
+    if known.size:
+        raise ValueError(f"ids: expected new ones, found {known[0]}, which the index holds")
+
+
+def warm_up(living: Living, *, distance: Distance = "l2") -> None:
+    """Compile what `add` runs as long as there are free rows; nothing is changed."""
+    for size in BATCHES:
+        none = blank(living, size)
+        insert(
+            living.index,
+            living.tiles,
+            carried=living.features,
+            vectors=none.vectors,
+            features=none.features,
+            rows=np.full(size, living.ids.size, np.int32),
+            count=0,
+            distance=distance,
+        )
+
+
+def blank(living: Living, size: int) -> New:
+    """Return so many items that are none: zeros, and no ids; as those that the index holds."""
+    width, ids = living.index.nodes.shape[1], living.ids
+    features = jax.tree.map(lambda x: np.zeros((size, *x.shape[2:]), x.dtype), _held(living))
+    no_ids = np.full(size, of_ids.blank(ids), ids.dtype)
+    return New(np.zeros((size, width), np.float32), no_ids, features)
 
 
 def _with_room(living, more):

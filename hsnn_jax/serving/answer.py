@@ -8,6 +8,8 @@ import numpy as np
 
 from hsnn_jax.descent.descend import SearchResult
 from hsnn_jax.lists.ids import blank, free
+from hsnn_jax.serving.side import ids_at
+from hsnn_jax.serving.state import Nested
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,16 +54,17 @@ class Answer:
         return list(zip(self.ids[user][found].tolist(), self.scores[user][found].tolist()))
 
 
-def answer_of(found: SearchResult, ids: np.ndarray, *, k: int) -> Answer:
+def answer_of(found: SearchResult, now: Nested, *, k: int) -> Answer:
     """Return what was found, in the caller's ids and padded to k.
 
     Args:
       found: on the host, of at most k rows each.
-      ids: [n], the caller's id of each row, see `lists.ids`.
+      now: the state in which it was found.
       k: items that were asked for.
     """
-    padding: Any = blank(ids)
-    found_ids, scores = np.where(found.ids < 0, padding, ids[found.ids]), np.asarray(found.scores)
+    padding: Any = blank(now.items.ids)
+    found_ids = ids_at(now.side, np.asarray(found.ids), ids=now.items.ids)
+    scores = np.asarray(found.scores)
     if k > found.ids.shape[1]:  # beyond the rows
         missing = (0, 0), (0, k - found.ids.shape[1])
         found_ids = np.pad(found_ids, missing, constant_values=padding)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from hsnn_jax.chunks import num_rows
 from hsnn_jax.lists import living
@@ -19,12 +20,24 @@ from hsnn_jax.nodes.fit import fit_index
 from hsnn_jax.nodes.lti import init_params, levels_of
 from hsnn_jax.serving import state
 from hsnn_jax.serving.calibration import calibrate
-from hsnn_jax.serving.encoders import LevelModels, sums_of_codes
+from hsnn_jax.serving.encoders import LevelModels, models_of, sums_of_codes
 from hsnn_jax.serving.request import key_of
 from hsnn_jax.serving.state import Nested
 
 _PER_NODE = 64  # items that k-means learns a node from: more take longer and find the same
 _LEAST = 2**14  # items of which all are learned from
+
+
+def plan_of(retriever: Any, mesh: tuple[Mesh, str] | None) -> dict[str, Any]:
+    """Return what a retriever's nodes are learned by, for `fit` and `build`.
+
+    Args:
+      retriever: see `Retriever`; its attributes are read.
+      mesh: and its axis, over which the lists are to be spread.
+    """
+    devices = 1 if mesh is None else mesh[0].shape[mesh[1]]
+    given = {"models": models_of(retriever), "by_level": retriever.nested, "devices": devices}
+    return given | {"config": retriever.config}
 
 
 def fit(

@@ -1,4 +1,7 @@
-"""Find what a request asks for: through the nodes, or item by item where few are allowed."""
+"""Find what a request asks for: through the nodes, or item by item where few are allowed.
+
+What waits beside the lists is scored besides, all of it.
+"""
 
 from typing import Any
 
@@ -13,7 +16,7 @@ from hsnn_jax.descent.rows import search_rows
 from hsnn_jax.descent.search import brute_force_levels, search_levels
 from hsnn_jax.descent.sharded import sharded_search_levels
 from hsnn_jax.lists import living
-from hsnn_jax.serving import state
+from hsnn_jax.serving import side, state
 from hsnn_jax.serving.encoders import LevelModels
 from hsnn_jax.serving.request import Budget, Request, budgets_of, default_budget
 from hsnn_jax.serving.sizes import batch_size, power_of_two
@@ -43,7 +46,7 @@ def find(
     Args:
       now: the state.
       models: see `LevelModels`.
-      asked: the request.
+      asked: the request, of this state.
       budget: see `Retriever.search`.
       max_beam: see `Retriever`.
       mesh: the mesh and the axis that the lists are spread over.
@@ -55,11 +58,22 @@ def find(
     """
     if recall is not None:
         _check_recall(recall, now)
+    options: dict[str, Any] = {"max_beam": max_beam, "mesh": mesh, "recall": recall}
+    found = _in_lists(now, models, asked, budget, switch=switch, **options)
+    if now.side is None or asked.beside is None or not asked.num_users:
+        return found
+    level = state.levels(now, models, users=asked.users)[-1]
+    return side.join(found, now.side, level=level, beside=asked.beside, most=asked.most)
+
+
+def _in_lists(now, models, asked, budget, *, switch, **options):
+    """Find what the lists hold; arguments as of `find`."""
+    recall = options["recall"]
+    if recall is not None:
         budget = max(living.size(now.items), 1) if budget is None else budget
     budgets = budgets_of(now, budget, k=asked.k, num_users=asked.num_users)
     if asked.num_users == 0:
         return jax.device_get(nothing_found(asked.k))
-    options: dict[str, Any] = {"max_beam": max_beam, "mesh": mesh, "recall": recall}
     if asked.rows is not None and asked.rows.ndim == 2:
         return _by_own_filters(now, models, asked, budgets, options | {"switch": switch})
     few = np.asarray(switch and asked.rows is not None and asked.rows.size <= budgets[-1])
@@ -127,7 +141,7 @@ def _by_own_filters(now, models, asked, budgets, options):
         alone = _of_users(asked, np.array([user]))
         alone = alone._replace(rows=np.sort(asked.rows[user][asked.rows[user] >= 0]))
         own = tuple(int(budget[user]) for budget in budgets)
-        parts.append((np.array([user]), find(now, models, asked=alone, budget=own, **options)))
+        parts.append((np.array([user]), _in_lists(now, models, alone, own, **options)))
     return _joined(parts)
 
 

@@ -13,8 +13,9 @@ from hsnn_jax.lists import living
 from hsnn_jax.lists.checks import as_integers
 from hsnn_jax.lists.ids import as_known
 from hsnn_jax.lists.living import Living
-from hsnn_jax.serving import sizes
+from hsnn_jax.serving import side, sizes
 from hsnn_jax.serving.encoders import LevelModels
+from hsnn_jax.serving.side import Beside
 from hsnn_jax.serving.state import Nested
 
 _LAST = np.iinfo(np.int32).max
@@ -27,12 +28,13 @@ class Request(NamedTuple):
 
     users: tuple  # of each level, pytrees of [S, ...], what its scorer reads; S >= B
     num_users: int  # B; further rows are cut off the answer
-    k: int  # items to return, at most the rows of the index
+    k: int  # items to return from the lists, at most the rows of the index
     most: int  # items to find, at least k
     # int32 [m], rows of the items that may be returned, or [B, m], -1 after a user's; None for all.
     rows: np.ndarray | None
     exclude: np.ndarray | None  # int32 [S, E], rows of those that a user must not get
     vectors: jax.Array | None = None  # float [S, d], what the scorer of a pool reads
+    beside: Beside | None = None  # what is asked of the side list, where there is one
 
     @property
     def size(self) -> int:
@@ -60,14 +62,21 @@ def request_of(
     check_k(k)
     width = now.items.index.nodes.shape[1]
     read, vectors, num_users = models.users("users", users, width=width, few_sizes=few_sizes)
-    k = min(int(k), now.items.ids.size)
-    exclude = excluded_rows(now.items, exclude, num_users=num_users)
+    wanted, k = int(k), min(int(k), now.items.ids.size)
+    excluded = excluded_ids(now.items, exclude, num_users=num_users)
+    allowed = allowed_ids(now.items, allowed, num_users=num_users)
+    exclude = None if excluded is None else living.rows_of(now.items, excluded)
     most = k
     if few_sizes:
         most = min(sizes.width(k), now.items.ids.size)
         exclude = None if exclude is None else _wider(exclude, num_rows(read))
-    rows = allowed_rows(now.items, allowed, num_users=num_users)
-    return Request(read, num_users, k, most, rows, exclude, vectors)
+    rows = None if allowed is None else _allowed_rows(now.items, allowed)
+    beside = None
+    if now.side is not None:
+        slots = side.open_slots(now.side, num_users=num_users, allowed=allowed, exclude=excluded)
+        more = (0, num_rows(read) - num_users), (0, 0)
+        beside = Beside(np.pad(slots, more), min(wanted, now.items.ids.size + side.SIZE))
+    return Request(read, num_users, k, most, rows, exclude, vectors, beside)
 
 
 def _wider(exclude, size):
@@ -95,8 +104,8 @@ def check_k(k: int) -> None:
         raise ValueError(f"k: expected an integer >= 1, found {k!r}")
 
 
-def excluded_rows(items: Living, exclude: Any, *, num_users: int) -> np.ndarray | None:
-    """Return the rows of the ids that each user must not get, int32 [B, E]; -1 for none.
+def excluded_ids(items: Living, exclude: Any, *, num_users: int) -> np.ndarray | None:
+    """Return the ids that each user must not get, [B, E], as the index holds them.
 
     Raises:
       ValueError: they are no ids [B, E], see `lists.ids`.
@@ -109,13 +118,11 @@ def excluded_rows(items: Living, exclude: Any, *, num_users: int) -> np.ndarray 
             f"exclude: expected shape [{num_users}, E], one row per user, found "
             f"{list(exclude.shape)}"
         )
-    return living.rows_of(items, exclude)
+    return exclude
 
 
-def allowed_rows(items: Living, allowed: Any, *, num_users: int) -> np.ndarray | None:
-    """Return the rows of the ids that may be returned, ascending int32 [m]; None for all.
-
-    Of ids of each user, [B, m], int32 [B, m]: distinct ones and -1, in any order.
+def allowed_ids(items: Living, allowed: Any, *, num_users: int) -> np.ndarray | None:
+    """Return the ids that may be returned, [m], or [B, m] of each user; None for all.
 
     Raises:
       ValueError: they are no ids [m] or [B, m], see `lists.ids`.
@@ -127,6 +134,11 @@ def allowed_rows(items: Living, allowed: Any, *, num_users: int) -> np.ndarray |
         raise ValueError(
             f"allowed: expected ids of shape [m] or [{num_users}, m], found {list(allowed.shape)}"
         )
+    return allowed
+
+
+def _allowed_rows(items, allowed):
+    """Return ascending rows int32 [m]; or [B, m]: distinct ones and -1, in any order."""
     if allowed.ndim == 1:
         rows = np.unique(living.rows_of(items, allowed))
         return rows[rows >= 0]

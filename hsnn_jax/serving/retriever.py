@@ -18,7 +18,7 @@ from hsnn_jax.lists.index import Index
 from hsnn_jax.monn.config import MoNNConfig
 from hsnn_jax.nodes.beam_aware import RouteConfig
 from hsnn_jax.nodes.config import LTIConfig
-from hsnn_jax.serving import artefact, building
+from hsnn_jax.serving import artefact, building, updates
 from hsnn_jax.serving import state as nested
 from hsnn_jax.serving.answer import Answer, answer_of
 from hsnn_jax.serving.calibration import calibrate
@@ -40,10 +40,9 @@ class Retriever:
     nothing. One that fails changes nothing, and several at once wait for one another.
 
     Users and items are vectors or, with a `model`, what its towers read: users are (features,
-    counts), items (features, attributes), or features alone without crosses, as
-    `monn.encode_users` and `monn.encode_items` take them. Items are kept encoded, listed by the
-    item tower's vectors; a node is scored as its representative item. With a model a level, items
-    are listed and encoded by the last one, nodes by their own.
+    counts), items (features, attributes), or features alone without crosses, see `monn`. Items are
+    kept encoded, listed by the item tower's vectors; a node is scored as its representative item.
+    With a model a level, items are listed and encoded by the last one, nodes by their own.
 
     Args:
       config: of the nodes, see `LTIConfig`.
@@ -59,8 +58,8 @@ class Retriever:
         a model a level; otherwise the sums of their codes are the nodes of one index.
       candidates: a cheap scorer that chooses which items of the visited lists the scorer or the
         model scores, see `Pool`; all of them by default.
-      mesh: spread the lists of items over its devices; answers are those of one device.
-      axis: of the mesh, the first by default; its size divides the nodes that list items.
+      mesh, axis: spread the lists of items over its devices; answers are those of one device. The
+        axis is the first by default; its size divides the nodes that list items.
 
     Raises:
       ValueError: config, scorer, params, model, task, mesh and axis do not fit together.
@@ -96,23 +95,22 @@ class Retriever:
         self._listed_at = None  # when the index was built: others are from a later fit
         self._mesh = auto_mesh(mesh, axis, num_nodes=config.num_sums)
         self._now: Nested | None = None
-        # Held from reading the state to publishing what was made of it.
-        self._writing = threading.RLock()
+        self._writing = threading.RLock()  # from reading the state to publishing the next one
 
     @property
     def index(self) -> Index | None:
         """The index of the items, over rows."""
-        return None if self._now is None else self._now.items.index
+        return None if self._now is None else self._whole().items.index
 
     @property
     def indexes(self) -> tuple[Index, ...]:
         """The indexes of all levels, the coarsest first."""
-        return self._built().indexes
+        return self._whole().indexes
 
     @property
     def ids(self) -> np.ndarray:
         """The caller's id in each row, int64 [n]; -1 in a free row. Or object [n], None there."""
-        return self._built().items.ids.copy()
+        return self._whole().items.ids.copy()
 
     def fit(
         self,
@@ -140,8 +138,7 @@ class Retriever:
             after = copy.copy(self)
             after.params, records = fit_model(users, items, retriever=self, seed=seed, **given)
             after.nodes = nodes_in(after.params, self.config, model=self.model)
-            listing = {"item_ids": item_ids, "reserve": reserve, "seed": seed}
-            after.build_index(items, users=users, **listing)
+            after.build_index(items, users=users, item_ids=item_ids, reserve=reserve, seed=seed)
             vars(self).update(vars(after))
         return records
 
@@ -150,12 +147,11 @@ class Retriever:
     ) -> list[Record]:
         """Learn nodes by LTI on pairs (a model's vectors), for the next build; return the records.
 
-        Args:
-          user_vectors, item_vectors, positives, tx: see `fit_index`, and what that raises.
-          seed: of the start, the batches and the negatives.
+        See `fit_index` for the arguments and what is raised; the seed is of start and negatives.
         """
-        pairs = {"positives": positives, "tx": tx, "key": key_of(seed)}
-        self.nodes, records = building.fit(user_vectors, item_vectors, **pairs, **self._plan())
+        given: dict[str, Any] = {"positives": positives, "tx": tx, "key": key_of(seed)}
+        given |= building.plan_of(self, self._mesh)
+        self.nodes, records = building.fit(user_vectors, item_vectors, **given)
         return records
 
     def build_index(
@@ -197,7 +193,7 @@ class Retriever:
           ValueError: there is no index or it holds no items; see `build_index`.
         """
         with self._writing:
-            items, free = building.held(self._built())
+            items, free = building.held(self._whole())
             nodes = None if self.nodes is self._listed_at else self.nodes
             self._build(items, nodes, seed=seed, reserve=free if reserve is None else reserve)
         return self.stats()
@@ -227,35 +223,40 @@ class Retriever:
         """
         given = {"tx": tx, "config": config, "key": key_of(seed)}
         with self._writing:
-            asked = self._asked(self._built(), users, k=k, exclude=exclude, few_sizes=False)
-            now, losses = nested.with_routes(self._built(), self._models, asked=asked, **given)
+            now = self._whole()
+            asked = self._asked(now, users, k=k, exclude=exclude, few_sizes=False)
+            now, losses = nested.with_routes(now, self._models, asked=asked, **given)
             self._publish(calibrate(now, self._models, users=users, seed=seed))
         return losses
 
     def add(self, vectors: Any, ids: Any) -> None:
-        """List new items near what they resemble, without training; see `living.add`.
+        """Take new items in, without training; the next search finds them.
+
+        They wait in a side list, which every search scores whole beside its budget, until it is
+        full, see `updates.add`; over a mesh, with `candidates`, several levels or models they do
+        not wait, and each `add` copies the lists.
 
         Args:
           vectors: float [b, d], or what the model reads.
           ids: [b], ids that the index does not hold, integers where it holds integers.
         """
-        self._update(nested.add, vectors=vectors, ids=ids)
+        self._update(updates.add, vectors=vectors, ids=ids, beside=self._mesh is None)
 
     def upsert(self, vectors: Any, ids: Any) -> None:
-        """List items as they are now, known and new, in one update; see `living.upsert`."""
-        self._update(nested.upsert, vectors=vectors, ids=ids)
+        """Take items in as they are now, known and new, in one update; see `add`."""
+        self._update(updates.upsert, vectors=vectors, ids=ids, beside=self._mesh is None)
 
     def remove(self, ids: Any) -> None:
         """Drop items by id, [b]; their rows and slots are free for others; see `living.remove`."""
-        self._update(nested.remove, ids=ids)
+        self._update(updates.remove, ids=ids)
 
     def reassign(self, vectors: Any = None, ids: Any = None) -> None:
         """List all items anew at the nodes, those of `ids` as now; see `living.reassign`."""
-        self._update(nested.reassign, vectors=vectors, ids=ids)
+        self._update(updates.reassign, vectors=vectors, ids=ids)
 
     def drift(self) -> dict[str, float]:
         """Measure the index against its build; see `living.drift`."""
-        return living.drift(self._built().items, distance=self.config.distance)
+        return living.drift(self._whole().items, distance=self.config.distance)
 
     def needs_rebuild(self, **thresholds: float) -> bool:
         """Tell whether `rebuild` is due; see `drift.needs_rebuild` for the thresholds."""
@@ -273,12 +274,12 @@ class Retriever:
     ) -> Answer:
         """Return each user's best items, in the caller's ids.
 
-        Where the budget holds all allowed items, they are all scored: the answer is exact.
+        Where the budget holds all allowed items, the answer is exact. What waits (`add`) is on top.
 
         Args:
           users: float [B, d], or what the model reads; B may be 0.
           k: items to return; padded by -1 where fewer are found.
-          budget: most items to score for a user (the best list at least), a number or int [B];
+          budget: most listed items to score for a user (a list at least), a number or int [B];
             `request.default_budget` by default. From the number of items on the answer is exact,
             unless `max_beam` or a pool bounds it. Or a tuple of such, see `request.budgets_of`.
           recall: score as many items as `Answer.recall` needs to reach it; `budget` is the limit
@@ -295,45 +296,40 @@ class Retriever:
         one = copy.copy(self)  # parameters and index of one moment, whatever comes meanwhile
         asked = one._asked(one._built(), users, k=k, allowed=allowed, exclude=exclude)
         found = one._find(one._built(), asked, recall=recall)(budget)
-        return answer_of(found, one._built().items.ids, k=k)
+        return answer_of(found, one._built(), k=k)
 
     def warm_up(
         self, users: Any = None, *, k: int | Sequence, batch: int | Sequence, exclude: int = 0
     ) -> None:
         """Compile what requests of these sizes run; again after a build, or rows that ran out.
 
-        Args:
-          users, k, batch, exclude: see `warming.warm_up`; users are not needed for vectors.
+        And what `add` runs, but for a model's towers, which the first items compile. See
+        `warming.warm_up` for the arguments; users are not needed for vectors.
         """
-        if users is None and self.model is None:
-            users = np.zeros((1, self._built().items.index.nodes.shape[1]), np.float32)
-        warm_up(self.search, users, k=k, batch=batch, exclude=exclude)
+        one, at, beside = copy.copy(self), self.config.distance, self._mesh is None
+        one._now = updates.warmed(self._built(), self._models, distance=at, beside=beside)
+        width = None if self.model else one._now.items.index.nodes.shape[1]
+        warm_up(one.search, users, width=width, k=k, batch=batch, exclude=exclude)
 
     def frontier(
-        self,
-        users: Any,
-        k: int,
-        *,
-        budgets: Sequence[int | tuple],
-        allowed: Any = None,
-        exclude: Any = None,
+        self, users: Any, k: int, *, budgets: Sequence, allowed: Any = None, exclude: Any = None
     ) -> list[FrontierPoint]:
         """Measure recall of the exact top k, that of all levels' ensemble, at several budgets.
 
         See `search`; a point has the last budget of a tuple. Shares are of the items held.
         """
-        now = self._built()
+        now = self._whole()
         asked = self._asked(now, users, k=k, allowed=allowed, exclude=exclude)
         exact, held = find_exact(now, self._models, asked=asked), living.size(now.items)
         return curve(self._find(now, asked), exact, budgets=budgets, num_items=held)
 
     def stats(self) -> dict[str, float]:
         """Measure how evenly the items fill the lists, see `nested.stats`."""
-        return nested.stats(self._built())
+        return nested.stats(self._whole())
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all of it to a folder, whole or not at all, see `artefact.write`."""
-        artefact.write(path, artefact.content_of(self, self._built()))
+        artefact.write(path, artefact.content_of(self, self._whole()))
 
     @classmethod
     def load(
@@ -348,8 +344,7 @@ class Retriever:
         """Read what `save` wrote, on any mesh.
 
         Args:
-          scorer, candidates: the callables whose names were saved, inner products by default; of
-            a model no scorer.
+          scorer, candidates: of the saved names, inner products by default; of a model no scorer.
           mesh, axis: where the lists of items go, as of a new retriever.
 
         Raises:
@@ -367,15 +362,9 @@ class Retriever:
         """What scores the levels, with the parameters as they are now."""
         return models_of(self)
 
-    def _plan(self) -> dict[str, Any]:
-        """What nodes are learned by."""
-        devices = 1 if self._mesh is None else self._mesh[0].shape[self._mesh[1]]
-        given = {"models": self._models, "by_level": self.nested, "devices": devices}
-        return given | {"config": self.config}
-
     def _build(self, items, nodes, **options: Any) -> None:
-        at, options = self.nodes, {"slack": self.slack, **options}
-        self._publish(building.build(items, nodes, **options, **self._plan()))
+        at, options = self.nodes, options | building.plan_of(self, self._mesh)
+        self._publish(building.build(items, nodes, slack=self.slack, **options))
         self._listed_at = at
 
     def _asked(self, now, users, **options: Any) -> Request:
@@ -387,12 +376,23 @@ class Retriever:
 
     def _update(self, change: Callable, **given: Any) -> None:
         with self._writing:
-            now = change(self._built(), self._models, distance=self.config.distance, **given)
-            self._publish(now)
+            given |= {"distance": self.config.distance}
+            self._publish(change(self._built(), self._models, **given))
 
     def _publish(self, now: Nested) -> None:
         """Let all searches from here on see this state."""
         self._now = now if self._mesh is None else nested.place(now, self._mesh)
+
+    def _whole(self) -> Nested:
+        """The state with all items in the lists, from now on for all unless a writer is at work."""
+        now = self._built()
+        whole = updates.merged(now, self._models, distance=self.config.distance)
+        if whole is not now and self._writing.acquire(blocking=False):
+            try:
+                self._now = whole if self._now is now else self._now
+            finally:
+                self._writing.release()
+        return whole
 
     def _built(self) -> Nested:
         if self._now is None:

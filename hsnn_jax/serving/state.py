@@ -22,7 +22,7 @@ from hsnn_jax.descent.sharded import shard_index
 from hsnn_jax.distance import Distance, pairwise_distance
 from hsnn_jax.lists import living
 from hsnn_jax.lists.edits import batches, padded
-from hsnn_jax.lists.ids import as_ids, with_free_rows
+from hsnn_jax.lists.ids import with_free_rows
 from hsnn_jax.lists.index import Index, Tiles
 from hsnn_jax.lists.index import stats as stats_of_index
 from hsnn_jax.lists.levels import build_levels, nodes_of_items
@@ -31,7 +31,7 @@ from hsnn_jax.lists.wide import vectors_of_list
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.beam_aware import Routes, fit_routes_to_exact
 from hsnn_jax.serving.encoders import LevelModels
-from hsnn_jax.serving.spreads import with_new_items
+from hsnn_jax.serving.side import Side
 
 _LAST = np.iinfo(np.int32).max
 
@@ -45,6 +45,7 @@ class Nested(NamedTuple):
     node_features: tuple  # [K, ...] a level of nodes: what the level's scorer reads
     routes: Routes | None = None  # of one index: what its nodes are scored by instead
     tail: Tail | None = None  # of one index: what recall is estimated by, see `calibration`
+    side: Side | None = None  # of one index: items that are in no list yet, one or more
 
     @property
     def indexes(self) -> tuple[Index, ...]:
@@ -122,46 +123,6 @@ def start(
     return Nested(tuple(coarser), items, rows, node_features)
 
 
-def add(now: Nested, models: LevelModels, *, vectors: Any, ids: Any, distance: Distance) -> Nested:
-    """List new items, see `living.add`; `vectors` are what `LevelModels.items` takes."""
-    vectors, carried = models.items("vectors", vectors, by_batches=True)
-    items = living.add(now.items, vectors, ids=ids, distance=distance, features=carried)
-    after = follow(now, items, models=models, distance=distance)
-    rows = living.rows_of(items, as_ids("ids", ids, like=items.ids))
-    return _with_spreads(after, models, vectors, rows)
-
-
-def upsert(
-    now: Nested, models: LevelModels, *, vectors: Any, ids: Any, distance: Distance
-) -> Nested:
-    """List items as they are now, see `living.upsert`; `vectors` as in `add`."""
-    vectors, carried = models.items("vectors", vectors, by_batches=True)
-    items = living.upsert(now.items, vectors, ids=ids, distance=distance, features=carried)
-    # An item may be back in its row, with other features.
-    changed = living.rows_of(items, as_ids("ids", ids, like=items.ids))
-    after = follow(now, items, models=models, changed=changed, distance=distance)
-    return _with_spreads(after, models, vectors, changed)
-
-
-def remove(now: Nested, models: LevelModels, *, ids: Any, distance: Distance) -> Nested:
-    """Drop items, see `living.remove`."""
-    items = living.remove(now.items, ids, distance=distance)
-    return follow(now, items, models=models, distance=distance)
-
-
-def reassign(
-    now: Nested, models: LevelModels, *, vectors: Any, ids: Any, distance: Distance
-) -> Nested:
-    """List all items anew, see `living.reassign`; `vectors` are what `LevelModels.items` takes."""
-    carried = changed = None
-    if vectors is not None:
-        vectors, carried = models.items("vectors", vectors, by_batches=True)
-    items = living.reassign(now.items, vectors, ids=ids, distance=distance, features=carried)
-    if ids is not None:
-        changed = living.rows_of(items, ids)
-    return follow(now, items, models=models, changed=changed, distance=distance)
-
-
 def follow(
     now: Nested,
     items: Living,
@@ -170,7 +131,7 @@ def follow(
     changed: ArrayLike | None = None,
     distance: Distance = "l2",
 ) -> Nested:
-    """Return the levels after an update of the items.
+    """Return the levels after an update of the items, without a side list.
 
     Only nodes that got another representative are encoded anew.
 
@@ -296,21 +257,17 @@ def nodes(now: Nested, nested: bool) -> Any:
 def stats(now: Nested) -> dict[str, float]:
     """Return `index.stats` of the last index, and how the items spread over the coarser nodes.
 
-    Level n's `used_nodes`, `perplexity` and `imbalance` are under `level_n_...`, from 1.
+    Level n's `used_nodes`, `perplexity` and `imbalance` are under `level_n_...`, from 1. `bytes`
+    are those of all arrays: lists, vectors and whatever scorers read, free slots included.
     """
     found = stats_of_index(now.items.index)
+    arrays = now.indexes, now.items.tiles, now.items.features, now.node_features
+    found["bytes"] = sum(x.nbytes for x in jax.tree.leaves(arrays))
     for number, counts in enumerate(open_counts(now.indexes, None)[:-1], start=1):
         below = stats_of_index(now.coarser[number - 1]._replace(counts=counts))
         for name in ("used_nodes", "perplexity", "imbalance"):
             found[f"level_{number}_{name}"] = below[name]
     return found
-
-
-def _with_spreads(after, models, vectors, rows):
-    given = {"vectors": vectors, "rows": rows}
-    return after._replace(
-        tail=with_new_items(after.tail, after.items.index, models=models, **given)
-    )
 
 
 def _representatives(coarser, items, distance):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from hsnn_jax.chunks import num_rows
-from hsnn_jax.serving.sizes import batch_size, repeated, width
+from hsnn_jax.serving import sizes
 
 
 def warm_up(
@@ -17,27 +17,31 @@ def warm_up(
     k: int | Sequence[int],
     batch: int | Sequence[int],
     exclude: int,
+    width: int | None = None,
 ) -> None:
     """Search once in each size that these requests have.
 
     Args:
       search: `Retriever.search`.
-      users: what the model reads, of a user or more.
+      users: what the model reads, of a user or more; may be None where they are vectors.
       k, batch: of the requests, one or several; a batch is a number of users.
       exclude: width of exclusions, 0 where there are none.
+      width: of users that are vectors.
 
     Raises:
       ValueError: there are no users, or sizes are no integers >= 1.
     """
+    if users is None and width is not None:
+        users = np.zeros((1, width), np.float32)
     if not num_rows(users):
         raise ValueError("users: expected at least one, found none")
     for name, given in (("k", k), ("batch", batch)):
         values = np.ravel(given)
         if values.dtype.kind not in "iu" or not values.size or values.min() < 1:
             raise ValueError(f"{name}: expected integers >= 1, found {given!r}")
-    for size in sorted({batch_size(int(each)) for each in np.ravel(batch)}):
-        several = repeated(jax.tree.map(lambda x: np.asarray(x)[:1], users), size)
-        for count in sorted({width(int(each)) for each in np.ravel(k)}):
+    for size in sorted({sizes.batch_size(int(each)) for each in np.ravel(batch)}):
+        several = sizes.repeated(jax.tree.map(lambda x: np.asarray(x)[:1], users), size)
+        for count in sorted({sizes.width(int(each)) for each in np.ravel(k)}):
             search(several, count)
             if exclude:
                 search(several, count, exclude=np.full((size, exclude), -1))

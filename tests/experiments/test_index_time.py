@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from experiments import index_time
+from experiments.bench.adds import time_adds
 from experiments.bench.indexes import INDEXES, Built, knob_for, recall_at
 from experiments.data.source_lines import source_vectors
 from experiments.harness.errors import InputError
+from hsnn_jax.serving import side
 
 
 def counting(found):
@@ -49,13 +51,34 @@ def test_snippets_are_unit_vectors_with_ties():
     assert len(np.unique(np.round(vectors, 5), axis=0)) < 2000
 
 
+def test_adds_that_fill_the_lists_are_timed_apart(monkeypatch):
+    monkeypatch.setattr(side, "SIZE", 4)
+    items = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    retriever = INDEXES["HSNN"](items, slack=2.0, seed=0).retriever
+    few = time_adds(retriever, items[:4], items[:2], k=5, budget=50)
+    assert sorted(few) == ["add_ms", "add_p99_ms"]
+    found = time_adds(retriever, items[:9], items[:2], k=5, budget=50)
+    assert sorted(found) == ["add_ms", "add_p99_ms", "merge_ms"]
+    assert 0 < found["add_ms"] <= found["add_p99_ms"]
+    assert retriever.stats()["items"] == 313
+
+
 @pytest.mark.slow
 def test_a_run_leaves_a_row_per_index(tmp_path):
     pytest.importorskip("faiss", reason="the extra `bench` is not installed")
     out = tmp_path / "run"
     index_time.main(["--preset", "smoke", "--out", str(out), "--devices", "1"])
     summary = json.loads((out / "summary.json").read_text())
-    for column in ("recall", "us_1", "us_256", "us_512", "build_s", "add_ms", "bytes_ratio"):
+    for column in (
+        "recall",
+        "us_1",
+        "us_256",
+        "us_512",
+        "build_s",
+        "add_ms",
+        "add_p99_ms",
+        "bytes_ratio",
+    ):
         assert summary["metrics"][f"simulated/HSNN/{column}"] > 0
     assert summary["metrics"]["simulated/HSNN/recall"] >= 0.95
 

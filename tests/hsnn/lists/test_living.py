@@ -184,7 +184,7 @@ def test_updates_of_all_sizes_use_the_programs_compiled_once():
 
 
 def test_large_batches_are_cut(monkeypatch):
-    monkeypatch.setattr(edits, "_BATCHES", (2, 4))
+    monkeypatch.setattr(edits, "BATCHES", (2, 4))
     now, truth = started(6)
     vectors = integers(8, 11, WIDTH)
     whole = living.add(now, vectors, ids=np.arange(11))
@@ -317,7 +317,7 @@ def test_readers_see_whole_states():
     try:
         for _ in range(10):
             for old, new in ((5001, 5002), (5002, 5001)):
-                now = retriever._now
+                now = retriever._whole()
                 items = living.add(living.remove(now.items, [old]), bright, ids=[new])
                 retriever._now = nested.follow(now, items, models=retriever._models)
     finally:

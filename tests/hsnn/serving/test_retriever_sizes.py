@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hsnn_jax import LTIConfig, Retriever
+from hsnn_jax.serving import side
 from hsnn_jax.serving.sizes import batch_size, power_of_two, repeated, width
 from tests.hsnn.planted import clusters, users_near
 from tests.hsnn.serving.test_retriever import model_inputs, modelled
@@ -107,3 +108,33 @@ def test_sizes_are_few_and_near():
     padded = repeated(tree, 5)
     assert padded["a"].tolist() == [0, 1, 2, 2, 2]
     np.testing.assert_array_equal(padded["b"][3:], np.eye(3)[[2, 2]])
+
+
+def test_a_warm_retriever_compiles_nothing_for_adds_and_merges(compilations, monkeypatch):
+    monkeypatch.setattr(side, "SIZE", 8)
+    retriever = Retriever(LTIConfig(num_nodes=6, kmeans_iterations=3))
+    retriever.build_index(ITEMS, reserve=60)
+    retriever.warm_up(k=10, batch=[1, 4], exclude=5)
+    before, warm = retriever.search(USERS[:4], 5), len(compilations)
+    for number in range(25):
+        retriever.add(-ITEMS[number : number + 1], [100 + number])
+        retriever.search(USERS[: 1 + 3 * (number % 2)], 1 + number % 16, budget=5 + number)
+        retriever.search(USERS[:4], 10, exclude=np.full((4, 3), 100 + number))
+    retriever.add(-ITEMS[30:50], np.arange(200, 220))
+    assert len(compilations) == warm
+    assert retriever.ids.size == 150
+    np.testing.assert_array_equal(before.ids, retriever.search(USERS[:4], 5, allowed=range(90)).ids)
+
+
+def test_a_model_compiles_for_the_first_item_that_is_added_alone(compilations):
+    retriever, _ = modelled()
+    users, more = model_inputs(9, 4, 4)
+    retriever.warm_up(users, k=3, batch=4)
+    items = [jax.tree.map(lambda x, i=i: x[i : i + 1], more) for i in range(4)]
+    retriever.add(items[0], [1000])
+    warm = len(compilations)
+    for number, item in enumerate(items[1:], start=1):
+        retriever.add(item, [1000 + number])
+        assert retriever.search(users, 3).ids.shape == (4, 3)
+    assert retriever.stats()["items"] == 36
+    assert len(compilations) == warm
