@@ -13,7 +13,7 @@ from experiments.studies.optimizers.targets import expected_best, median_of, ste
 from experiments.studies.optimizers.trials import Trained, Trainer, Trials, search
 
 BASELINE = "adamw"
-CONFIRMED = "shampoo"  # what also trains on shorter schedules
+SHORTENED = ("adamw", "shampoo")  # what also trains on shorter schedules
 LENGTHS = (0.5, 0.67)
 FEW = (1, 3, 5)  # trials of "minimal tuning"
 
@@ -25,7 +25,7 @@ class Compared:
     Attributes:
       trials: per optimizer.
       finals: per optimizer, a run per seed at the chosen point.
-      shorter: per length of the schedule, the runs of `CONFIRMED`.
+      shorter: of `SHORTENED`, per optimizer and length of the schedule, a run per seed.
       step_ms: per optimizer, milliseconds per step.
       tests: per optimizer, the test figures of every seed.
       seeds: of the finals.
@@ -35,7 +35,7 @@ class Compared:
 
     trials: Mapping[str, Trials]
     finals: Mapping[str, Sequence[Trained]]
-    shorter: Mapping[float, Sequence[Trained]]
+    shorter: Mapping[str, Mapping[float, Sequence[Trained]]]
     step_ms: Mapping[str, float]
     tests: Mapping[str, Sequence[Mapping[str, float]]]
     seeds: Sequence[int]
@@ -103,10 +103,13 @@ def compare(
     """
     found = search(trainer, names, trials=trials, seed=trial_seed)
     finals = {name: _from_seeds(trainer, own, seeds=seeds) for name, own in found.items()}
-    lengths = LENGTHS if CONFIRMED in found else ()
     shorter = {
-        length: _from_seeds(trainer, found[CONFIRMED], seeds=seeds, length=length)
-        for length in lengths
+        name: {
+            length: _from_seeds(trainer, found[name], seeds=seeds, length=length)
+            for length in LENGTHS
+        }
+        for name in SHORTENED
+        if name in found
     }
     points = {name: own.chosen for name, own in found.items()}
     step_ms = step_milliseconds(trainer, points, turns=turns, seed=trial_seed)
@@ -164,9 +167,10 @@ def figures_of(compared: Compared) -> dict[str, float | None]:
             for seed, run in zip(compared.seeds, runs):
                 curve = zip(run.steps, run.curve(figure))
                 flat |= {f"{name}/{seed}/{step}/validation_{figure}": y for step, y in curve}
-    for length, runs in compared.shorter.items():
-        for seed, run in zip(compared.seeds, runs):
-            flat[f"{CONFIRMED}/length {length:g}/{seed}/validation_loss"] = run.end("loss")
+    for name, lengths in compared.shorter.items():
+        for length, runs in lengths.items():
+            for seed, run in zip(compared.seeds, runs):
+                flat[f"{name}/length {length:g}/{seed}/validation_loss"] = run.end("loss")
     flat[f"{BASELINE}/target"] = compared.target
     return flat
 
