@@ -14,7 +14,7 @@ if find_spec("flax") is None:
 from hsnn_jax.cost_curves import recall
 from hsnn_jax.lists.drift import SkewWarning
 from hsnn_jax.monn.config import Features, MoNNConfig, TowerConfig, preset
-from hsnn_jax.monn.losses import sampled_softmax
+from hsnn_jax.monn.model import Towers
 from hsnn_jax.monn.network import MoNNScorer, init_monn
 from hsnn_jax.nodes.beam_aware import RouteConfig
 from hsnn_jax.nodes.config import LTIConfig
@@ -44,11 +44,11 @@ __all__ = [
     "RouteConfig",
     "SkewWarning",
     "TowerConfig",
+    "Towers",
     "Training",
     "init_joint",
     "init_monn",
     "joint_loss",
     "preset",
     "recall",
-    "sampled_softmax",
 ]

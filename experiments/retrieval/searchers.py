@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hsnn_jax import LTIConfig, Retriever, Towers
 from hsnn_jax.chunks import by_chunks
 from hsnn_jax.cost_curves import Found, Measured, Searcher, measure
-from hsnn_jax.descent.descend import Level
-from hsnn_jax.descent.search import brute_force, search_levels
-from hsnn_jax.lists.index import Index, Tiles, build_index, pack, representative_features
+from hsnn_jax.descent.search import brute_force
+from hsnn_jax.lists.index import Index, representative_features
 from hsnn_jax.monn.network import MoNNScorer, module_flops
 from hsnn_jax.monn.scorers import dot, pair_flops
 from hsnn_jax.top_k import top_k
@@ -195,15 +195,16 @@ def recall_curve(points: Sequence[Measured]) -> list[tuple[float, float]]:
 
 @dataclasses.dataclass
 class HSNN:
-    """The items of the best nodes, by one model or by a model a level.
+    """A `Retriever`: the items of the best nodes, by one model or by a model a level.
+
+    Its towers find everything encoded, users by the request and items at the build.
 
     Attributes:
       name: in tables.
       model: scores items.
       item_vectors, nodes: float [n, d], [K, d].
-      slack: see `build_index`.
+      slack: see `Retriever`.
       router: scores the nodes; by default the model of the items. It reads the same requests.
-      cost_weight: see `search_levels`.
     """
 
     name: str
@@ -212,25 +213,38 @@ class HSNN:
     nodes: Any
     slack: float = 1.5
     router: Model | None = None
-    cost_weight: float = 0.0
     traced_budget: ClassVar[bool] = True
-    _built: tuple[Index, Any, Tiles] | None = dataclasses.field(default=None, init=False)
+    _built: Retriever | None = dataclasses.field(default=None, init=False)
 
     def build(self) -> None:
         """Fill the lists, and encode the nodes."""
-        index = build_index(self.item_vectors, self.nodes, slack=self.slack)
-        self._built = index, self._coarse.features_of_nodes(index), pack(index, self.model.items)
+        models, config = self._models(), LTIConfig(num_nodes=len(self.nodes))
+        nodes, items = jnp.asarray(self.nodes), {"vectors": self.item_vectors}
+        if self._is_plain:
+            retriever, items = Retriever(config, slack=self.slack), self.model.items
+        else:
+            towers = tuple(map(_encoded_before, models, range(len(models))))
+            params = tuple(model.params for model in models)
+            given: dict[str, Any] = {"model": towers[0], "params": params[0]}
+            if self.router is not None:
+                nodes, given = (nodes,), {"model": towers, "params": {"models": params}}
+            retriever = Retriever(config, slack=self.slack, **given)
+            items["encoded"] = tuple(model.items for model in models)
+        retriever.nodes = nodes
+        retriever.build_index(items)
+        self._built = retriever
 
     @property
-    def _coarse(self) -> Model:
-        return self.router or self.model
+    def _is_plain(self):
+        """Whether inner products of vectors score everything, for which no model is needed."""
+        return self.router is None and self.model.scorer is dot
+
+    def _models(self) -> tuple[Model, ...]:
+        return (self.model,) if self.router is None else (self.router, self.model)
 
     @property
-    def index(self) -> Index:
-        """The lists, once they are built."""
-        return self._of_built()[0]
-
-    def _of_built(self) -> tuple[Index, Any, Tiles]:
+    def retriever(self) -> Retriever:
+        """What searches, once it is built."""
         if self._built is None:
             raise ValueError(f"{self.name}: expected build() before, found none")
         return self._built
@@ -238,29 +252,38 @@ class HSNN:
     @property
     def least_budget(self) -> int:
         """The capacity of a list."""
-        return int(self.index.lists.shape[1])
+        return int(self.retriever.stats()["capacity"])
 
     def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`; at least one list is scored."""
-        fine, coarse = self.model, self._coarse
-        index, node_features, tiles = self._of_built()
-        users = fine.encode_users(requests)
-        of_nodes = users if coarse is fine else coarse.encode_users(requests)
-        found = search_levels(
-            (
-                Level(coarse.scorer, coarse.params, of_nodes, node_features),
-                Level(fine.scorer, fine.params, users, tiles),
-            ),
-            (index,),
-            k=k,
-            budgets=(max(budget, self.least_budget),),
-            exclude=jnp.asarray(requests.exclude),
-            cost_weight=self.cost_weight,
-        )
-        flops = float(jnp.mean(found.flops)) + fine.user_flops
-        if coarse is not fine:
-            flops += coarse.user_flops
-        return Found(np.asarray(found.ids), float(jnp.mean(found.items_scored)), flops)
+        retriever, models = self.retriever, self._models()
+        encoded = tuple(model.encode_users(requests) for model in models)
+        users = encoded[0] if self._is_plain else {"encoded": encoded}
+        answer = retriever.search(users, k, budget=budget, exclude=requests.exclude)
+        flops = float(answer.flops.mean()) + sum(model.user_flops for model in models)
+        return Found(answer.ids.astype(np.int32), float(answer.items_scored.mean()), flops)
+
+
+def _encoded_before(model: Model, level: int) -> Towers:
+    """Return the towers of a level that is given what all levels' models have encoded."""
+    nodes = model.encode_nodes
+    return Towers(
+        users=_at_level(level),
+        items=_at_level(level),
+        scorer=model.scorer,
+        item_vectors=_vectors,
+        nodes=None if nodes is None else lambda params, vectors: nodes(vectors),
+        name=model.name,
+    )
+
+
+@functools.cache
+def _at_level(level):
+    return lambda params, given: given["encoded"][level]
+
+
+def _vectors(params, given):
+    return given["vectors"]
 
 
 @dataclasses.dataclass

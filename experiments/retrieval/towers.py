@@ -251,7 +251,7 @@ class Searches:
     @property
     def num_items(self) -> int:
         """How many there are."""
-        return int(self.indexed.index.positions.shape[0])
+        return int(self.indexed.retriever.stats()["items"])
 
     @property
     def budgets(self) -> list[int]:

@@ -63,8 +63,6 @@ class FrontierConfig:
     """nodes of HSNN's index, and lists of IVF"""
     slack: float = 3.0
     """slots of a list over the mean number of items of a node"""
-    cost_weight: float = 0.0
-    """how much large nodes are held back, see hsnn_jax.descent.search"""
     index_steps: int = 1000
     """steps of LTI"""
     index_rate: float = 5e-4
@@ -261,15 +259,7 @@ def searchers_for(
 
     def hsnn(of: Model, name: str, router: Model | None = None) -> HSNN:
         title = f"{of.name}, HSNN {name}" + (", dot routes" if router else "")
-        return HSNN(
-            title,
-            of,
-            items,
-            nodes[name],
-            slack=config.slack,
-            router=router,
-            cost_weight=config.cost_weight,
-        )
+        return HSNN(title, of, items, nodes[name], slack=config.slack, router=router)
 
     ivf = FaissIVF("dot, IVF", items, len(next(iter(nodes.values()))), seed=seed)
     if model is plain:

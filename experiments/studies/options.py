@@ -20,7 +20,7 @@ from experiments.studies.rated_scorer import ScorersConfig
 from experiments.studies.scale import ScaleConfig
 from experiments.studies.tables.config import DrawnConfig, TablesConfig
 
-MAY_BE_ZERO = ("cost_weight", "hard_negatives", "like_weight", "noise", "popular")
+MAY_BE_ZERO = ("hard_negatives", "like_weight", "noise", "popular")
 
 
 def check_groups(options: Options) -> None:

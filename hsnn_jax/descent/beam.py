@@ -48,7 +48,6 @@ def route(
     *,
     left: jax.Array,
     budget: jax.Array,
-    cost_weight: jax.Array | float,
     max_beam: int,
     then: Callable | None = None,
 ) -> Any:
@@ -61,7 +60,6 @@ def route(
       index: see `Index`; only counts and extents are read.
       left: int32 [B or 1, K] from `remaining`; nodes with none left are not taken.
       budget: int32 [B], most entries of the lists to score.
-      cost_weight: nodes are ranked by score - cost_weight * log(entries of the list).
       max_beam: static S, most nodes.
       then: what is made of the beam, compiled for a short one too, which is taken where it
         holds what all users afford: work on the places of a beam is then not in proportion to S.
@@ -70,9 +68,9 @@ def route(
       then(beam), or the `Beam`.
     """
     left, counts = (_at(x, found.ids) for x in (left, index.counts[None, :]))
-    priority = found.scores - cost_weight * jnp.log(jnp.maximum(counts, 1))
     # A sort takes NaN for the largest number; such a node comes last, for those who afford all.
-    priority = jnp.where(jnp.isnan(priority), jnp.finfo(priority.dtype).min, priority)
+    least = jnp.finfo(found.scores.dtype).min
+    priority = jnp.where(jnp.isnan(found.scores), least, found.scores)
     priority = jnp.where(left > 0, priority, -jnp.inf)
     size = min(_FEW if len(priority) >= _MANY else max(_FEW // 2, 1), max_beam)
     if then is None or 2 * size >= max_beam:

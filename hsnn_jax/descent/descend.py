@@ -77,7 +77,6 @@ class Request(NamedTuple):
     budgets: tuple  # int32 [B] an index
     exclude: Array | None  # int [B, E]
     allowed: Array | None  # bool [n]
-    cost_weight: jax.Array | float
     ensemble: dict | None
     cheap: Level | None = None  # that chooses what the last level scores; without features
     wanted: Wanted | None = None  # for the estimate of recall; of one level of nodes, no pool
@@ -102,7 +101,6 @@ def prepare(
     max_beams: Sequence,
     exclude: Array | None = None,
     allowed: Array | None = None,
-    cost_weight: jax.Array | float = 0.0,
     ensemble: dict | None = None,
     cheap: Level | None = None,
     pool: int = 0,
@@ -113,7 +111,7 @@ def prepare(
     Args:
       levels: N `Level`s.
       indexes: N - 1 nested `Index`es, so that each lists the next one's nodes.
-      k, exclude, allowed, cost_weight: see `search`.
+      k, exclude, allowed: see `search`.
       budgets: one an index, most of what it lists to score.
       max_beams: one an index, static maximum of nodes visited; None for all.
       ensemble, cheap, pool, wanted: see `search.search_levels`.
@@ -141,7 +139,6 @@ def prepare(
         budgets=tuple(_of_users(budget, num_users) for budget in budgets),
         exclude=exclude,
         allowed=allowed,
-        cost_weight=cost_weight,
         ensemble=ensemble,
         cheap=None if cheap is None else cheap._replace(scorer=None, features=None),
         wanted=wanted,
@@ -188,7 +185,6 @@ def local_search(
 
     def of_chunk(users, cheap_users, budgets, exclude):
         left, read = remaining(indexes, opened, allowed=request.allowed, exclude=exclude), []
-        cost: dict[str, Any] = {"cost_weight": request.cost_weight}
 
         def of_level(level):
             return {"users": users[level], "items": features[level], "ensemble": request.ensemble}
@@ -197,7 +193,7 @@ def local_search(
         found = candidates(None, scores, ensemble=request.ensemble)
         for level, (index, budget) in enumerate(zip(indexes[:-1], budgets), start=1):
             most = static.max_beams[level - 1]
-            beam = route(found, index, left=left[level - 1], budget=budget, max_beam=most, **cost)
+            beam = route(found, index, left=left[level - 1], budget=budget, max_beam=most)
             size = page_slots(index, features[level])
             given = {"first": 0, "count": most_pages(beam, index, size=size), "beam": beam}
             scorer = static.scorers[level], params[level]
@@ -208,7 +204,7 @@ def local_search(
             of_items, (found.scores, unit), left[-1], exclude, users, cheap_users
         )
         budget = _chosen(request.wanted, budgets[-1], found, left[-1], indexes[-1], unit)
-        given = {"left": left[-1], "budget": budget, "max_beam": static.max_beams[-1], **cost}
+        given = {"left": left[-1], "budget": budget, "max_beam": static.max_beams[-1]}
         if isinstance(cheap_items if static.pool else items, WideTiles):
             # Short beams have a program of their own: twice the code, which pays here.
             ids, scores, unseen, recall, *last = route(found, indexes[-1], then=below, **given)

@@ -46,17 +46,16 @@ def search(
     max_beam: int | None = None,
     exclude: Array | None = None,
     allowed: Array | None = None,
-    cost_weight: jax.Array | float = 0.0,
     node_scorer: Callable | None = None,
     node_params: Any = None,
     node_features: Any = None,
 ) -> SearchResult:
     """Score the nodes, then the items of the best nodes that the budget affords.
 
-    Nodes are taken in the order of score - cost_weight * log(items of the node), while the
-    cumulative number of items fits the budget; a node that holds no item that the user may get
-    is not taken. A budget of n with a full `max_beam` gives `brute_force`'s answer. Changing
-    the *value* of budget, cost_weight, exclude or allowed compiles nothing anew.
+    Nodes are taken in the order of their scores, while the cumulative number of items fits the
+    budget; a node that holds no item that the user may get is not taken. A budget of n with a full
+    `max_beam` gives `brute_force`'s answer. Changing the *value* of budget, exclude or allowed
+    compiles nothing anew.
 
     Args:
       scorer: scorer(params, users [B, ...], items [B, m, ...]) -> [B, m]; hashable and stable,
@@ -73,7 +72,6 @@ def search(
         whatever the budget; what they list is scored and ranked as far as the budget reaches.
       exclude: optional int [B, E], ids that a user must not get, -1 for padding.
       allowed: optional bool [n], a filter shared by all users.
-      cost_weight: 0 ranks nodes by score alone; 1 divides exp(score) by the node's size.
       node_scorer, node_params, node_features: scorer of the node level; by default the item
         scorer on `index.nodes`.
 
@@ -93,7 +91,6 @@ def search(
         max_beam=max_beam,
         exclude=exclude,
         allowed=allowed,
-        cost_weight=cost_weight,
         node_scorer=node_scorer,
         node_params=node_params,
         node_features=node_features,
@@ -135,7 +132,6 @@ def search_levels(
     max_beams: Sequence | None = None,
     exclude: Array | None = None,
     allowed: Array | None = None,
-    cost_weight: jax.Array | float = 0.0,
     cheap: Level | None = None,
     pool: int = 0,
     wanted: Wanted | None = None,
@@ -143,11 +139,11 @@ def search_levels(
     """Score the coarsest nodes, expand the best that the budget affords, and so on down to items.
 
     A level's score is the linear ensemble of the outputs of the levels down to it, those of an
-    entry's ancestors and its own. Its nodes are taken as in `search`: in the order of score -
-    cost_weight * log(entries of the list), while the cumulative number of entries fits the
-    level's budget, and never a node without an item below it that the user may get. Budgets as
-    large as what the levels list give `brute_force_levels`' answer. Changing the *values* of
-    budgets, cost_weight, ensemble, exclude or allowed compiles nothing anew.
+    entry's ancestors and its own. Its nodes are taken as in `search`: in the order of their
+    scores, while the cumulative number of entries fits the level's budget, and never a node
+    without an item below it that the user may get. Budgets as large as what the levels list give
+    `brute_force_levels`' answer. Changing the *values* of budgets, ensemble, exclude or allowed
+    compiles nothing anew.
 
     Args:
       levels: N `Level`s, the coarsest first, the last one of the items. In the paper each is a
@@ -160,7 +156,6 @@ def search_levels(
       ensemble: from `init_ensemble(N)`, or trained; None ranks each level by its own output.
       max_beams: one an index, static maximum of nodes visited; all by default.
       exclude, allowed: of items, see `search`.
-      cost_weight: see `search`.
       cheap: a `Level` that scores the listed items first; the last level then scores the `pool`
         best of these alone. `unseen` counts all others.
       pool: static, at least k.
@@ -183,7 +178,6 @@ def search_levels(
         max_beams=max_beams,
         exclude=exclude,
         allowed=allowed,
-        cost_weight=cost_weight,
         cheap=cheap,
         pool=pool,
         wanted=wanted,

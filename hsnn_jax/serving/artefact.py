@@ -1,16 +1,12 @@
-"""One folder for indexes, items, ids, parameters and model: a JSON header and an .npz of arrays.
+"""What a folder holds of a retriever: indexes, items, ids, parameters and model.
 
 Ids that are no integers are JSON among the arrays: strings, and integers beside them.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,18 +16,18 @@ from hsnn_jax.descent.recall import Tail
 from hsnn_jax.lists import living
 from hsnn_jax.lists.index import Index
 from hsnn_jax.monn.config import MoNNConfig, from_dict
+from hsnn_jax.monn.model import Towers
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.beam_aware import Routes
 from hsnn_jax.nodes.config import LTIConfig
-from hsnn_jax.serving import checking, plain_arrays, state
-from hsnn_jax.serving.encoders import LevelModels
+from hsnn_jax.serving import checking, folder, state
+from hsnn_jax.serving.encoders import LevelModels, one_or_several
 from hsnn_jax.serving.plain_arrays import reading
 from hsnn_jax.serving.pool import Pool
 from hsnn_jax.serving.state import Nested
 from hsnn_jax.serving.trees import flatten, unflatten
 
-_FORMAT = "hsnn_jax.retriever/11"
-_HEADER, _ARRAYS = "retriever.json", "arrays.npz"
+_FORMAT = "hsnn_jax.retriever/12"
 
 _TREES = ("params", "pool_params", "item_features", "node_features", "routes", "tail")
 
@@ -50,7 +46,7 @@ class Content(NamedTuple):
     slack: float
     max_beam: int | tuple[int, ...] | None
     baseline: dict[str, float] | None  # see `living.Living`
-    model: MoNNConfig | tuple[MoNNConfig, ...] | None
+    model: MoNNConfig | str | tuple[MoNNConfig | str, ...] | None  # of towers the name
     task: str | None
     nested: bool
     item_features: Any  # see `LevelModels.items`, zeros in free rows
@@ -68,10 +64,12 @@ _SAID = ("scorer", "slack", "baseline", "task", "nested", "pool")
 def content_of(retriever: Any, now: Nested) -> Content:
     """Gather what is saved of a retriever and its state."""
     settings = {name: getattr(retriever, name) for name in _SETTINGS}
+    settings["model"] = _each(_named, retriever.model)
     several = isinstance(retriever.model, tuple)
     if several:  # their nodes are those of the indexes
-        params = settings["params"].items()
-        settings["params"] = {name: value for name, value in params if name != "nodes"}
+        params = {name: value for name, value in settings["params"].items() if name != "nodes"}
+        params["models"] = tuple({} if each is None else each for each in params["models"])
+        settings["params"] = params
     return Content(
         coarser=now.coarser,
         index=now.items.index,
@@ -91,6 +89,15 @@ def content_of(retriever: Any, now: Nested) -> Content:
     )
 
 
+def _each(function, model):
+    """Apply a function to a model, or to each of several."""
+    return tuple(map(function, model)) if isinstance(model, tuple) else function(model)
+
+
+def _named(model):
+    return model.name if isinstance(model, Towers) else model
+
+
 def _pool_fields(pool):
     if pool is None:
         return None
@@ -100,16 +107,17 @@ def _pool_fields(pool):
 
 def settings_of(
     content: Content,
+    path: str | os.PathLike,
     *,
     scorer: Callable | None,
-    path: str | os.PathLike,
     cheap: Callable | None = None,
+    model: Any = None,
 ) -> dict[str, Any]:
     """Return the arguments of a retriever that is loaded; with a model, it makes its own scorer.
 
     Raises:
-      ValueError: the content was saved with another scorer, or another that goes first; or its
-        parts do not belong together, and the file is named.
+      ValueError: the content was saved with another scorer, another that goes first or other
+        towers; or its parts do not belong together, and the file is named.
     """
     if content.model is None:
         scorer = scorer or dot
@@ -117,12 +125,32 @@ def settings_of(
         _check_name("scorer", scorer, content.scorer, path)
     settings = {name: getattr(content, name) for name in _SETTINGS}
     settings |= {"scorer": scorer if content.model is None else None}
+    settings["model"] = _model_of(content.model, given=model, path=path)
     if content.pool is None:
         return _checked(path, content, settings)
     cheap = cheap or dot
     _check_name("candidates", cheap, content.pool["scorer"], path)
     pool = Pool(content.pool["size"], cheap, content.pool_params, content.pool["nodes"])
     return _checked(path, content, settings | {"candidates": pool})
+
+
+def _model_of(saved, *, given, path):
+    """Return the model that was saved: a MoNN by itself, towers as they are given."""
+    if given is None and not any(isinstance(each, str) for each in (saved, *_several(saved))):
+        return saved
+    given = one_or_several(given)
+    if _each(_named, given) != saved:
+        expected, found = (_described(_each(_named, each)) for each in (saved, given))
+        raise ValueError(f"model: expected {expected}, with which {path} was saved, found {found}")
+    return given
+
+
+def _several(model):
+    return model if isinstance(model, tuple) else ()
+
+
+def _described(model):
+    return _each(lambda x: f"Towers named {x!r}" if isinstance(x, str) else repr(x)[:60], model)
 
 
 def _check_name(argument, scorer, name, path):
@@ -157,79 +185,14 @@ def state_of(content: Content, models: LevelModels) -> Nested:
 
 
 def write(path: str | os.PathLike, content: Content) -> None:
-    """Write a folder, whole or not at all, in place of one that `write` wrote earlier.
-
-    It is written beside its place under another name, and takes its place by a rename: a failure
-    leaves the older folder as it was. A process that is killed between the two renames leaves the
-    older one aside, which `read` finds and the next `write` puts back first.
+    """Write a folder, whole or not at all, see `folder.write`.
 
     Raises:
       ValueError: something else is at the path; ids are neither strings nor integers; `params` or
-        features are neither None nor nested
-        dicts, with string keys that have no "/" and do not start with "[", or tuples.
+        features are neither None nor nested dicts, with string keys that have no "/" and do not
+        start with "[", or tuples.
     """
-    path = Path(os.path.realpath(path))  # what a link points to
-    if not path.exists() and _aside(path).exists():
-        os.rename(_aside(path), path)
-    if path.exists() and not (path.is_dir() and _is_ours(path)):
-        raise ValueError(f"path: expected a new folder or a saved retriever, found {path}")
-    arrays = _arrays_of(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
-    try:
-        new = temporary / "new"
-        new.mkdir()
-        _write_files(new, arrays, _header_of(content))
-        _flush_folder(new)
-        _take_place(new, path, _aside(path))
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _is_ours(path):
-    return {entry.name for entry in path.iterdir()} <= {_HEADER, _ARRAYS}
-
-
-def _write_files(folder, arrays, header):
-    with open(folder / _ARRAYS, "wb") as file:
-        named: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
-        np.savez(file, **named)
-        file.flush()
-        os.fsync(file.fileno())
-    header |= {"arrays": _digest_of_file(folder / _ARRAYS)}
-    header |= {"digest": _digest(_canonical(header))}
-    with open(folder / _HEADER, "w", encoding="utf-8") as file:
-        file.write(_text(header))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _take_place(new, path, old):
-    """Rename `new` to `path`, and what is there to `old`; undone if it fails."""
-    shutil.rmtree(old, ignore_errors=True)
-    there = path.exists()
-    if there:
-        os.rename(path, old)
-    try:
-        os.rename(new, path)
-    except BaseException:
-        if there:
-            os.rename(old, path)
-        raise
-    _flush_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _aside(path):
-    return path.with_name(f".{path.name}.before")
-
-
-def _flush_folder(folder):
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    folder.write(path, arrays=_arrays_of(content), header=_header_of(content))
 
 
 def _arrays_of(content):
@@ -271,7 +234,7 @@ def _header_of(content):
         "max_beam": content.max_beam,
         "baseline": content.baseline,
         "has_params": content.params is not None,
-        "model": jax.tree.map(dataclasses.asdict, content.model),
+        "model": _each(_said_of, content.model),
         "task": content.task,
         "nested": content.nested,
         "pool": content.pool,
@@ -285,10 +248,9 @@ def read(path: str | os.PathLike) -> Content:
       ValueError: there is no such folder, it was written in another format, or it is damaged:
         both files carry a digest.
     """
-    path = found(path)
-    header = _read_header(path / _HEADER)
-    arrays = _read_arrays(path / _ARRAYS, header.get("arrays"))
-    with reading(path / _HEADER):
+    path = folder.found(path)
+    header, arrays = folder.read(path, form=_FORMAT)
+    with reading(path / folder.HEADER):
         checking.check_settings(header)
         settings = {
             "config": checking.config_of(header["config"]),
@@ -296,13 +258,13 @@ def read(path: str | os.PathLike) -> Content:
             "model": _model(header["model"], len(arrays)),
         }
         settings |= {name: header[name] for name in _SAID}
-    with reading(path / _ARRAYS):
+    with reading(path / folder.ARRAYS):
         return Content(
             coarser=tuple(Index(**fields) for fields in unflatten("coarser", arrays)),
             index=Index(**unflatten("index", arrays)),
             item_vectors=arrays["item_vectors"],
             item_ids=_ids_of(arrays["item_ids"]),
-            params=unflatten("params", arrays) if header["has_params"] else None,
+            params=_params(settings["model"], arrays) if header["has_params"] else None,
             item_features=unflatten("item_features", arrays) or None,
             node_features=unflatten("node_features", arrays) or None,
             routes=unflatten("routes", arrays) or None,
@@ -312,84 +274,41 @@ def read(path: str | os.PathLike) -> Content:
         )
 
 
-def found(path: str | os.PathLike) -> Path:
-    """Return where a folder lies, which a `write` that was killed has set aside."""
-    path = Path(os.path.realpath(path))
-    return _aside(path) if not path.exists() and _aside(path).exists() else path
-
-
 def _checked(path, content, settings):
     """Return the settings if what was read belongs together, before a search reads it."""
-    folder = found(path)
-    with reading(folder / _HEADER):
+    path = folder.found(path)
+    with reading(path / folder.HEADER):
         models = checking.models_of(settings, content.config)
-    with reading(folder / _ARRAYS):
+    with reading(path / folder.ARRAYS):
         checking.check(content, models)
     return settings
+
+
+def _params(model, arrays):
+    params = unflatten("params", arrays)
+    if not isinstance(model, tuple):
+        return params
+    of_models = params.get("models", ())  # without the last ones that have none
+    return params | {"models": (*of_models, *(None,) * (len(model) - len(of_models)))}
 
 
 def _pool_params(pool, arrays):
     return unflatten("pool_params", arrays) if pool and pool["has_params"] else None
 
 
-def _read_header(path):
-    try:
-        text = path.read_bytes().decode()
-        header = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, "the header of a retriever", error) from error
-    found = header.get("format") if isinstance(header, dict) else None
-    if found != _FORMAT:
-        raise ValueError(f"{path}: expected format {_FORMAT!r}, found {found!r}")
-    as_saved, digest = _text(header), header.pop("digest", None)
-    if text != as_saved or digest != _digest(_canonical(header)):
-        raise ValueError(f"{path}: expected the values that were saved, found others")
-    return header
-
-
-def _read_arrays(path, digest):
-    try:
-        found = _digest_of_file(path)
-    except OSError as error:
-        raise _damaged(path, "the arrays of a retriever", error) from error
-    if found != digest:
-        raise ValueError(f"{path}: expected the bytes that were saved, found others")
-    return plain_arrays.read(path)
-
-
-def _damaged(path, expected, error):
-    found = error.strerror if isinstance(error, OSError) else str(error)
-    return ValueError(f"{path}: expected {expected}, found: {found}")
-
-
-def _text(header) -> str:
-    return _json(header, indent=2) + "\n"
-
-
-def _canonical(header) -> bytes:
-    return _json(header, sort_keys=True).encode()
-
-
-def _json(header, **options) -> str:
-    return json.dumps(header, default=lambda number: number.item(), **options)  # numpy's
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _digest_of_file(path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _said_of(model):
+    return dataclasses.asdict(model) if isinstance(model, MoNNConfig) else model
 
 
 def _model(saved, arrays):
-    if saved is None:
-        return None
-    models = tuple(map(from_dict, saved if isinstance(saved, list) else [saved]))
-    for model in models:
+    def one(said):
+        if said is None or isinstance(said, str):
+            return said
+        model = from_dict(said)
         checking.check_model(model, arrays)
-    return models if isinstance(saved, list) else models[0]
+        return model
+
+    return _each(one, _tuple(saved))
 
 
 def _tuple(saved):

@@ -112,7 +112,7 @@ def check(content: Any, models: LevelModels) -> None:
     if len(indexes) != (len(models.scorers) - 1 if content.nested else 1):
         raise ValueError(f"levels: expected {len(models.scorers)}, found {len(indexes)} indexes")
     check_indexes(indexes, ids=content.item_ids, item_vectors=content.item_vectors)
-    check_scorers(models, content.item_vectors.shape[1])
+    check_scorers(models, content.model, width=content.item_vectors.shape[1])
     if bool(models.models) != (content.item_features is not None):
         raise ValueError("item_features: expected some with a model alone, found others")
     check_rows("item_features", content.item_features, rows=len(content.item_ids))
@@ -177,11 +177,14 @@ def _check_index(index: Index, rows: int, *, width: int) -> None:
         raise ValueError(f"overflow: expected int32 [], found {index.overflow!r:.60}")
 
 
-def check_scorers(models: LevelModels, width: int) -> None:
+def check_scorers(models: LevelModels, model: Any, *, width: int) -> None:
     """Refuse parameters that are not those of the models, or that the scorer cannot read.
+
+    What towers of the caller's own read is not known before a request.
 
     Args:
       models: with their parameters.
+      model: as it was saved: None, or one or several of `MoNNConfig` or of names of towers.
       width: of the items' vectors.
 
     Raises:
@@ -189,8 +192,10 @@ def check_scorers(models: LevelModels, width: int) -> None:
     """
     _check_finite((models.params, models.ensemble))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    for model, params in zip(models.models, models.params):
-        wanted = jax.eval_shape(lambda key, model=model: init_monn(key, model), key)
+    for each, params in zip(model if isinstance(model, tuple) else (model,), models.params):
+        if not isinstance(each, MoNNConfig):
+            continue
+        wanted = jax.eval_shape(lambda key, each=each: init_monn(key, each), key)
         if _shapes(wanted) != _shapes(params):
             raise ValueError("params: expected those of the model, found others")
     users = jax.ShapeDtypeStruct((1, width), jnp.float32)

@@ -10,8 +10,8 @@ from hsnn_jax.chunks import num_rows
 from hsnn_jax.lists.checks import as_features, as_vectors, check_encoded
 from hsnn_jax.lists.edits import batches, padded
 from hsnn_jax.lists.levels import residual_nodes
-from hsnn_jax.monn import network as monn
 from hsnn_jax.monn.config import MoNNConfig
+from hsnn_jax.monn.model import Encoders, Model, Towers, encoders_of
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.lti import levels_of
@@ -25,22 +25,26 @@ class LevelModels(NamedTuple):
     Without a model, the scorer reads vectors, those of items and of nodes themselves. One model
     scores all levels, a node as its representative item. With a model a level, the level's own
     encodes that item: the coarse ones, which may be large, encode the representatives alone.
+    `Towers.nodes` read a node's own vector instead.
     """
 
     scorers: tuple
     params: tuple  # of each scorer
-    models: tuple[MoNNConfig, ...]  # none, one, or N
+    models: tuple[Encoders, ...]  # none, one, or N
     ensemble: Any  # see `search_levels`; None ranks each level by its own scores
     pool: Pool | None = None  # of a cheap scorer that goes first
 
     def user_vectors(self, name: str, users: Any) -> np.ndarray | jax.Array:
         """Return float [B, d], in the space of the items' vectors."""
         if self.models:
-            users = np.asarray(self._user_vectors(_inputs(name, users)[0]))
+            users = np.asarray(self._user_vectors(self._inputs(name, users)))
         return as_vectors(name, users)
 
-    def _user_vectors(self, features):
-        return monn.user_vectors(self.models[-1], self.params[-1], features=features)
+    def _inputs(self, name, given):
+        return as_features(name, self.models[-1].inputs(given))
+
+    def _user_vectors(self, inputs):
+        return self.models[-1].user_vectors(self.params[-1], inputs)
 
     def users(
         self, name: str, users: Any, *, width: int, few_sizes: bool = False
@@ -49,7 +53,7 @@ class LevelModels(NamedTuple):
 
         Args:
           name: of the argument, for errors.
-          users: float [B, width]; or (features, counts), or features alone, for models.
+          users: float [B, width]; or the inputs of models, see `Encoders`.
           width: of the items' vectors.
           few_sizes: whether rows that repeat the last user are added, see `sizes.batch_size`.
 
@@ -62,16 +66,13 @@ class LevelModels(NamedTuple):
             padded_users = _in_few_sizes(users) if few_sizes else users
             vectors = None if self.pool is None else padded_users
             return (padded_users,) * len(self.scorers), vectors, users.shape[0]
-        inputs = _inputs(name, users)
+        inputs = self._inputs(name, users)
         rows = num_rows(inputs)
         inputs = _in_few_sizes(inputs) if few_sizes else inputs
-        encoded = [
-            monn.encode_users(model, params, features=inputs[0], counts=inputs[1])
-            for model, params in zip(self.models, self.params)
-        ]
+        encoded = [model.users(params, inputs) for model, params in zip(self.models, self.params)]
         check_encoded(name, encoded)
         read = tuple(encoded if len(encoded) > 1 else encoded * len(self.scorers))
-        return read, None if self.pool is None else self._user_vectors(inputs[0]), rows
+        return read, None if self.pool is None else self._user_vectors(inputs), rows
 
     def items(self, name: str, items: Any, *, by_batches: bool = False) -> tuple:
         """Return (vectors [n, d], what moves with the items, a dict of [n, ...], or None).
@@ -81,7 +82,7 @@ class LevelModels(NamedTuple):
 
         Args:
           name: of the argument, for errors.
-          items: float [n, d]; or (features, attributes), or features alone, for models.
+          items: float [n, d]; or the inputs of models, see `Encoders`.
           by_batches: in the few sizes of an update, so that nothing is traced anew.
 
         Raises:
@@ -89,49 +90,55 @@ class LevelModels(NamedTuple):
         """
         if not self.models:
             return as_vectors(name, items, empty=by_batches), None
-        inputs = _inputs(name, items)
+        inputs = self._inputs(name, items)
         rows = num_rows(inputs)
         if by_batches:
             vectors, carried = self._in_batches(inputs, rows)
         else:
-            vectors, encoded = self._towers(inputs)
+            vectors, encoded = self._encoded(inputs)
             vectors, carried = np.asarray(vectors), {"encoded": encoded}
         check_encoded(name, carried)
         vectors = as_vectors(name, vectors, empty=by_batches)
         if len(self.models) > 1:
-            named = {n: x for n, x in zip(("features", "attributes"), inputs) if x is not None}
-            carried["inputs"] = jax.device_get(named)
+            carried["inputs"] = jax.device_get(inputs)
         return vectors, carried
 
-    def nodes(self, level: int, inputs: dict) -> dict:
+    def nodes(self, level: int, inputs: Any) -> Any:
         """Encode nodes of a level by `inputs` of their representatives; with a model a level."""
-        model, params = self.models[level], self.params[level]
-        return monn.encode_items(
-            model, params, features=inputs["features"], attributes=inputs.get("attributes")
-        )
+        return self.models[level].items(self.params[level], inputs)
 
-    def _towers(self, inputs):
-        features, attributes = inputs
+    def own_nodes(self, level: int, vectors: jax.Array) -> Any | None:
+        """Return what the scorer reads of nodes [K, d] themselves; None where of other items."""
+        model = self.models[level if len(self.models) > 1 else -1]
+        return None if model.nodes is None else model.nodes(self.params[level], vectors)
+
+    def _encoded(self, inputs):
         model, params = self.models[-1], self.params[-1]
-        vectors = monn.item_vectors(model, params, features=features)
-        return vectors, monn.encode_items(model, params, features=features, attributes=attributes)
+        return model.item_vectors(params, inputs), model.items(params, inputs)
 
     def _in_batches(self, inputs, rows):
         inputs, found = jax.tree.map(np.asarray, inputs), []
         for part, size in batches(max(rows, 1)):
             some = jax.tree.map(lambda x, part=part: x[part], inputs)
-            whole = self._towers(jax.tree.map(lambda x, size=size: padded(x, size, value=0), some))
+            whole = self._encoded(jax.tree.map(lambda x, size=size: padded(x, size, value=0), some))
             kept = num_rows(some)
             found.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], whole))
         vectors, encoded = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
         return vectors, {"encoded": encoded}
 
 
-def one_or_several(
-    model: MoNNConfig | Sequence[MoNNConfig] | None,
-) -> MoNNConfig | tuple[MoNNConfig, ...] | None:
-    """Return a model as it is, several as a tuple."""
-    return model if model is None or isinstance(model, MoNNConfig) else tuple(model)
+def one_or_several(model: Model | Sequence[Model] | None) -> Model | tuple[Model, ...] | None:
+    """Return a model as it is, several as a tuple.
+
+    Raises:
+      ValueError: one is neither a MoNN nor towers, or there are both.
+    """
+    several = (model,) if isinstance(model, Model) else tuple(model or ())
+    kinds = {type(each) for each in several}
+    if len(kinds) > 1 or not kinds <= {MoNNConfig, Towers}:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise ValueError(f"model: expected MoNNConfig, or Towers, found {names}")
+    return model if model is None or isinstance(model, Model) else several
 
 
 def nodes_in(params: Any, config: LTIConfig, *, model: Any) -> tuple | None:
@@ -181,7 +188,7 @@ def level_models(
     num_levels: int,
     *,
     scorer: Callable | None = None,
-    model: MoNNConfig | Sequence[MoNNConfig] | None = None,
+    model: Model | Sequence[Model] | None = None,
     params: Any = None,
     task: str | None = None,
     pool: Pool | None = None,
@@ -191,7 +198,7 @@ def level_models(
     Args:
       num_levels: N, those of nodes and that of the items.
       scorer: see `search`; the inner product by default. Not given with a model.
-      model: a `MoNNConfig`, or N of them.
+      model: one, or N of them, see `monn.model.Model`.
       params: of scorer or model, None before training; of N models, {"models": N trees,
         "ensemble": optional}.
       task: see `monn.MoNNScorer`.
@@ -208,9 +215,10 @@ def level_models(
         return LevelModels((scorer or dot,) * num_levels, (params,) * num_levels, (), None, pool)
     if scorer is not None:
         raise ValueError(f"scorer: expected none with a model, found {scorer!r}")
-    if isinstance(model, MoNNConfig):
-        scorers = (monn.MoNNScorer(model, task),) * num_levels
-        return LevelModels(scorers, (params,) * num_levels, (model,), None, pool)
+    if isinstance(model, Model):
+        one = encoders_of(model, task)
+        scorers = (one.scorer,) * num_levels
+        return LevelModels(scorers, (params,) * num_levels, (one,), None, pool)
     models = tuple(model)
     if pool is not None and pool.nodes:
         raise ValueError(f"candidates: expected nodes=False with {len(models)} models, found True")
@@ -229,19 +237,14 @@ def level_models(
     ensemble = params.get("ensemble")
     if ensemble is not None and len(ensemble["bias"]) != num_levels:
         raise ValueError(f"ensemble: expected {num_levels} levels, found {len(ensemble['bias'])}")
-    tasks = {model.tasks for model in models}
+    tasks = {model.tasks for model in models if isinstance(model, MoNNConfig)}
     if len(tasks) > 1:
         raise ValueError(f"model: expected the same tasks, found {sorted(tasks)}")
-    scorers = tuple(monn.MoNNScorer(model, task) for model in models)
-    return LevelModels(scorers, tuple(of_models), models, ensemble, pool)
+    of_levels = tuple(encoders_of(model, task) for model in models)
+    scorers = tuple(each.scorer for each in of_levels)
+    return LevelModels(scorers, tuple(of_models), of_levels, ensemble, pool)
 
 
 def _in_few_sizes(users):
     rows = num_rows(users)
     return repeated(users, batch_size(rows)) if rows else users
-
-
-def _inputs(name, given):
-    """Return (features, crosses or None) of users or items; raise unless they are sound."""
-    features, crosses = given if isinstance(given, tuple) else (given, None)
-    return as_features(name, (features, crosses))

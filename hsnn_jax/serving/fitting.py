@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from hsnn_jax.monn.model import Towers, sides
 from hsnn_jax.serving.request import key_of
 from hsnn_jax.training.joint_levels import fit_levels
 from hsnn_jax.training.loop import Record, Training
-from hsnn_jax.training.one_model import fit_monn
+from hsnn_jax.training.one_model import fit_one
 from hsnn_jax.training.optimizers import Optimizer
 from hsnn_jax.training.pairs import pairs_of
 
@@ -28,7 +29,7 @@ def fit_model(
       items: what it reads of all items, [n, ...].
       retriever: its `model`, `params` and `task` are read; stays as it is.
       positives: int [N], the row of each pair's item: what the user liked or, with labels, saw.
-      labels: None; or [N] or [N, tasks] in [0, 1], NaN where there is none.
+      labels: None; or [N] or [N, tasks] in [0, 1], NaN where there is none; `Towers` have one task.
       tx: an optax transform, or its word: "adamw" or "shampoo".
       training: see `Training`; None for its defaults.
       seed: of parameters, batches and negatives.
@@ -46,10 +47,15 @@ def fit_model(
             "model: expected one to train, found none; nodes of vectors are learned by fit_nodes"
         )
     model, params = retriever.model, retriever.params
-    tasks = (model[0] if isinstance(model, tuple) else model).tasks
-    pairs = pairs_of(users, items, positives=positives, labels=labels, num_tasks=len(tasks))
+    several = isinstance(model, tuple)
+    if several and isinstance(model[0], Towers):
+        raise ValueError("model: expected MoNNConfig a level to train jointly, found Towers")
+    tasks = 1 if isinstance(model, Towers) else len((model[0] if several else model).tasks)
+    if not isinstance(model, Towers):
+        users, items = sides(users), sides(items)
+    pairs = pairs_of(users, items, positives=positives, labels=labels, num_tasks=tasks)
     options = {"pairs": pairs, "tx": tx, "training": training or Training(), "seed": int(seed)}
     options |= {"task": retriever.task}
-    if isinstance(model, tuple):
+    if several:
         return fit_levels(model, params, index=retriever.config, slack=retriever.slack, **options)
-    return fit_monn(model, params, **options)
+    return fit_one(model, params, **options)

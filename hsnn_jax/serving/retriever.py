@@ -15,7 +15,7 @@ from hsnn_jax.descent.sharded import auto_mesh
 from hsnn_jax.lists import drift as of_drift
 from hsnn_jax.lists import living
 from hsnn_jax.lists.index import Index
-from hsnn_jax.monn.config import MoNNConfig
+from hsnn_jax.monn.model import Model
 from hsnn_jax.nodes.beam_aware import RouteConfig
 from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.serving import artefact, building, updates
@@ -39,10 +39,10 @@ class Retriever:
     An update replaces the index in one assignment: a search in another thread sees all of it or
     nothing. One that fails changes nothing, and several at once wait for one another.
 
-    Users and items are vectors or, with a `model`, what its towers read: users are (features,
-    counts), items (features, attributes), or features alone without crosses, see `monn`. Items are
-    kept encoded, listed by the item tower's vectors; a node is scored as its representative item.
-    With a model a level, items are listed and encoded by the last one, nodes by their own.
+    Users and items are vectors or, with a `model`, what its towers read: of a MoNN (features,
+    counts), (features, attributes), or features alone. Items are kept encoded, listed by the item
+    tower's vectors; a node is scored as its representative item. With a model a level, items are
+    listed and encoded by the last one, nodes by their own.
 
     Args:
       config: of the nodes, see `LTIConfig`.
@@ -50,7 +50,7 @@ class Retriever:
       params: of scorer or model, drawn by `fit` otherwise. Of several models, {"models": one each,
         "ensemble": ..., "nodes": ...} as of `init_joint`; without the ensemble each level is ranked
         by its own output, and without nodes k-means makes them.
-      model: a MoNN; or one per level of nodes, the coarsest first, and one of the items.
+      model: a MoNN or `Towers`; or one per level of nodes, the coarsest first, and of the items.
       task: of the models', see `monn.MoNNScorer`.
       slack: capacity of a list over the mean number of items of a node.
       max_beam: static maximum of nodes visited, at each level or one a level; all by default.
@@ -71,7 +71,7 @@ class Retriever:
         *,
         scorer: Callable | None = None,
         params: Any = None,
-        model: MoNNConfig | Sequence[MoNNConfig] | None = None,
+        model: Model | Sequence[Model] | None = None,
         task: str | None = None,
         slack: float = 2.0,
         max_beam: int | Sequence[int] | None = None,
@@ -149,9 +149,8 @@ class Retriever:
 
         See `fit_index` for the arguments and what is raised; the seed is of start and negatives.
         """
-        given: dict[str, Any] = {"positives": positives, "tx": tx, "key": key_of(seed)}
-        given |= building.plan_of(self, self._mesh)
-        self.nodes, records = building.fit(user_vectors, item_vectors, **given)
+        given = building.plan_of(self, self._mesh) | {"positives": positives, "key": key_of(seed)}
+        self.nodes, records = building.fit(user_vectors, item_vectors, tx=tx, **given)
         return records
 
     def build_index(
@@ -338,20 +337,21 @@ class Retriever:
         *,
         scorer: Callable | None = None,
         candidates: Callable | None = None,
+        model: Model | Sequence[Model] | None = None,
         mesh: Mesh | None = None,
         axis: str | None = None,
     ) -> "Retriever":
         """Read what `save` wrote, on any mesh.
 
         Args:
-          scorer, candidates: of the saved names, inner products by default; of a model no scorer.
+          scorer, candidates, model: of the saved names; by default inner products, and MoNNs.
           mesh, axis: where the lists of items go, as of a new retriever.
 
         Raises:
-          ValueError: there is no such folder, it is damaged, or was saved with another scorer.
+          ValueError: there is no such folder, it is damaged, or was saved with other functions.
         """
         content = artefact.read(path)
-        settings = artefact.settings_of(content, scorer=scorer, cheap=candidates, path=path)
+        settings = artefact.settings_of(content, path, scorer=scorer, cheap=candidates, model=model)
         retriever = cls(content.config, **settings, mesh=mesh, axis=axis)
         retriever._publish(artefact.state_of(content, retriever._models))
         retriever._listed_at = retriever.nodes = nested.nodes(retriever._built(), retriever.nested)

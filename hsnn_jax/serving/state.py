@@ -147,6 +147,9 @@ def follow(
         return updated._replace(routes=now.routes, tail=now.tail)
     rows, updated = _representatives(now.coarser, items, distance), []
     for level, pair in enumerate(zip(rows, now.representatives)):
+        if models.models[level].nodes is not None:  # nodes stay where they are
+            updated.append(now.node_features[level])
+            continue
         new, old = map(np.asarray, pair)
         stale = new != old if changed is None else (new != old) | np.isin(new, changed)
         stale = np.flatnonzero(stale)
@@ -306,13 +309,16 @@ def _node_features(coarser, items, models, rows):
     """Return what the scorers read of all nodes."""
     if items.features is None:
         return tuple(index.nodes for index in (*coarser, items.index))
-    carried, index = items.features.features, items.index
-    if len(models.models) == 1:
-        return tuple(_gather(index, carried["encoded"], of_level) for of_level in rows)
-    return tuple(
-        _encoded(models, level, items, np.asarray(of_level), np.arange(of_level.size))
-        for level, of_level in enumerate(rows)
-    )
+    found, index = [], items.index
+    for level, (of_level, own) in enumerate(zip(rows, (*coarser, index))):
+        features = models.own_nodes(level, own.nodes)
+        if features is None and len(models.models) == 1:
+            features = _gather(index, items.features.features["encoded"], of_level)
+        elif features is None:
+            stale = np.arange(of_level.size)
+            features = _encoded(models, level, items, np.asarray(of_level), stale)
+        found.append(features)
+    return tuple(found)
 
 
 def _encoded(models, level, items, rows, stale, features=None):

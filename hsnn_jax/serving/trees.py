@@ -5,15 +5,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+_MOST_MISSING = 64  # empty parts of a tuple
+
 
 def flatten(prefix: str, tree: Any) -> dict[str, Any]:
     """Return {prefix and path: array} of nested dicts and tuples.
 
     Raises:
-      ValueError: there is something else, or a key is no string, has a "/" or starts with "[".
+      ValueError: there is something else, such as a None within, or a key is no string, has a "/"
+        or starts with "[".
     """
     flat = {}
-    for path, value in jax.tree_util.tree_leaves_with_path(tree):
+    for path, value in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None):
+        if value is None and not path:
+            break  # nothing at all
+        if value is None:
+            place = jax.tree_util.keystr(path)
+            raise ValueError(f"{prefix}{place}: expected an array, found None")
         flat["/".join([prefix, *(_name(prefix, entry, path) for entry in path)])] = value
     return flat
 
@@ -30,7 +38,10 @@ def _name(prefix, entry, path):
 
 
 def unflatten(prefix: str, arrays: dict[str, Any]) -> Any:
-    """Return what `flatten` was given, {} where there is nothing."""
+    """Return what `flatten` was given, {} where there is nothing.
+
+    An empty part of a tuple comes back as None, if there is something after it.
+    """
     tree = {}
     for name, value in arrays.items():
         first, *keys = name.split("/")
@@ -48,5 +59,8 @@ def _with_tuples(tree):
         return tree
     tree = {key: _with_tuples(value) for key, value in tree.items()}
     if tree and all(key.startswith("[") for key in tree):
-        return tuple(tree[f"[{i}]"] for i in range(len(tree)))
+        size = 1 + max(int(key[1:-1]) for key in tree)
+        if size > len(tree) + _MOST_MISSING:
+            raise ValueError(f"arrays: expected a tuple's parts, found one at {size - 1}")
+        return tuple(tree.get(f"[{i}]") for i in range(size))
     return tree

@@ -63,12 +63,12 @@ def fit_levels(
       params: from `init_joint`; None draws them.
       index: of the nodes; its `total_steps` are those of the training.
       slack: see `build_index`.
-      pairs, tx, training, seed, task: see `one_model.fit_monn`.
+      pairs, tx, training, seed, task: see `one_model.fit_one`.
 
     Returns:
-      (parameters, records) as of `fit_monn`; recall is that of all levels' ensemble.
+      (parameters, records) as of `fit_one`; recall is that of all levels' ensemble.
 
-    Raises: see `fit_monn` and `JointConfig`.
+    Raises: see `fit_one` and `JointConfig`.
     """
     index = index.for_items(num_rows(pairs.items))
     index = dataclasses.replace(index, total_steps=training.steps)

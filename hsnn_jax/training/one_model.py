@@ -1,4 +1,4 @@
-"""One MoNN trained on pairs: a sampled softmax of what users liked, or the log loss of labels."""
+"""One model trained on pairs: a sampled softmax of what users liked, or the log loss of labels."""
 
 import dataclasses
 import functools
@@ -14,15 +14,16 @@ from hsnn_jax.cost_curves import recall
 from hsnn_jax.descent.search import brute_force
 from hsnn_jax.monn.config import MoNNConfig
 from hsnn_jax.monn.losses import multi_task_loss, sampled_softmax
-from hsnn_jax.monn.network import MoNNScorer, encode_items, encode_users, init_monn, logits
+from hsnn_jax.monn.model import Encoders, Model, encoders_of
+from hsnn_jax.monn.network import init_monn, logits
 from hsnn_jax.monn.scorers import score_all
 from hsnn_jax.training.loop import Record, Training, train
 from hsnn_jax.training.optimizers import Optimizer
 from hsnn_jax.training.pairs import Pairs, split, take
 
 
-def fit_monn(
-    model: MoNNConfig,
+def fit_one(
+    model: Model,
     params: Any,
     *,
     pairs: Pairs,
@@ -31,14 +32,15 @@ def fit_monn(
     seed: int,
     task: str | None = None,
 ) -> tuple[Any, list[Record]]:
-    """Train a MoNN, from parameters that are drawn where none are given.
+    """Train a model, a MoNN from parameters that are drawn where none are given.
 
     Without labels by a sampled softmax of the task's logits: a user's item against items drawn
     uniformly, so that the best items come first. With labels by the log loss of all tasks, each a
     mean over its labels: `calibration` of the probabilities on such pairs is near 1 then.
 
     Args:
-      model, params: from `init_monn`; None draws them.
+      model: a MoNN, or towers, whose scores are the logits of their one task.
+      params: of the model, from `init_monn`; None draws them.
       pairs: see `Pairs`.
       tx, training: see `loop.train`.
       seed: of parameters, the split, batches and negatives.
@@ -48,21 +50,25 @@ def fit_monn(
       (parameters, records): the best on the held-out pairs.
 
     Raises:
-      ValueError: no held-out pair is liked, or see `pairs.split`, `optimizers.made`.
+      ValueError: towers have no parameters, no held-out pair is liked, or see `pairs.split`,
+        `optimizers.made`.
       FloatingPointError: training diverged.
     """
     rows, held = split(pairs.positives.size, validation=training.validation, seed=seed)
     init_key, key = jax.random.split(jax.random.key(seed))
-    params = init_monn(init_key, model) if params is None else params
-    scorer = MoNNScorer(model, task)
-    softmax = SampledSoftmax(scorer, training.negatives)
+    encoders, column = encoders_of(model, task), 0
+    if isinstance(model, MoNNConfig):
+        params = init_monn(init_key, model) if params is None else params
+        column = model.tasks.index(task) if task else 0
+    elif params is None:
+        raise ValueError("params: expected those that your towers start from, found none")
+    softmax = SampledSoftmax(encoders, training.negatives)
     loss = softmax if pairs.labels is None else LogLoss(model)
-    liked = held[liked_of(pairs, held, column=model.tasks.index(task) if task else 0)]
+    liked = held[liked_of(pairs, held, column=column)]
 
-    def find(params: Any, data: Pairs, *, users: tuple, k: int) -> Any:
-        users = encode_users(model, params, features=users[0], counts=users[1])
-        items = encode_items(model, params, features=data.items[0], attributes=data.items[1])
-        return brute_force(scorer, params, items=items, users=users, k=k).ids
+    def find(params: Any, data: Pairs, *, users: Any, k: int) -> Any:
+        users, items = encoders.users(params, users), encoders.items(params, data.items)
+        return brute_force(encoders.scorer, params, items=items, users=users, k=k).ids
 
     validate = validator(loss, find, pairs=pairs, held=held, liked=liked, training=training)
     options = {"data": pairs, "rows": rows, "tx": tx, "training": training}
@@ -132,7 +138,7 @@ def _loss_of(params, data, rows, *, key, step, loss):
 class SampledSoftmax:
     """The loss of pairs that are all liked, against items that a batch shares; see `loop.Loss`."""
 
-    scorer: MoNNScorer
+    encoders: Encoders
     negatives: int
 
     def __call__(
@@ -140,14 +146,12 @@ class SampledSoftmax:
     ) -> jax.Array:
         """Return the mean over the pairs `rows`, float []."""
         del step
-        model, scorer = self.scorer.config, self.scorer
+        encoders, scorer = self.encoders, self.encoders.scorer
         own_ids, catalogue = data.positives[rows], num_rows(data.items)
         other_ids = jax.random.randint(key, (self.negatives,), 0, catalogue)
-        features, counts = take(data.users, rows)
-        users = encode_users(model, params, features=features, counts=counts)
+        users = encoders.users(params, take(data.users, rows))
         own, others = (
-            encode_items(model, params, features=read[0], attributes=read[1])
-            for read in (take(data.items, ids) for ids in (own_ids, other_ids))
+            encoders.items(params, take(data.items, ids)) for ids in (own_ids, other_ids)
         )
         positive = scorer(params, users, jax.tree.map(lambda x: x[:, None], own))[:, 0]
         negative = score_all(scorer, params, users=users, items=others)
@@ -159,17 +163,24 @@ class SampledSoftmax:
 class LogLoss:
     """The loss of labelled pairs: cross entropy, a mean over its labels a task; see `loop.Loss`."""
 
-    model: MoNNConfig
+    model: Model
 
     def __call__(
         self, params: Any, data: Pairs, *, rows: jax.Array, key: jax.Array, step: jax.Array
     ) -> jax.Array:
         """Return the sum over tasks, float []."""
         del key, step
-        user_features, counts = take(data.users, rows)
-        item_features, attributes = take(data.items, data.positives[rows])
-        given = {"user_features": user_features, "item_features": item_features}
-        found = logits(self.model, params, counts=counts, attributes=attributes, **given)
+        users, items = take(data.users, rows), take(data.items, data.positives[rows])
+        found = self._logits(params, users, items)
         labels = cast(jax.Array, data.labels)[rows]
         weights = np.ones(labels.shape[1])
         return multi_task_loss(found, labels, weights=weights, mask=~jnp.isnan(labels))[0]
+
+    def _logits(self, params, users, items):
+        """Return those of pairs, float [b, T]."""
+        if isinstance(self.model, MoNNConfig):
+            given = {"user_features": users[0], "item_features": items[0]}
+            return logits(self.model, params, counts=users[1], attributes=items[1], **given)
+        encoders = self.model.encoders
+        items = jax.tree.map(lambda x: x[:, None], encoders.items(params, items))
+        return encoders.scorer(params, encoders.users(params, users), items)

@@ -16,8 +16,8 @@ MOST_HELD_OUT = 2000  # pairs that are validated on where a share is asked for
 class Pairs(NamedTuple):
     """N pairs of a user and an item; what the models read of them is on the device."""
 
-    users: tuple  # (features, counts or None), pytrees of [N, ...]
-    items: tuple  # (features, attributes or None), pytrees of [n, ...]
+    users: Any  # pytree of [N, ...]; of a MoNN (features, counts or None)
+    items: Any  # pytree of [n, ...]; of a MoNN (features, attributes or None)
     positives: jax.Array  # int32 [N], rows of items
     labels: jax.Array | None  # float32 [N, T], NaN where there is none; None: all are liked
 
@@ -29,8 +29,7 @@ def pairs_of(users: Any, items: Any, *, positives: Any, labels: Any, num_tasks: 
       ValueError: features are not finite or of other numbers of rows, a positive is no row of
         the items, or labels are beyond [0, 1], of a wrong shape, or all missing.
     """
-    given = [side if isinstance(side, tuple) else (side, None) for side in (users, items)]
-    users, items = (as_features(n, side) for n, side in zip(("users", "items"), given))
+    users, items = as_features("users", users), as_features("items", items)
     rows, catalogue = num_rows(users), num_rows(items)
     positives = as_integers("positives", positives)
     if positives.shape != (rows,):

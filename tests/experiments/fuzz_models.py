@@ -26,7 +26,7 @@ import numpy as np
 
 from experiments.harness.errors import InputError
 from hsnn_jax import LTIConfig, Retriever
-from hsnn_jax.serving import artefact
+from hsnn_jax.serving import folder as folder_files
 from nxtpost_jax import folders
 from nxtpost_jax.serving.recommender import Recommender
 from nxtpost_jax.towers.model import NxtPostConfig
@@ -156,8 +156,8 @@ def forged(files: Files, header: str) -> Files:
             said["digest"] = folders.digest_of(said)
             return files | {header: json.dumps(said, indent=2).encode()}
         said["arrays"] = digest(files["arrays.npz"])
-        said["digest"] = digest(artefact._canonical(said))
-        return files | {header: artefact._text(said).encode()}
+        said["digest"] = digest(folder_files._canonical(said))
+        return files | {header: folder_files._text(said).encode()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return files  # it is no header any more
 

@@ -14,6 +14,9 @@ from experiments.retrieval.kept_gain import (
 from experiments.retrieval.searchers import Model, Requests
 from hsnn_jax.monn.scorers import dot
 
+# Vectors that are drawn without clusters crowd some lists.
+pytestmark = pytest.mark.filterwarnings("ignore::hsnn_jax.SkewWarning")
+
 
 @pytest.fixture(scope="module")
 def measured():

@@ -26,11 +26,7 @@ def test_putting_few_nodes_in_order_gives_the_beam_of_all_in_order(budget, monke
     def beam(few):
         monkeypatch.setattr(route, "_FEW", few)
         # A new function each time, so that it is traced anew.
-        visit = jax.jit(
-            lambda f, i, left, b: route.route(
-                f, i, left=left, budget=b, cost_weight=0.3, max_beam=150
-            )
-        )
+        visit = jax.jit(lambda f, i, left, b: route.route(f, i, left=left, budget=b, max_beam=150))
         visit = functools.partial(visit, found, index, left.astype(jnp.int32))
         return jax.device_get(visit(budgets))
 

@@ -206,22 +206,6 @@ def test_max_beam_bounds_the_nodes():
     np.testing.assert_array_equal(wide.items_scored, np.asarray(index.counts)[best].sum(axis=1))
 
 
-def test_cost_weight_prefers_small_nodes():
-    # Node 0 scores a little higher but lists nine times as many items.
-    items = np.concatenate([np.tile([[1.0, 0.0]], (9, 1)), [[0.9, 0.1]]]).astype(np.float32)
-    index = build_index(items, np.array([[1.0, 0.0], [0.9, 0.1]], np.float32), capacity=9)
-    users = jnp.asarray([[1.0, 0.0]])
-    scored = [
-        int(
-            search(
-                dot, None, index=index, items=items, users=users, k=1, budget=9, cost_weight=w
-            ).items_scored[0]
-        )
-        for w in (0.0, 1.0)
-    ]
-    assert scored == [9, 1]
-
-
 def test_values_change_without_a_new_trace():
     traces = []
 
@@ -232,7 +216,7 @@ def test_values_change_without_a_new_trace():
     index, items, users = integer_problem(5)
     exclude, allowed = drawn_masks(5)
 
-    def run(budget, exclude, allowed, cost_weight):
+    def run(budget, exclude, allowed):
         return search(
             counted,
             None,
@@ -243,11 +227,10 @@ def test_values_change_without_a_new_trace():
             budget=budget,
             exclude=exclude,
             allowed=allowed,
-            cost_weight=cost_weight,
         )
 
-    first, traced = run(40, exclude, allowed, 0.0), len(traces)
-    second = run(90, exclude + 1, ~allowed, 0.5)
+    first, traced = run(40, exclude, allowed), len(traces)
+    second = run(90, exclude + 1, ~allowed)
     assert traced > 0
     assert len(traces) == traced
     assert not np.array_equal(first.items_scored, second.items_scored)

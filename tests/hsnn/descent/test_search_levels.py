@@ -195,10 +195,9 @@ def test_two_levels_without_a_coarse_weight_are_the_search_of_one_level():
             budget=budget,
             node_params=nodes.params,
             node_features=nodes.features,
-            cost_weight=0.5,
             **masks(0),
         )
-        options = dict(budgets=[budget], cost_weight=0.5, **masks(0))
+        options = dict(budgets=[budget], **masks(0))
         for joined in (ensemble, None):
             two = search_levels([nodes, items], [fine], k=K, ensemble=joined, **options)
             for field in one._fields:

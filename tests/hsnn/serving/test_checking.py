@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hsnn_jax import LTIConfig, Retriever
-from hsnn_jax.serving import artefact, plain_arrays
+from hsnn_jax.serving import folder as folder_files
+from hsnn_jax.serving import plain_arrays
 from tests.test_plain_arrays import Payload
 
 
@@ -31,9 +32,9 @@ def whole(tmp_path_factory):
 
 def seal(folder, header):
     header.pop("digest")
-    header["arrays"] = artefact._digest_of_file(folder / "arrays.npz")
-    header["digest"] = artefact._digest(artefact._canonical(header))
-    (folder / "retriever.json").write_text(artefact._text(header))
+    header["arrays"] = folder_files._digest_of_file(folder / "arrays.npz")
+    header["digest"] = folder_files._digest(folder_files._canonical(header))
+    (folder / "retriever.json").write_text(folder_files._text(header))
 
 
 def forge(folder, files, name, change):

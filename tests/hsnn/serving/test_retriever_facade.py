@@ -9,6 +9,7 @@ import pytest
 from hsnn_jax import LTIConfig, Retriever
 from hsnn_jax.monn.scorers import mol
 from hsnn_jax.serving import artefact
+from hsnn_jax.serving import folder as folder_files
 from hsnn_jax.serving.request import default_budget
 from tests.hsnn.planted import same_answers
 from tests.hsnn.serving.test_retriever import ALL, CONFIG, IDS, built, data
@@ -218,7 +219,7 @@ def test_load_refuses_other_scorers_and_folders(tmp_path):
     with pytest.raises(ValueError, match="expected the header of a retriever, found: Not a dir"):
         Retriever.load(path / "arrays.npz")
     (path / "retriever.json").write_text('{"format": "other"}')
-    with pytest.raises(ValueError, match=r"expected format 'hsnn_jax.retriever/11', found 'other'"):
+    with pytest.raises(ValueError, match=r"expected format 'hsnn_jax.retriever/12', found 'other'"):
         Retriever.load(path)
 
 
@@ -236,7 +237,7 @@ def test_a_save_that_fails_leaves_the_older_folder(tmp_path, monkeypatch):
     other.remove(IDS[:5])
     for stage in ("_json", "_take_place"):
         with monkeypatch.context() as context:
-            context.setattr(artefact, stage, lambda *arguments, **options: 1 / 0)
+            context.setattr(folder_files, stage, lambda *arguments, **options: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 other.save(path)
         assert contents(path) == before
