@@ -74,13 +74,14 @@ def test_the_plots_come_from_the_summary_alone(compared):
 
 
 @pytest.mark.long
-@pytest.mark.long
 def test_a_finished_comparison_is_resumed_without_training(compared):
     before, _ = figures_in(compared)
-    lines = (compared / "metrics.jsonl").read_text()
+    logs = [compared / "metrics.jsonl", compared / "test-log.jsonl"]
+    lines = [log.read_text() for log in logs]
     shampoo_ablation.main(["--resume", str(compared)])
     after, _ = figures_in(compared)
-    assert (compared / "metrics.jsonl").read_text() == lines
+    assert [log.read_text() for log in logs] == lines
+    assert len(lines[1].splitlines()) == 1
     timed = ("ms", "seconds_to_target")
     assert all(before[n] == after[n] for n in before if not n.endswith(timed))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from experiments.harness.remembered import remember
 from experiments.studies.optimizers.factories import FACTORIES
 from experiments.studies.optimizers.step_times import step_milliseconds
 from experiments.studies.optimizers.targets import expected_best, median_of, steps_to_target
@@ -92,6 +93,8 @@ def compare(
 ) -> Compared:
     """Measure everything; the test data are looked at once, behind all training.
 
+    A resumed run measures the times again, and remembers what its look at the test data showed.
+
     Args:
       trainer: the task and its lengths.
       names: of the optimizers.
@@ -113,14 +116,13 @@ def compare(
     }
     points = {name: own.chosen for name, own in found.items()}
     step_ms = step_milliseconds(trainer, points, turns=turns, seed=trial_seed)
-    before_test()
     task = trainer.task
     return Compared(
         trials=found,
         finals=finals,
         shorter=shorter,
         step_ms=step_ms,
-        tests={name: [task.test(run.params) for run in runs] for name, runs in finals.items()},
+        tests=_tested(trainer, finals, before_test),
         seeds=list(seeds),
         figure=task.figure,
         chance=task.chance,
@@ -134,6 +136,28 @@ def _from_seeds(
     name = trials.name if length == 1 else f"{trials.name}-{length:g}"
     how = {"factory": FACTORIES[trials.name], "point": trials.chosen, "length": length}
     return [trainer.train(f"{name}-seed-{seed}", seed=seed, **how) for seed in seeds]
+
+
+def _tested(
+    trainer: Trainer, finals: Mapping[str, Sequence[Trained]], before_test: Callable[[], None]
+) -> dict[str, list[dict[str, float]]]:
+    def look() -> dict[str, np.ndarray]:
+        before_test()
+        found = {}
+        for name, runs in finals.items():
+            tests = [trainer.task.test(run.params) for run in runs]
+            for figure in tests[0]:
+                found[f"{name} {figure}"] = np.array([test[figure] for test in tests])
+        return found
+
+    arrays, found = remember(trainer.run, "tests", measure=look), {}
+    for name, runs in finals.items():
+        own = {key.split()[1]: array for key, array in arrays.items() if key.split()[0] == name}
+        found[name] = [
+            {figure: float(array[number]) for figure, array in own.items()}
+            for number in range(len(runs))
+        ]
+    return found
 
 
 def figures_of(compared: Compared) -> dict[str, float | None]:

@@ -24,13 +24,16 @@ def step_milliseconds(
     """Return the median over turns of the mean time of a step, in milliseconds.
 
     Optimizers take turns of `TURN` steps on one batch, so that what else the machine does meets
-    all of them; the median leaves out turns that something else disturbed.
+    all of them; the median leaves out turns that something else disturbed. Their order is drawn
+    anew for each turn: another job's slices of time may be as long as a turn.
     """
+    rng = np.random.default_rng(seed)
     with jax.set_mesh(trainer.mesh):
         calls = {name: _caller(trainer, name, point, seed=seed) for name, point in points.items()}
         times: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(SKIPPED + turns):
-            for name, call in calls.items():
+            for name in rng.permutation(list(calls)):
+                call = calls[name]
                 start = time.perf_counter()
                 for _ in range(TURN):
                     jax.block_until_ready(call())
