@@ -1,11 +1,15 @@
-"""What holds when it lasts: long runs that are looked at as they go.
+"""What survives when something fails, and what holds when it lasts.
 
-    python -m experiments.reliability                      # half an hour: what docs show
-    python -m experiments.reliability --preset smoke       # the same for seconds
+    python -m experiments.reliability                      # what docs show: 35 minutes
+    python -m experiments.reliability --parts faults       # small runs that are killed, ...
+    python -m experiments.reliability --preset smoke       # two faults, and seconds of each
 
-Training on all devices with sharded Shampoo, updates of live users, items that enter and leave an
-index, and threads that ask while others change: each must end with no wrong answer, with replicas
-that are equal bit for bit, and without growing. docs/reliability.md says what single faults do.
+Faults are really done to small runs: they are killed and stopped, disks fail, files are damaged,
+processes are lost. Each must go on to the bits of a run that nothing happened to, or be refused in
+one line. And long runs are looked at as they go: training on all devices with sharded Shampoo,
+updates of live users, items that enter and leave an index, and threads that ask while others
+change. Each must end with no wrong answer, with replicas that are equal bit for bit, and without
+growing.
 """
 
 from __future__ import annotations
@@ -14,21 +18,42 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
+from experiments.harness.errors import bad_input
 from experiments.harness.options import OneSeed, check_above_zero, check_least
+from experiments.harness.processes import is_joined
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting, Study
+from experiments.studies.faults import figures
+from experiments.studies.faults.figures import Tried
+from experiments.studies.faults.kinds import Counts
+from experiments.studies.faults.trying import try_all
 from experiments.studies.long_runs.index import cycle_long
 from experiments.studies.long_runs.outcome import LongRun
 from experiments.studies.long_runs.serving import ask_long, update_long
 from experiments.studies.long_runs.training import train_long
 
 MOST_GROWTH = 0.02  # of the memory where the work has settled
+PARTS = ("faults", "long")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reliability(OneSeed):
-    """Run for long, and look."""
+    """Do faults to small runs; run for long, and look."""
 
+    parts: tuple[str, ...] = PARTS
+    """what is done: faults, long (runs)"""
+    kills: int = 10
+    """kill -9, half of them in a save"""
+    stops: int = 3
+    """SIGTERM and Ctrl-C, for each of four kinds"""
+    disks: int = 2
+    """disks that fail, for each of five kinds"""
+    files: int = 5
+    """damaged files, for each of four kinds"""
+    others: int = 2
+    """batches of NaN, for each of two kinds, and second processes"""
+    pairs: int = 1
+    """of which one process is lost, for each of four kinds"""
     steps: int = 20_000
     """of training"""
     updates: int = 10_000
@@ -40,18 +65,73 @@ class Reliability(OneSeed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_least(self, **{field.name: 0 for field in dataclasses.fields(Counts)})
         check_least(self, steps=1, updates=1, cycles=1)
         check_above_zero(self, "minutes")
+        for found in self.parts or ("none",):
+            if found not in PARTS:
+                expected = f"one or more of {', '.join(PARTS)}"
+                raise bad_input("--parts", expected=expected, found=found)
+        if "faults" in self.parts and is_joined(self):
+            found = "faults, which start processes of their own"
+            raise bad_input("--parts", expected="long alone in several processes", found=found)
 
 
 PRESETS = {
     "default": Reliability(),
-    "smoke": Reliability(steps=40, updates=40, cycles=10, minutes=0.05),
+    "smoke": Reliability(
+        kills=2,
+        stops=0,
+        disks=0,
+        files=0,
+        others=0,
+        pairs=0,
+        steps=40,
+        updates=40,
+        cycles=10,
+        minutes=0.05,
+    ),
 }
 
 
 def measure(setting: Setting[Reliability]) -> Outcome:
-    """Run each, one after the other."""
+    """Do each part, one after the other."""
+    parts = setting.options.parts
+    faults = do_faults(setting) if "faults" in parts else []
+    long = run_long(setting) if "long" in parts else []
+    metrics = {
+        **{f"{each.name}/{k}": v for each in faults for k, v in figures.figures_of(each).items()},
+        **{f"{each.name}/{k}": v for each in long for k, v in figures_of(each).items()},
+    }
+    return Outcome(
+        title="Faults and long runs",
+        intro="Faults are done to small runs in processes of their own. Long runs are looked at up "
+        "to fifty times as they go. Memory is what Linux says is resident; it has settled after "
+        "a third of the work.",
+        protocol={"devices": setting.mesh.size, "allowed growth": f"{MOST_GROWTH:.0%}"},
+        metrics=metrics,
+        baselines={f"{each.name}/settled_mebibytes": each.memory.settled for each in long},
+        tables=[
+            *([figures.table_of(faults)] if faults else []),
+            *([table_of(long)] if long else []),
+        ],
+        found=" ".join([*([figures.said_of_all(faults)] if faults else []), *map(said, long)]),
+    )
+
+
+def do_faults(setting: Setting[Reliability]) -> list[Tried]:
+    """Do faults to small runs, kind by kind."""
+    names = [field.name for field in dataclasses.fields(Counts)]
+    counts = Counts(**{name: getattr(setting.options, name) for name in names})
+    found = []
+    for tried in try_all(setting.run, counts=counts, seed=setting.options.seed):
+        found.append(tried)
+        print(figures.said(tried), flush=True)
+    return found
+
+
+def run_long(setting: Setting[Reliability]) -> list[LongRun]:
+    """Run each for long."""
     options, seed = setting.options, setting.options.seed
     runs: list[Callable[[], LongRun]] = [
         functools.partial(
@@ -65,16 +145,7 @@ def measure(setting: Setting[Reliability]) -> Outcome:
     for run in runs:
         found.append(run())
         print(said(found[-1]), flush=True)
-    return Outcome(
-        title="Long runs",
-        intro="Each is looked at up to fifty times as it goes. Memory is what Linux says is "
-        "resident; it has settled after a third of the work.",
-        protocol={"devices": setting.mesh.size, "allowed growth": f"{MOST_GROWTH:.0%}"},
-        metrics={f"{each.name}/{k}": v for each in found for k, v in figures_of(each).items()},
-        baselines={f"{each.name}/settled_mebibytes": each.memory.settled for each in found},
-        tables=[table_of(found)],
-        found=" ".join(map(said, found)),
-    )
+    return found
 
 
 def figures_of(run: LongRun) -> dict[str, float]:
@@ -124,9 +195,9 @@ def table_of(found: Sequence[LongRun]) -> Table:
 
 STUDY = Study(
     name="reliability",
-    about="long runs: no growth, no wrong answer",
-    minutes=25,
-    claim="Long runs end with equal replicas, no wrong answer and no growth.",
+    about="faults: same bits or refused; long runs: no growth",
+    minutes=35,
+    claim="Every fault is survived; long runs end with equal replicas, no wrong answer, no growth.",
     presets=PRESETS,
     measure=measure,
 )

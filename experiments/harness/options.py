@@ -32,6 +32,9 @@ import tyro
 from experiments.harness.errors import InputError, bad_input, shown
 from experiments.harness.lock import LOCK, check_free
 from experiments.harness.processes import check_joining
+from experiments.harness.provenance import config_hash
+
+DIGEST = "digest"  # the name of that of config.json in it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,7 +224,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read config.json of a run folder.
 
     Raises:
-        InputError: the folder has none, or it is not the JSON that `open_run` writes.
+        InputError: the folder has none, or it is not the JSON that `open_run` writes. One without
+            a digest, as earlier versions wrote it, is taken as it is.
     """
     path = folder / "config.json"
     try:
@@ -232,7 +236,15 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise bad_input(path, expected="JSON", found=error.msg, line=error.lineno) from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise bad_input(path, expected="JSON", found="something else", line=1) from error
-    return {name: _field(saved, name, path) for name in ("experiment", "arguments", "config")}
+    fields = {name: _field(saved, name, path) for name in ("experiment", "arguments", "config")}
+    if saved.get(DIGEST) not in (None, digest_of_config(saved)):
+        raise bad_input(path, expected="the config that was saved", found="another")
+    return fields
+
+
+def digest_of_config(saved: Mapping[str, Any]) -> str:
+    """Hash all of config.json but its digest."""
+    return config_hash({name: value for name, value in saved.items() if name != DIGEST})
 
 
 def _field(saved: Any, name: str, path: Path) -> Any:

@@ -1,6 +1,6 @@
 """The folder that a run leaves behind: config, metrics, summary, report and checkpoints.
 
-    config.json     experiment, the arguments to start it again, and the whole config
+    config.json     experiment, the arguments to start it again, the whole config, a digest
     metrics.jsonl   one line a logged step, appended
     summary.json    the final figures, see `SUMMARY_KEYS`
     report.md/.png  the same for a reader
@@ -29,7 +29,15 @@ import jax
 
 from experiments.harness.errors import InputError, bad_input, disk_error, shown
 from experiments.harness.lock import FolderLock
-from experiments.harness.options import Options, WithLayout, check_empty, check_out, read_config
+from experiments.harness.options import (
+    DIGEST,
+    Options,
+    WithLayout,
+    check_empty,
+    check_out,
+    digest_of_config,
+    read_config,
+)
 from experiments.harness.processes import decided_by_first
 from experiments.harness.provenance import (
     DataName,
@@ -202,6 +210,7 @@ def _open(
         lock = FolderLock(folder, flag="--out")
         check_empty(folder)  # another may have come and gone before the lock
         saved = {"experiment": experiment, "arguments": list(arguments), "config": config}
+        saved[DIGEST] = digest_of_config(saved)
         try:
             write_atomically(folder / "config.json", json.dumps(saved, indent=2) + "\n")
         except OSError as error:

@@ -11,6 +11,7 @@ Of several processes each writes what its devices hold; all else is done by the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import inspect
 import json
@@ -64,9 +65,11 @@ class Checkpoints:
             return self._newest_whole()
 
         self._latest = decided_by_first(open_here)
+        self._held = os.open(self._folder, os.O_RDONLY)
         return self
 
     def __exit__(self, *unused: object) -> None:
+        os.close(self._held)
         self._checkpointer.close()
 
     @property
@@ -101,13 +104,16 @@ class Checkpoints:
                 self._checkpointer.save(aside / str(step), args=args)
             decided_by_first(functools.partial(self._finish, aside / str(step), record=record))
         except Exception as error:
-            reason = disk_error(error, folder=self._folder)
+            gone = os.strerror(errno.ENOENT) if self._is_gone() else None
+            reason = gone or disk_error(error, folder=self._folder)
             if reason is None:
                 raise
             raise InputError(f"{place}: cannot be saved ({reason})") from error
         finally:
             if aside is not None and is_first():
                 shutil.rmtree(aside, ignore_errors=True)
+                if self._is_gone():
+                    self._remove_made_again()
         self._latest = step
         if is_first():
             last_two = [each for each in self._steps() if each <= step][-2:]
@@ -118,7 +124,7 @@ class Checkpoints:
         """Make the folder that a checkpoint is written in and return its name.
 
         A name of its own: after a failure threads of orbax may still write under the last one. And
-        not by orbax, which would make a vanished run folder again.
+        not by orbax, which makes a vanished run folder again, and so may do later on.
         """
         for left in self._folder.glob(f"{_ASIDE}*"):  # by a kill or a full disk
             shutil.rmtree(left, ignore_errors=True)
@@ -126,8 +132,23 @@ class Checkpoints:
         (self._folder / name).mkdir()
         return name
 
+    def _is_gone(self) -> bool:
+        """Say whether the folder is no more, or is another that orbax made in its place."""
+        try:
+            return not os.path.samestat(os.fstat(self._held), os.stat(self._folder))
+        except OSError:
+            return True
+
+    def _remove_made_again(self) -> None:
+        """Remove the folders that orbax made: of the stage, of all stages, of the run."""
+        for path in (self._folder, *self._folder.parents[:2]):
+            with contextlib.suppress(OSError):  # it is not there, or not empty
+                path.rmdir()
+
     def _finish(self, written: Path, *, record: Mapping[str, Any]) -> None:
         """Seal what all processes wrote, and rename it to its place."""
+        if self._is_gone():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._folder))
         place = self._folder / written.name
         (written / _RECORD).write_text(json.dumps(record), encoding="utf-8")
         seal(written, name=self._name(int(written.name)))

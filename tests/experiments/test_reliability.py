@@ -1,4 +1,4 @@
-"""Long runs: what counts as growth, and that each notices what goes wrong."""
+"""Long runs: what counts as growth, and that each notices what goes wrong. Faults: all kinds."""
 
 import dataclasses
 import json
@@ -10,6 +10,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments import reliability
+from experiments.harness.errors import InputError
+from experiments.reliability import Reliability
+from experiments.studies.faults.kinds import Counts
 from experiments.studies.long_runs import index, serving, training
 from experiments.studies.long_runs.memory import Memory, resident_mebibytes
 from experiments.studies.long_runs.outcome import LongRun
@@ -102,7 +105,40 @@ def test_the_command_shows_all_runs(tmp_path):
     out = tmp_path / "run"
     reliability.main(["--preset", "smoke", "--out", str(out)])
     summary = json.loads((out / "summary.json").read_text())
+    for name in ("kill -9", "kill -9 in a save"):
+        assert summary["metrics"][f"{name}/survived"] == summary["metrics"][f"{name}/tried"] == 1
+    assert "| kill -9 | 1 | 1 |" in (out / "report.md").read_text()
     for name in ("training steps", "updates of users", "cycles of items", "answers beside changes"):
         assert summary["metrics"][f"{name}/wrong"] == 0
         assert summary["metrics"][f"{name}/looks"] > 0
         assert summary["baselines"][f"{name}/settled_mebibytes"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_one_fault_of_each_kind_is_survived(tmp_path):
+    out = tmp_path / "run"
+    once = [word for field in dataclasses.fields(Counts) for word in (f"--{field.name}", "1")]
+    reliability.main(["--parts", "faults", *once, "--kills", "2", "--out", str(out)])
+    metrics = json.loads((out / "summary.json").read_text())["metrics"]
+    tried = {name.removesuffix("/tried") for name in metrics if name.endswith("/tried")}
+    assert len(tried) == 22
+    assert {name for name in tried if not metrics[f"{name}/survived"]} == set()
+    assert not (out / "faults").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parts": ("fault",)}, "--parts: expected one or more of faults, long, found fault"),
+        ({"parts": ()}, "--parts: expected one or more of faults, long, found none"),
+        ({"kills": -1}, "--kills: expected at least 0, found -1"),
+        (
+            {"coordinator": "here:1", "num_processes": 2, "process_id": 0},
+            "--parts: expected long alone in several processes, found faults",
+        ),
+    ],
+)
+def test_parts_that_are_none(options, message):
+    with pytest.raises(InputError, match=message):
+        Reliability(**options)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,17 +15,12 @@ from experiments.harness.errors import InputError
 from experiments.harness.options import ManySeeds, parse
 from experiments.harness.processes import check_joining
 from experiments.harness.supervise import AGAIN, LOST
+from experiments.studies.faults.processes import child_of, free_port
 from tests.experiments.tasks import ranked_by_processes
 
 EPOCHS = 5  # of four steps
 RATE = 1e-3  # slow enough that roundings stay what they are
 STAGES = (f"digits-adamw@{RATE}-0", f"digits-shampoo@{RATE}-0")
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def start(*arguments, epochs=EPOCHS, devices=4, host=()):
@@ -75,12 +69,6 @@ def wait_for_lines(folder, count, processes):
         assert all(p.poll() is None for p in processes), finish(*processes)
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def child_of(process):
-    """Return the process that a supervisor runs."""
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
-    return int(found.stdout.split()[0])
 
 
 @pytest.fixture(scope="module")

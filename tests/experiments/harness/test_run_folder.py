@@ -227,6 +227,21 @@ def test_a_damaged_config_is_one_line_and_nothing_changes(tmp_path, text, messag
     assert snapshot(folder) == before
 
 
+def test_a_config_that_was_changed_by_a_bit_is_one_line_and_names_the_file(tmp_path, capsys):
+    """Also where other arguments would be of no command, or of another run."""
+    opened(["--out", str(tmp_path), "--width", "5", "--devices", "2"])
+    path = tmp_path / "config.json"
+    whole = path.read_bytes()
+    for before, after in ((b"--width", b"--wadth"), (b'"2"', b'"3"'), (b'"data"', b'"dava"')):
+        assert before in whole
+        path.write_bytes(whole.replace(before, after))
+        with pytest.raises(InputError, match=r"config\.json: expected the config that was saved"):
+            parse("toy", PRESETS, ["--resume", str(tmp_path)])
+    assert capsys.readouterr().err == ""
+    path.write_bytes(whole.replace(b'"digest"', b'"dagest"'))  # as an earlier version wrote it
+    opened(["--resume", str(tmp_path)])
+
+
 def test_summary_has_exactly_the_keys_and_names_data_without_a_path(tmp_path):
     argv = ["--out", str(tmp_path / "run"), "--data", "/somewhere/ml-1m", "--seed", "4"]
     run = opened(argv, data=DATA)

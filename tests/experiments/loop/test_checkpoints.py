@@ -11,6 +11,7 @@ import chex
 import jax
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from experiments.harness.devices import make_mesh
@@ -19,6 +20,7 @@ from experiments.harness.options import OneSeed
 from experiments.harness.run_folder import open_run
 from experiments.loop.checkpoints import Checkpoints
 from experiments.loop.train_step import state_layout
+from experiments.studies.faults.damage import damage_folder, files_of, flipped
 from tests.experiments import tiny_problem
 from tests.experiments.tiny_problem import train_tiny
 
@@ -83,42 +85,9 @@ def stage(run):
     return stage
 
 
-def files_of(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def damage(stage, rng):
-    """Damage one file of the newest checkpoint in a drawn way; return the file."""
-    file = rng.choice(files_of(stage.folder / "8"))
-    whole = file.read_bytes()
-    kind = rng.choice(["cut", "flip", "gone", "swap", "own", "more", "zero", "long", "empty"])
-    place = int(rng.integers(len(whole)))
-    if kind == "gone":
-        file.unlink()
-    elif kind == "swap":  # with a file of the checkpoint before
-        others = files_of(stage.folder / "6")
-        same = stage.folder / "6" / file.relative_to(stage.folder / "8")
-        shutil.copyfile(same if same in others else rng.choice(others), file)
-    elif kind == "own":  # with another file of its own
-        others = [each for each in files_of(stage.folder / "8") if each != file]
-        shutil.copyfile(rng.choice(others), file)
-    elif kind == "more":
-        shutil.copyfile(file, file.with_name(f"{file.name}{rng.integers(10)}"))
-    else:
-        file.write_bytes(
-            {
-                "cut": whole[:place],
-                "flip": flipped(whole, place, rng.integers(8)),
-                "zero": whole[:place] + bytes(len(whole) - place),
-                "long": whole + bytes([rng.integers(256)]),
-                "empty": b"",
-            }[kind]
-        )
-    return file, whole, kind
-
-
-def flipped(whole, place, bit):
-    return whole[:place] + bytes([whole[place] ^ 1 << int(bit)]) + whole[place + 1 :]
+def damage(stage, draw):
+    """Damage one file of the newest checkpoint in a drawn way."""
+    return damage_folder(stage.folder / "8", draw, other=stage.folder / "6")
 
 
 def resumed(stage, capsys):
@@ -141,7 +110,7 @@ def check_flips(stage, capsys, rng, *, flips):
     for _ in range(flips):
         file = rng.choice(arrays)
         whole = file.read_bytes()
-        file.write_bytes(flipped(whole, int(rng.integers(len(whole))), rng.integers(8)))
+        file.write_bytes(flipped(whole, int(rng.integers(len(whole))), int(rng.integers(8))))
         assert resumed(stage, capsys) == 6
         file.write_bytes(whole)
     assert resumed(stage, capsys) == 8
@@ -152,9 +121,9 @@ def check_damages(stage, capsys, rng, *, damages):
     shutil.copytree(stage.folder / "8", whole)
     unnoticed = 0
     for _ in range(damages):
-        file, before, kind = damage(stage, rng)
-        if resumed(stage, capsys) == 8:
-            assert file.read_bytes() == before and kind != "more"  # it had been the same bytes
+        done = damage(stage, rng)
+        if resumed(stage, capsys) == 8:  # it had been the same bytes
+            assert done.file.read_bytes() == done.before and done.kind != "more"
             unnoticed += 1
         shutil.rmtree(stage.folder / "8")
         shutil.copytree(whole, stage.folder / "8")
@@ -253,3 +222,24 @@ def test_a_vanished_run_folder_ends_the_run_in_one_line(tmp_path):
         ):
             train_tiny(run, batches=batches, log_every=log_every)
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_folder_that_vanishes_in_a_save_is_not_made_again(tmp_path, monkeypatch, when):
+    """By orbax, which makes whatever folders a file needs."""
+    folder, save = tmp_path / "run", ocp.Checkpointer.save
+
+    def vanishing(self, path, args):
+        if when == "before":
+            folder.rename(tmp_path / "away")
+        save(self, path, args=args)
+        if when == "after":
+            folder.rename(tmp_path / "away")
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", vanishing)
+    with (
+        pytest.raises(InputError, match=r"adamw/3: cannot be saved \(No such file or directory\)"),
+        open_run("tiny_problem", OneSeed(out=folder), arguments=()) as run,
+    ):
+        train_tiny(run)
+    assert not folder.exists()
