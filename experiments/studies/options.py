@@ -231,6 +231,8 @@ SMOKE: dict[str, Options] = {
             events=300,
             pairs=300,
             nodes=8,
+            ablation_steps=10,
+            ablation_seeds=1,
         ),
         drawn=DrawnConfig(users=150, items=120, leaves=12, branches=4, interests=2, events=30),
         seeds=2,

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ def _maximise(state, data, key, first, last, *, tx, config, batch_size):
             batch_key, users, items=items, positives=positives, batch_size=batch_size
         )
         batch = with_negatives(batch, negative_key, config=config)
-        loss = functools.partial(_loss, batch=batch, node_of=node_of, step=i, config=config)
+        loss = functools.partial(em_loss, batch=batch, node_of=node_of, step=i, config=config)
         value, grads = jax.value_and_grad(loss)(params)
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, value
@@ -102,10 +103,22 @@ def _expect(nodes, items, key, config):
     return nodes, nearest(items, nodes, distance=config.distance)[0]
 
 
-def _loss(params, *, batch, node_of, step, config):
+def em_loss(
+    params: Any, batch: dict, *, node_of: jax.Array, step: ArrayLike, config: LTIConfig
+) -> jax.Array:
+    """Compute the loss of a batch under a given assignment: supervised + reconstruction, warmed up.
+
+    Args:
+      params: {"nodes": float [K, d]}.
+      batch: see `lti_loss`, with ids of the pairs' items and of the shared negatives.
+      node_of: int [n], the node of each item.
+      step, config: see `lti_loss`.
+    """
     embedded = params["nodes"][node_of[batch["positive_ids"]]]
     shared = params["nodes"][node_of[batch["negative_ids"]]]
-    supervised = jnp.mean(supervised_loss(batch, embedded, shared=shared, config=config))
+    weights = batch.get("weights", jnp.ones(embedded.shape[0]))
+    weights = weights / jnp.maximum(jnp.sum(weights), 1e-9)
+    supervised = jnp.sum(weights * supervised_loss(batch, embedded, shared=shared, config=config))
     squared_error = jnp.sum((embedded - batch["positives"]) ** 2, axis=1)
-    loss = supervised + config.reconstruction_weight * jnp.mean(squared_error)
+    loss = supervised + config.reconstruction_weight * jnp.sum(weights * squared_error)
     return warmup(step, config) * loss

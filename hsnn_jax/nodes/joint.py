@@ -105,10 +105,11 @@ def joint_loss(
     item of the node that the pair's item is below; at the last level, that of the user and the
     item. Level n's logit is the ensemble of the outputs up to it, and its loss the cross entropy
     with the pair's label. The index loss is LTI's, of the last model's user and item towers in
-    their two-tower reading; through its soft assignment gradients reach nodes and towers.
+    their two-tower reading; through its soft assignment gradients reach nodes and towers. Without
+    a weight it is left out.
 
     Args:
-      params: from `init_joint`.
+      params: from `init_joint`; without an "ensemble" a level's logit is its own output.
       batch: dict of
         users: (features, counts), the arguments of `encode_users` but for the model, of B rows;
         items: (features, attributes) of the pairs' items, as of `encode_items`;
@@ -124,8 +125,8 @@ def joint_loss(
       config: see `JointConfig`; static.
 
     Returns:
-      (scalar, metrics): those of `lti_loss`, with `index_loss`, `level_losses` float [N], and
-      `interaction_mse` where it has a weight. For jax.value_and_grad(..., has_aux=True).
+      (scalar, metrics): `level_losses` float [N]; `index_loss` and those of `lti_loss`, and
+      `interaction_mse`, where they have a weight. For jax.value_and_grad(..., has_aux=True).
 
     Raises:
       ValueError: representatives or labels do not fit the config.
@@ -151,13 +152,19 @@ def joint_loss(
     outputs_BxTxN = jnp.stack(outputs, axis=-1)
     labels = _by_task(batch["labels"], "labels", outputs_BxTxN)
     mask = None if "mask" not in batch else _by_task(batch["mask"], "mask", outputs_BxTxN)
-    level_logits = ensemble_logits(params["ensemble"], outputs_BxTxN)
+    level_logits = outputs_BxTxN
+    if "ensemble" in params:
+        level_logits = ensemble_logits(params["ensemble"], outputs_BxTxN)
     loss, per_level = level_losses(level_logits, labels, weights=config.level_weights, mask=mask)
-    index_loss, metrics = _index_loss(
-        params, batch, labels[:, 0], mask, step=step, config=config, history=history
-    )
-    loss += config.index_weight * index_loss
-    metrics = metrics | {"index_loss": index_loss, "level_losses": per_level}
+    metrics: dict = {"level_losses": per_level}
+    if config.index_weight:
+        nodes, own = {"nodes": params["nodes"]}, index_batch(params, batch, config=config)
+        # Without a catalogue in the batch nothing is drawn, and no key is needed.
+        index_loss, found = lti_loss(
+            nodes, own, key=None, step=step, config=config.index, history=history
+        )
+        loss += config.index_weight * index_loss
+        metrics |= found | {"index_loss": index_loss}
     if config.interaction_weight:
         pairs = [
             _interactions(model, of_level, users, item)
@@ -167,6 +174,39 @@ def joint_loss(
         loss += config.interaction_weight * error
         metrics["interaction_mse"] = error
     return loss, jax.lax.stop_gradient(metrics)
+
+
+def index_batch(params: Any, batch: dict, *, config: JointConfig) -> dict:
+    """Return the vectors of a batch of pairs, as the losses of nodes read them.
+
+    Args:
+      params, batch, config: see `joint_loss`.
+
+    Returns:
+      A batch of `lti_loss`: users and items in the two-tower reading of the last model, the shared
+      negatives, and the first task's labels, as weights where the loss is a softmax.
+    """
+    model, of_model = config.models[-1], params["models"][-1]
+    labels = _first_task(batch["labels"])
+    mask = _first_task(batch["mask"]) if "mask" in batch else None
+    labels = labels if mask is None else jnp.where(mask, labels, 0)
+    found = {
+        "users": user_vectors(model, of_model, features=batch["users"][0]),
+        "positives": item_vectors(model, of_model, features=batch["items"][0]),
+    }
+    if config.index.loss == "bce":
+        found["labels"] = labels
+        if mask is not None:
+            found["weights"] = mask.astype(labels.dtype)
+    else:
+        found["weights"] = labels
+    if "item_ids" in batch:
+        found["positive_ids"] = batch["item_ids"]
+    if "negatives" in batch:
+        found["negatives"] = item_vectors(model, of_model, features=batch["negatives"])
+        if "negative_ids" in batch:
+            found["negative_ids"] = batch["negative_ids"]
+    return found
 
 
 def encode_levels(
@@ -221,36 +261,17 @@ def request_levels(
     )
 
 
-def _index_loss(params, batch, labels, mask, *, step, config, history):
-    model, of_model = config.models[-1], params["models"][-1]
-    labels = labels if mask is None else jnp.where(mask[:, 0], labels, 0)
-    lti_batch = {
-        "users": user_vectors(model, of_model, features=batch["users"][0]),
-        "positives": item_vectors(model, of_model, features=batch["items"][0]),
-    }
-    if config.index.loss == "bce":
-        lti_batch["labels"] = labels
-        if mask is not None:
-            lti_batch["weights"] = mask[:, 0].astype(labels.dtype)
-    else:
-        lti_batch["weights"] = labels
-    if "item_ids" in batch:
-        lti_batch["positive_ids"] = batch["item_ids"]
-    if "negatives" in batch:
-        lti_batch["negatives"] = item_vectors(model, of_model, features=batch["negatives"])
-        if "negative_ids" in batch:
-            lti_batch["negative_ids"] = batch["negative_ids"]
-    nodes = {"nodes": params["nodes"]}
-    # Without a catalogue in the batch nothing is drawn, and no key is needed.
-    return lti_loss(nodes, lti_batch, key=None, step=step, config=config.index, history=history)
-
-
 def _interactions(model, params, users, items):
     """Return the interaction tower's vectors of B pairs, [B, n, d]."""
     encoded = encode_items(model, params, features=items[0], attributes=items[1])
     encoded = jax.tree.map(lambda x: x[:, None], encoded)
     users = encode_users(model, params, features=users[0], counts=users[1])
     return interactions(model, params, users=users, items=encoded)[:, 0]
+
+
+def _first_task(given):
+    """Return the first column of [B, T], or [B] as it is."""
+    return given.reshape(given.shape[0], -1)[:, 0]
 
 
 def _by_task(given, name, outputs_BxTxN):

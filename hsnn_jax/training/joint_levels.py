@@ -5,14 +5,17 @@ Source: arXiv 2408.06653v3, joint optimisation of the index and MoNN.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from hsnn_jax.chunks import num_rows
 from hsnn_jax.descent.search import brute_force_levels
+from hsnn_jax.distance import Distance
 from hsnn_jax.lists.index import Index
 from hsnn_jax.lists.levels import build_levels, representatives_of_items, residual_nodes
 from hsnn_jax.monn.config import MoNNConfig
@@ -26,7 +29,7 @@ from hsnn_jax.nodes.joint import (
     request_levels,
 )
 from hsnn_jax.nodes.lti import levels_of
-from hsnn_jax.training.loop import Record, Training, train
+from hsnn_jax.training.loop import Loss, Record, Training, train
 from hsnn_jax.training.one_model import liked_of, validator
 from hsnn_jax.training.optimizers import Optimizer
 from hsnn_jax.training.pairs import Pairs, split, take
@@ -51,6 +54,8 @@ def fit_levels(
     training: Training,
     seed: int,
     task: str | None = None,
+    loss: Loss | None = None,
+    refresh: Callable[[Any, Any], Any] | None = None,
 ) -> tuple[Any, list[Record]]:
     """Train by `joint_loss`, from parameters that are drawn where none are given.
 
@@ -60,10 +65,14 @@ def fit_levels(
 
     Args:
       models: one per level of nodes, the coarsest first, and one of the items.
-      params: from `init_joint`; None draws them.
+      params: from `init_joint`; None draws them. Without an "ensemble" each level is trained, and
+        ranks, by its own output.
       index: of the nodes; its `total_steps` are those of the training.
       slack: see `build_index`.
       pairs, tx, training, seed, task: see `one_model.fit_one`.
+      loss: in place of `JointLoss`, of the same data.
+      refresh: in place of `listed`, see `loop.train`; what it returns has the fields of
+        `LevelPairs`.
 
     Returns:
       (parameters, records) as of `fit_one`; recall is that of all levels' ensemble.
@@ -79,16 +88,16 @@ def fit_levels(
         params = init_joint(init_key, config, item_features=pairs.items[0])
     column = models[0].tasks.index(task) if task else 0
     liked = held[liked_of(pairs, held, column=column)]
-    refresh = functools.partial(_refreshed, config=config, slack=slack)
+    refresh = refresh or functools.partial(listed, config=config, slack=slack)
 
     def find(params: Any, data: LevelPairs, *, users: tuple, k: int) -> Any:
         given = models, params["models"]
         read = {"indexes": data.indexes, "items": pairs.items, "distance": index.distance}
         features = encode_levels(*given, **read)
         levels = request_levels(*given, features=features, users=users, task=task)
-        return brute_force_levels(levels, data.indexes, k=k, ensemble=params["ensemble"]).ids
+        return brute_force_levels(levels, data.indexes, k=k, ensemble=params.get("ensemble")).ids
 
-    loss = JointLoss(config, training.negatives)
+    loss = loss or JointLoss(config, training.negatives)
     validate = validator(loss, find, pairs=pairs, held=held, liked=liked, training=training)
     options = {"rows": rows, "tx": tx, "training": training, "key": key, "refresh": refresh}
     return train(loss, params, data=LevelPairs(pairs, (), ()), validate=validate, **options)
@@ -131,13 +140,34 @@ class JointLoss:
         return joint_loss(params, batch, step=step, config=self.config)[0]
 
 
-def _refreshed(params, data, *, config, slack):
-    """List the items by the nodes as they are now."""
+def listed(params: Any, data: LevelPairs, *, config: JointConfig, slack: float) -> LevelPairs:
+    """List the items by the nodes as they are now.
+
+    Args:
+      params: from `init_joint`.
+      data: whose pairs stay.
+      config: see `JointConfig`.
+      slack: see `build_index`.
+    """
     items, distance = data.pairs.items, config.index.distance
     vectors = np.asarray(item_vectors(config.models[-1], params["models"][-1], features=items[0]))
     nodes, parents = residual_nodes(levels_of(params["nodes"]))
     given = {"parents": parents, "slack": slack, "distance": distance}
     indexes = build_levels(vectors, nodes, **given)
+    return represented(data.pairs, indexes, vectors=vectors, distance=distance)
+
+
+def represented(
+    pairs: Pairs, indexes: tuple[Index, ...], *, vectors: ArrayLike, distance: Distance
+) -> LevelPairs:
+    """Return the pairs with indexes, and with what stands for the node of each item.
+
+    Args:
+      pairs: see `Pairs`.
+      indexes: from `build_levels`, without free rows.
+      vectors: float [n, d], of the items, in the space of the nodes.
+      distance: by which the item nearest to a node represents it.
+    """
     found = representatives_of_items(indexes, jnp.asarray(vectors), distance=distance)
     # A node without items has no representative; no pair asks for it.
-    return LevelPairs(data.pairs, tuple(indexes), tuple(jnp.maximum(of, 0) for of in found))
+    return LevelPairs(pairs, tuple(indexes), tuple(jnp.maximum(of, 0) for of in found))

@@ -77,13 +77,18 @@ def train_all(
     for name in config.models:
         monn = model_config(name, examples, crosses=config.crosses or ())
         scorer = Scorer(monn, examples)
-        for seed in seeds:
-            stage = f"{name}-{seed}"
-            options = {"config": scorers_of(config, examples), "stage": stage, "seed": seed}
-            result = train_model(run, scorer, mesh=mesh, **options)
-            params = jax.device_get(result.params)
-            found.setdefault(name, []).append(Trained(name, seed, scorer, params))
+        options = {"config": config, "mesh": mesh}
+        found[name] = [train_one(run, scorer, name, seed=seed, **options) for seed in seeds]
     return found
+
+
+def train_one(
+    run: Run, scorer: Scorer, name: str, *, config: TablesConfig, seed: int, mesh: Mesh
+) -> Trained:
+    """Train one model from one seed, as a stage; `name` is its size."""
+    options = {"config": scorers_of(config, scorer.examples), "stage": f"{name}-{seed}"}
+    result = train_model(run, scorer, mesh=mesh, seed=seed, **options)
+    return Trained(name, seed, scorer, jax.device_get(result.params))
 
 
 def scorers_of(config: TablesConfig, examples: Examples) -> Any:
@@ -131,11 +136,16 @@ def _measure(own: Trained, part: Part, *, events: int) -> Mapping[str, np.ndarra
     print(f"{own.label}, seed {own.seed}: {PARTS[part]} measured", flush=True)
     if not has_negatives(examples):
         return {"hits": hits, "losses": np.zeros(0)}
-    rows = examples.rows(part)
-    chosen = np.random.default_rng([11, part]).choice(rows, min(events, len(rows)), replace=False)
-    rows = np.sort(chosen)
+    rows = rated_rows(examples, part, events=events)
     logits = own.scorer.like_logits(own.params, rows)
     return {"hits": hits, "losses": relative_losses(Scored(logits, examples.labels[rows], hits))}
+
+
+def rated_rows(examples: Examples, part: Part, *, events: int) -> np.ndarray:
+    """Draw the events of a part that NE is taken of, the same ones for all that is measured."""
+    rows = examples.rows(part)
+    chosen = np.random.default_rng([11, part]).choice(rows, min(events, len(rows)), replace=False)
+    return np.sort(chosen)
 
 
 def brute_table(

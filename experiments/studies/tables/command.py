@@ -1,4 +1,4 @@
-"""Task tables: the gates on validation; the tables on the test part where both are passed."""
+"""Task tables: the gates on validation; then the tables that are shown, on the test part."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from experiments.harness.study import Outcome
 from experiments.retrieval.kept_gain import CLEAR, NAMES, TWO_TOWER
 from experiments.retrieval.untrained_rivals import KINDS, best_unseen, untrained
 from experiments.studies.rated_scorer import K
+from experiments.studies.tables.ablated import Ablated
 from experiments.studies.tables.brute import (
     Brute,
     Part,
@@ -29,12 +30,15 @@ from experiments.studies.tables.brute import (
 from experiments.studies.tables.compared import Compared
 from experiments.studies.tables.config import TablesConfig
 from experiments.studies.tables.gates import (
+    Gate,
     found_by,
     gate_figures,
     gates_of,
     gates_table,
 )
+from experiments.studies.tables.regimes import far_table
 from experiments.studies.tables.table_one import found_in, table_one
+from experiments.studies.tables.tables_two_three import found_in_recipes, tables_two_three
 from experiments.tasks.rated_events import Examples
 from hsnn_jax.cost_curves import recall_by_user
 
@@ -60,7 +64,7 @@ def run_tables(
       utility: float [users, items], what is liked in truth, None where nobody knows.
       seeds: of the models.
       mesh: that trains.
-      before_test: called once all is trained and chosen, where both gates are passed.
+      before_test: called once all is trained and chosen, where there is a table to show.
     """
     trained = train_all(run, examples, config=config, seeds=seeds, mesh=mesh)
     brute = {
@@ -70,11 +74,10 @@ def run_tables(
     tables, figures = _of_part(run, examples, brute, 1, utility=utility)
     tables = [gates_table(gates, base=brute[TWO_TOWER].hits, k=K), *tables]
     figures |= gate_figures(gates)
-    found = found_by(gates)
-    if all(gate.passed for gate in gates):
-        options = {"config": config, "mesh": mesh, "before_test": before_test}
-        table, own, more = _of_test(run, trained, gates[0].model, **options)
-        tables, figures, found = [table, *tables], figures | own, f"{found} {more}"
+    options = {"config": config, "mesh": mesh, "before_test": before_test}
+    shown, own, more = _of_test(run, trained, gates, **options)
+    tables, figures = [*shown, *tables], figures | own
+    found = " ".join(filter(None, (found_by(gates), *more)))
     lines = read_curves(run.folder)
     curves = {NAMES[name]: lines[f"{name}-{seeds[0]}"] for name in config.models}
     draw = functools.partial(draw_curves, curves=curves, against="step", metric=f"recall@{K}")
@@ -94,27 +97,45 @@ def run_tables(
 def _of_test(
     run: Run,
     trained: Mapping[str, Sequence[Trained]],
-    best: str,
+    gates: Sequence[Gate],
     *,
     config: TablesConfig,
     mesh: Mesh,
     before_test: Callable[[], None],
-) -> tuple[Table, dict[str, float], str]:
-    """Choose on validation, then look at the test part: table 1, its figures, what it says."""
-    compared = Compared(run, config, mesh, trained, best)
-    chosen = compared.choose()
-    before_test()
-    events = config.events
-    tested = {name: measure_brute(run, own, 2, events=events) for name, own in trained.items()}
-    rows, costs = compared.measure(chosen)
-    table, figures = table_one(
-        tested,
-        costs,
-        rows,
-        num_items=trained[TWO_TOWER][0].scorer.examples.num_items,
-        trials=config.trials,
-    )
-    return table, {f"test/{name}": value for name, value in figures.items()}, found_in(rows)
+) -> tuple[list[Table], dict[str, float], list[str]]:
+    """Train and choose on validation all that is shown, then look at the test part once.
+
+    Table 1 is shown where both gates are passed; tables 2 and 3 compare one model with itself.
+
+    Returns:
+      (tables, their figures, what they say); the test part is not looked at for none.
+    """
+    compared = Compared(run, config, mesh, trained, gates[0].model)
+    ablated = Ablated(run, config, mesh, trained)
+    first = 1 in config.show and all(gate.passed for gate in gates)
+    others = bool({2, 3} & {*config.show})
+    chosen = compared.choose() if first else {}
+    if others:
+        ablated.train()
+    if first or others:
+        before_test()
+    tables, figures, said = [], {}, []
+    num_items = trained[TWO_TOWER][0].scorer.examples.num_items
+    if first:
+        most = config.events
+        tested = {name: measure_brute(run, own, 2, events=most) for name, own in trained.items()}
+        rows, costs = compared.measure(chosen)
+        given = {"num_items": num_items, "trials": config.trials}
+        table, figures = table_one(tested, costs, rows, **given)
+        budget = config.budget(num_items)
+        slices, of_slice = far_table(tested, rows, compared.far(), budget=budget)
+        tables, figures, said = [table, *slices], figures | of_slice, [found_in(rows)]
+    if others:
+        found = ablated.measure()
+        given = {"config": config, "num_items": num_items, "gate": gates[1]}
+        shown, own = tables_two_three(found, **given)
+        tables, figures, said = [*tables, *shown], figures | own, [*said, found_in_recipes(found)]
+    return tables, {f"test/{name}": value for name, value in figures.items()}, said
 
 
 def _of_part(

@@ -122,6 +122,22 @@ class Compared:
                     row.answers.append(self._answered(rival, label, asked, seed, towers=towers))
         return list(rows.values()), costs
 
+    def far(self) -> np.ndarray:
+        """Tell whose next item no seed's two tower has within the budget, bool [users], of test."""
+        found = []
+        for _, models in self._seeds():
+            own = models[TWO_TOWER]
+
+            def measure(own: Trained = own) -> dict[str, Any]:
+                asked, _ = asked_of(own.scorer.examples, 2, models=[own])
+                searcher = Exact(own.label, model_of(own, asked))
+                budget = self.config.budget(own.scorer.examples.num_items)
+                return {"near": answer(searcher, asked, k=budget, budget=0).hits}
+
+            name = f"{own.stage}-{PARTS[2]}-near"
+            found.append(remember(self.run, name, measure=measure)["near"])
+        return ~np.any(found, axis=0)
+
     def _seeds(self) -> Iterator[tuple[int, dict[str, Trained]]]:
         """Yield each seed with its models by size."""
         for number, first in enumerate(self.trained[TWO_TOWER]):

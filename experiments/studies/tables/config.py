@@ -10,6 +10,7 @@ from experiments.studies.rated_scorer import CROSSES, K, ScorersConfig
 from experiments.tasks.rated_events import check_halves
 
 MODELS = (TWO_TOWER, "S", "M", "L", "XL")  # by size
+TABLES = (1, 2, 3)  # of the paper
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,12 @@ class TablesConfig:
     """of the items, what a search may score"""
     trials: int = 2
     """settings that each rival and each HSNN is tuned over, 1 to 4"""
+    show: tuple[int, ...] = (1, 2, 3)
+    """tables that are made: 1 rivals, 2 learners of nodes, 3 LTI without one part at a time"""
+    ablation_steps: int = 1500
+    """training steps of each row of tables 2 and 3"""
+    ablation_seeds: int = 5
+    """seeds of tables 2 and 3, from --seed on"""
 
     def __post_init__(self) -> None:
         places = [MODELS.index(name) if name in MODELS else -1 for name in self.models]
@@ -56,6 +63,13 @@ class TablesConfig:
             name = "share" if self.trials <= 4 else "trials"
             expected = {"share": "a share in (0, 1]", "trials": "1 to 4"}[name]
             raise bad_input(f"--tables.{name}", expected=expected, found=str(vars(self)[name]))
+        if not self.show or len({*self.show}) < len(self.show) or not {*self.show} <= {*TABLES}:
+            found = " ".join(map(str, self.show)) or "none"
+            raise bad_input("--tables.show", expected="some of 1, 2, 3, once each", found=found)
+        for name in ("ablation_steps", "ablation_seeds"):
+            if vars(self)[name] < 1:
+                flag = f"--tables.{name.replace('_', '-')}"
+                raise bad_input(flag, expected="at least 1", found=str(vars(self)[name]))
         check_halves(self.batch_size, flag="--tables.batch-size")
 
     def budget(self, num_items: int) -> int:

@@ -84,7 +84,8 @@ def gates_table(gates: Sequence[Gate], *, base: np.ndarray, k: int) -> Table:
         rows=[[g.question, signed(g.gain, g.error), g.smallest, g.verdict] for g in gates],
         note=f"All {users:,} users who have a next item in the validation part, {seeds} seed(s). "
         f"Standard errors over {seen}. The best MoNN is chosen by the same recall. Where a gate "
-        "fails, no share of a gain is printed and the test part is not looked at.",
+        "fails there is no table 1 and no share of a gain; tables 2 and 3 compare one model with "
+        "itself.",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -52,6 +53,18 @@ def sides_of(batch: Any, examples: Examples, *, crosses: tuple[str, ...]) -> Any
     return features, {name: counts[name] for name in crosses}
 
 
+def items_of(examples: Examples, *, crosses: tuple[str, ...]) -> Any:
+    """Return the items that `Retriever` reads: features, and attributes where there are crosses."""
+    features, attributes = examples.item_side()
+    return (features, {name: attributes[name] for name in crosses}) if crosses else features
+
+
+def gathered(sides: Callable[..., Any], examples: Examples, rows: np.ndarray) -> Any:
+    """Return what `sides` makes of the histories before the events `rows`, on the host."""
+    parts = [jax.device_get(sides(examples.histories(part))) for part in parts_of(rows)]
+    return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
+
+
 @dataclasses.dataclass(eq=False)
 class Joint:
     """HSNN with a model a level: trained when it is built, or loaded where the run has it.
@@ -90,10 +103,6 @@ class Joint:
             print(f"{self.name}, {self.nodes} nodes, seed {self.seed}: trained", flush=True)
         self._towers = self._tower_flops(crosses)
 
-    def _items(self, crosses: tuple[str, ...]) -> Any:
-        features, attributes = self.examples.item_side()
-        return (features, {name: attributes[name] for name in crosses}) if crosses else features
-
     def _trained(self, crosses: tuple[str, ...]) -> Retriever:
         examples, config = self.examples, self.config
         rng = np.random.default_rng([self.seed, 31])
@@ -114,8 +123,8 @@ class Joint:
         models = levels_of(self.sizes, examples, crosses=crosses)
         retriever = Retriever(LTIConfig(num_nodes=(self.nodes,)), model=models)
         retriever.fit(
-            self._users(rows),
-            self._items(crosses),
+            gathered(self._sides, examples, rows),
+            items_of(self.examples, crosses=crosses),
             positives=examples.items[rows],
             tx=optimizer(config.scorers),
             training=training,
@@ -123,19 +132,13 @@ class Joint:
         )
         return retriever
 
-    def _users(self, rows: np.ndarray) -> Any:
-        parts = [
-            jax.device_get(self._sides(self.examples.histories(part))) for part in parts_of(rows)
-        ]
-        return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
-
     def _tower_flops(self, crosses: tuple[str, ...]) -> float:
         """Count both user towers; a search counts itself what scorers do once a user."""
         models = levels_of(self.sizes, self.examples, crosses=crosses)
         batch = self.examples.histories(self.examples.next_liked(1)[:1])
         users, items = (
             side if isinstance(side, tuple) else (side, None)
-            for side in (self._sides(batch), self._items(crosses))
+            for side in (self._sides(batch), items_of(self.examples, crosses=crosses))
         )
         of_models = self.retriever.params["models"]
         return sum(_tower_flops(m, p, users, items) for m, p in zip(models, of_models, strict=True))

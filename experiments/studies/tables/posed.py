@@ -59,7 +59,7 @@ def measure_tables(setting: Setting[Tables]) -> Outcome:
         utility=utility,
         seeds=options.all_seeds,
         mesh=setting.mesh,
-        before_test=lambda: setting.look_at_test("both gates passed, everything chosen"),
+        before_test=lambda: setting.look_at_test("everything trained and chosen"),
     )
 
 

@@ -127,6 +127,20 @@ def test_the_loss_is_the_levels_cross_entropy_and_the_index_loss():
     np.testing.assert_allclose(value, total, rtol=1e-4)
 
 
+def test_without_an_ensemble_a_level_has_its_own_output_and_without_a_weight_no_index_loss():
+    alone = {name: own for name, own in params().items() if name != "ensemble"}
+    (value, metrics), gradients = value_and_grad(
+        alone, batch(), dataclasses.replace(CONFIG, index_weight=0.0)
+    )
+    given, labels = batch(), np.asarray(batch()["labels"], float)
+    reads = (*given["representatives"], given["items"])
+    logits = [direct(alone, n, given["users"], item) for n, item in enumerate(reads)]
+    expected = [(np.logaddexp(0, own) - labels * own).mean() for own in logits]
+    np.testing.assert_allclose(metrics["level_losses"], expected, rtol=1e-4)
+    np.testing.assert_allclose(value, np.dot((0.5, 2.0), expected), rtol=1e-4)
+    assert set(metrics) == {"level_losses"} and silent(gradients["nodes"])
+
+
 def silent(gradients):
     return [
         jax.tree_util.keystr(path)

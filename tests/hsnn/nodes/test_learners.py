@@ -11,7 +11,7 @@ from hsnn_jax import LTIConfig
 from hsnn_jax.distance import nearest
 from hsnn_jax.lists.levels import build_levels, residual_nodes
 from hsnn_jax.nodes.dead_nodes import replace_dead
-from hsnn_jax.nodes.em import fit_em
+from hsnn_jax.nodes.em import em_loss, fit_em
 from hsnn_jax.nodes.ema import ema_start, ema_update
 from hsnn_jax.nodes.learners import EM, EMA, LTI, KMeans, NaturalHierarchy
 from hsnn_jax.nodes.sinkhorn import sinkhorn
@@ -188,6 +188,33 @@ def test_natural_hierarchy_nests_means():
     ):
         with pytest.raises(ValueError, match=message):
             NaturalHierarchy(groups=groups).learn(None, items, positives=None, key=None)
+
+
+def test_under_a_given_assignment_an_item_is_its_node_and_a_pair_without_weight_is_none():
+    items, users, liked, *_ = planted()
+    config = dataclasses.replace(BASE, warmup_steps=0, in_batch=False, logit_scale=2.0)
+    nodes, node_of, shared = items[:NODES], np.arange(len(items)) % NODES, np.arange(5)
+
+    def loss(pairs, **weights):
+        batch = {"users": users[pairs], "positives": items[liked[pairs]], **weights}
+        batch |= {"positive_ids": liked[pairs], "negative_ids": shared}
+        batch |= {"negatives": items[shared]}
+        given = {"node_of": jnp.asarray(node_of), "step": 0, "config": config}
+        return float(em_loss({"nodes": jnp.asarray(nodes)}, batch, **given))
+
+    one, two = (np.asarray([pair]) for pair in (0, 1))
+    for pair in (one, two):
+        own, others = (
+            2.0 * users[pair[0]] @ nodes[node_of[ids]].T for ids in (liked[pair[0]], shared)
+        )
+        others = others[shared != liked[pair[0]]]
+        error = np.sum((nodes[node_of[liked[pair[0]]]] - items[liked[pair[0]]]) ** 2)
+        expected = np.log(np.exp(own) + np.exp(others).sum()) - own
+        expected += config.reconstruction_weight * error
+        assert loss(pair) == pytest.approx(expected, rel=1e-4)
+    both = np.concatenate([one, two])
+    assert loss(both) == pytest.approx((loss(one) + loss(two)) / 2, rel=1e-5)
+    assert loss(both, weights=jnp.asarray([1.0, 0.0])) == pytest.approx(loss(one), rel=1e-5)
 
 
 def test_residual_nodes_are_all_sums():

@@ -10,6 +10,7 @@ import pytest
 
 from hsnn_jax import LTIConfig, Retriever, Training
 from hsnn_jax.monn.config import Features, level_presets
+from hsnn_jax.nodes.joint import JointConfig, init_joint
 from tests.hsnn.planted import same_answers
 from tests.hsnn.training.test_one_model import ITEMS, PAIRS, TOWER, drawn
 
@@ -92,6 +93,23 @@ def test_it_serves_is_saved_and_loaded(tmp_path):
     same_answers(retriever.search(few, 5, budget=60), loaded.search(few, 5, budget=60))
     loaded.add(some(items, np.arange(1)), [ITEMS + 7])
     assert loaded.stats()["items"] == ITEMS + 1
+
+
+@pytest.mark.long
+def test_parameters_without_an_ensemble_are_trained_and_served_so():
+    users, items, positives = drawn()
+    params = init_joint(
+        jax.random.key(0), JointConfig(models=MODELS, index=CONFIG), item_features=items[0]
+    )
+    params.pop("ensemble")
+    retriever = Retriever(CONFIG, model=MODELS, params=params)
+    records = retriever.fit(users, items, positives=positives, tx=TX, training=TRAINING)
+    assert records[-1]["loss"] < records[0]["loss"] and set(retriever.params) == {"models", "nodes"}
+    # All items scored, by the last model alone, are what its training validated.
+    held = np.sort(np.random.default_rng(0).permutation(PAIRS)[: PAIRS // 10])
+    found = retriever.search(some(users, held), 10, budget=ITEMS).ids == positives[held, None]
+    best = max(record["recall@10"] for record in records)
+    assert found.any(axis=1).mean() == pytest.approx(best, abs=1e-6)
 
 
 @pytest.mark.long
