@@ -132,6 +132,8 @@ def latest_first(
       starts, ends: int [n], places among them.
       length: most that a row lists.
     """
+    if not len(items):
+        return np.full((len(ends), length), -1, np.int32)
     index = ends[:, None] - 1 - np.arange(length)[None, :]
     inside = index >= starts[:, None]
     return np.where(inside, items[np.where(inside, index, 0)], -1).astype(np.int32)

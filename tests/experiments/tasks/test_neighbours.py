@@ -10,6 +10,7 @@ from experiments.tasks.neighbours import (
     WINDOW,
     companion_lists,
     follower_lists,
+    latest_first,
 )
 
 
@@ -59,3 +60,12 @@ def test_companions_are_items_of_the_same_users(fold):
     scores = weights.T @ weights
     np.fill_diagonal(scores, 0)
     assert_best(lists[fold], scores)
+
+
+def test_the_last_come_first_and_no_event_at_all_is_no_error():
+    found = latest_first(np.array([7, 8, 9]), np.array([0, 2]), ends=np.array([2, 2]), length=3)
+    assert found.tolist() == [[8, 7, -1], [-1, -1, -1]]
+    none = np.array([], int)
+    found = latest_first(none, np.array([0, 0]), ends=np.array([0, 0]), length=2)
+    assert found.tolist() == [[-1, -1], [-1, -1]]
+    assert found.dtype == np.int32
