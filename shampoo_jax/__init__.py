@@ -10,7 +10,7 @@ from shampoo_jax.footprint import memory
 from shampoo_jax.health import Diagnostics, diagnostics
 from shampoo_jax.kl import kl_shampoo, kl_soap
 from shampoo_jax.options import Blocks, Momentum, Refresh, Root, Sharding
-from shampoo_jax.plan import default_exponents
+from shampoo_jax.plan import default_exponents, paper_exponents
 from shampoo_jax.state import PoolState, ShampooState
 from shampoo_jax.transform import scale_by_shampoo
 
@@ -36,6 +36,7 @@ __all__ = [
     "kl_soap",
     "memory",
     "orthogonal",
+    "paper_exponents",
     "roots",
     "scale_by_shampoo",
     "shampoo",

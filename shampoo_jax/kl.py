@@ -6,7 +6,6 @@ nearest to the second moment of the gradient, in scale too: no grafting is neede
 """
 
 import dataclasses
-import functools
 from typing import Literal
 
 import optax
@@ -15,23 +14,7 @@ from jax.typing import ArrayLike
 from shampoo_jax.alias import DecayType, shampoo
 from shampoo_jax.dimension_numbers import Rule
 from shampoo_jax.injection import injectable
-from shampoo_jax.options import Blocks, Momentum, Refresh, Root, Shape, Sharding
-from shampoo_jax.plan import default_exponents
-
-
-def half_exponents(
-    shape: Shape, *, block_size: int | None = 128, factor_limit: float | None = 6.0
-) -> tuple[float, ...] | None:
-    """Return 1/2 for each dim to which `default_exponents` gives a factor, 0 for others."""
-    kept = default_exponents(shape, block_size=block_size, factor_limit=factor_limit)
-    return None if kept is None else tuple(0.5 if e else 0.0 for e in kept)
-
-
-def _blocks(blocks: Blocks) -> Blocks:
-    if blocks.exponents is not None:
-        return blocks
-    limits = {"block_size": blocks.block_size, "factor_limit": blocks.factor_limit}
-    return dataclasses.replace(blocks, exponents=functools.partial(half_exponents, **limits))
+from shampoo_jax.options import Blocks, Momentum, Refresh, Root, Sharding
 
 
 def _root(root: Root, preconditioner: Literal["eigendecomposed", "soap"]) -> Root:
@@ -75,7 +58,6 @@ def kl_shampoo(
     Args:
       learning_rate: number or schedule.
       grafting: as in `shampoo`, "auto" = none but for blocks without factors, which take Adam's.
-      blocks: as in `shampoo`, its default exponents 1/2 for every dim with a factor.
       root: as in `shampoo`, its default factors "kl" and preconditioner "eigendecomposed" with
         `track_eigenvalues`. With a solver of roots, such as `roots.eigh_root`, stale roots.
       ...: all others are those of `shampoo`.
@@ -100,7 +82,7 @@ def kl_shampoo(
         mask=mask,
         grafting=grafting,
         dimension_numbers=dimension_numbers,
-        blocks=_blocks(blocks),
+        blocks=blocks,
         refresh=refresh,
         root=_root(root, "eigendecomposed"),
         sharding=sharding,
@@ -135,7 +117,6 @@ def kl_soap(
     Args:
       learning_rate: number or schedule.
       eps: added to the root of the second moment, and the ridge of the eigenvalues.
-      blocks: as in `kl_shampoo`.
       root: as in `shampoo`, its default factors "kl" and preconditioner "soap" with
         `track_eigenvalues`.
       ...: all others are those of `soap`.
@@ -156,7 +137,7 @@ def kl_soap(
         mask=mask,
         grafting=grafting,
         dimension_numbers=dimension_numbers,
-        blocks=_blocks(blocks),
+        blocks=blocks,
         refresh=refresh,
         root=_root(root, "soap"),
         sharding=sharding,

@@ -35,9 +35,10 @@ class Blocks:
         the product stays <= `block_size`); None = keep shapes.
       exponents: function from a merged shape to an inverse exponent per dim, 0 = that dim has no
         factor; or to None, which leaves the parameter to the grafting method. None =
-        `shampoo_jax.default_exponents`: 1 / (2 k) for the k dims that keep a factor, and vectors to
-        the grafting method. In the eigenvalue-corrected form a dim with 0 is not rotated, and the
-        size of other exponents has no effect.
+        `shampoo_jax.default_exponents`: 1/2 for dims that keep a factor, and vectors to the
+        grafting method; `shampoo_jax.paper_exponents` is the paper's 1 / (2 k) of k such dims. In
+        the eigenvalue-corrected form a dim with 0 is not rotated, and the size of other exponents
+        has no effect.
       factor_limit: factors and roots of a block, counted as whole matrices, take at most this many
         times its size: dims whose factor would exceed it have none (the long side of a LoRA
         matrix). None = no limit. Factors are packed: with the two moments of the defaults, 6 means

@@ -24,8 +24,7 @@ from experiments.studies.optimizers.spaces import Point
 from experiments.studies.optimizers.tables import spread
 from experiments.studies.optimizers.targets import median_of, or_chance, steps_to_target
 from experiments.studies.optimizers.trials import Trained, Trainer, search
-from shampoo_jax import Blocks, Refresh, Root, default_exponents, grafting
-from shampoo_jax.kl import half_exponents
+from shampoo_jax import Blocks, Refresh, Root, default_exponents, grafting, paper_exponents
 
 MULTIPLES = (0.5, 1.0, 2.0)
 MOST_FURTHER = 3  # multiples of a setting, beyond those that it begins with
@@ -90,11 +89,11 @@ AXES: dict[str, dict[str, Setting]] = {
         "none": _grafted(lambda b2: None, (2.0, 8.0, 32.0)),
     },
     "epsilon (1e-6)": {f"{eps:g}": _shampoo(eps=eps) for eps in (1e-10, 1e-4, 1e-2)},
-    "exponent of two sides (0.25)": {
-        f"{by / 4:g}": _shampoo(blocks=Blocks(exponents=functools.partial(multiplied, by=by)))
-        for by in (0.5, 2.0, 1.5, 3.0)
+    "exponent (0.5)": {
+        f"{by / 2:g}": _shampoo(blocks=Blocks(exponents=functools.partial(multiplied, by=by)))
+        for by in (0.25, 0.5, 0.75, 1.5)
     }
-    | {"0.5, and of any number": _shampoo(blocks=Blocks(exponents=half_exponents))},
+    | {"the paper's": _shampoo(blocks=Blocks(exponents=paper_exponents))},
     "refresh (staggered)": {"all at once": _shampoo(refresh=Refresh(stagger=False))},
     "preconditioner (root inverse)": {
         "eigendecomposed": _shampoo(root=Root(preconditioner="eigendecomposed")),
