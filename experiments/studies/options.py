@@ -231,6 +231,7 @@ SMOKE: dict[str, Options] = {
             events=300,
             pairs=300,
             nodes=8,
+            show=(1, 2, 3),
             ablation_steps=10,
             ablation_seeds=1,
         ),

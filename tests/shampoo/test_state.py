@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import shampoo_jax
-from shampoo_jax import Blocks, Root, grafting
+from shampoo_jax import Blocks, Root, grafting, paper_exponents
 from tests.shampoo.grouped import grouped
 
 METHODS = {
@@ -71,7 +71,7 @@ def test_a_state_of_other_options_or_parameters_is_refused_by_name():
     for options, message in (
         ({"block_size": 4}, "block_size: expected 8 as in the state, found 4"),
         ({"block_size": 8, "round_to": 4}, "round_to: expected 8 as in the state, found 4"),
-        ({"block_size": 8, "exponents": lambda shape: (0.5, 0.5)}, "exponents: expected those"),
+        ({"block_size": 8, "exponents": paper_exponents}, "exponents: expected those"),
     ):
         tx = shampoo_jax.scale_by_shampoo(**grouped(**options))
         with pytest.raises(ValueError, match=f"^{message}"):

@@ -34,4 +34,4 @@ def test_the_full_recipe_is_trained_once_for_both_tables():
     assert names[0] == "LTI" and len(set(names)) == len(names) == 8
     assert [own.name for own in recipes_of((2,))] == ["LTI", "k-means", "EM"]
     assert recipes_of((1,)) == []
-    assert TablesConfig().show == (1, 2, 3)
+    assert TablesConfig().show == (1,)  # the others take hours
