@@ -6,11 +6,11 @@ from shampoo_jax.averaging import averaged, averaged_params
 from shampoo_jax.checkpoint import from_canonical, to_canonical
 from shampoo_jax.dimension_numbers import DimensionNumbers
 from shampoo_jax.distribution import state_sharding
+from shampoo_jax.exponents import default_exponents, paper_exponents
 from shampoo_jax.footprint import memory
 from shampoo_jax.health import Diagnostics, diagnostics
 from shampoo_jax.kl import kl_shampoo, kl_soap
 from shampoo_jax.options import Blocks, Momentum, Refresh, Root, Sharding
-from shampoo_jax.plan import default_exponents, paper_exponents
 from shampoo_jax.state import PoolState, ShampooState
 from shampoo_jax.transform import scale_by_shampoo
 

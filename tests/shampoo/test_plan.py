@@ -2,7 +2,7 @@
 
 import pytest
 
-from shampoo_jax import Blocks, default_exponents, paper_exponents
+from shampoo_jax import Blocks
 from shampoo_jax.plan import make_plan
 
 SHAPES = ((9, 4), (5,), (3, 2, 7), (11, 10), (10, 6), (9, 4), (), (13, 2), (0, 3))
@@ -29,17 +29,3 @@ def test_positions_depend_neither_on_rounding_nor_on_the_cap_on_pools(block_size
     assert sorted(expected.values()) == list(range(len(expected)))
     for stacked in ({"round_to": 3}, {"round_to": 8}, {"round_to": 16, "max_pools": 1}):
         assert _positions(**cut, **stacked) == expected
-
-
-def test_every_side_with_a_factor_has_one_half_and_the_paper_shares_it():
-    cases = {  # merged shape: how many sides have a factor
-        (64, 32): (1, 1),
-        (3, 16, 16): (1, 1, 1),
-        (4096, 16): (0, 1),  # the long side's factor would be many times the block
-        (20_000, 64): (0, 1),
-    }
-    for shape, kept in cases.items():
-        assert default_exponents(shape) == tuple(k / 2 for k in kept)
-        assert paper_exponents(shape) == tuple(k / (2 * sum(kept)) for k in kept)
-    assert default_exponents((7,)) is None and paper_exponents(()) is None
-    assert paper_exponents((4096, 16), factor_limit=None) == (0.25, 0.25)
