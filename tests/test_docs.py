@@ -41,8 +41,10 @@ LONG = {
     "docs/tour.md",  # `make docs` runs it
     "docs/hsnn.md",
     *(f"docs/hsnn/{name}.md" for name in ("budgets-and-recall", "from-faiss", "how-it-works")),
-    "docs/hsnn/levels.md",
-    *(f"docs/nxtpost/{name}.md" for name in ("evaluate", "from-a-table", "serve", "train-on")),
+    *(f"docs/hsnn/{name}.md" for name in ("filters", "levels", "your-own-model")),
+    "docs/nxtpost.md",
+    *(f"docs/nxtpost/{name}.md" for name in ("coming-from", "evaluate", "from-a-table")),
+    *(f"docs/nxtpost/{name}.md" for name in ("serve", "train-on")),
     *(f"docs/shampoo/{name}.md" for name in ("checkpoints", "soap-and-kl", "troubleshooting")),
 }
 

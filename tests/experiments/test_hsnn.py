@@ -50,7 +50,7 @@ RUNS = {
     "drift": (["--drift.days", "2", "--drift.steps", "4"], "joint, trained on/recall"),
 }
 
-LONG = {"estimate", "scorers", "interests", "drift", "planted"}  # with `make test-long`
+LONG = {"estimate", "scorers", "interests", "drift", "planted", "learning"}  # with `make test-long`
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_snippets_are_unit_vectors_with_ties():
     assert len(np.unique(np.round(vectors, 5), axis=0)) < 2000
 
 
+@pytest.mark.long
 def test_adds_that_fill_the_lists_are_timed_apart(monkeypatch):
     monkeypatch.setattr(side, "SIZE", 4)
     items = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)

@@ -47,6 +47,7 @@ def test_copies_that_differ_have_other_digests():
     assert len(set(training.digests_of(different))) == 2
 
 
+@pytest.mark.long
 def test_cycles_notice_an_item_that_was_lost_and_one_that_stayed(monkeypatch):
     monkeypatch.setattr(index, "ITEMS", 120)
     assert index.cycle_long(cycles=2, seed=0).wrong == 0

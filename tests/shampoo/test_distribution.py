@@ -107,7 +107,13 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+LATER = ("spectral", "kl_soap")  # whose parts other variants have
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.long] * (n in LATER)) for n in VARIANTS],
+)
 def test_variants_give_the_same_result_and_gather_once(name, x64):
     """In float64: rounding must not turn the bases of factors of less than full rank."""
     options = {"weight_decay": 0.01, "eps": 1e-2} if name != "averaged" else {"eps": 1e-2}

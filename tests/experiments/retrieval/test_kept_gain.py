@@ -15,7 +15,7 @@ from experiments.retrieval.searchers import Model, Requests
 from hsnn_jax.monn.scorers import dot
 
 # Vectors that are drawn without clusters crowd some lists.
-pytestmark = pytest.mark.filterwarnings("ignore::hsnn_jax.SkewWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::hsnn_jax.SkewWarning"), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

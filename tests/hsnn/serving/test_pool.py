@@ -53,7 +53,7 @@ def ask(retriever, users, ids):
         yield retriever.search(users, K, budget=budget, exclude=exclude, allowed=ids[1::2])
 
 
-@pytest.mark.parametrize("kind", ["vectors", "levels"])
+@pytest.mark.parametrize("kind", ["vectors", pytest.param("levels", marks=pytest.mark.long)])
 def test_a_pool_that_holds_what_is_scored_changes_no_answer(kind):
     if kind == "vectors":
         retriever, users, ids = two_stages(None), data()[1], IDS

@@ -105,6 +105,7 @@ def planted():
     return items, users_near(1, items, users=20, noise=0.5)[0]
 
 
+@pytest.mark.long
 def test_towers_that_do_nothing_are_a_retriever_of_vectors(monkeypatch):
     monkeypatch.setattr(calibration, "_LEAST_ITEMS", 64)
     items, users = planted()
@@ -231,6 +232,7 @@ def test_saved_and_loaded_it_answers_alike(tmp_path):
         nothing.save(tmp_path / "other")
 
 
+@pytest.mark.long
 def test_a_pool_and_nodes_read_the_vectors_of_the_towers():
     users, liked = inputs(1, 40), np.arange(40)
     retriever = built(candidates=Pool(12))
@@ -259,7 +261,7 @@ def training_pairs(seed=0):
     return users, items, liked
 
 
-@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("labelled", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_fit_trains_it_from_its_parameters(labelled):
     users, items, liked = training_pairs()
     labels, rows = None, liked

@@ -65,7 +65,9 @@ def listed(retriever):
     return other
 
 
-@pytest.mark.parametrize("scorer", [dot, squares, sometimes_nan])
+@pytest.mark.parametrize(
+    "scorer", [dot, *(pytest.param(s, marks=pytest.mark.long) for s in (squares, sometimes_nan))]
+)
 def test_answers_are_those_of_the_lists_with_these_items(scorer):
     retriever = with_few_beside(scorer=scorer)
     other = listed(retriever)

@@ -14,6 +14,7 @@ def state_of(folder, *words):
     return json.loads((folder / "summary.json").read_text())["protocol"]["state"]
 
 
+@pytest.mark.long
 def test_batches_of_nan_end_as_if_they_had_never_been(tmp_path):
     numbers = [str(number) for number in range(11, 19)]
     poisoned = state_of(tmp_path / "poisoned", "--poisoned", *numbers)

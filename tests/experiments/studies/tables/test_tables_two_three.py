@@ -34,8 +34,8 @@ def found(*, losses=True, show=(2, 3)):
     return {name: Found(one, hits(0.5), entropies, 20.0, 7.0) for name, one in own.items()}
 
 
-def tables_of(found, gate=PASSED, **options):
-    config = TablesConfig(**options)
+def tables_of(found, gate=PASSED, show=(2, 3)):
+    config = TablesConfig(show=show)
     return tables_two_three(found, config=config, num_items=100, gate=gate)
 
 
