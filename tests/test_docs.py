@@ -41,10 +41,12 @@ LONG = {
     "docs/tour.md",  # `make docs` runs it
     "docs/hsnn.md",
     *(f"docs/hsnn/{name}.md" for name in ("budgets-and-recall", "from-faiss", "how-it-works")),
-    *(f"docs/hsnn/{name}.md" for name in ("filters", "levels", "your-own-model")),
+    *(f"docs/hsnn/{name}.md" for name in ("a-living-index", "filters", "levels")),
+    "docs/hsnn/your-own-model.md",
     "docs/nxtpost.md",
     *(f"docs/nxtpost/{name}.md" for name in ("coming-from", "evaluate", "from-a-table")),
     *(f"docs/nxtpost/{name}.md" for name in ("serve", "train-on")),
+    "docs/shampoo/choosing-settings.md",
     *(f"docs/shampoo/{name}.md" for name in ("checkpoints", "soap-and-kl", "troubleshooting")),
 }
 

@@ -61,7 +61,9 @@ def check_against_rows(seed, users, budget, masked):
         np.testing.assert_array_equal(narrow.ids, whole.ids)
 
 
-@pytest.mark.parametrize("ranked", [pytest.param(1, marks=pytest.mark.long), 100, 6144])
+@pytest.mark.parametrize(
+    "ranked", [*(pytest.param(n, marks=pytest.mark.long) for n in (1, 100)), 6144]
+)
 def test_short_beams_and_blocks_change_nothing(ranked, monkeypatch):
     index, items, queries = problem(3, users=20, nodes=80)
     given = dict(index=index, users=queries, k=30)

@@ -271,6 +271,7 @@ def test_a_mixture_by_hand():
     np.testing.assert_allclose(found, (gate * cosines).sum(-1) / 0.05, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_sizes_grow():
     parameters, flops = [], []
     for size in SIZES:

@@ -314,6 +314,7 @@ def test_a_column_of_the_log_names_the_ids():
     assert recommender.content["features"].shape == (30, 2)
 
 
+@pytest.mark.long
 def test_content_knn_stands_in_the_report():
     recommender = Recommender(CONFIG, tx=FAST)
     table = fans(num_users=120)
