@@ -14,7 +14,8 @@ STUDIES = sorted(study.name for study in all_studies())
 TIMED = re.compile(
     r"seconds|milliseconds|(^|[/_ ])ms($|[/_ ])|per_second|time|ratio|speed|fraction"
 )
-ONLY_TIMES = {"step_time", "step_profile", "index_time"}
+# Of the clock: times, memory as it happens to be, and where a fault happens to strike.
+ONLY_TIMES = {"step_time", "step_profile", "index_time", "reliability"}
 
 
 def run(name, folder):
