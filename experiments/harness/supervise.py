@@ -22,6 +22,7 @@ from experiments.harness.interrupts import SIGNALS
 _LIFELINE = "EXPERIMENTS_LIFELINE"  # a pipe that ends with the parent
 _LOG = re.compile(r"[EFIW]\d{4} \d\d:\d\d:\d\d|\*\*\* |\s+@ +0x")  # of the C++ runtime
 _LOST = re.compile(r"gloo|nccl|coordination|distributed service|heartbeat|peer", re.IGNORECASE)
+_STATUS = re.compile(r"[A-Z_]+: ")
 LOST = "another process of the run is gone or does not answer"
 AGAIN = "start all processes again with --resume and the run folder"
 
@@ -93,11 +94,22 @@ def ending_with_others() -> Iterator[None]:
     ).start()
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not _LOST.search(str(error)):
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not tells_of_a_lost_peer(error):
             raise
         print(f"error: {LOST}; {AGAIN}", file=sys.stderr, flush=True)
         os._exit(1)  # a shutdown in order would wait for the others
+
+
+def tells_of_a_lost_peer(error: Exception) -> bool:
+    """Say whether jax's runtime raised an error since a collective found a peer gone.
+
+    It does as `JaxRuntimeError` or, from a gather of host values, as a ValueError that begins with
+    a status such as "UNKNOWN: ".
+    """
+    text = str(error)
+    of_runtime = isinstance(error, jax.errors.JaxRuntimeError) or _STATUS.match(text)
+    return bool(of_runtime and _LOST.search(text))
 
 
 def _end_with_parent(lifeline: int) -> None:
