@@ -38,8 +38,8 @@ def scale_by_shampoo(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Precondition gradients with Distributed Shampoo.
 
-    A parameter is merged and split into blocks; a block of order o with gradient G keeps one
-    factor per dim, L_k <- b2 L_k + (1 - b2) G G^T (G unfolded along k), and its direction is the
+    A parameter is merged and split into blocks; a block with gradient G keeps one factor per dim,
+    L_k <- b2 L_k + (1 - b2) G G^T (G unfolded along k), and its direction is the
     filtered gradient F multiplied along every dim by (L_k / (1 - b2^t) + eps I)^(-1/2), given
     the norm of the grafting method's direction. Blocks of all parameters are stacked into a few
     pools whose rows are sharded over the mesh; a step has one all-gather, of the directions.

@@ -119,25 +119,39 @@ class JointLoss:
         if pairs.labels is None:
             users = jnp.concatenate([rows, jnp.resize(rows, drawn.shape)])
             ids, liked = jnp.concatenate([own, drawn]), jnp.arange(users.size) < rows.size
-            labels = jnp.where(liked, 1.0, 0.0)[:, None]
-            labels = jnp.tile(labels, (1, len(self.config.models[0].tasks)))
             # A negative that is the user's own item says nothing.
-            mask = liked | (ids != pairs.positives[users])
-            mask = jnp.broadcast_to(mask[:, None], labels.shape)
+            unlike = jnp.where(ids == pairs.positives[users], jnp.nan, 0.0)
+            labels = jnp.where(liked, 1.0, unlike)[:, None]
+            labels = jnp.tile(labels, (1, len(self.config.models[0].tasks)))
         else:
             users, ids, labels = rows, own, pairs.labels[rows]
-            mask = ~jnp.isnan(labels)
-        batch = {
-            "users": take(pairs.users, users),
-            "items": take(pairs.items, ids),
-            "representatives": tuple(take(pairs.items, of[ids]) for of in data.representatives),
-            "labels": jnp.where(mask, labels, 0.0),
-            "mask": mask,
-            "item_ids": ids,
-            "negatives": take(pairs.items[0], drawn),
-            "negative_ids": drawn,
-        }
+        batch = batch_of(data, users=users, ids=ids, labels=labels, negatives=drawn)
         return joint_loss(params, batch, step=step, config=self.config)[0]
+
+
+def batch_of(
+    data: LevelPairs, *, users: jax.Array, ids: jax.Array, labels: jax.Array, negatives: jax.Array
+) -> dict:
+    """Return a batch of `joint_loss`.
+
+    Args:
+      data: where it is read.
+      users: int [B], rows of the pairs.
+      ids: int [B], items.
+      labels: float [B, T], NaN where there is none.
+      negatives: int [N], items that the index loss draws.
+    """
+    pairs, mask = data.pairs, ~jnp.isnan(labels)
+    return {
+        "users": take(pairs.users, users),
+        "items": take(pairs.items, ids),
+        "representatives": tuple(take(pairs.items, of[ids]) for of in data.representatives),
+        "labels": jnp.where(mask, labels, 0.0),
+        "mask": mask,
+        "item_ids": ids,
+        "negatives": take(pairs.items[0], negatives),
+        "negative_ids": negatives,
+    }
 
 
 def listed(params: Any, data: LevelPairs, *, config: JointConfig, slack: float) -> LevelPairs:

@@ -20,6 +20,7 @@ from hsnn_jax.nodes.config import LTIConfig
 from hsnn_jax.nodes.em import em_loss
 from hsnn_jax.nodes.joint import JointConfig, index_batch, joint_loss
 from hsnn_jax.nodes.lti import supervised_loss, warmup
+from hsnn_jax.training.joint_levels import batch_of
 from hsnn_jax.training.pairs import Pairs, take
 
 DISTILLED = 32  # users of a batch that learn from the teacher, all drawn items each
@@ -56,7 +57,7 @@ class RecipeLoss:
     ) -> jax.Array:
         """Return the loss of the pairs `rows`, float []."""
         drawn = jax.random.randint(key, (self.negatives,), 0, num_rows(data.pairs.items))
-        batch = batch_of(data, rows, drawn)
+        batch = labelled_batch(data, rows, drawn)
         config, index = self.config, self.config.index
         if self.recipe.learner == "LTI":
             loss = joint_loss(params, batch, step=step, config=config)[0]
@@ -92,7 +93,7 @@ class RecipeLoss:
         return -jnp.mean(jnp.sum(target_UxN[..., None] * log_odds_UxNxL, axis=1))
 
 
-def batch_of(data: Any, rows: jax.Array, drawn: jax.Array) -> dict:
+def labelled_batch(data: Any, rows: jax.Array, drawn: jax.Array) -> dict:
     """Return a batch of `joint_loss`: labelled pairs, and drawn items that are not liked next.
 
     Args:
@@ -109,17 +110,7 @@ def batch_of(data: Any, rows: jax.Array, drawn: jax.Array) -> dict:
     tasks = pairs.labels.shape[1]
     others = jnp.full((drawn.size, tasks), jnp.nan).at[:, 0].set(unlike)
     labels = jnp.concatenate([pairs.labels[rows], others])
-    mask = ~jnp.isnan(labels)
-    return {
-        "users": take(pairs.users, users),
-        "items": take(pairs.items, ids),
-        "representatives": tuple(take(pairs.items, of[ids]) for of in data.representatives),
-        "labels": jnp.where(mask, labels, 0.0),
-        "mask": mask,
-        "item_ids": ids,
-        "negatives": take(pairs.items[0], drawn),
-        "negative_ids": drawn,
-    }
+    return batch_of(data, users=users, ids=ids, labels=labels, negatives=drawn)
 
 
 def _vectors_loss(batch: dict, step: jax.Array, config: LTIConfig) -> jax.Array:

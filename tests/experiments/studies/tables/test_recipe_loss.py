@@ -11,7 +11,7 @@ from experiments.studies.rated_scorer import Scorer
 from experiments.studies.tables import recipe_training
 from experiments.studies.tables.brute import Trained
 from experiments.studies.tables.config import TablesConfig
-from experiments.studies.tables.recipe_loss import RecipeLoss, batch_of
+from experiments.studies.tables.recipe_loss import RecipeLoss, labelled_batch
 from experiments.studies.tables.recipe_training import Problem
 from experiments.studies.tables.recipes import BY_TABLE, FULL, LEARNERS, PARTS
 from hsnn_jax.lists.levels import nodes_of_items
@@ -102,7 +102,7 @@ def test_a_batch_has_labels_of_rated_pairs_and_drawn_items_that_are_not_next(pro
     data = data_of(problem, FULL, problem.start(FULL))
     own = data.pairs.positives[ROWS]
     drawn = jnp.concatenate([own[:1], own[1:2] + 1])  # of users 0 and 1: the own item, another
-    batch = batch_of(data, ROWS, drawn)
+    batch = labelled_batch(data, ROWS, drawn)
     liked = np.asarray(data.pairs.labels[ROWS, 1])
     assert 0 < liked.mean() < 1
     np.testing.assert_array_equal(batch["mask"][:8, 0], liked == 1)
