@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 LONGEST = 600.0  # seconds that anything may take before the process counts as one that hangs
@@ -72,6 +75,7 @@ class Started:
         self._said: list[tuple[float, str]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        _started.add(self)
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -87,21 +91,52 @@ class Started:
             time.sleep(_POLL)
         return True
 
+    def kill(self) -> None:
+        """Kill it, and first the process that it supervises, which may have been stopped."""
+        if self.process.poll() is None:
+            with contextlib.suppress(OSError, IndexError):  # it has none, or has just ended
+                os.kill(child_of(self.process), signal.SIGKILL)
+            self.process.kill()
+            self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        self._reader.join(5.0)
+        if not self._reader.is_alive():  # a child that is left may hold the pipe
+            assert self.process.stderr is not None
+            self.process.stderr.close()
+
     def end(self, seconds: float = LONGEST) -> Ended:
         """Wait for its end; kill it where that does not come."""
         try:
             code: int | None = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
             code = None
         at = time.monotonic()
-        self._reader.join(5.0)
-        if not self._reader.is_alive():  # a child that is left may hold the pipe
-            assert self.process.stderr is not None
-            self.process.stderr.close()
+        self._close()
         spoke = self._said[0][0] if self._said else None
         return Ended(code, "".join(line for _, line in self._said), at, spoke)
+
+
+_started: weakref.WeakSet[Started] = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def ending_all() -> Iterator[None]:
+    """End what is still at work behind the block, also where Ctrl-C or SIGTERM end this process."""
+
+    def leave(number: int, frame: object) -> None:
+        del frame
+        sys.exit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        for each in set(_started):
+            each.kill()
+        signal.signal(signal.SIGTERM, previous)
 
 
 def free_port() -> int:

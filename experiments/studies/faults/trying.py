@@ -18,7 +18,7 @@ from experiments.harness.run_folder import Run
 from experiments.studies.faults.figures import Tried
 from experiments.studies.faults.kinds import Counts, Kind, Try, kinds
 from experiments.studies.faults.moments import Draw, last_step, saves
-from experiments.studies.faults.processes import Started
+from experiments.studies.faults.processes import Started, ending_all
 from experiments.studies.faults.site import Site, Trial, bits_of, start
 from experiments.studies.faults.small_run import TOTAL
 
@@ -31,10 +31,11 @@ def try_all(run: Run, *, counts: Counts, seed: int) -> Iterator[Tried]:
     folder = (run.folder / "faults").resolve()
 
     def tried(place: int, kind: Kind) -> dict[str, np.ndarray]:
-        if not site:
-            site.append(prepared(folder, seed=seed))
-        draws = (np.random.default_rng([seed, place, each]) for each in range(kind.count))
-        return _arrays([_tidy(site[0], kind.attempt, draw) for draw in draws])
+        with ending_all():
+            if not site:
+                site.append(prepared(folder, seed=seed))
+            draws = (np.random.default_rng([seed, place, each]) for each in range(kind.count))
+            return _arrays([_tidy(site[0], kind.attempt, draw) for draw in draws])
 
     for place, kind in enumerate(kinds(counts)):
         measure = functools.partial(tried, place, kind)
