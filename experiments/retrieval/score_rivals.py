@@ -50,21 +50,22 @@ class OfScores:
         if requests.met is None:
             raise ValueError(f"{self.name}: expected requests with what users met, found None")
         model, found, num_items = self.model, [], 0
+        encoded = None if model is None else model.encode_users(requests)
         for first in range(0, len(requests.exclude), _USERS):
             some = slice(first, first + _USERS)
             scores = jnp.asarray(self._scores({"items": oldest_first(requests.met[some])}))
             if model is not None:
-                users = jax.tree.map(lambda x, some=some: x[some], model.encode_users(requests))
+                users = jax.tree.map(lambda x, some=some: x[some], encoded)
                 others = _all(model.params, users, model.items, scorer=model.scorer)
                 scores = self.weight * _scaled(scores) + _scaled(others)
             found.append(np.asarray(best_of_scores(scores, requests.exclude[some], k=k)[0]))
             num_items = scores.shape[1]
-        return Found(np.concatenate(found), num_items, self._flops(requests, num_items))
+        return Found(np.concatenate(found), num_items, self._flops(encoded, num_items))
 
-    def _flops(self, requests, num_items):
-        if self.model is None:
+    def _flops(self, users, num_items):
+        model = self.model
+        if model is None:
             return float("nan")  # sums of sparse rows
-        model, users = self.model, self.model.encode_users(requests)
         per_user, per_item = pair_flops(model.scorer, model.params, users=users, items=model.items)
         return model.user_flops + per_user + (per_item + 2) * num_items
 

@@ -24,6 +24,18 @@ from hsnn_jax.monn.scorers import score_all
 WEIGHTS = (1.0, 4.0, 0.25, 16.0)  # of the teacher's loss beside the student's own
 
 
+def distance_of_odds(student_UxN: jax.Array, teacher_UxN: jax.Array) -> jax.Array:
+    """Return the cross entropy of a student's odds among N items to a teacher's, a mean over users.
+
+    No gradient reaches the teacher.
+
+    Args:
+      student_UxN, teacher_UxN: logits of U users' items.
+    """
+    target_UxN = jax.lax.stop_gradient(jax.nn.softmax(teacher_UxN))
+    return -jnp.mean(jnp.sum(target_UxN * jax.nn.log_softmax(student_UxN), axis=1))
+
+
 def distilling_loss(
     student: Scorer, teacher: Trained, *, weight: float, config: ScorersConfig
 ) -> Callable[..., Any]:
@@ -44,9 +56,8 @@ def distilling_loss(
     def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> Any:
         own, scalars = student.loss(params, batch, key=key, config=config)
         ids, _ = student.negatives(jax.random.fold_in(key, 1), config)
-        target = jax.nn.softmax(odds(teacher.scorer, params_of_teacher, batch, ids))
-        log_odds = jax.nn.log_softmax(odds(student, params, batch, ids))
-        distance = -jnp.mean(jnp.sum(jax.lax.stop_gradient(target) * log_odds, axis=1))
+        said = odds(teacher.scorer, params_of_teacher, batch, ids)
+        distance = distance_of_odds(odds(student, params, batch, ids), said)
         return own + weight * distance, scalars | {"distance": distance}
 
     return loss

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.studies.tables.distilled import distance_of_odds
 from experiments.studies.tables.recipes import Recipe
 from hsnn_jax.chunks import num_rows
 from hsnn_jax.lists.index import Index
@@ -87,10 +88,9 @@ class RecipeLoss:
         if "ensemble" in params:
             logits_UxNxL = ensemble_logits(params["ensemble"], logits_UxNxL)
         items = take(data.pairs.items, drawn)
-        target_UxN = jax.nn.softmax(_scores(self.teacher, data.teacher, users, items))
-        target_UxN = jax.lax.stop_gradient(target_UxN)
-        log_odds_UxNxL = jax.nn.log_softmax(logits_UxNxL, axis=1)
-        return -jnp.mean(jnp.sum(target_UxN[..., None] * log_odds_UxNxL, axis=1))
+        said_UxN = _scores(self.teacher, data.teacher, users, items)
+        distances = jax.vmap(distance_of_odds, in_axes=(-1, None))(logits_UxNxL, said_UxN)
+        return jnp.mean(distances)
 
 
 def labelled_batch(data: Any, rows: jax.Array, drawn: jax.Array) -> dict:
