@@ -144,6 +144,7 @@ def test_kept_tasks_are_joined(tmp_path):
         (["digits", "--optimizers", "sgd"], "--optimizers: expected adamw among them, found sgd"),
         (["digits", "--trial-seed", "2"], "--trial-seed: expected a seed outside of 0 to 4, fou"),
         (["digits", "--trials", "1"], "--trials: expected at least 2, found 1"),
+        (["digits", "--trials-from", "no.jsonl"], "--trials-from: expected files, found no.jsonl"),
         (["sequences", "--length", "1"], "--length: expected at least 2, found 1"),
         (["profile", "--results", "."], "expected shampoo-ablation-*.json of a comparison, found"),
     ],

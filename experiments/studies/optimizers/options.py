@@ -38,6 +38,8 @@ class Comparison(ManySeeds, WithLayout):
     """number of seeds at the chosen point, from --seed on"""
     trial_seed: int = 97
     """seed of all trials"""
+    trials_from: tuple[Path, ...] = ()
+    """trials.jsonl of runs by equal settings and versions: not trained again"""
     optimizers: tuple[OptimizerName, ...] = get_args(OptimizerName)
     """what is compared; adamw is always among them"""
     turns: int = 12
@@ -55,6 +57,9 @@ class Comparison(ManySeeds, WithLayout):
         if self.steps % self.evaluations:
             expected = f"a multiple of {self.evaluations} evaluations"
             raise bad_input("--steps", expected=expected, found=str(self.steps))
+        for path in self.trials_from:
+            if not path.is_file():
+                raise bad_input("--trials-from", expected="files", found=str(path))
         if self.trial_seed in self.all_seeds:
             seeds = f"a seed outside of {self.all_seeds.start} to {self.all_seeds.stop - 1}"
             raise bad_input("--trial-seed", expected=seeds, found=str(self.trial_seed))

@@ -14,13 +14,15 @@ from experiments.studies.optimizers.factories import CLIP, WARMUP
 from experiments.studies.optimizers.options import Comparison
 from experiments.studies.optimizers.panels import comparison_panels
 from experiments.studies.optimizers.tables import RIVALS, found, tables_of
+from experiments.studies.optimizers.trial_log import open_trial_log
 from experiments.studies.optimizers.trials import Trainer
 
 
 def measure(setting: Setting[Comparison]) -> Outcome:
     """Compare the optimizers of the options, or vary Shampoo."""
     options, task = setting.options, setting.inputs
-    trainer = Trainer(setting.run, task, setting.mesh, options.steps, options.evaluations)
+    log = open_trial_log(setting.run, options.trials_from)
+    trainer = Trainer(setting.run, task, setting.mesh, options.steps, options.evaluations, log)
     return vary_shampoo(setting, trainer) if options.axes else compare_all(setting, trainer)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -15,6 +14,7 @@ from experiments.loop.training import train
 from experiments.studies.optimizers.factories import FACTORIES, Factory, make_optimizer
 from experiments.studies.optimizers.spaces import Point, beyond, cube_points, is_on_edge, point_of
 from experiments.studies.optimizers.targets import or_chance
+from experiments.studies.optimizers.trial_log import TrialLog
 from experiments.tasks.learning_task import LearningTask
 
 MOST_EXTENSIONS = 2
@@ -51,6 +51,7 @@ class Trainer:
       mesh: of the devices.
       steps: of a whole run.
       evaluations: at equal distances, the last at the end.
+      log: of trials, which are not trained again where it knows what they ended at.
     """
 
     run: Run
@@ -58,6 +59,7 @@ class Trainer:
     mesh: Mesh
     steps: int
     evaluations: int
+    log: TrialLog
 
     def train(
         self, stage: str, *, factory: Factory, point: Point, seed: int, length: float = 1.0
@@ -131,12 +133,15 @@ def try_points(
     trainer: Trainer, name: str, coordinates: np.ndarray, *, seed: int, first: int = 0
 ) -> list[float]:
     """Train an optimizer at points of the cube and return the losses; `first` counts stages on."""
-    losses = []
+    losses, log = [], trainer.log
     for i, row in enumerate(coordinates, start=first):
-        point = point_of(name, row)
-        own: dict[str, Any] = {"factory": FACTORIES[name], "point": point, "seed": seed}
-        trained = trainer.train(f"{name}-trial-{i}", **own)
-        losses.append(or_chance(trained.end("loss"), trainer.task.chance))
+        loss = log.loss(name, row, seed=seed)
+        if loss is None:
+            how = {"factory": FACTORIES[name], "point": point_of(name, row), "seed": seed}
+            trained = trainer.train(f"{name}-trial-{i}", **how)
+            loss = or_chance(trained.end("loss"), trainer.task.chance)
+            log.add(name, row, seed=seed, loss=loss)
+        losses.append(loss)
     return losses
 
 

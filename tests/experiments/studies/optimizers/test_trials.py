@@ -1,6 +1,7 @@
 """Trials: the same points for all, more for all while one's best is outermost."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,12 @@ import optax
 import pytest
 
 from experiments.harness.devices import make_mesh
+from experiments.harness.errors import InputError
 from experiments.harness.options import Options
 from experiments.harness.run_folder import open_run, read_metrics
 from experiments.studies.optimizers import trials
 from experiments.studies.optimizers.spaces import SPACES, cube_points
+from experiments.studies.optimizers.trial_log import open_trial_log
 from experiments.studies.optimizers.trials import Trainer, search
 from experiments.tasks.learning_task import LearningTask
 
@@ -46,10 +49,15 @@ def regression():
     )
 
 
+def trainer_in(folder, *earlier):
+    run = open_run("test", Options(out=folder), arguments=())
+    log = open_trial_log(run, earlier)
+    return Trainer(run, regression(), make_mesh(jax.devices()[:1]), 16, 4, log)
+
+
 @pytest.fixture
 def trainer(tmp_path):
-    run = open_run("test", Options(out=tmp_path / "run"), arguments=())
-    return Trainer(run, regression(), make_mesh(jax.devices()[:1]), 16, 4)
+    return trainer_in(tmp_path / "run")
 
 
 def test_a_run_learns_and_a_shorter_one_ends_its_schedule_earlier(trainer):
@@ -94,3 +102,51 @@ def test_a_finished_trial_is_not_trained_again(trainer):
     again = trainer.train("a", **how)
     assert again.history == first.history
     assert read_metrics(trainer.run.folder / "metrics.jsonl") == lines
+
+
+def lines_of(run):
+    return (run.folder / "trials.jsonl").read_text().splitlines()
+
+
+def test_trials_of_an_earlier_run_are_not_trained_again(trainer, tmp_path, monkeypatch):
+    first = search(trainer, ("sgd", "adamw"), trials=2, seed=0)
+    lines = lines_of(trainer.run)
+    earlier = trainer.run.folder / "trials.jsonl"
+    monkeypatch.setattr(Trainer, "train", None)  # whoever trains fails
+    later = trainer_in(tmp_path / "later", earlier)
+    again = search(later, ("adamw", "sgd"), trials=2, seed=0)
+    assert all(again[name].losses == first[name].losses for name in first)
+    with pytest.raises(TypeError):  # of another seed nothing is known
+        search(later, ("sgd",), trials=2, seed=1)
+    assert len(lines) == 1 + sum(len(own.losses) for own in first.values())
+
+
+def test_a_new_run_goes_on_with_what_several_have_tried(trainer, tmp_path):
+    search(trainer, ("sgd",), trials=2, seed=0)
+    other = trainer_in(tmp_path / "other")
+    search(other, ("adamw",), trials=2, seed=0)
+    files = [run.folder / "trials.jsonl" for run in (trainer.run, other.run)]
+    both = trainer_in(tmp_path / "both", *files)
+    assert not read_metrics(both.run.folder / "metrics.jsonl")
+    search(both, ("sgd", "adamw"), trials=2, seed=0)
+    stages = {line["stage"] for line in read_metrics(both.run.folder / "metrics.jsonl")}
+    assert not stages & {f"{name}-trial-{i}" for name in ("sgd", "adamw") for i in range(2)}
+    assert set(lines_of(both.run)) >= {*lines_of(trainer.run), *lines_of(other.run)}
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "message"),
+    [
+        (0, "{", "line 1: expected a JSON object, found '{'"),
+        (0, '{"settings": 3}', "line 1: expected trials by this run's settings and versions, fo"),
+        (1, "[]", "line 2: expected a JSON object, found '[]'"),
+        (1, '{"optimizer": "sgd"}', "line 2: expected an optimizer, a seed, coordinates and a fin"),
+    ],
+)
+def test_a_file_of_other_trials_is_refused(trainer, tmp_path, number, text, message):
+    search(trainer, ("sgd",), trials=2, seed=0)
+    lines = lines_of(trainer.run)
+    lines[number] = text
+    (tmp_path / "changed.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=re.escape(message)):
+        trainer_in(tmp_path / "later", tmp_path / "changed.jsonl")
