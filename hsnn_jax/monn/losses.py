@@ -5,8 +5,6 @@ The teacher of a distillation is the model itself at other parameters, such as a
 past ones, or a larger model; only its logits enter.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -85,35 +83,20 @@ def sampled_softmax(
     return jnp.mean(jax.nn.softplus(jax.nn.logsumexp(negative_BxN, axis=1) - positive_B))
 
 
-def distillation_loss(
-    student_logits: jax.Array, teacher_logits: jax.Array, *, mask: jax.Array | None = None
-) -> jax.Array:
-    """Compute the mean cross entropy of the student to the teacher's probabilities.
+def distillation_loss(student_UxN: jax.Array, teacher_UxN: jax.Array) -> jax.Array:
+    """Compute the mean cross entropy of a student's choices among N items to a teacher's.
 
-    No gradient reaches the teacher. The gradient in a student logit is the difference of the
-    two probabilities; the loss itself is least, not zero, where they agree.
+    The choice is a softmax over the items, of which no label is needed: what is offered, or drawn.
+    No gradient reaches the teacher. The gradient in a student's logit is the difference of the two
+    probabilities over U; the loss itself is least, not zero, where they agree.
 
     Args:
-      student_logits, teacher_logits: float [...].
-      mask: optional bool [...], which pairs count, such as those without a label.
+      student_UxN, teacher_UxN: float [U, N], logits of U users' items.
 
     Returns:
-      float [], 0 when no pair counts.
+      float [].
 
     Source: arXiv 2408.06653v3, distillation of MoNN on unlabelled data.
     """
-    target = jax.lax.stop_gradient(jax.nn.sigmoid(teacher_logits))
-    losses = binary_cross_entropy(student_logits, target)
-    if mask is None:
-        return jnp.mean(losses)
-    return jnp.sum(jnp.where(mask, losses, 0)) / jnp.maximum(jnp.sum(mask), 1)
-
-
-def ema_update(params: Any, ema: Any, *, decay: ArrayLike) -> Any:
-    """Move an average of parameters towards the present ones: decay * ema + (1 - decay) * params.
-
-    Args:
-      params, ema: pytrees of one structure; start `ema` as the parameters themselves.
-      decay: in [0, 1), may be traced; 0.999 averages over about 1,000 steps.
-    """
-    return jax.tree.map(lambda new, old: decay * old + (1 - decay) * new, params, ema)
+    target_UxN = jax.lax.stop_gradient(jax.nn.softmax(teacher_UxN))
+    return -jnp.mean(jnp.sum(target_UxN * jax.nn.log_softmax(student_UxN), axis=1))

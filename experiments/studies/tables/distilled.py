@@ -18,22 +18,11 @@ from experiments.retrieval.searchers import Exact, Requests, monn_model
 from experiments.studies.rated_scorer import Scorer, ScorersConfig, model_config, train_model
 from experiments.studies.tables.brute import Trained
 from experiments.studies.tables.served import BATCH
+from hsnn_jax.monn.losses import distillation_loss
 from hsnn_jax.monn.network import MoNNScorer
 from hsnn_jax.monn.scorers import score_all
 
 WEIGHTS = (1.0, 4.0, 0.25, 16.0)  # of the teacher's loss beside the student's own
-
-
-def distance_of_odds(student_UxN: jax.Array, teacher_UxN: jax.Array) -> jax.Array:
-    """Return the cross entropy of a student's odds among N items to a teacher's, a mean over users.
-
-    No gradient reaches the teacher.
-
-    Args:
-      student_UxN, teacher_UxN: logits of U users' items.
-    """
-    target_UxN = jax.lax.stop_gradient(jax.nn.softmax(teacher_UxN))
-    return -jnp.mean(jnp.sum(target_UxN * jax.nn.log_softmax(student_UxN), axis=1))
 
 
 def distilling_loss(
@@ -57,7 +46,7 @@ def distilling_loss(
         own, scalars = student.loss(params, batch, key=key, config=config)
         ids, _ = student.negatives(jax.random.fold_in(key, 1), config)
         said = odds(teacher.scorer, params_of_teacher, batch, ids)
-        distance = distance_of_odds(odds(student, params, batch, ids), said)
+        distance = distillation_loss(odds(student, params, batch, ids), said)
         return own + weight * distance, scalars | {"distance": distance}
 
     return loss

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.studies.tables.distilled import distance_of_odds
 from experiments.studies.tables.recipes import Recipe
 from hsnn_jax.chunks import num_rows
 from hsnn_jax.lists.index import Index
 from hsnn_jax.lists.levels import nodes_of_items
 from hsnn_jax.monn.config import MoNNConfig
 from hsnn_jax.monn.ensemble import ensemble_logits
+from hsnn_jax.monn.losses import distillation_loss
 from hsnn_jax.monn.network import MoNNScorer, encode_items, encode_users
 from hsnn_jax.monn.scorers import score_all
 from hsnn_jax.nodes.config import LTIConfig
@@ -89,7 +89,7 @@ class RecipeLoss:
             logits_UxNxL = ensemble_logits(params["ensemble"], logits_UxNxL)
         items = take(data.pairs.items, drawn)
         said_UxN = _scores(self.teacher, data.teacher, users, items)
-        distances = jax.vmap(distance_of_odds, in_axes=(-1, None))(logits_UxNxL, said_UxN)
+        distances = jax.vmap(distillation_loss, in_axes=(-1, None))(logits_UxNxL, said_UxN)
         return jnp.mean(distances)
 
 
