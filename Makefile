@@ -3,6 +3,7 @@
 #   make test ARGS="..."             ARGS replaces pytest's default arguments
 #   make test-long                   drawn tests with ten times their draws, more cases, and
 #                                    300 mutants (hours; it goes on where it stopped)
+#   make lock                        constraints.txt with hashes, into .ci/locked/, for the environment
 #   PYTHON=python3.12                the interpreter that makes the environment in .venv/
 #   VENV=none PYTHON=...             use that interpreter's own packages, install nothing
 
@@ -30,9 +31,10 @@ BENCH_READY = $(VENV)/.installed-bench-$(PYTHON_VERSION)
 endif
 
 DATA_ARGS = $(if $(DATA),--data $(DATA))
-PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check
+LOCKED = .ci/locked
 
-.PHONY: help ready run test test-long lint docs bench results
+.PHONY: help ready run test test-long lint docs bench results lock
 
 help:
 	@sed -n '/^# /s/^# //p' Makefile
@@ -75,19 +77,31 @@ ifneq ($(DATA),)
 	$(PY) -m experiments.end_to_end $(DATA_ARGS) --keep end_to_end-$(notdir $(DATA:/=)) $(ARGS)
 endif
 
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	for set in ready,$(EXTRAS) docs,docs bench,bench; do \
+		extras=$$(echo ",$${set#*,}" | sed 's/,/ --extra /g'); \
+		$(VENV)-lock/bin/uv pip compile setup.py $$extras -c constraints.txt \
+			-o $(LOCKED)/$${set%%,*}.txt --quiet --upgrade --universal --python-version 3.11 \
+			--generate-hashes --no-annotate --custom-compile-command "make lock" || exit 1; \
+	done
+	rm -r $(VENV)-lock
+
 ifneq ($(VENV),none)
-$(READY): setup.cfg constraints.txt
+$(READY): setup.cfg $(LOCKED)/ready.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@echo "Setting up $(VENV) (Python $(PYTHON_VERSION)): a few minutes, once"
 	test -x $(VENV)/bin/python$(PYTHON_VERSION) || $(PYTHON) -m venv --clear $(VENV)
-	$(PIP_INSTALL) -e '.[$(EXTRAS)]'
+	$(PIP_INSTALL) --require-hashes -r $(LOCKED)/ready.txt
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 
-$(DOCS_READY): $(READY)
-	$(PIP_INSTALL) -e '.[docs]'
+$(DOCS_READY): $(READY) $(LOCKED)/docs.txt
+	$(PIP_INSTALL) --require-hashes -r $(LOCKED)/docs.txt
 	touch $@
 
-$(BENCH_READY): $(READY)
-	$(PIP_INSTALL) -e '.[bench]'
+$(BENCH_READY): $(READY) $(LOCKED)/bench.txt
+	$(PIP_INSTALL) --require-hashes -r $(LOCKED)/bench.txt
 	touch $@
 endif

@@ -123,6 +123,27 @@ def test_every_requirement_has_a_tested_version():
     assert needed <= set(re.findall(r"^([\w-]+)==", pins, re.MULTILINE))
 
 
+def test_the_environment_is_made_of_tested_versions_and_their_hashes():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    tested = {
+        (name.lower(), v) for name, v in re.findall(r"^([\w-]+)==([\w.]+)", pins, re.MULTILINE)
+    }
+    for extras in (("experiments", "test", "dev"), ("docs",), ("bench",)):
+        name = "ready" if len(extras) > 1 else extras[0]
+        text = (ROOT / f".ci/locked/{name}.txt").read_text(encoding="utf-8")
+        entries = re.findall(r"^([\w-]+)==([\w.]+)(.*(?:\\\n.*)+)", text, re.MULTILINE)
+        assert all("--hash=sha256:" in rest for *_, rest in entries)
+        # What no tested machine takes: of Windows, macOS and PyPy.
+        elsewhere = ("sys_platform == 'win32'", "sys_platform == 'darwin'", "'pypy'")
+        here = [entry for entry in entries if not any(words in entry[2] for words in elsewhere)]
+        assert {(package, version) for package, version, _ in here} <= tested
+        lines = "\n".join(config["options.extras_require"][extra] for extra in extras)
+        needed = {re.match(r"[\w-]+", line)[0] for line in lines.split("\n") if line}
+        assert needed <= {package for package, *_ in entries}
+
+
 def test_each_dependency_has_its_licence_and_its_reason():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([\w, -]+) \| (\w*) ?\| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
