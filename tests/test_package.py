@@ -127,9 +127,8 @@ def test_the_environment_is_made_of_tested_versions_and_their_hashes():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    tested = {
-        (name.lower(), v) for name, v in re.findall(r"^([\w-]+)==([\w.]+)", pins, re.MULTILINE)
-    }
+    pairs = re.findall(r"^([\w-]+)==([\w.]+)", pins, re.MULTILINE)
+    tested = {(name.lower().replace("_", "-"), version) for name, version in pairs}
     for extras in (("experiments", "test", "dev"), ("docs",), ("bench",)):
         name = "ready" if len(extras) > 1 else extras[0]
         text = (ROOT / f".ci/locked/{name}.txt").read_text(encoding="utf-8")
