@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.retrieval.dealing import over_processes
 from hsnn_jax import LTIConfig, Retriever, Towers
 from hsnn_jax.chunks import by_chunks
 from hsnn_jax.cost_curves import Found, Measured, Searcher, measure
@@ -45,8 +46,7 @@ class Requests(NamedTuple):
 
     def rows(self, index: slice | np.ndarray) -> Requests:
         """Return some of the requests, by an index or a slice."""
-        met = None if self.met is None else self.met[index]
-        return Requests(self.users[index], self.exclude[index], met)
+        return Requests(*jax.tree.map(lambda leaf: leaf[index], tuple(self)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,6 +126,7 @@ class Exact:
     def build(self) -> None:
         """Do nothing: there is no index."""
 
+    @over_processes
     def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`; the budget is not read."""
         del budget
@@ -254,6 +255,7 @@ class HSNN:
         """The capacity of a list."""
         return int(self.retriever.stats()["capacity"])
 
+    @over_processes
     def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`; at least one list is scored."""
         retriever, models = self.retriever, self._models()

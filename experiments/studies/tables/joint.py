@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness.run_folder import Run
+from experiments.retrieval.dealing import over_processes
 from experiments.retrieval.kept_gain import NAMES
 from experiments.retrieval.searchers import Requests, user_tower_flops
 from experiments.studies.rated_scorer import K, model_config, optimizer
@@ -143,6 +144,7 @@ class Joint:
         of_models = self.retriever.params["models"]
         return sum(_tower_flops(m, p, users, items) for m, p in zip(models, of_models, strict=True))
 
+    @over_processes
     def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`; the user towers run here."""
         users = self._sides(requests.users[BATCH])

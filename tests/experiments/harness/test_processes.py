@@ -102,8 +102,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path, alone):
     assert_same_run(folder, alone)
 
 
-def test_each_of_two_processes_ranks_a_share_and_has_all_ranks(tmp_path):
-    """Of queries by a model whose parameters lie on the devices of both."""
+def test_each_of_two_processes_answers_a_share_and_has_all_answers(tmp_path):
+    """Ranks by a model whose parameters lie on the devices of both, and searches of an index."""
     where = f"127.0.0.1:{free_port()}"
     words = (sys.executable, "-m", "tests.experiments.tasks.ranked_by_processes", where)
     outs = [tmp_path / f"{process}.npz" for process in range(2)]
@@ -120,8 +120,14 @@ def test_each_of_two_processes_ranks_a_share_and_has_all_ranks(tmp_path):
     assert [code for code, _, _ in ended] == [0, 0], ended
     alone = ranked_by_processes.figures(*ranked_by_processes.drawn())
     assert len(set(alone["ranks"].tolist())) > 20
-    for out in outs:
+    searched, asked = ranked_by_processes.searched()
+    assert asked.tolist() == [31, 31]
+    assert searched["index costs"][0] < searched["exact costs"][0] == 400
+    for out, share in zip(outs, (15, 16)):
         with np.load(out) as found:
+            assert found["asked"].tolist() == [share, share]
+            for name, expected in searched.items():
+                np.testing.assert_allclose(found[name], expected, rtol=1e-6, err_msg=name)
             np.testing.assert_array_equal(found["ranks"], alone["ranks"])
             np.testing.assert_array_equal(found["values"], alone["values"])
 

@@ -1,4 +1,4 @@
-"""Rank drawn queries in one of several processes: python FILE HOST:PORT PROCESS-ID OUT.
+"""Rank and search drawn queries in one of several processes: FILE HOST:PORT PROCESS-ID OUT.
 
 The parameters are dealt over the devices of all processes, as training leaves them.
 """
@@ -15,6 +15,7 @@ from experiments.harness import processes
 from experiments.harness.devices import make_mesh
 from experiments.harness.options import ManySeeds
 from experiments.loop.sharding import param_shardings, put
+from experiments.retrieval.searchers import HSNN, Exact, Requests, dot_model
 from experiments.tasks import next_item
 from nxtpost_jax import NxtPost, NxtPostConfig, Protocol, Queries, Sequences, Split
 
@@ -50,6 +51,27 @@ def figures(problem, model, params):
     return {"ranks": found.ranks, "values": np.array(sorted(found.values.items()))}
 
 
+def searched():
+    """Search an index and all items for queries whose number the processes do not divide."""
+    rng = np.random.default_rng(1)
+    users, items = (rng.normal(size=(n, 8)).astype(np.float32) for n in (31, 400))
+    requests = Requests(users, np.full((31, 1), -1, np.int32))
+    asked = []
+
+    def encode_users(some):
+        asked.append(len(some.users))
+        return some.users
+
+    model = dataclasses.replace(dot_model(items), encode_users=encode_users)
+    index = HSNN("index", model, items, items[:20])
+    index.build()
+    found = {}
+    for searcher, budget in ((index, 120), (Exact("exact", model), 0)):
+        ids, scored, flops = searcher.search(requests, 5, budget=budget)
+        found |= {f"{searcher.name} ids": ids, f"{searcher.name} costs": np.array([scored, flops])}
+    return found, np.array(asked)
+
+
 def main():
     coordinator, process, out = sys.argv[1:]
     jax.config.update("jax_disable_most_optimizations", True)  # as the tests' own process
@@ -63,7 +85,9 @@ def main():
     rules = [("embedding$", PartitionSpec("data"))]
     dealt = jax.tree.map(put, params, param_shardings(params, mesh, rules=rules))
     with jax.set_mesh(mesh):  # as while training
-        np.savez(Path(out), **figures(problem, model, dealt))
+        found = figures(problem, model, dealt)
+    answers, asked = searched()
+    np.savez(Path(out), asked=asked, **found, **answers)
 
 
 if __name__ == "__main__":
