@@ -59,11 +59,16 @@ def find(
     if recall is not None:
         _check_recall(recall, now)
     options: dict[str, Any] = {"max_beam": max_beam, "mesh": mesh, "recall": recall}
-    found = _in_lists(now, models, asked, budget, switch=switch, **options)
     if now.side is None or asked.beside is None or not asked.num_users:
-        return found
+        return _in_lists(now, models, asked, budget, switch=switch, **options)
+    if recall is None and asked.rows is None:  # what the lists hold never comes to the host
+        budgets = budgets_of(now, budget, k=asked.k, num_users=asked.num_users)
+        found = _through_nodes(now, models, asked, budgets, max_beam, mesh)
+    else:
+        found = _in_lists(now, models, asked, budget, switch=switch, **options)
     level = state.levels(now, models, users=asked.users)[-1]
-    return side.join(found, now.side, level=level, beside=asked.beside, most=asked.most)
+    found = side.join(found, now.side, level=level, beside=asked.beside, most=asked.most)
+    return jax.tree.map(lambda x: x[: asked.num_users], found)
 
 
 def _in_lists(now, models, asked, budget, *, switch, **options):
@@ -100,7 +105,7 @@ def _check_recall(recall, now):
 def _until(now, models, asked, budgets, *, max_beam, mesh, recall):
     """Search through the nodes; again, at twice the items, where less recall is estimated."""
     tolerance = None if recall is None else tolerance_of(now.tail, recall)
-    found = _through_nodes(now, models, asked, budgets, max_beam, mesh, tolerance)
+    found = _cut(_through_nodes(now, models, asked, budgets, max_beam, mesh, tolerance), asked)
     if recall is None:
         return found
     most = np.broadcast_to(budgets[-1], asked.num_users)
@@ -111,7 +116,7 @@ def _until(now, models, asked, budgets, *, max_beam, mesh, recall):
             return found
         limit[short] = np.minimum(2 * np.maximum(limit[short], 1), most[short])
         some = _of_users(asked, short)
-        more = _through_nodes(now, models, some, [limit[short]], max_beam, mesh)
+        more = _cut(_through_nodes(now, models, some, [limit[short]], max_beam, mesh), some)
         both = {name: getattr(more, name) + getattr(found, name)[short] for name in _COSTS}
         more = more._replace(**both)
         found = _joined([(np.arange(asked.num_users), found), (short, more)])
@@ -204,6 +209,7 @@ def _among_rows(now, models, asked):
 
 
 def _through_nodes(now, models, asked, budgets, max_beam, mesh, tolerance=None):
+    """Find [S, most] on the device, padding included."""
     levels = state.levels(now, models, users=asked.users, vectors=asked.vectors)
     options = {"k": asked.most, "ensemble": models.ensemble, "exclude": asked.exclude}
     options |= _first(now, models, asked)
@@ -216,10 +222,8 @@ def _through_nodes(now, models, asked, budgets, max_beam, mesh, tolerance=None):
         "allowed": _mask(now, asked.rows),
     }
     if mesh is None:
-        found = search_levels(levels, now.indexes, **options)
-    else:
-        found = sharded_search_levels(levels, now.indexes, mesh=mesh[0], axis=mesh[1], **options)
-    return _cut(found, asked)
+        return search_levels(levels, now.indexes, **options)
+    return sharded_search_levels(levels, now.indexes, mesh=mesh[0], axis=mesh[1], **options)
 
 
 def _first(now, models, asked):

@@ -157,22 +157,25 @@ def join(
     What was left unseen, and so the estimate of recall, is that of the lists: all is seen here.
 
     Args:
-      found: in the lists, on the host, in rows; of B users.
+      found: in the lists, in rows; [S, most] on the device, or of B of these users on the host.
       side: the side list.
       level: of the items; its features are not read.
       beside: what is asked of it.
       most: items that a search of the lists finds, to which what it found is padded.
+
+    Returns:
+      of as many users, on the host.
     """
     num_users, seen = found.ids.shape[0], beside.open.sum(axis=1, dtype=np.int32)
     more = (0, beside.open.shape[0] - num_users), (0, most - found.ids.shape[1])
-    pair = (
-        np.pad(found.ids, more, constant_values=-1),
-        np.pad(found.scores, more, constant_values=-np.inf),
-    )
+    pair = found.ids, found.scores
+    if np.any(more):
+        empty = (-1, -np.inf)
+        pair = (np.pad(x, more, constant_values=value) for x, value in zip(pair, empty))
     given = {"open_to": beside.open, "rows": side.rows, "k": width(beside.k)}
     level = level._replace(features=side.read)
     best = _join(level._replace(scorer=None), *pair, scorer=level.scorer, **given)
-    ids, scores, flops = jax.device_get(best)
+    found, (ids, scores, flops) = jax.device_get((found, best))
     return found._replace(
         ids=ids[:num_users, : beside.k],
         scores=scores[:num_users, : beside.k],
