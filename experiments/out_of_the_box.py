@@ -22,7 +22,7 @@ from experiments.harness.figures import (
     Figures,
     baseline_figures,
     figures_of,
-    mean_and_error,
+    over_seeds_and_users,
     pick,
 )
 from experiments.harness.names import NAMES
@@ -83,15 +83,9 @@ class Ahead:
 
 
 def ahead_of(runs: Sequence[Metrics], baseline: Metrics) -> Ahead:
-    """Compare the mean of seeds with a baseline, paired by query.
-
-    The error has two parts: of the queries, and of the seeds, which one seed tells nothing of.
-    """
+    """Compare the mean of seeds with a baseline, paired by query; the error is over both."""
     own_SxQ = np.array([gains(run.ranks, "ndcg@10") for run in runs])
-    differences_Q = own_SxQ.mean(axis=0) - gains(baseline.ranks, "ndcg@10")
-    mean, of_queries = mean_and_error(differences_Q)
-    of_seeds = mean_and_error(own_SxQ.mean(axis=1))[1] if len(runs) > 1 else 0.0
-    return Ahead(mean, float(np.hypot(of_queries, of_seeds)))
+    return Ahead(*over_seeds_and_users(own_SxQ - gains(baseline.ranks, "ndcg@10")))
 
 
 def fit_seeds(

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import out_of_the_box
 from experiments.harness.errors import InputError
+from experiments.harness.figures import over_seeds_and_users
 from experiments.out_of_the_box import OutOfTheBox, ahead_of, found
 from nxtpost_jax.evaluation.metrics import metrics_of_ranks
 from tests.experiments.test_nxtpost import write_cycles
@@ -21,9 +22,8 @@ def test_the_error_is_of_users_and_of_seeds():
     assert ahead.error == pytest.approx(differences.std(ddof=1) / 2)
     other = [same[0], metrics_of_ranks(np.array([11, 11, 1, 11]))]
     unsure = ahead_of(other, baseline)
-    users = np.array([0.5, 0, 0, 0.5]).std(ddof=1) / 2
-    seeds = np.array([0.75, 0.25]).std(ddof=1) / np.sqrt(2)
-    assert unsure.error == pytest.approx(np.hypot(users, seeds))
+    assert unsure.error == over_seeds_and_users(np.array([differences, np.zeros(4)]))[1]
+    assert unsure.error > np.array([0.5, 0, 0, 0.5]).std(ddof=1) / 2  # of users alone
     assert not unsure.is_sure
 
 
