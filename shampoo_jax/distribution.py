@@ -180,6 +180,46 @@ def gather_leaves(
     return whole
 
 
+def _shards_from_global(leaf: jax.Array, spec: P, mesh: AnyMesh) -> jax.Array:
+    """Undo `_global_from_shards`: `[*sizes of the spec's axes in the mesh's order, *local]`."""
+    names, shape, local = [], [], []
+    for dim, size in enumerate(leaf.shape):
+        axes = _axes_of(spec[dim]) if dim < len(spec) else ()
+        shape += [mesh.shape[a] for a in axes]
+        names += axes
+        local.append(len(shape))
+        names.append(None)
+        shape.append(size // _size(mesh, axes))
+    order = [names.index(a) for a in mesh.axis_names if a in names]
+    return leaf.reshape(shape).transpose(order + local)
+
+
+def scatter_leaves(
+    leaves: Sequence[jax.Array], specs: Sequence[P], mesh: AnyMesh
+) -> list[jax.Array]:
+    """Sum whole leaves over all devices and return this device's shards, inside the body.
+
+    One reduce-scatter per dtype and set of axes that leaves are sharded over.
+    """
+    shards, groups = list(leaves), {}
+    for i, (leaf, spec) in enumerate(zip(leaves, specs)):
+        used = {a for entry in spec for a in _axes_of(entry)}
+        axes = tuple(a for a in mesh.axis_names if a in used)
+        groups.setdefault((leaf.dtype, axes), []).append(i)
+    for (_, axes), members in groups.items():
+        count, rest = _size(mesh, axes), tuple(a for a in mesh.axis_names if a not in axes)
+        parts = [_shards_from_global(leaves[i], specs[i], mesh) for i in members]
+        flat = jnp.concatenate([part.reshape(count, -1) for part in parts], axis=1)
+        flat = lax.psum_scatter(flat, axes) if axes else flat[0]
+        flat = lax.psum(flat, rest) if rest else flat
+        start = 0
+        for i, part in zip(members, parts):
+            size = part.size // count
+            shards[i] = flat[start : start + size].reshape(part.shape[len(axes) :])
+            start += size
+    return shards
+
+
 def own_shard(leaf: jax.Array, spec: P, mesh: AnyMesh) -> jax.Array:
     """Cut this device's shard out of a whole leaf, inside the body."""
     for dim, entry in enumerate(spec):

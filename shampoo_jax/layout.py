@@ -118,6 +118,21 @@ def _unstack(whole: jax.Array, batches: Sequence[int], count: jax.Array) -> list
     return lax.platform_dependent(whole, cpu=dynamic, default=static)
 
 
+def rows_of_leaf(leaf: jax.Array, view: View, piece: Piece, pool: Pool) -> jax.Array:
+    """Return the rows `[n, *dims]` that a piece of its family makes of one leaf."""
+    return _split(_read(leaf, view), piece, pool)
+
+
+def leaf_of_rows(
+    parts: Sequence[tuple[Piece, jax.Array]], view: View, shape: tuple[int, ...], dtype: DTypeLike
+) -> jax.Array:
+    """Undo `rows_of_leaf` of all pieces of one leaf; one without elements comes back empty."""
+    if not parts:
+        return jnp.zeros(shape, dtype)
+    joined = [(piece, _join(rows, piece, view.batch)) for piece, rows in parts]
+    return _write(_assemble(joined, (view.batch, *view.merged)), view, shape)
+
+
 def from_pools(
     pools: Sequence[jax.Array], plan: Plan, dtypes: Sequence, count: jax.Array
 ) -> list[jax.Array]:

@@ -215,12 +215,19 @@ class Sharding:
         they are then gathered in one collective, and updates leave with the same specs. Under
         Explicit axes the types tell.
       gather_dtype: dtype in which directions are gathered, e.g. bfloat16; None = exact.
+      gather_bytes: of sharded gradients that a device holds whole at a time. More than that are
+        gathered in groups of leaves, one after the other, and the directions leave in such groups:
+        the same bits and bytes on the network, in more collectives and less memory.
     """
 
     mesh: Mesh | AbstractMesh | None = None
     mesh_axes: Sequence[str] | None = None
     param_specs: Any = None
     gather_dtype: DTypeLike | None = None
+    gather_bytes: int = 2**30
+
+    def __post_init__(self) -> None:
+        _set(self, "gather_bytes", integer("gather_bytes", self.gather_bytes))
 
 
 class Momentum(NamedTuple):

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from jax.typing import DTypeLike
 
-from shampoo_jax import distribution, layout
+from shampoo_jax import distribution, grouped_gather, layout
 from shampoo_jax.config import ShampooConfig
+from shampoo_jax.options import Sharding
 from shampoo_jax.plan import Plan
 from shampoo_jax.refreshing import Local, phase_table
 from shampoo_jax.state import ShampooState, block_dtype
@@ -68,23 +68,43 @@ def _gather_directions(directions, devices: distribution.Devices, gather_dtype):
     return whole
 
 
-def _step(grads, weights, state, plan, present, config, devices, gather_dtype):
-    """The body: whole gradients in, whole directions and this device's pools out."""
+def _step(blocks, decays, state, plan, present, config, devices):
+    """Step this device's rows of every pool."""
     count = state.count + 1
-    dtype = block_dtype([x.dtype for x in grads])
-    stack = {"devices": devices.count, "dtype": dtype}
-    blocks = _own_rows(layout.to_pools(grads, plan, **stack), devices)
-    decays = [None] * len(blocks)
-    if weights is not None:
-        decays = _own_rows(layout.to_pools(weights, plan, **stack), devices)
     tables = _local(plan, present, config, devices, count)
     pools, directions = [], []
     for pool, own, local, g, w in zip(plan.pools, state.pools, tables, blocks, decays):
         new, direction = step_pool(own, pool, local, g, w, count, config)
         pools.append(new)
         directions.append(direction)
+    return directions, tuple(pools)
+
+
+def _step_whole(grads, weights, state, plan, present, config, devices, gather_dtype):
+    """The body: whole gradients in, whole directions and this device's pools out."""
+    dtype = block_dtype([x.dtype for x in grads])
+    stack = {"devices": devices.count, "dtype": dtype}
+    blocks = _own_rows(layout.to_pools(grads, plan, **stack), devices)
+    decays = [None] * len(blocks)
+    if weights is not None:
+        decays = _own_rows(layout.to_pools(weights, plan, **stack), devices)
+    directions, pools = _step(blocks, decays, state, plan, present, config, devices)
     directions = _gather_directions(directions, devices, gather_dtype)
-    return layout.from_pools(directions, plan, [dtype] * len(grads), count), tuple(pools)
+    whole = layout.from_pools(directions, plan, [dtype] * len(grads), state.count + 1)
+    return whole, pools
+
+
+def _step_shards(grads, weights, rounds, state, plan, present, config, devices, dtype):
+    """The body for shards that are too large to be whole at once: shards in and out."""
+    own = block_dtype([x.dtype for x in grads])
+    how = {"all_rounds": rounds, "devices": devices}
+    blocks = grouped_gather.gather_rows(grads, plan, dtype=own, **how)
+    decays = [None] * len(blocks)
+    if weights is not None:
+        decays = grouped_gather.gather_rows(weights, plan, dtype=own, **how)
+    rows, pools = _step(blocks, decays, state, plan, present, config, devices)
+    directions = grouped_gather.scatter_directions(rows, len(grads), dtype=dtype, **how)
+    return directions, pools
 
 
 def sharded_step(
@@ -96,7 +116,7 @@ def sharded_step(
     config: ShampooConfig,
     devices: distribution.Devices,
     specs: Sequence[P] | None,
-    gather_dtype: DTypeLike | None,
+    sharding: Sharding,
 ) -> tuple[list[jax.Array], Any]:
     """Step all blocks: on one device, or inside one shard_map over the mesh.
 
@@ -109,29 +129,33 @@ def sharded_step(
       config: hyperparameters at this step.
       devices: who shares the blocks.
       specs: PartitionSpec per leaf, or None to take them from the types.
-      gather_dtype: dtype of the gathered directions, or None.
+      sharding: in which dtype, and how much at a time, is gathered.
 
     Returns:
       The directions, laid out as the gradients, and the new pools.
     """
     if not plan.pools:
         return list(grads), state.pools
-    mesh = devices.mesh
+    mesh, gather_dtype = devices.mesh, sharding.gather_dtype
     if mesh is None:
-        return _step(grads, weights, state, plan, present, config, devices, gather_dtype)
+        return _step_whole(grads, weights, state, plan, present, config, devices, gather_dtype)
     specs = distribution.leaf_specs(grads, mesh, specs)
     grads = [distribution.reshard_explicit(g, s, mesh) for g, s in zip(grads, specs)]
     if weights is not None:
         weights = [distribution.reshard_explicit(w, s, mesh) for w, s in zip(weights, specs)]
+    rounds = grouped_gather.rounds_of(grads, specs, plan, most=sharding.gather_bytes)
     replicated: Any = P()
     state_specs = ShampooState(replicated, distribution.pool_specs(state.pools, devices.axes))
 
     def body(grads, weights, state, traced):
+        now = dataclasses.replace(config, **traced)
+        own = (state, plan, present, now, devices, gather_dtype)
+        if len(rounds) > 1 or len(rounds[0]) > 1:
+            return _step_shards(grads, weights, rounds, *own)
         sharded = [*grads, *(weights or [])]
         whole = distribution.gather_leaves(sharded, specs * (len(sharded) // len(specs)), mesh)
         grads, weights = whole[: len(specs)], whole[len(specs) :] or None
-        now = dataclasses.replace(config, **traced)
-        directions, pools = _step(grads, weights, state, plan, present, now, devices, gather_dtype)
+        directions, pools = _step_whole(grads, weights, *own)
         return [distribution.own_shard(d, s, mesh) for d, s in zip(directions, specs)], pools
 
     traced = config.traced  # Explicit axes do not let a shard_map close over arrays

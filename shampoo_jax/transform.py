@@ -97,7 +97,7 @@ def scale_by_shampoo(
     )
     if not isinstance(sharding, Sharding):
         raise ValueError(f"sharding: expected a shampoo_jax.Sharding, found {sharding!r}")
-    specs_of, gather_dtype = sharding.param_specs, sharding.gather_dtype
+    specs_of = sharding.param_specs
 
     def init(params: Any) -> Any:
         _check_leaves(params)
@@ -119,7 +119,7 @@ def scale_by_shampoo(
         _check_state(state, plan, config, devices, own.paths)
         specs = None if specs_of is None else own.of(specs_of)
         directions, pools = sharded_step(
-            own.gradients, inside, state, plan, own.present, now, devices, specs, gather_dtype
+            own.gradients, inside, state, plan, own.present, now, devices, specs, sharding
         )
         if weights is not None and not config.uses_momentum:
             directions = [

@@ -7,6 +7,7 @@ from the layout:
     all-reduce   every gradient, whole
     all-gather   parameters in parts, as often as the case says; Shampoo's directions, and before
                  them the gradients of parameters in parts
+    reduce-scatter  Shampoo's directions instead, where gradients in parts are gathered in rounds
 
 Temporary bytes (activations, gradients, what is gathered, workspace) are no sum that a layout
 gives: they are fitted, see `fit_temporary`.
@@ -29,6 +30,7 @@ from experiments.loop.train_step import TrainState, replicated, shardings_of
 from experiments.studies.capacity.blocks import Dealing, dealing_of
 from experiments.studies.capacity.program import costs_of
 from experiments.studies.capacity.trace import flops_per_device
+from shampoo_jax import Sharding
 
 AnyMesh = Mesh | AbstractMesh
 
@@ -47,6 +49,7 @@ class Laid:
       further_flops: operations beyond an even share of the trace's: of work that every device does
         whole, less what the compiler computes once and the trace has twice.
       growing: temporary bytes that every further device adds to each.
+      gather_bytes: of gradients in parts that Shampoo holds whole at a time.
     """
 
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
@@ -57,6 +60,7 @@ class Laid:
     moved: Mapping[str, float] = dataclasses.field(default_factory=dict)
     further_flops: float = 0.0
     growing: float = 0.0
+    gather_bytes: int = Sharding().gather_bytes
 
     @property
     def arguments(self) -> tuple:
@@ -186,13 +190,23 @@ def bytes_per_device(layout: Any) -> float:
 def _moved(laid: Laid, dealing: Dealing, devices: int) -> dict[str, float]:
     if devices == 1:
         return {}
-    gradients = gathers = 0.0
+    whole = shards = in_parts = gathers = 0.0
     for path, leaf in jax.tree_util.tree_leaves_with_path(laid.state.params):
-        size = math.prod(leaf.shape) * leaf.dtype.itemsize
-        gradients += size
-        if leaf.sharding.shard_shape(leaf.shape) != leaf.shape:
-            gathers += size * (laid.gathered(key_path(path)) + dealing.has_blocks)
-    found = {"all-reduce": gradients, "all-gather": gathers + dealing.direction_bytes}
+        shape, size = leaf.sharding.shard_shape(leaf.shape), leaf.dtype.itemsize
+        bytes_ = math.prod(leaf.shape) * size
+        if shape == leaf.shape:
+            whole += bytes_
+            continue
+        in_parts += bytes_
+        shards += math.prod(shape) * size
+        gathers += bytes_ * (laid.gathered(key_path(path)) + dealing.has_blocks)
+    found = {"all-reduce": whole + in_parts, "all-gather": gathers + dealing.direction_bytes}
+    if dealing.has_blocks and in_parts > laid.gather_bytes:
+        found = {
+            "all-reduce": found["all-reduce"] + whole,
+            "all-gather": gathers,
+            "reduce-scatter": shards,
+        }
     for kind, size in laid.moved.items():
         found[kind] = found.get(kind, 0.0) + size
     return found

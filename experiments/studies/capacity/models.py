@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -72,11 +73,13 @@ def transformer(
     vocabulary: int,
     rows: int,
     block_size: int,
+    gather_bytes: int = Sharding().gather_bytes,
 ) -> Case:
     """Return a causal Transformer trained by Shampoo, `rows` sequences per device.
 
-    The layers are scanned and recomputed; arithmetic is float32. Parameters in parts are gathered
-    layer by layer, once forward and once backward.
+    Gradients in parts are whole `gather_bytes` at a time. The layers are scanned and recomputed;
+    arithmetic is float32. Parameters in parts are gathered layer by layer, once forward and once
+    backward.
     """
     model = Decoder(vocabulary, width, layers, heads, length, axis="data")
 
@@ -94,13 +97,13 @@ def transformer(
             RATE,
             blocks=Blocks(block_size=block_size),
             dimension_numbers=dimension_numbers.stacked("layers"),
-            sharding=Sharding(param_specs=specs),
+            sharding=Sharding(param_specs=specs, gather_bytes=gather_bytes),
         )
 
     def lay(mesh: AnyMesh) -> Laid:
         shape = (rows * mesh.size, length)
         batch = {key: by_rows(mesh, shape, np.int32) for key in ("inputs", "labels")}
-        return lay_training(
+        laid = lay_training(
             mesh,
             init_params=init_params,
             loss=loss,
@@ -109,6 +112,7 @@ def transformer(
             optimizer_of=optimizer_of,
             gathered=lambda path: 2 if "/layers/" in path else 1,
         )
+        return dataclasses.replace(laid, gather_bytes=gather_bytes)
 
     about = (
         f"{layers} layers of width {width}, {heads} heads, {vocabulary:,} tokens in all, "

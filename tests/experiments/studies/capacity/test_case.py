@@ -13,6 +13,7 @@ from experiments.studies.capacity.case import (
     deviations,
     fit_temporary,
 )
+from experiments.studies.capacity.models import transformer
 
 WITHIN = 0.02
 
@@ -41,6 +42,17 @@ def test_a_transformer_with_parameters_in_parts_keeps_its_batch_dealt():
     row = check(parts, 4)
     assert row.parameters < 0.5 * compute_row(whole, 4).parameters
     assert row.flops == compute_row(whole, 4).flops  # no device does another's work
+
+
+@pytest.mark.slow
+def test_gradients_in_parts_that_are_gathered_in_rounds():
+    sizes = {**capacity_plan.TINY, "block_size": 32, "layout": "fsdp"}
+    at_once, rounds = (transformer("tiny", **sizes, gather_bytes=n) for n in (2**30, 2**15))
+    row = check(rounds, 4)
+    gathered = check(at_once, 4).moved
+    assert "reduce-scatter" not in gathered
+    assert row.moved["all-gather"] < gathered["all-gather"]
+    assert 0 < row.moved["reduce-scatter"] < row.parameters
 
 
 @pytest.mark.long
