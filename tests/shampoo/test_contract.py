@@ -304,6 +304,7 @@ def test_integer_and_complex_leaves_are_refused():
         ({"b1": 0.0, "b3": 0.5}, "b3: expected None when b1 is 0, found 0.5"),
         ({"factor_dtype": jnp.int32}, "factor_dtype: expected float32, float64 or None, found"),
         ({"max_pools": 0}, "max_pools: expected an integer >= 1, found 0"),
+        ({"gather_bytes": 0}, "gather_bytes: expected an integer >= 1, found 0"),
         ({"factor_dtype": jnp.bfloat16}, "factor_dtype: expected float32, float64 or None, found"),
         ({"factor_limit": -1.0}, r"factor_limit: expected a number in \[0, inf\], found -1.0"),
         ({"b2": optax.constant_schedule(0.9)}, "b2: expected a number; for a schedule, optax.inj"),
