@@ -106,7 +106,7 @@ def measure_training(setting: Setting[Images]) -> Outcome:
     classifier = network(options, classes=len(folders.classes))
     files, size = folders.training, options.batch_size
     steps = len(files.paths) // size
-    tx = optimizer(options, classifier, steps_per_epoch=steps, mesh=mesh)
+    tx = optimizer(options, steps_per_epoch=steps)
     make_reader = functools.partial(ImageReader, side=options.side, workers=options.workers)
     with make_reader(files) as reader, make_reader(folders.validation) as held_out:
         labels = folders.validation.labels

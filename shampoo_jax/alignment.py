@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 
 from shampoo_jax.record import leaf_names, leaf_paths
 
@@ -34,6 +35,20 @@ class Aligned(NamedTuple):
     def of(self, tree: Any) -> list[Any]:
         """Return what belongs to these leaves in another tree of the same structure."""
         return self.pick(self.treedef.flatten_up_to(tree))
+
+    def specs(self, tree: Any) -> list[P]:
+        """Return the specs of these leaves, found by their paths in a tree of PartitionSpecs.
+
+        Raises:
+          ValueError: a leaf has none.
+        """
+        specs = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, P))
+        by_path = {jax.tree_util.keystr(path): spec for path, spec in specs}
+        for path in self.paths:
+            if not isinstance(by_path.get(path), P):
+                found = by_path.get(path, "none")
+                raise ValueError(f"param_specs{path}: expected a PartitionSpec, found {found}")
+        return [by_path[path] for path in self.paths]
 
     def pick(self, values: Sequence[Any]) -> list[Any]:
         """Return the values of these leaves among those of all."""

@@ -135,6 +135,7 @@ def gather_rows(
     mesh = _mesh(devices)
     sizes = [pool.rows(devices.count) // devices.count for pool in plan.pools]
     rows = [jnp.zeros((n, *pool.dims), dtype) for n, pool in zip(sizes, plan.pools)]
+    last: list[jax.Array] = []
     for rounds in all_rounds:
         units = rounds[0]
 
@@ -149,7 +150,8 @@ def gather_rows(
             return rows, None
 
         shards = [[_shard(leaves, own[place]) for own in rounds] for place in range(len(units))]
-        rows = _over(rounds, take, rows, shards)[0]
+        rows = _over(rounds, take, rows, shards, after=last)[0]
+        last = [rows[run.pool] for unit in units for run in unit.runs[-1:]]
     return rows
 
 
@@ -171,7 +173,8 @@ def scatter_directions(
     """
     mesh, own = _mesh(devices), rows[0].dtype
     found: list[list[jax.Array]] = [[] for _ in range(count)]  # by layer, where there are some
-    stacked = set()
+    of_layers = set()
+    last: list[jax.Array] = []
     for rounds in all_rounds:
         units = rounds[0]
 
@@ -186,12 +189,13 @@ def scatter_directions(
                 whole.append(_once(leaf, devices, mesh).astype(dtype or own))
             return rows, distribution.scatter_leaves(whole, [unit.spec for unit in units], mesh)
 
-        rows, shards = _over(rounds, give, rows, [])
+        rows, last = _over(rounds, give, rows, [], after=last)
         for number, units in enumerate(rounds):
-            for unit, of_place in zip(units, shards):
+            for unit, of_place in zip(units, last):
                 found[unit.leaf].append(of_place[number].astype(own))
-                stacked |= {unit.leaf} if unit.layer is not None else set()
-    return [jnp.stack(x) if i in stacked else x[0] for i, x in enumerate(found)]
+                if unit.layer is not None:
+                    of_layers.add(unit.leaf)
+    return [jnp.stack(x) if i in of_layers else x[0] for i, x in enumerate(found)]
 
 
 def _shard(leaves: Sequence[jax.Array], unit: Unit) -> jax.Array:
@@ -199,8 +203,10 @@ def _shard(leaves: Sequence[jax.Array], unit: Unit) -> jax.Array:
     return leaf if unit.layer is None else leaf[unit.layer]
 
 
-def _over(rounds: Rounds, body, carry, stacks):
+def _over(rounds: Rounds, body, carry, stacks, *, after: Sequence[jax.Array]):
     """Call body(carry, (one of each stack, first rows of the units' runs)) for every round.
+
+    What it reads depends on the arrays of `after`, see `_later`.
 
     Returns:
       (the last carry, what the rounds gave, stacked).
@@ -211,11 +217,29 @@ def _over(rounds: Rounds, body, carry, stacks):
     ]
     if len(rounds) == 1:
         given = jax.tree.map(lambda own: own[0], (stacks, starts), is_leaf=_is_of_rounds)
-        carry, found = body(carry, given)
+        carry, found = body(carry, _later(given, after))
         return carry, jax.tree.map(lambda x: x[None], found)
-    stacked = jax.tree.map(jnp.stack, stacks, is_leaf=_is_of_rounds)
+    shards = jax.tree.map(jnp.stack, stacks, is_leaf=_is_of_rounds)
     places = jax.tree.map(np.int32, starts, is_leaf=_is_of_rounds)
-    return lax.scan(body, carry, (stacked, places))
+    return lax.scan(body, carry, _later((shards, places), after))
+
+
+def _later(given, after: Sequence[jax.Array]):
+    """Return the same arrays, computed from a zero that is computed from others.
+
+    Rounds then come one after the other on every device. XLA for CPU drops barriers and takes
+    independent collectives in any order, each on a thread of its own: with many rounds, devices
+    wait for each other for ever.
+    """
+    for array in after:
+        if array.size:
+            x = array[(0,) * array.ndim]
+            never = (x != x) & (x == x)
+            given = jax.tree.map(
+                lambda own, never=never: own + never.astype(jnp.result_type(own)), given
+            )
+            break
+    return given
 
 
 def _is_of_rounds(node) -> bool:

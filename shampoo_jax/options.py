@@ -212,8 +212,9 @@ class Sharding:
         axes of the shard_map that the caller is inside; without any, one device.
       mesh_axes: axes of the mesh over which the blocks are dealt; None = all.
       param_specs: tree of PartitionSpecs of the gradients, for sharded parameters under Auto axes:
-        they are then gathered in one collective, and updates leave with the same specs. Under
-        Explicit axes the types tell.
+        they are then gathered in one collective, and updates leave with the same specs. They may
+        come with a call instead, `update(grads, state, params, param_specs=...)`: a training loop
+        knows them. Under Explicit axes the types tell.
       gather_dtype: dtype in which directions are gathered, e.g. bfloat16; None = exact.
       gather_bytes: of sharded gradients that a device holds whole at a time. More than that are
         gathered in groups of leaves, one after the other, and the directions leave in such groups:

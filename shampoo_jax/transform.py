@@ -71,7 +71,8 @@ def scale_by_shampoo(
       sharding: which devices share the blocks.
 
     Returns:
-      An optax transformation with state `ShampooState`. A gradient that is None where the state
+      An optax transformation with state `ShampooState`. Its `update` takes `param_specs` as another
+      argument, in the place of those of `sharding`. A gradient that is None where the state
       has a parameter is missing: its blocks are skipped (update 0) while the step count advances.
       Elsewhere (a function in a module, a frozen array) the update is None too.
 
@@ -97,14 +98,15 @@ def scale_by_shampoo(
     )
     if not isinstance(sharding, Sharding):
         raise ValueError(f"sharding: expected a shampoo_jax.Sharding, found {sharding!r}")
-    specs_of = sharding.param_specs
 
     def init(params: Any) -> Any:
         _check_leaves(params)
         devices = distribution.resolve(sharding.mesh, sharding.mesh_axes)
         return _init_state(params, config, dimension_numbers, devices)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Any, state: Any, params: Any = None, *, param_specs: Any = None, **extra_args: Any
+    ) -> Any:
         del extra_args
         own = align(updates, params, record.paths(pool.record for pool in _pools(state)))
         weights = None
@@ -117,7 +119,8 @@ def scale_by_shampoo(
         devices = distribution.resolve(sharding.mesh, sharding.mesh_axes)
         plan = _plan(own.gradients, own.names, config, dimension_numbers, devices=devices.count)
         _check_state(state, plan, config, devices, own.paths)
-        specs = None if specs_of is None else own.of(specs_of)
+        specs = sharding.param_specs if param_specs is None else param_specs
+        specs = None if specs is None else own.specs(specs)
         directions, pools = sharded_step(
             own.gradients, inside, state, plan, own.present, now, devices, specs, sharding
         )

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 import shampoo_jax
 from experiments.loop.sharding import Rule, param_shardings, put, replicated
@@ -87,6 +87,14 @@ def _opt_state_shardings(opt_state: Any, *, params: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(of, opt_state, is_leaf=is_shampoo)
 
 
+def specs_of(layout: TrainState) -> Any:
+    """Return the parameters' PartitionSpecs, None where all of them are whole on every device."""
+    specs = jax.tree.map(lambda leaf: leaf.sharding.spec, layout.params)
+    is_spec = lambda node: isinstance(node, PartitionSpec)  # noqa: E731
+    whole = all(not any(spec) for spec in jax.tree.leaves(specs, is_leaf=is_spec))
+    return None if whole else specs
+
+
 def shardings_of(layout: Any) -> Any:
     """Return the shardings of a tree of arrays or placed shapes."""
     return jax.tree.map(lambda leaf: leaf.sharding, layout)
@@ -120,6 +128,7 @@ def make_step(
     *,
     seed: int,
     most_skipped: int | None = None,
+    param_specs: Any = None,
 ) -> Step:
     """Make the step: gradient, update, and the scalars to log.
 
@@ -127,7 +136,11 @@ def make_step(
     often the run was resumed. Where the loss or the gradient's norm is not finite, parameters and
     optimizer state stay as they are and the step is counted as skipped; after `most_skipped` of
     these in a row all further steps are skipped, so that the host need not look at each.
+
+    An optimizer that wants to know how parameters are sharded, Shampoo, is told `param_specs`.
     """
+    sharded = {} if param_specs is None else {"param_specs": param_specs}
+    update_of = optax.with_extra_args_support(tx).update
 
     def step(
         state: TrainState, batch: Mapping[str, jax.Array]
@@ -140,7 +153,7 @@ def make_step(
             take &= state.skipped[1] < most_skipped
 
         def update():
-            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            updates, opt_state = update_of(grads, state.opt_state, state.params, **sharded)
             return optax.apply_updates(state.params, updates), opt_state
 
         params, opt_state = jax.lax.cond(take, update, lambda: (state.params, state.opt_state))

@@ -37,6 +37,7 @@ from experiments.loop.train_step import (
     TrainState,
     init_state,
     make_step,
+    specs_of,
     state_layout,
 )
 
@@ -159,7 +160,8 @@ def train(
                 state = restore(checkpoints, tx, **how)
             loop = _Loop(run, stage, schedule, mesh, checkpoints, interrupts, progress)
             if not progress.finished:
-                program = make_step(loss, tx, seed=seed, most_skipped=most_skipped)
+                how = {"most_skipped": most_skipped, "param_specs": specs_of(layout)}
+                program = make_step(loss, tx, seed=seed, **how)
                 step = CompiledStep(program, mesh=mesh, most=batch_shapes)
                 state = loop.train(state, step, batches, evaluate)
             params = state.params

@@ -15,7 +15,7 @@ from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting
 from experiments.loop.collectives import collective_bytes, count_collectives
 from experiments.loop.sharding import rules_of
-from experiments.loop.train_step import compile_step, make_step, state_layout
+from experiments.loop.train_step import compile_step, make_step, specs_of, state_layout
 from experiments.studies.image_options import Images, network, optimizer
 from experiments.tasks.image_folder_task import epoch_of
 
@@ -81,7 +81,7 @@ def cost_of(options: Images, count: int) -> dict[str, float]:
     mesh = make_mesh(jax.devices()[:count])
     classifier = network(options, classes=1000)
     with jax.set_mesh(mesh):
-        tx = optimizer(options, classifier, steps_per_epoch=1000, mesh=mesh)
+        tx = optimizer(options, steps_per_epoch=1000)
         layout = state_layout(
             classifier.init_params,
             tx,
@@ -94,7 +94,7 @@ def cost_of(options: Images, count: int) -> dict[str, float]:
             "images": jax.ShapeDtypeStruct(shape, np.uint8, sharding=rows),
             "labels": jax.ShapeDtypeStruct(shape[:1], np.int32, sharding=rows),
         }
-        step = make_step(classifier.loss, tx, seed=0)
+        step = make_step(classifier.loss, tx, seed=0, param_specs=specs_of(layout))
         compiled: Any = compile_step(step, layout, batch=batch, mesh=mesh)
     memory, text = compiled.memory_analysis(), compiled.as_text() or ""
     return {

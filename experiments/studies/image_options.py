@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-import jax
 import optax
-from jax.sharding import Mesh
 
 from experiments.harness.errors import bad_input
 from experiments.harness.options import OneSeed, WithData, WithLayout, check_least, flag_of
-from experiments.loop.sharding import partition_specs, rules_of
 from experiments.models.resnet import ResNet
 from experiments.studies.image_recipes import Recipe, make_optimizer
 from experiments.tasks.image_folder_task import Classifier
@@ -72,14 +69,8 @@ def network(options: Images, *, classes: int) -> Classifier:
     return Classifier(model=model, side=options.side, label_smoothing=smoothing)
 
 
-def optimizer(
-    options: Images, classifier: Classifier, *, steps_per_epoch: int, mesh: Mesh
-) -> optax.GradientTransformation:
+def optimizer(options: Images, *, steps_per_epoch: int) -> optax.GradientTransformation:
     """Build the optimizer of the recipe."""
-    specs, rules = None, rules_of(options.layout)
-    if rules:
-        shapes = jax.eval_shape(classifier.init_params, jax.random.key(0))
-        specs = partition_specs(shapes, rules=rules, axis_sizes=dict(mesh.shape))
     return make_optimizer(
         options.recipe,
         rate=options.rate * options.batch_size / 256,
@@ -87,5 +78,4 @@ def optimizer(
         warmup=options.warmup * steps_per_epoch,
         steps=options.epochs * steps_per_epoch,
         average=options.average,
-        specs=specs,
     )

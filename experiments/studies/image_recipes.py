@@ -8,7 +8,6 @@ those of the Shampoo paper. Shampoo takes SGD's rate, since it takes the length 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ import optax
 
 import shampoo_jax
 from experiments.loop.parameter_average import average_parameters
-from shampoo_jax import Momentum, Sharding, dimension_numbers, grafting
+from shampoo_jax import Momentum, dimension_numbers, grafting
 
 Recipe = Literal["sgd", "shampoo"]
 MOMENTUM = 0.9
@@ -28,14 +27,13 @@ def kernels(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def sgd(rate: optax.Schedule, decay: float, specs: Any) -> optax.GradientTransformation:
+def sgd(rate: optax.Schedule, decay: float) -> optax.GradientTransformation:
     """SGD with Nesterov momentum."""
-    del specs
     decayed = optax.add_decayed_weights(decay, mask=kernels)
     return optax.chain(decayed, optax.sgd(rate, momentum=MOMENTUM, nesterov=True))
 
 
-def shampoo(rate: optax.Schedule, decay: float, specs: Any) -> optax.GradientTransformation:
+def shampoo(rate: optax.Schedule, decay: float) -> optax.GradientTransformation:
     """Shampoo whose steps are as long as SGD's, block by block."""
     return shampoo_jax.shampoo(
         rate,
@@ -46,7 +44,6 @@ def shampoo(rate: optax.Schedule, decay: float, specs: Any) -> optax.GradientTra
         mask=kernels,
         grafting=grafting.sgd(),
         dimension_numbers=dimension_numbers.flax,
-        sharding=Sharding(param_specs=specs),
     )
 
 
@@ -61,7 +58,6 @@ def make_optimizer(
     warmup: int,
     steps: int,
     average: float,
-    specs: Any = None,
 ) -> optax.GradientTransformation:
     """Build a recipe's optimizer, an average of the parameters behind it.
 
@@ -72,9 +68,7 @@ def make_optimizer(
       warmup: steps.
       steps: of the whole training.
       average: decay of the average.
-      specs: PartitionSpec per parameter where they are sharded, else None.
     """
     warmup = min(warmup, max(1, steps - 1))
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps)
-    tx = functools.partial(MAKERS[recipe], schedule, decay, specs)
-    return optax.chain(tx(), average_parameters(average))
+    return optax.chain(MAKERS[recipe](schedule, decay), average_parameters(average))

@@ -245,6 +245,30 @@ def test_at_most_two_collectives_for_sharded_parameters(momentum):
     assert counts == {"all-gather": 2}
 
 
+def test_a_call_may_say_how_parameters_are_sharded():
+    """Through wrappers too, one of which hides leaves."""
+    mesh = _mesh((4, 2))
+    specs = _specs(mesh)
+    params = {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in _draw(0).items()}
+    mine = {name: name != "b" for name in params}
+    own = optax.masked(shampoo_jax.shampoo(0.1, **grouped(**OPTIONS)), mine)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), own)
+    with jax.set_mesh(mesh):
+        state = jax.jit(tx.init)(params)
+        update = jax.jit(lambda *trees: tx.update(*trees, param_specs=specs))
+        program = update.lower(params, state, params).compile()
+        found, _ = program(params, state, params)
+    expected, _ = jax.jit(tx.update)(_draw(0), tx.init(_draw(0)), _draw(0))
+    _assert_close(found, expected)
+    counts = _counts(program.as_text())
+    assert counts["all-gather"] == 2
+    with (
+        jax.set_mesh(mesh),
+        pytest.raises(ValueError, match=r"param_specs\['w'\]: expected a Part"),
+    ):
+        tx.update(params, state, params, param_specs={**specs, "w": None})
+
+
 def test_state_is_sharded_and_state_sharding_says_so():
     mesh = _mesh((8,))
     tx = shampoo_jax.shampoo(0.1, **grouped(**OPTIONS))

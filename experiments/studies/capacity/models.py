@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,8 +13,8 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import shampoo_jax
-from experiments.loop.sharding import partition_specs, rules_of
-from experiments.loop.train_step import Loss, make_step, state_layout
+from experiments.loop.sharding import rules_of
+from experiments.loop.train_step import Loss, make_step, specs_of, state_layout
 from experiments.models.decoder import Decoder
 from experiments.studies.capacity.case import AnyMesh, Case, Laid, bytes_per_device
 from experiments.studies.capacity.trace import flops_per_device
@@ -41,7 +40,7 @@ def lay_training(
     loss: Loss,
     batch: Mapping[str, jax.ShapeDtypeStruct],
     layout: str,
-    optimizer_of: Callable[[Any], optax.GradientTransformation],
+    tx: optax.GradientTransformation,
     gathered: Callable[[str], int] = lambda path: 1,
 ) -> Laid:
     """Lay a training step out over a mesh, as the training loop does.
@@ -50,16 +49,12 @@ def lay_training(
       mesh: in context.
       init_params, loss, batch: of the model.
       layout: name of one of `sharding.LAYOUTS`.
-      optimizer_of: makes the optimizer from the parameters' PartitionSpecs, None where whole.
+      tx: the optimizer.
       gathered: see `Laid`.
     """
-    rules, specs = rules_of(layout), None
-    if rules:
-        shapes = jax.eval_shape(init_params, jax.random.key(0))
-        specs = partition_specs(shapes, rules=rules, axis_sizes=dict(mesh.shape))
-    tx = optimizer_of(specs)
-    state = state_layout(init_params, tx, mesh=mesh, rules=rules)  # pyright: ignore[reportArgumentType]  # an abstract mesh does
-    return Laid(make_step(loss, tx, seed=0), state, batch, gathered=gathered)
+    state = state_layout(init_params, tx, mesh=mesh, rules=rules_of(layout))  # pyright: ignore[reportArgumentType]  # an abstract mesh does
+    step = make_step(loss, tx, seed=0, param_specs=specs_of(state))
+    return Laid(step, state, batch, gathered=gathered)
 
 
 def transformer(
@@ -92,13 +87,12 @@ def transformer(
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
         return jnp.mean(entropy), {}
 
-    def optimizer_of(specs: Any) -> optax.GradientTransformation:
-        return shampoo_jax.shampoo(
-            RATE,
-            blocks=Blocks(block_size=block_size),
-            dimension_numbers=dimension_numbers.stacked("layers"),
-            sharding=Sharding(param_specs=specs, gather_bytes=gather_bytes),
-        )
+    tx = shampoo_jax.shampoo(
+        RATE,
+        blocks=Blocks(block_size=block_size),
+        dimension_numbers=dimension_numbers.stacked("layers"),
+        sharding=Sharding(gather_bytes=gather_bytes),
+    )
 
     def lay(mesh: AnyMesh) -> Laid:
         shape = (rows * mesh.size, length)
@@ -109,7 +103,7 @@ def transformer(
             loss=loss,
             batch=batch,
             layout=layout,
-            optimizer_of=optimizer_of,
+            tx=tx,
             gathered=lambda path: 2 if "/layers/" in path else 1,
         )
         return dataclasses.replace(laid, gather_bytes=gather_bytes)
@@ -132,14 +126,13 @@ def residual(name: str, *, layout: str, options: Images, classes: int, rows: int
             "images": by_rows(mesh, shape, np.uint8),
             "labels": by_rows(mesh, shape[:1], np.int32),
         }
-        make: Any = functools.partial(optimizer, options, classifier, steps_per_epoch=1000)
         return lay_training(
             mesh,
             init_params=classifier.init_params,
             loss=classifier.loss,
             batch=batch,
             layout=layout,
-            optimizer_of=lambda specs: make(mesh=mesh),
+            tx=optimizer(options, steps_per_epoch=1000),
         )
 
     about = f"{options.model}, {rows} images of {side} pixels per device, blocks of 128"

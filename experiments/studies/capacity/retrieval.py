@@ -242,7 +242,7 @@ def joint(
             loss=loss,
             batch=batch,
             layout="replicated",
-            optimizer_of=lambda specs: shampoo_jax.shampoo(RATE),
+            tx=shampoo_jax.shampoo(RATE),
         )
         return _with_index_loss(laid, config, shared, pairs=pairs, devices=mesh.size)
 

@@ -47,7 +47,7 @@ def trained(
             loss=loss,
             batch=batch,
             layout=layout,
-            optimizer_of=lambda specs: OPTIMIZERS[optimizer](),
+            tx=OPTIMIZERS[optimizer](),
         )
 
     return Case(name=f"{name}, {optimizer}", layout=layout, about=f"{rows} rows", lay=lay)

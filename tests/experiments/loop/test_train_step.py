@@ -7,12 +7,42 @@ import numpy as np
 import optax
 import pytest
 
+import shampoo_jax
 from experiments.harness.devices import make_mesh
-from experiments.loop.sharding import shard_batch
-from experiments.loop.train_step import CompiledStep, init_state, make_step, state_layout
+from experiments.loop.sharding import fsdp, shard_batch
+from experiments.loop.train_step import (
+    CompiledStep,
+    compile_step,
+    init_state,
+    make_step,
+    specs_of,
+    state_layout,
+)
 from tests.experiments import tiny_problem
 
 TX = optax.adamw(1e-2)
+
+
+def test_shampoo_is_told_how_parameters_are_sharded():
+    """One collective brings all gradients together, not one per leaf."""
+    mesh, tx = make_mesh(jax.devices()[:4]), shampoo_jax.shampoo(1e-2)
+    rules = [(".", fsdp("data", min_size=0))]
+    batch = shard_batch(next(iter(tiny_problem.batches(0))), mesh)
+    gathers = {}
+    with jax.set_mesh(mesh):
+        layout = state_layout(tiny_problem.init_params, tx, mesh=mesh, rules=rules)
+        specs = specs_of(layout)
+        assert sum(any(spec) for spec in jax.tree.leaves(specs, is_leaf=is_spec)) > 2
+        for told in (None, specs):
+            step = make_step(tiny_problem.loss, tx, seed=3, param_specs=told)
+            text = compile_step(step, layout, batch=batch, mesh=mesh).as_text()
+            gathers[told is None] = text.count(" all-gather(")
+        assert gathers[False] < gathers[True]
+        assert specs_of(state_layout(tiny_problem.init_params, tx, mesh=mesh)) is None
+
+
+def is_spec(node):
+    return isinstance(node, jax.P)
 
 
 def gradient_only(params, batch, key):
