@@ -42,6 +42,7 @@ def lay_training(
     layout: str,
     tx: optax.GradientTransformation,
     gathered: Callable[[str], int] = lambda path: 1,
+    least: float = Sharding().gather_bytes,
 ) -> Laid:
     """Lay a training step out over a mesh, as the training loop does.
 
@@ -51,9 +52,10 @@ def lay_training(
       layout: name of one of `sharding.LAYOUTS`.
       tx: the optimizer.
       gathered: see `Laid`.
+      least: bytes in parts from which on the optimizer is told so, see `specs_of`.
     """
     state = state_layout(init_params, tx, mesh=mesh, rules=rules_of(layout))  # pyright: ignore[reportArgumentType]  # an abstract mesh does
-    step = make_step(loss, tx, seed=0, param_specs=specs_of(state))
+    step = make_step(loss, tx, seed=0, param_specs=specs_of(state, least=least))
     return Laid(step, state, batch, gathered=gathered)
 
 
@@ -105,6 +107,7 @@ def transformer(
             layout=layout,
             tx=tx,
             gathered=lambda path: 2 if "/layers/" in path else 1,
+            least=0,
         )
         return dataclasses.replace(laid, gather_bytes=gather_bytes)
 
