@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Mapping
 
 # Of what a collective returns, how much a device sends in a ring of many; all-reduce is two passes.
+# A reduce-scatter returns one device's part of what is sent.
 SENT = {
     "all-gather": 1.0,
     "all-reduce": 2.0,
@@ -104,6 +105,7 @@ def least_time(
       moved: bytes that collectives return to a device, by kind.
     """
     share = (devices - 1) / devices
-    sent = share * sum(SENT[kind] * size for kind, size in moved.items())
+    parts = {"reduce-scatter": devices}
+    sent = share * sum(SENT[kind] * size * parts.get(kind, 1) for kind, size in moved.items())
     rate = machine.near if devices <= machine.near_devices else machine.far
     return Least(flops / machine.flops, 2 * held / machine.memory_rate, sent / rate)

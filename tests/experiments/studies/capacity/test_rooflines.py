@@ -24,6 +24,12 @@ def test_the_longest_of_three():
     assert (least.seconds, least.limit) == (6.0, "network")
 
 
+def test_a_reduce_scatter_sends_all_parts_of_which_it_returns_one():
+    moved = [{"reduce-scatter": 10.0}, {"all-gather": 40.0}]
+    one, other = (least_time(SLOW, devices=4, flops=0, held=0, moved=each) for each in moved)
+    assert one.network == other.network == 3.0
+
+
 def test_beyond_the_near_devices_the_far_link_counts():
     near, far = (
         least_time(SLOW, devices=n, flops=0, held=0, moved={"all-gather": 8.0}) for n in (4, 8)
