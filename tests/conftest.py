@@ -20,6 +20,9 @@ os.environ["XLA_FLAGS"] = " ".join(
         *(["--xla_cpu_use_fusion_emitters=false"] if version("jaxlib").startswith("0.10.") else []),
     )
 )
+# The same programs, their kernels without LLVM's expensive passes: small tests mostly compile, and
+# so do the commands that they start.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # Nobody reads where in the source an instruction of a test's program was traced.
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 # Programs that were compiled before are read from the user's cache folder, as the commands do;
@@ -49,8 +52,6 @@ gc.freeze()
 gc.set_threshold(200_000, 20, 100)
 
 jax.config.update("jax_num_cpu_devices", 8)
-# The same programs, their kernels without LLVM's expensive passes: small tests mostly compile.
-jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -74,7 +74,6 @@ def searched():
 
 def main():
     coordinator, process, out = sys.argv[1:]
-    jax.config.update("jax_disable_most_optimizations", True)  # as the tests' own process
     jax.config.update("jax_num_cpu_devices", 2)
     options = dataclasses.replace(
         ManySeeds(), coordinator=coordinator, num_processes=2, process_id=int(process)
