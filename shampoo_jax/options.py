@@ -217,8 +217,8 @@ class Sharding:
         knows them. Under Explicit axes the types tell.
       gather_dtype: dtype in which directions are gathered, e.g. bfloat16; None = exact.
       gather_bytes: of sharded gradients that a device holds whole at a time. More than that are
-        gathered in groups of leaves, one after the other, and the directions leave in such groups:
-        the same bits and bytes on the network, in more collectives and less memory.
+        gathered in rounds of a few leaves, or layers of a stack, and the directions leave in such
+        rounds: the same results and bytes on the network, more collectives, less memory.
     """
 
     mesh: Mesh | AbstractMesh | None = None

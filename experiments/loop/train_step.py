@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 
 import shampoo_jax
 from experiments.loop.sharding import Rule, param_shardings, put, replicated
-from shampoo_jax import Sharding
 from shampoo_jax.state import ShampooState
 
 Params = Any
@@ -88,7 +87,7 @@ def _opt_state_shardings(opt_state: Any, *, params: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(of, opt_state, is_leaf=is_shampoo)
 
 
-def specs_of(layout: TrainState, *, least: float = Sharding().gather_bytes) -> Any:
+def specs_of(layout: TrainState, *, least: float = shampoo_jax.Sharding().gather_bytes) -> Any:
     """Return the parameters' PartitionSpecs; None where less than `least` bytes are in parts.
 
     Shampoo, which is told them, gathers the gradients of so many bytes in rounds. Fewer are left to
