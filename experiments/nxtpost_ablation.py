@@ -73,6 +73,11 @@ AXES: dict[str, dict[str, Change]] = {
         "no time": Change({"time_features": False}),
         "time concatenated": Change({"time_concat": True}, needs="times"),
     },
+    "relative": {
+        "relative positions": Change({"relative_bias": "position"}),
+        "relative times": Change({"relative_bias": "time"}, needs="times"),
+        "relative both": Change({"relative_bias": "both"}, needs="times"),
+    },
     "actions": {"actions embedded": Change({"num_actions": "all"}, needs="actions")},
     "pooling": {
         "mean": _both(0.5, pooling="mean"),

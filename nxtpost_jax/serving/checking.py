@@ -62,7 +62,8 @@ def check_params(model: NxtPost, params: Any, content: Any) -> None:
       ValueError: they are not.
     """
     config, example = model.config, dict[str, np.ndarray](items=np.zeros((1, 2), np.int32))
-    if "gaps" in params["user_tower"]:  # a model without times is made where the log has none
+    # A model without gaps is made where the log has no times.
+    if "gaps" in params["user_tower"] or config.reads_time_between:
         example["times"] = np.zeros((1, 2), np.float32)
     if config.num_actions or config.action_weights is not None:
         example["actions"] = example["items"]

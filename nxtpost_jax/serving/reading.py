@@ -72,7 +72,7 @@ class Reader:
         """List what the model reads of histories beside their items."""
         config, tables = self.model.config, self.params["user_tower"]
         is_read = {
-            "times": "gaps" in tables,
+            "times": "gaps" in tables or config.reads_time_between,
             "actions": "actions" in tables or config.action_weights is not None,
             "surfaces": "surfaces" in tables,
             "static": bool(config.static_sizes),

@@ -27,6 +27,8 @@ from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.towers.blocks import attention, causal_attention
 from nxtpost_jax.towers.model import NxtPost, apply
+from nxtpost_jax.towers.relative import Places, whole_seconds
+from nxtpost_jax.towers.user_tower import places_of
 
 
 class Cache(NamedTuple):
@@ -38,12 +40,15 @@ class Cache(NamedTuple):
     Attributes:
       keys_BxYxMxHxK, values_BxYxMxHxK: f32, of each layer's attention.
       states_BxMxD: f32, the tower's outputs, which the pooling reads.
+      seconds_BxM: uint32, whole seconds since the first event held; 0 where the tower does not
+        read the time between events.
       lengths_B: int32, events held, at most M.
     """
 
     keys_BxYxMxHxK: jax.Array
     values_BxYxMxHxK: jax.Array
     states_BxMxD: jax.Array
+    seconds_BxM: jax.Array
     lengths_B: jax.Array
 
 
@@ -53,7 +58,8 @@ def init_cache(model: NxtPost, batch_size: int) -> Cache:
     heads = (config.num_heads, config.d_model // config.num_heads)
     memory = jnp.zeros((batch_size, config.num_layers, config.max_len, *heads))
     states = jnp.zeros((batch_size, config.max_len, config.d_model))
-    return Cache(memory, jnp.copy(memory), states, jnp.zeros(batch_size, jnp.int32))
+    seconds = jnp.zeros((batch_size, config.max_len), jnp.uint32)
+    return Cache(memory, jnp.copy(memory), states, seconds, jnp.zeros(batch_size, jnp.int32))
 
 
 @jax.jit
@@ -88,22 +94,28 @@ def prefill(
       The cache, and the users' vectors f32[B, D].
     """
     items_BxL = histories["items"]
+    places = places_of(model.config, histories)
     keys, values = [], []
 
-    def attend(layer, q, k, v):
+    def attend(layer, q, k, v, *, bias):
+        del layer
         keys.append(k)
         values.append(v)
-        return causal_attention(q, k, v)
+        return causal_attention(q, k, v, bias=bias, places=places)
 
     states_BxLxD = apply(
         model, params, histories, item_vectors_BxLxD, attend=attend, method="encode_histories"
     )
     empty_slots = (0, model.config.max_len - items_BxL.shape[1])
     memory = [(0, 0), (0, 0), empty_slots, (0, 0), (0, 0)]
+    seconds_BxL = jnp.zeros(items_BxL.shape, jnp.uint32)
+    if places is not None and places.seconds_BxL is not None:
+        seconds_BxL = places.seconds_BxL
     cache = Cache(
         jnp.pad(jnp.stack(keys, axis=1), memory),
         jnp.pad(jnp.stack(values, axis=1), memory),
         jnp.pad(states_BxLxD, [(0, 0), empty_slots, (0, 0)]),
+        jnp.pad(seconds_BxL, [(0, 0), empty_slots]),
         jnp.sum(items_BxL != PAD, axis=1, dtype=jnp.int32),
     )
     return cache, apply(model, params, states_BxLxD, items_BxL, method="pool")
@@ -156,13 +168,27 @@ def _extend(model, params, cache, item_vectors_BxD, features, valid_B):
     rows_B = jnp.arange(len(lengths_B))
     visible_BxM = slots_M[None] <= lengths_B[:, None]
     keys, values = cache.keys_BxYxMxHxK, cache.values_BxYxMxHxK
+    seconds_BxM = cache.seconds_BxM
+    if model.config.reads_time_between:
+        before_B = seconds_BxM[rows_B, jnp.maximum(lengths_B - 1, 0)]
+        now_B = jnp.where(lengths_B == 0, 0, before_B + whole_seconds(features["times"]))
+        seconds_BxM = seconds_BxM.at[rows_B, lengths_B].set(now_B, mode="drop")
 
-    def attend(layer, q_Bx1xHxK, k_Bx1xHxK, v_Bx1xHxK):
+    def places(slots_BxL):
+        return Places(slots_BxL, jnp.take_along_axis(seconds_BxM, slots_BxL, axis=1, mode="clip"))
+
+    def attend(layer, q_Bx1xHxK, k_Bx1xHxK, v_Bx1xHxK, *, bias):
         # The event stands in the first free slot; a full row has none and drops it.
         nonlocal keys, values
         keys = keys.at[rows_B, layer, lengths_B].set(k_Bx1xHxK[:, 0], mode="drop")
         values = values.at[rows_B, layer, lengths_B].set(v_Bx1xHxK[:, 0], mode="drop")
-        return attention(q_Bx1xHxK, keys[:, layer], values[:, layer], visible_BxM[:, None, None])
+        known = (keys[:, layer], values[:, layer])
+        visible_Bx1x1xM = visible_BxM[:, None, None]
+        raised = None
+        if bias is not None:
+            held_BxM = jnp.broadcast_to(slots_M[None], visible_BxM.shape)
+            raised = bias(places(lengths_B[:, None]), places(held_BxM))
+        return attention(q_Bx1xHxK, *known, visible_Bx1x1xM, bias_BxHxLxM=raised)
 
     valid_B &= lengths_B < model.config.max_len
     event = {name: value[:, None] for name, value in features.items() if name != "static"}
@@ -186,4 +212,4 @@ def _extend(model, params, cache, item_vectors_BxD, features, valid_B):
     lengths_B += valid_B
     held_BxM = jnp.where(slots_M[None] < lengths_B[:, None], 0, PAD)
     vectors_BxD = apply(model, params, states_BxMxD, held_BxM, method="pool")
-    return Cache(keys, values, states_BxMxD, lengths_B), vectors_BxD
+    return Cache(keys, values, states_BxMxD, seconds_BxM, lengths_B), vectors_BxD

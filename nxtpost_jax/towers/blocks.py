@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from nxtpost_jax.arrays import Array
+from nxtpost_jax.towers.relative import Places
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Bias = Callable[[Places, Places], jax.Array]
 _STEPS = 256  # a dropout decision takes one random byte
 _QUERIES = 64  # queries a chunk of causal attention, at most
 
@@ -81,11 +83,23 @@ class Block(nn.Module):
         return nn.Dense(width, name="feed_forward_out")(linear * nn.silu(gate))
 
 
-def causal_attention(q_BxLxHxK: Array, k_BxLxHxK: Array, v_BxLxHxK: Array) -> jax.Array:
+def causal_attention(
+    q_BxLxHxK: Array,
+    k_BxLxHxK: Array,
+    v_BxLxHxK: Array,
+    *,
+    bias: Bias | None = None,
+    places: Places | None = None,
+) -> jax.Array:
     """Attend from each position to itself and earlier ones: f32[B, L, H, K].
 
     The queries go in chunks, each against the keys up to its last position: of the pairs that
     causality forbids, few are computed.
+
+    Args:
+      q_BxLxHxK, k_BxLxHxK, v_BxLxHxK: f32[B, L, H, K].
+      bias: from places of queries and of keys to what their logits are raised by.
+      places: of the positions, for `bias`.
     """
     L = q_BxLxHxK.shape[1]
     edges = np.linspace(0, L, -(-L // _QUERIES) + 1).astype(int)
@@ -93,25 +107,37 @@ def causal_attention(q_BxLxHxK: Array, k_BxLxHxK: Array, v_BxLxHxK: Array) -> ja
     for start, end in itertools.pairwise(edges):
         visible = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None, :]
         known = (k_BxLxHxK[:, :end], v_BxLxHxK[:, :end])
-        chunks.append(attention(q_BxLxHxK[:, start:end], *known, visible[None, None]))
+        raised = None
+        if bias is not None and places is not None:
+            raised = bias(places.part(start, end), places.part(0, end))
+        queries = q_BxLxHxK[:, start:end]
+        chunks.append(attention(queries, *known, visible[None, None], bias_BxHxLxM=raised))
     return jnp.concatenate(chunks, axis=1)
 
 
 def attention(
-    q_BxLxHxK: Array, k_BxMxHxK: Array, v_BxMxHxK: Array, visible_BxHxLxM: Array
+    q_BxLxHxK: Array,
+    k_BxMxHxK: Array,
+    v_BxMxHxK: Array,
+    visible_BxHxLxM: Array,
+    *,
+    bias_BxHxLxM: Array | None = None,
 ) -> jax.Array:
-    """Average values under a softmax of q . k / sqrt(K) over the visible positions.
+    """Average values under a softmax of q . k / sqrt(K), plus a bias, over the visible positions.
 
     Args:
       q_BxLxHxK: f32[B, L, H, K].
       k_BxMxHxK, v_BxMxHxK: f32[B, M, H, K].
       visible_BxHxLxM: bool, its axes of that size or 1; at least one True for each query.
+      bias_BxHxLxM: f32, its axes of that size or 1; none when None.
 
     Returns:
       f32[B, L, H, K].
     """
     K = q_BxLxHxK.shape[-1]
     logits_BxHxLxM = jnp.einsum("blhk,bmhk->bhlm", q_BxLxHxK / math.sqrt(K), k_BxMxHxK)
+    if bias_BxHxLxM is not None:
+        logits_BxHxLxM += bias_BxHxLxM
     logits_BxHxLxM = jnp.where(visible_BxHxLxM, logits_BxHxLxM, -jnp.inf)
     weights_BxHxLxM = jax.nn.softmax(logits_BxHxLxM, axis=-1)
     return jnp.einsum("bhlm,bmhk->blhk", weights_BxHxLxM, v_BxMxHxK)

@@ -9,6 +9,7 @@ _CHOICES = {
     "block": ("transformer", "gated"),
     "pooling": ("last", "mean", "attention"),
     "similarity": ("cosine", "dot"),
+    "relative_bias": ("none", "position", "time", "both"),
 }
 _TUPLES = ("action_weights", "static_sizes")
 
@@ -44,6 +45,9 @@ class NxtPostConfig:
         input; None for none. As many as num_actions where both are given.
       static_sizes: vocabulary sizes of the users' static categorical features (language,
         country); their embeddings are added at every position.
+      relative_bias: what raises or lowers, per layer and head, how much one event attends to an
+        earlier one: the "position"s between them, the "time" between them (which histories must
+        have then), "both" or "none".
 
     Raises:
       ValueError: a value is out of range.
@@ -68,6 +72,7 @@ class NxtPostConfig:
     action_weights: tuple[float, ...] | None = None
     static_sizes: tuple[int, ...] = ()
     event_dropout: float = 0.0
+    relative_bias: Literal["none", "position", "time", "both"] = "none"
 
     def __post_init__(self):
         for name in ("d_model", "num_layers", "num_heads", "max_len"):
@@ -100,6 +105,11 @@ class NxtPostConfig:
                 f"action_weights: expected num_actions={self.num_actions} of them, "
                 f"found {len(weights)}"
             )
+
+    @property
+    def reads_time_between(self) -> bool:
+        """Tell whether attention reads the time between any two events."""
+        return self.relative_bias in ("time", "both")
 
     @classmethod
     def default(cls, **changes: Any) -> NxtPostConfig:

@@ -120,8 +120,8 @@ class NxtPost(nn.Module):
           histories, item_vectors_BxLxD: the events and their posts' vectors.
           positions_BxL: int32[B, L], the places of the columns in the history; 0 to L - 1 when
             None.
-          attend: called with layer, queries, keys and values f32[B, L, H, K] in place of
-            `blocks.causal_attention`; how `streaming` reads and writes its cache.
+          attend: called with layer, queries, keys and values f32[B, L, H, K], and `bias=`, in
+            place of `blocks.causal_attention`; how `streaming` reads and writes its cache.
         """
         return self.user_tower(
             item_vectors_BxLxD, histories, True, positions_BxL=positions_BxL, attend=attend

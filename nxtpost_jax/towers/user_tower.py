@@ -15,9 +15,10 @@ import jax.numpy as jnp
 
 from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.sequences import PAD
-from nxtpost_jax.towers.blocks import Block, dropout
+from nxtpost_jax.towers.blocks import Block, causal_attention, dropout
 from nxtpost_jax.towers.config import NxtPostConfig
 from nxtpost_jax.towers.pooling import read_positions
+from nxtpost_jax.towers.relative import Places, RelativeBias, whole_seconds
 from nxtpost_jax.towers.similarity import output
 
 _GAP_BUCKETS = 32  # powers of two of a second: the last one is 68 years
@@ -61,15 +62,28 @@ class UserTower(nn.Module):
         x_BxLxD = jnp.where(read_positions(items_BxL)[..., None], x_BxLxD, 0)
         rate = 0.0 if deterministic else config.dropout
         x_BxLxD = dropout(self, x_BxLxD, rate)
+        attend = attend or _causal(config, histories)
         for layer in range(config.num_layers):
+            bias = self._relative_bias(layer)
             x_BxLxD = Block(
                 num_heads=config.num_heads,
                 d_ff=config.d_ff or 4 * config.d_model,
                 gated=config.block == "gated",
                 dropout=rate,
                 name=f"block_{layer}",
-            )(x_BxLxD, attend and functools.partial(attend, layer))
+            )(x_BxLxD, functools.partial(attend, layer, bias=bias))
         return output(nn.LayerNorm(name="norm")(x_BxLxD), config.similarity)
+
+    def _relative_bias(self, layer):
+        config = self.config
+        if config.relative_bias == "none":
+            return None
+        return RelativeBias(
+            config.num_heads,
+            num_positions=config.max_len if config.relative_bias != "time" else 0,
+            times=config.reads_time_between,
+            name=f"relative_bias_{layer}",
+        )
 
     def _positions(self, length, positions_BxL):
         shape = (self.config.max_len, self.config.d_model)
@@ -118,6 +132,33 @@ class UserTower(nn.Module):
     def _embed(self, name, size, ids):
         start = nn.initializers.normal(0.02)
         return nn.Embed(size, self.config.d_model, embedding_init=start, name=name)(ids)
+
+
+def places_of(config: NxtPostConfig, histories: Mapping[str, Array]) -> Places | None:
+    """Say where the events of whole histories stand; None where the tower does not read it.
+
+    Raises:
+      ValueError: there are no times, which the tower reads.
+    """
+    if config.relative_bias == "none":
+        return None
+    positions_1xL = jnp.arange(histories["items"].shape[1])[None]
+    if not config.reads_time_between:
+        return Places(positions_1xL, None)
+    gaps_BxL = _column(histories, "times", f"relative_bias={config.relative_bias!r}")
+    # No time counts before the first event; padding's places are never read.
+    gaps_BxL = jnp.where(positions_1xL == 0, 0, whole_seconds(gaps_BxL))
+    return Places(positions_1xL, jnp.cumsum(gaps_BxL, axis=1, dtype=jnp.uint32))
+
+
+def _causal(config, histories):
+    places = places_of(config, histories)
+
+    def attend(layer, q, k, v, *, bias):
+        del layer
+        return causal_attention(q, k, v, bias=bias, places=places)
+
+    return attend
 
 
 def _column(histories, name, option):

@@ -25,7 +25,11 @@ _CHANGES = {
     "gated mean": {},
     "gated last": {"pooling": "last"},
     "gated attention": {"pooling": "attention"},
-    "transformer attention": {"block": "transformer", "pooling": "attention"},
+    "transformer attention, relative bias": {
+        "block": "transformer",
+        "pooling": "attention",
+        "relative_bias": "both",
+    },
     "inner product, concatenated time, weighted actions": {
         "similarity": "dot",
         "temperature": 1.0,

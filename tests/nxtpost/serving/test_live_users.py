@@ -19,6 +19,7 @@ CONFIG = NxtPostConfig(
     num_surfaces=2,
     static_sizes=(3,),
     pooling="mean",
+    relative_bias="both",
 )
 
 

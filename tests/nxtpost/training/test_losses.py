@@ -176,7 +176,7 @@ def labelled_histories(lengths, seed=0):
     }
 
 
-@pytest.mark.parametrize("name", ["gated mean", "transformer attention"])
+@pytest.mark.parametrize("name", ["gated mean", "transformer attention, relative bias"])
 def test_the_loss_at_a_position_has_no_gradient_to_later_inputs(name):
     config = CONFIGS[name]
     batch, content = labelled_histories([L, L]), drawn_content()
@@ -208,7 +208,7 @@ def test_the_loss_at_a_position_has_no_gradient_to_later_inputs(name):
         assert (grad[: position + 1] > 0).all()
 
 
-@pytest.mark.parametrize("name", ["gated mean", "gated last", "transformer attention"])
+@pytest.mark.parametrize("name", ["gated mean", "gated last", "transformer attention, relative bias"])
 def test_the_long_loss_does_not_see_inputs_after_the_pooled_ones(name):
     """Nor then its labels, which may be inputs there: other events there change nothing."""
     config = dataclasses.replace(CONFIGS[name], dropout=0.0, id_dropout=0.0)
