@@ -99,6 +99,7 @@ def train_batches(
     epoch: int,
     num_labels: int = 1,
     buckets: int = 1,
+    moments: np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield one epoch of next-item batches in an order drawn from (seed, epoch).
 
@@ -118,6 +119,7 @@ def train_batches(
       seed, epoch: equal values give equal batches.
       num_labels: m, long-term labels a row.
       buckets: shapes that the batches may have, see `batch_shapes`.
+      moments: int32[n_events], the moment of each event, see `trends.TrendTable.moments`.
 
     Yields:
       items: int32[B, L], inputs, PAD at the end.
@@ -132,6 +134,8 @@ def train_batches(
       static: int32[B, G], if `train` has static features.
       weights, long_weights: float32[B, L] and [B, m], of the events that are labels, if `train` has
         weights; 0 where there is no label.
+      moments, long_moments: int32[B, L] and [B], of the events that are labels, the first of the
+        long ones; if `moments` are given.
 
     Raises:
       ValueError: `batch_size`, `max_len`, `num_labels` or `buckets` is below 1, or no user has two
@@ -152,12 +156,12 @@ def train_batches(
     if len(by_shape) > 1:
         batches = [batches[i] for i in draw.permutation(len(batches))]
     for rows, L in batches:
-        yield _inputs_and_labels(train, starts[rows], lengths[rows], L) | _long_labels(
-            train, starts[rows], pooled[rows], num_labels
-        )
+        yield _inputs_and_labels(
+            train, starts[rows], lengths[rows], L, moments=moments
+        ) | _long_labels(train, starts[rows], pooled[rows], num_labels, moments=moments)
 
 
-def _inputs_and_labels(train: Sequences, starts, lengths, width: int) -> dict:
+def _inputs_and_labels(train: Sequences, starts, lengths, width: int, *, moments) -> dict:
     index_BxL, valid_BxL = window_index(starts, lengths, width)
     # The label of an input is the event after it, that of an empty row its user's first event.
     after = np.minimum(lengths, 1)
@@ -166,12 +170,14 @@ def _inputs_and_labels(train: Sequences, starts, lengths, width: int) -> dict:
     if train.static is not None:
         rows["static"] = train.static[train.owners(starts)]
     rows["labels"] = np.where(labelled_BxL, train.items[label_BxL], np.int32(PAD))
+    if moments is not None:
+        rows["moments"] = moments[label_BxL]
     if train.weights is not None:
         rows["weights"] = np.where(labelled_BxL, train.weights[label_BxL], np.float32(0))
     return rows
 
 
-def _long_labels(train: Sequences, starts, pooled, num_labels: int) -> dict:
+def _long_labels(train: Sequences, starts, pooled, num_labels: int, *, moments) -> dict:
     users_B = train.owners(starts)
     first_B = starts + pooled
     left_B = np.minimum(train.offsets[users_B + 1] - first_B, num_labels)
@@ -181,6 +187,8 @@ def _long_labels(train: Sequences, starts, pooled, num_labels: int) -> dict:
         "pooled_lengths": pooled,
         "long_labels": np.where(valid_Bxm, train.items[index_Bxm], np.int32(PAD)),
     }
+    if moments is not None:
+        labels["long_moments"] = moments[index_Bxm[:, 0]]
     if train.weights is not None:
         labels["long_weights"] = np.where(valid_Bxm, train.weights[index_Bxm], np.float32(0))
     return labels

@@ -142,6 +142,20 @@ def check_added(added: Mapping[int, Any], start: Start) -> None:
         check_finite(rows)
 
 
+def check_trends(arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse events that are no items and finite times, as many of either.
+
+    Raises:
+      ValueError: they are none.
+    """
+    items, times = arrays["items"], arrays["times"]
+    check_range("items", items, least=0, below=2**31)
+    if times.dtype.kind != "f" or times.shape != items.shape:
+        found = f"{times.dtype} of shape {list(times.shape)}"
+        raise ValueError(f"times: expected {len(items)} floats, found {found}")
+    check_finite({"times": times})
+
+
 def check_users(users: Mapping[Hashable, Sequences], start: Start) -> None:
     """Refuse events of items that nobody named.
 

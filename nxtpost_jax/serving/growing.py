@@ -58,7 +58,8 @@ def read(
             here = np.union1d(here, np.fromiter(rows, np.int32, len(rows)))
     start = _grown(before, served, here=here, rows=rows)
     start = dataclasses.replace(start, actions=actions, columns=dict(columns or before.columns))
-    if sequences.times is not None and "gaps" not in now.params["user_tower"]:
+    is_read = "gaps" in now.params["user_tower"] or before.model.config.reads_times
+    if sequences.times is not None and not is_read:
         sequences = dataclasses.replace(sequences, times=None)  # as this model was trained
     return start, sequences
 

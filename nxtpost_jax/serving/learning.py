@@ -22,6 +22,7 @@ from nxtpost_jax.serving import growing, requests, starting
 from nxtpost_jax.serving.described import Described
 from nxtpost_jax.serving.reading import Backfill, EventFilter, Reader
 from nxtpost_jax.serving.served import Held, Served, Start
+from nxtpost_jax.serving.trending import Trending
 from nxtpost_jax.towers.config import NxtPostConfig
 from nxtpost_jax.training import fitting, optimizers
 from nxtpost_jax.training.checkpoint import Checkpoint
@@ -95,10 +96,13 @@ def learn(
         begin = partial(starting.read, setup.config, setup.start, parts=setup.parts)
         read = growing.read if more else begin
         start, sequences = read(events, columns=columns, content=content, served=served)
+        served.check_index(start)
         reader = Reader(served.blank(start), setup.event_filter, setup.backfill)
         if more:
             reader.at(params=before.params).checked("events", sequences)
         sequences = reader.filtered(sequences)
+        trending = Trending.begun(start.model, sequences)
+        reader = reader.at(trending=trending)
         plan["epochs"], held = epochs, None
         if epochs is None:
             asked = None if more or validation is not None else _held_out(sequences, seed=seed)
@@ -132,17 +136,18 @@ def learn(
             posed = _pretrained(posed, pretrain_epochs)
         size = posed.steps_per_epoch
         tx = optimizers.made(setup.tx, epochs=planned.epochs, steps_per_epoch=max(size, 1))
+        kept: dict[str, Any] = {"held": held, "trending": trending}
         if loop is not None:
             trained = _by_loop(loop, posed, tx, planned)
-            _serve(served, start, trained, held=held, encoded=requests.items_of_foreign)
+            _serve(served, start, trained, encoded=requests.items_of_foreign, **kept)
             return trained.records
         carry = growing.carried(tx, before.opt_state) if more else None
         try:
             standing = fitting.train(posed, tx=tx, plan=planned, carry=carry)
         except Interrupted as stop:
-            _serve(served, start, _trained(stop.standing), held=held)
+            _serve(served, start, _trained(stop.standing), **kept)
             raise
-        _serve(served, start, _trained(standing), held=held)
+        _serve(served, start, _trained(standing), **kept)
     return standing.records
 
 
@@ -181,12 +186,12 @@ def _serve(
     start: Start,
     trained: Trained,
     *,
-    held: Held | None,
     encoded: Callable[..., jax.Array] = requests.encoded_items,
+    **kept: Any,
 ) -> None:
     params, opt_state = map(_on_one_device, (trained.params, trained.opt_state))
     vectors = encoded(start.model, params, start.content)
-    served.finish_fit(start, params, vectors, opt_state=opt_state, held=held)
+    served.finish_fit(start, params, vectors, opt_state=opt_state, **kept)
 
 
 def _on_one_device(tree: Any) -> Any:

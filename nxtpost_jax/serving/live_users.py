@@ -121,6 +121,9 @@ class LiveUsers:
                     longer[user] = self._start(user, history, reader)
                 longer[user] = _appended(longer[user], event)
             vectors = self._read(longer, reader)
+            if reader.state.trending is not None:
+                items, times = _counted(numbered)
+                reader.state.trending.trends.add(items, times)
             return np.stack([vectors[user] for user in users])
 
     def current(
@@ -226,6 +229,13 @@ def _numbered(event: Event, reader: Reader) -> Event:
         if action < 0:
             raise ValueError(f"event: expected an action of training, found {event.action!r:.60}")
     return dataclasses.replace(event, item=item, action=action)
+
+
+def _counted(events: Sequence[Event]) -> tuple[np.ndarray, np.ndarray]:
+    """Give items int32[n] and times float64[n], NaN where there is none, as trends count them."""
+    items = np.array([event.item for event in events], np.int32)
+    given = [None if event.time is None else seconds("event", [event.time])[0] for event in events]
+    return items, np.array([np.nan if time is None else time for time in given])
 
 
 def _extended(

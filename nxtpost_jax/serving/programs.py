@@ -112,6 +112,7 @@ def nearest(
     *,
     left_out_BxE: Array,
     allowed_BxS: Array | None = None,
+    raised_S: Array | None = None,
     k: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Find the k items nearest to each vector, of users or of items.
@@ -120,14 +121,17 @@ def nearest(
       vectors_BxD, items: the queries and where to look.
       left_out_BxE: int32[B, E], slots that are never returned, PAD elsewhere.
       allowed_BxS: bool[B, S + R], slots that each query may get; all when None.
+      raised_S: f32[S + R], what is added to the cosines; nothing when None.
       k: of `padded_k`.
 
     Returns:
-      slots int32[B, k], the best first, PAD where fewer than k items are left, and their cosines
+      slots int32[B, k], the best first, PAD where fewer than k items are left, and their scores
       f32[B, k], -inf at PAD.
     """
     segments = (items.vectors_SxD, items.recent_RxD)
     scores_BxS = jnp.concatenate([item_scores(vectors_BxD, part) for part in segments], axis=1)
+    if raised_S is not None:
+        scores_BxS += raised_S[None]
     present_S = jnp.concatenate([items.present_S, items.recent_present_R])
     if allowed_BxS is not None:
         scores_BxS = jnp.where(allowed_BxS, scores_BxS, -jnp.inf)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.checks import check_times, checked_mask
 from nxtpost_jax.events.filters import keep_events
 from nxtpost_jax.events.sequences import Sequences, pad_histories
@@ -79,8 +80,13 @@ class Reader:
         }
         return [name for name, read in is_read.items() if read]
 
+    def raised(self) -> Array | None:
+        """Say what scores are raised by now, by slot; None where the model reads no trends."""
+        trending = self.state.trending
+        return None if trending is None else trending.now(self.params, self.catalogue)
+
     def at(self, **changes: Any) -> Reader:
-        """Give a reader of another state: `params` or `catalogue`."""
+        """Give a reader of another state: `params`, `catalogue` or `trending`."""
         return dataclasses.replace(self, state=dataclasses.replace(self.state, **changes))
 
     def read(self, name: str, histories: Histories, *, unknown: Unknown = "refuse") -> Given:

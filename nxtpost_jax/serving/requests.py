@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nxtpost_jax.arrays import Array
-from nxtpost_jax.evaluation.ranking import Metrics, evaluate
+from nxtpost_jax.evaluation.ranking import Metrics, ScoresFn, evaluate, last_times
 from nxtpost_jax.evaluation.scoring import cosine_scores, encode_catalogue
+from nxtpost_jax.events.columns import seconds
 from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.sequences import PAD, Sequences
 from nxtpost_jax.events.splits import Queries
@@ -51,7 +52,8 @@ def recommend(
     seen = read.sequences if exclude_seen else None
     limits = {"seen": seen, "allowed": allowed, "exclude": exclude, "unknown": unknown}
     choice = choices.of_request(reader, len(read.sequences), **limits)
-    answer = _found(reader, _encoded(reader, read.sequences), choice, k=k)
+    encoded = _encoded(reader, read.sequences)
+    answer = _found(reader, encoded, choice, k=k, raised=reader.raised())
     return dataclasses.replace(answer, users=read.users, skipped=read.skipped)
 
 
@@ -75,7 +77,7 @@ def search(
     limits = {"seen": seen, "allowed": allowed, "exclude": exclude}
     choice = choices.of_request(reader, len(vectors), **limits)
     parts = ((rows, vectors[rows]) for rows in chunks(len(vectors)))
-    return _found(reader, parts, choice, k=k)
+    return _found(reader, parts, choice, k=k, raised=reader.raised())
 
 
 def similar(reader: Reader, ids: ArrayLike, *, k: int) -> Answer:
@@ -116,8 +118,11 @@ def rank_queries(
         choices.refuse_mask("candidates", candidates)
         slots = catalogue.slots("candidates", given.numbers("candidates", candidates, catalogue))
         allowed_S = allowed_S & catalogue.mask(slots)
+    scores = partial(cosine_scores, reader.model, reader.params, catalogue.vectors)
+    if reader.state.trending is not None:
+        scores, options = _raised_scores(reader, scores, histories, options)
     return evaluate(
-        partial(cosine_scores, reader.model, reader.params, catalogue.vectors),
+        scores,
         Queries(reader.seen(histories), followed, queries.users),
         max_len=reader.model.config.max_len,
         candidates=allowed_S,
@@ -125,6 +130,32 @@ def rank_queries(
         backfill=lambda _: read,
         **options,
     )
+
+
+def _raised_scores(
+    reader: Reader, scores: ScoresFn, histories: Sequences, options: dict[str, Any]
+) -> tuple[ScoresFn, dict[str, Any]]:
+    """Raise scores by what was known at the moment of each query: that of its last event, or now.
+
+    Raises:
+      ValueError: a moment is no time.
+    """
+    trending, times = reader.state.trending, options.get("query_times")
+    assert trending is not None  # the caller has looked
+    if times is not None:
+        times = seconds("query_times", times)
+    elif histories.times is not None and histories.lengths.all():
+        times = last_times(histories)
+    else:
+        times = np.full(len(histories), trending.trends.now)
+    raised_MxS, table = trending.at(reader.params, reader.catalogue, times)
+
+    def raised(batch):
+        batch = dict(batch)
+        moments_B = table.moments(batch.pop("query_times"))
+        return scores(batch) + raised_MxS[moments_B]
+
+    return raised, options | {"query_times": times}
 
 
 def _asked(reader: Reader, queries: Queries | Histories, targets: Any) -> Queries:
@@ -219,7 +250,7 @@ def _encoded(reader: Reader, histories: Sequences) -> Iterator[tuple[np.ndarray,
         yield rows, encoded_users(reader.model, reader.params, items=items, histories=batch)
 
 
-def _found(reader: Reader, parts, choice: Choice, *, k: int) -> Answer:
+def _found(reader: Reader, parts, choice: Choice, *, k: int, raised: Array | None = None) -> Answer:
     """Search call by call, each of so many rows and vectors."""
     catalogue, found = reader.catalogue, []
     width = left_out_width(reader.model.config.max_len)
@@ -227,7 +258,7 @@ def _found(reader: Reader, parts, choice: Choice, *, k: int) -> Answer:
         part = _by_index(reader, rows, vectors, choice, k=k)
         if part is None:
             left_out, allowed = choice.of_rows(rows, catalogue, width=width)
-            limits = {"left_out_BxE": left_out, "allowed_BxS": allowed}
+            limits = {"left_out_BxE": left_out, "allowed_BxS": allowed, "raised_S": raised}
             size = padded_k(k, catalogue.num_slots)
             slots, scores = nearest(vectors, choice.items(catalogue), **limits, k=size)
             part = catalogue.ids_of(slots), np.asarray(scores)

@@ -24,9 +24,10 @@ from nxtpost_jax.plain_arrays import reading
 from nxtpost_jax.serving import checking, kept_users
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.served import Start, State
+from nxtpost_jax.serving.trending import Trending
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
 
-_PARAMS, _CATALOGUE, _CONTENT, _NAMES, _DESCRIPTIONS, _ADDED, _USERS = _FILES = (
+_PARAMS, _CATALOGUE, _CONTENT, _NAMES, _DESCRIPTIONS, _ADDED, _USERS, _TRENDS = _FILES = (
     "params.npz",
     "catalogue.npz",
     "content.npz",
@@ -34,6 +35,7 @@ _PARAMS, _CATALOGUE, _CONTENT, _NAMES, _DESCRIPTIONS, _ADDED, _USERS = _FILES = 
     "descriptions.npz",
     "added.npz",
     "users.npz",
+    "trends.npz",
 )
 KIND = Kind("a recommender", "recommender.json", _FILES, version=4)
 _CATALOGUE_ARRAYS = ("vectors", "ids", "removed")
@@ -66,6 +68,9 @@ def save(path: str | os.PathLike, saved: State, users: Mapping[Hashable, Sequenc
         files[_DESCRIPTIONS] = start.descriptions.stored()
     if users:
         files[_USERS] = kept_users.stored(users)
+    if saved.trending is not None:
+        items, times = saved.trending.trends.events()
+        files[_TRENDS] = {"items": items, "times": times}
     folders.write(path, KIND, header=header, files=files)
 
 
@@ -109,7 +114,8 @@ def load(
         catalogue = Catalogue.restore(**arrays, names=start.names)
     added = _added(path / _ADDED, start) if _ADDED in files else {}
     users = _users(path / _USERS, start) if _USERS in files else {}
-    return State(start, params, catalogue, added=added), users
+    trending = _trending(path / _TRENDS, start, there=_TRENDS in files)
+    return State(start, params, catalogue, added=added, trending=trending), users
 
 
 def _content_of(path: Path, config: NxtPostConfig, num_items: int, *, there: bool) -> tuple:
@@ -150,6 +156,17 @@ def _added(path: Path, start: Start) -> dict[int, Any]:
         added = {code: jax.tree.map(lambda part, i=i: part[i], rows) for i, code in enumerate(ids)}
         checking.check_added(added, start)
     return added
+
+
+def _trending(path: Path, start: Start, *, there: bool) -> Trending | None:
+    begun = Trending.begun(start.model)
+    if begun is None:
+        return None
+    with reading(path if there else path.with_name(KIND.header)):
+        arrays = arrays_of(path)
+        checking.check_trends(arrays)
+        begun.trends.add(arrays["items"], arrays["times"])
+    return begun
 
 
 def _users(path: Path, start: Start) -> dict[Hashable, Sequences]:

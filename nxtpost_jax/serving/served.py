@@ -20,6 +20,7 @@ from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.events.splits import Queries
 from nxtpost_jax.serving.catalogue import Catalogue
 from nxtpost_jax.serving.mirror import Index, Mirror
+from nxtpost_jax.serving.trending import Trending
 from nxtpost_jax.towers.model import NxtPost
 
 
@@ -87,6 +88,7 @@ class State:
       opt_state: the optimizer's state beside the parameters, for a fit that goes on; or None.
       added: {id: one item's content on the host} of items that `add` brought.
       held: what the last fit left out to report by, or None.
+      trending: counts events, where the model reads trends; shared by all states since a fit.
     """
 
     start: Start | None
@@ -96,6 +98,7 @@ class State:
     opt_state: Any = None
     added: Mapping[int, Any] = dataclasses.field(default_factory=dict)
     held: Held | None = None
+    trending: Trending | None = None
 
     @property
     def begun(self) -> Start:
@@ -122,7 +125,8 @@ class Served:
     """
 
     def __init__(self, start: Start | None, index: Index | None = None):
-        self.now = State(start, None, _blank(start))
+        trending = None if start is None else Trending.begun(start.model)
+        self.now = State(start, None, _blank(start), trending=trending)
         self.mirror = None if index is None else Mirror(index)
         self._turn = threading.Lock()
         self._fitting = False
@@ -131,6 +135,7 @@ class Served:
     def of(cls, state: State, index: Index | None) -> Served:
         """Serve by a state that was kept."""
         served = cls(state.start, index)
+        served.check_index(state.begun)
         served.now = dataclasses.replace(state, num_fits=1)
         if served.mirror is not None:
             served.mirror.build(state.catalogue)
@@ -217,7 +222,8 @@ class Served:
                 f"recommender: expected no added items at fit, found {found}; more=True goes on "
                 "with them, a new recommender with their content begins anew"
             )
-        return State(start, None, _blank(start).without(self._removed(start)))
+        blank = _blank(start).without(self._removed(start))
+        return State(start, None, blank, trending=self.now.trending)
 
     def finish_fit(
         self,
@@ -227,19 +233,29 @@ class Served:
         *,
         opt_state: Any = None,
         held: Held | None = None,
+        trending: Trending | None = None,
     ) -> None:
-        """Serve by other parameters; what was removed meanwhile stays removed."""
+        """Serve by other parameters; what was removed meanwhile stays removed.
+
+        Without `trending` the events so far go on to count.
+        """
         catalogue = Catalogue.of(vectors_NxD, names=start.names)
         with self._turn:
             present = catalogue.without(self._removed(start))
             num_fits = self.now.num_fits + 1
-            kept = {"opt_state": opt_state, "held": held}
+            trending = self.now.trending if trending is None else trending
+            kept = {"opt_state": opt_state, "held": held, "trending": trending}
             self._serve(State(start, params, present, num_fits, **kept))
 
     def removed_by_caller(self) -> np.ndarray:
         """List the items that the caller took out, not those of earlier tables: int32[r]."""
         before = np.zeros(0, np.int32) if self.now.start is None else self.now.start.stale
         return np.setdiff1d(self.now.catalogue.removed, before)
+
+    def check_index(self, start: Start) -> None:
+        """Refuse an index beside trends, which change all scores with each step."""
+        if start.model.config.trends and self.mirror is not None:
+            raise ValueError("index: expected None beside a model with trends, found one")
 
     def check_can_grow(self) -> None:
         """Refuse new items while a fit is under way, whose parameters would not know them."""

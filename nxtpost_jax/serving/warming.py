@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
 from nxtpost_jax.serving import entering
 from nxtpost_jax.serving.catalogue import Catalogue
@@ -37,20 +38,22 @@ def warm_up(reader: Reader, *, rows: int, k: int) -> None:
             histories = _histories(reader, count, columns)
             encoded_users(reader.model, reader.params, items=items, histories=histories)
         vectors_at(items, np.zeros(count, np.int32))
-        _search(items, count, k, width=left_out_width(max_len))
+        for raised in (None, reader.raised()):
+            _search(items, count, k, width=left_out_width(max_len), raised=raised)
         _enter(reader, count)
         if count <= MOST_USERS:
             _stream(reader, count)
     _join(reader.catalogue)
 
 
-def _search(items: Items, count: int, k: int, *, width: int) -> None:
+def _search(items: Items, count: int, k: int, *, width: int, raised: Array | None) -> None:
     slots, dim = len(items.present_S) + len(items.recent_present_R), items.vectors_SxD.shape[1]
     vectors = np.zeros((count, dim), np.float32)
     left_out = np.full((count, width), PAD, np.int32)
     for size in sorted({padded_k(n, slots) for n in range(1, k + 1)}):
         for allowed in (None, np.ones((count, slots), bool)):
-            nearest(vectors, items, left_out_BxE=left_out, allowed_BxS=allowed, k=size)
+            limits = {"left_out_BxE": left_out, "allowed_BxS": allowed, "raised_S": raised}
+            nearest(vectors, items, **limits, k=size)
 
 
 def _enter(reader: Reader, count: int) -> None:

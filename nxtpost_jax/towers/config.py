@@ -48,6 +48,10 @@ class NxtPostConfig:
       relative_bias: what raises or lowers, per layer and head, how much one event attends to an
         earlier one: the "position"s between them, the "time" between them (which histories must
         have then), "both" or "none".
+      trends: raise each item's score by what is known of it at the moment of the request: events
+        so far, events of late, and age, see `events.trends`. Histories need no times, the events
+        of training do.
+      trend_step: seconds that such a moment lasts; a day unless said otherwise.
 
     Raises:
       ValueError: a value is out of range.
@@ -73,6 +77,8 @@ class NxtPostConfig:
     static_sizes: tuple[int, ...] = ()
     event_dropout: float = 0.0
     relative_bias: Literal["none", "position", "time", "both"] = "none"
+    trends: bool = False
+    trend_step: float = 86_400.0
 
     def __post_init__(self):
         for name in ("d_model", "num_layers", "num_heads", "max_len"):
@@ -86,8 +92,9 @@ class NxtPostConfig:
             raise ValueError(
                 f"num_heads: expected a divisor of d_model={self.d_model}, found {self.num_heads}"
             )
-        if not self.temperature > 0:
-            raise ValueError(f"temperature: expected above 0, found {self.temperature}")
+        for name in ("temperature", "trend_step"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected above 0, found {getattr(self, name)}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 expected = " or ".join(map(repr, choices))
@@ -105,6 +112,11 @@ class NxtPostConfig:
                 f"action_weights: expected num_actions={self.num_actions} of them, "
                 f"found {len(weights)}"
             )
+
+    @property
+    def reads_times(self) -> bool:
+        """Tell whether training needs times, whether or not histories may lack them."""
+        return self.trends or self.reads_time_between
 
     @property
     def reads_time_between(self) -> bool:

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 
 from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.content import Content, num_rows, take
+from nxtpost_jax.events.trends import SIZES
 from nxtpost_jax.towers.config import NxtPostConfig
 from nxtpost_jax.towers.pooling import Pooling, last_states
 from nxtpost_jax.towers.post_tower import PostTower
+from nxtpost_jax.towers.trend_prior import TrendPrior
 from nxtpost_jax.towers.user_tower import UserTower
 
 __all__ = ["Encoded", "NxtPost", "NxtPostConfig", "apply", "count_items", "last_states"]
@@ -59,6 +61,8 @@ class NxtPost(nn.Module):
         self.post_tower = PostTower(self.config, self.num_items)
         self.user_tower = UserTower(self.config)
         self.pooling = Pooling(self.config)
+        if self.config.trends:
+            self.trend_prior = TrendPrior()
 
     def __call__(
         self, histories: Mapping[str, Array], content: Content = None, *, deterministic: bool = True
@@ -66,6 +70,8 @@ class NxtPost(nn.Module):
         """Encode users; touches every parameter, for `init`."""
         states_BxLxD = self.encode_users(histories, content, deterministic=deterministic)
         self.pool(states_BxLxD, histories["items"])
+        if self.config.trends:
+            self.raised(jnp.zeros((len(SIZES), 1), jnp.int8))
         return states_BxLxD
 
     def encode_items(
@@ -135,6 +141,14 @@ class NxtPost(nn.Module):
           items_BxL: int32[B, L], the histories' items: positions at PAD have no weight.
         """
         return self.pooling(states_BxLxD, items_BxL)
+
+    def raised(self, known: Array) -> jax.Array:
+        """Say what items' similarities are raised by: f32[...].
+
+        Args:
+          known: int8[3, ...], what is known of each at a moment, see `events.trends`.
+        """
+        return self.trend_prior(known)
 
     def encode_batch(
         self,

@@ -1,4 +1,4 @@
-"""What attention knows of two events beside their contents: how many lie between, and how much time.
+"""What attention knows of two events: how many lie between, and how much time.
 
 Shape suffixes: B batch, L positions of queries, M of keys, H heads.
 """
@@ -29,7 +29,10 @@ class Places(NamedTuple):
 
     def part(self, start: int, end: int) -> Places:
         """Take some columns."""
-        return Places(*(x if x is None else x[:, start:end] for x in self))
+        seconds = self.seconds_BxL
+        return Places(
+            self.positions_BxL[:, start:end], None if seconds is None else seconds[:, start:end]
+        )
 
 
 def whole_seconds(gaps: Array) -> jax.Array:

@@ -42,6 +42,32 @@ def chunked_logsumexp(queries_PxD: Array, items_NxD: Array, *, chunk: int) -> ja
     return top_P + jnp.log(total_P)
 
 
+def raised_logsumexp(
+    queries_PxD: Array, items_NxD: Array, *, raised_MxN: Array, moments_P: Array
+) -> jax.Array:
+    """Compute log sum over items of exp(query . item + what the item is raised by at the moment).
+
+    Args:
+      queries_PxD, items_NxD: as in `chunked_logsumexp`.
+      raised_MxN: f32[M, N], at each of M moments.
+      moments_P: int32[P], each query's.
+
+    Returns:
+      f32[P]. Products are held for some rows at a time, and computed again in the backward pass.
+    """
+
+    def of(queries_RxD, moments_R):
+        products_RxN = queries_RxD @ items_NxD.T
+        return jax.nn.logsumexp(products_RxN + jnp.take(raised_MxN, moments_R, axis=0), axis=1)
+
+    num_rows, D = queries_PxD.shape
+    passes = math.ceil(num_rows * len(items_NxD) / _CACHED)
+    rows_xRxD = jnp.moveaxis(_pad_to_multiple(queries_PxD, passes).reshape(-1, passes, D), 1, 0)
+    moments_xR = _pad_to_multiple(moments_P[:, None], passes).reshape(-1, passes).T
+    found_xR = jax.lax.map(lambda part: jax.checkpoint(of)(*part), (rows_xRxD, moments_xR))
+    return found_xR.T.reshape(-1)[:num_rows]
+
+
 def _logsumexp(queries_PxD, items_NxD):
     return jax.nn.logsumexp(queries_PxD @ items_NxD.T, axis=1)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from functools import partial, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,11 @@ from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.towers.model import Encoded, NxtPost, apply, count_items
 from nxtpost_jax.training import negatives as negative_draws
-from nxtpost_jax.training.full_softmax import chunked_logsumexp, sharded_logsumexp
+from nxtpost_jax.training.full_softmax import (
+    chunked_logsumexp,
+    raised_logsumexp,
+    sharded_logsumexp,
+)
 from nxtpost_jax.training.objective import Objective, resolve
 
 _MASKED = -1e9  # finite: a row with every negative masked keeps a finite gradient
@@ -114,6 +118,7 @@ def loss(
     num_negatives: int | None = None,
     candidates: Array | None = None,
     log_popularity: Array | None = None,
+    trends: Array | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Compute the training loss of a batch: short_weight * short-term + long_weight * long-term.
@@ -148,6 +153,8 @@ def loss(
         are made of, each once; all items when None. Leave out items that the training period
         does not know, or they are taught to be wrong.
       log_popularity: f32[n] of `negatives.log_popularity`, for `logq` with in-batch negatives.
+      trends: int8[3, M, n] of `trends.TrendTable`, what is known of items at the moments that the
+        batch names; for a model with `trends`.
       mesh: for a full softmax, the mesh over all axes of which the catalogue is dealt.
 
     Returns:
@@ -162,6 +169,7 @@ def loss(
     """
     objective = resolve(objective, num_negatives) or Objective()
     _check(objective, batch, log_popularity)
+    _check_trends(model, trends=trends, mesh=mesh)
     draw_key, dropout_key = jax.random.split(key)
     if candidates is None:
         num_items = count_items(model, content)
@@ -201,7 +209,14 @@ def loss(
         positives_PxQxD = positives_BxQxD.reshape(-1, Q, queries_PxD.shape[1])
         positive_PxQ = jnp.sum(queries_PxD[:, None] * positives_PxQxD, axis=-1)
         labels_PxQ = labels[term].reshape(-1, Q)
-        loss_PxQ = score(queries_PxD, positive_PxQ, labels_PxQ, encoded.items[-1])
+        raised = None
+        if trends is not None:
+            moments_P = batch["moments" if term == "short" else "long_moments"].reshape(-1)
+            raised = _raised(
+                model, params, trends, moments_P=moments_P, labels_PxQ=labels_PxQ, others_N=others_N
+            )
+            positive_PxQ += raised.positive_PxQ
+        loss_PxQ = score(queries_PxD, positive_PxQ, labels_PxQ, encoded.items[-1], raised=raised)
         weights_BxQ = batch.get("weights" if term == "short" else "long_weights")
         weights_PxQ = None if weights_BxQ is None else weights_BxQ.reshape(-1, Q)
         terms[term] = _mean_over_labels(loss_PxQ, labels_PxQ, weights_PxQ)
@@ -227,6 +242,39 @@ def _check(objective: Objective, batch, log_popularity) -> None:
         )
     if objective.logq and in_batch and log_popularity is None:
         raise ValueError("log_popularity: expected an array for logq with in-batch, found None")
+
+
+def _check_trends(model: NxtPost, *, trends, mesh) -> None:
+    if model.config.trends != (trends is not None):
+        expected = "those of a model with them" if trends is None else "None beside a model without"
+        raise ValueError(
+            f"trends: expected {expected}, found {'none' if trends is None else 'some'}"
+        )
+    if trends is not None and mesh is not None:
+        raise ValueError("mesh: expected None beside trends, found one")
+
+
+class _Raised(NamedTuple):
+    """What trends do to the logits of one loss.
+
+    Attributes:
+      positive_PxQ: f32, added to the labels'.
+      others_MxN: f32, added to the other items' at each moment.
+      moments_P: int32.
+    """
+
+    positive_PxQ: jax.Array
+    others_MxN: jax.Array
+    moments_P: Array
+
+
+def _raised(model: NxtPost, params, trends, *, moments_P, labels_PxQ, others_N) -> _Raised:
+    def of(known):
+        return apply(model, params, known, method="raised") / model.config.temperature
+
+    others_3xMxN = jnp.take(trends, others_N, axis=2, mode="clip")
+    labels_3xPxQ = trends[:, moments_P[:, None], jnp.maximum(labels_PxQ, 0)]
+    return _Raised(of(labels_3xPxQ), of(others_3xMxN), moments_P)
 
 
 def _scored_labels(objective: Objective, batch) -> dict:
@@ -268,11 +316,15 @@ def _sampled_loss(
     own_kept_BxN,
     num_candidates: int,
     log_popularity,
+    raised: _Raised | None,
 ):
     # None of a vector's labels is its negative.
     miss_PxN = jnp.all(labels_PxQ[:, :, None] != drawn.ids_N[None, None, :], axis=1)
     kept_PxN = miss_PxN & _of_each_vector(own_kept_BxN, len(queries_PxD))
-    logits_PxN = negative_PxN = queries_PxD @ negatives_NxD.T
+    logits_PxN = queries_PxD @ negatives_NxD.T
+    if raised is not None:
+        logits_PxN += jnp.take(raised.others_MxN, raised.moments_P, axis=0)
+    negative_PxN = logits_PxN
     if objective.logq:
         shift_N = negative_draws.log_expected_counts(drawn, num_candidates, log_popularity)
         negative_PxN = logits_PxN - shift_N[None, :]
@@ -298,9 +350,15 @@ def _of_each_vector(mask_BxN, count: int):
     return jnp.broadcast_to(mask_BxN[:, None], (B, count // B, N)).reshape(count, N)
 
 
-def _full_softmax(objective: Objective, mesh, queries_PxD, positive_PxQ, labels_PxQ, items_NxD):
+def _full_softmax(
+    objective: Objective, mesh, queries_PxD, positive_PxQ, labels_PxQ, items_NxD, *, raised
+):
     del labels_PxQ
-    if mesh is None:
+    if raised is not None:
+        total_P = raised_logsumexp(
+            queries_PxD, items_NxD, raised_MxN=raised.others_MxN, moments_P=raised.moments_P
+        )
+    elif mesh is None:
         total_P = chunked_logsumexp(queries_PxD, items_NxD, chunk=objective.chunk)
     else:
         total_P = sharded_logsumexp(
@@ -309,6 +367,8 @@ def _full_softmax(objective: Objective, mesh, queries_PxD, positive_PxQ, labels_
     loss_PxQ = total_P[:, None] - positive_PxQ
     if objective.label_smoothing:
         mean_Px1 = (queries_PxD @ jnp.mean(items_NxD, axis=0))[:, None]
+        if raised is not None:
+            mean_Px1 += jnp.mean(raised.others_MxN, axis=1)[raised.moments_P][:, None]
         loss_PxQ += _smoothing(objective, positive_PxQ, mean_Px1)
     return loss_PxQ
 

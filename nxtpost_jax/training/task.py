@@ -22,6 +22,7 @@ from nxtpost_jax.arrays import Array
 from nxtpost_jax.events import batches as rows
 from nxtpost_jax.events.content import Content
 from nxtpost_jax.events.sequences import Sequences
+from nxtpost_jax.events.trends import times_of, trend_table
 from nxtpost_jax.towers.model import NxtPost, count_items
 from nxtpost_jax.training import losses
 from nxtpost_jax.training.negatives import log_popularity
@@ -30,7 +31,7 @@ from nxtpost_jax.training.objective import Objective
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("content", "candidates", "log_popularity"),
+    data_fields=("content", "candidates", "log_popularity", "trends"),
     meta_fields=("model", "objective"),
 )
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,6 +46,7 @@ class TowerLoss:
       content: of all items, on the device, or None.
       candidates: int32[M], the items that occur in training.
       log_popularity: f32[num_items], or None where the objective reads none.
+      trends: int8[3, M, num_items], see `losses.loss`, or None where the model reads none.
     """
 
     model: NxtPost
@@ -52,6 +54,7 @@ class TowerLoss:
     content: Content
     candidates: Array
     log_popularity: Array | None
+    trends: Array | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TowerLoss) and self._identity == other._identity
@@ -61,7 +64,7 @@ class TowerLoss:
 
     @functools.cached_property
     def _identity(self) -> tuple:
-        arrays = (self.content, self.candidates, self.log_popularity)
+        arrays = (self.content, self.candidates, self.log_popularity, self.trends)
         return self.model, self.objective, digest_of_arrays(arrays)
 
     def __call__(
@@ -77,6 +80,7 @@ class TowerLoss:
             objective=self.objective,
             candidates=self.candidates,
             log_popularity=self.log_popularity,
+            trends=self.trends,
         )
 
 
@@ -91,6 +95,7 @@ class Task:
       batch_size, buckets: see `batches.batch_shapes`.
       seed: draws parameters, order, negatives and dropout.
       start: what parameters as drawn are replaced by; None to begin with these.
+      moments: int32[n_events], the moment of each event; None where the model reads no trends.
     """
 
     model: NxtPost
@@ -100,6 +105,7 @@ class Task:
     buckets: int
     seed: int
     start: Callable[[Any], Any] | None = None
+    moments: np.ndarray | None = None
 
     @property
     def content(self) -> Content:
@@ -134,7 +140,12 @@ class Task:
         """Yield an epoch's batches, see `batches.train_batches`; a function of seed and epoch."""
         num_labels = self.objective.num_labels
         return rows.train_batches(
-            self.sequences, epoch=epoch, seed=self.seed, num_labels=num_labels, **self._rows
+            self.sequences,
+            epoch=epoch,
+            seed=self.seed,
+            num_labels=num_labels,
+            moments=self.moments,
+            **self._rows,
         )
 
     @property
@@ -179,21 +190,28 @@ def task(
       start: replaces parameters as drawn, such as by those to go on from.
 
     Raises:
-      ValueError: an item is beyond the content or the ids, for an objective that counts items.
-        What `batches` refuses is refused where these are made.
+      ValueError: an item is beyond the content or the ids, for an objective that counts items; or
+        the model reads trends and there are no times. What `batches` refuses is refused where these
+        are made.
     """
     objective = Objective() if objective is None else objective
     popularity = None
     if objective.logq:
         popularity = jnp.asarray(log_popularity(sequences, count_items(model, content)))
+    trends = moments = None
+    if model.config.trends:
+        step = model.config.trend_step
+        table = trend_table(sequences, count_items(model, content), step=step)
+        trends, moments = jnp.asarray(table.known_3xMxN), table.moments(times_of(sequences))
     loss = TowerLoss(
         model,
         objective,
         jax.tree.map(jnp.asarray, content),
         jnp.asarray(np.unique(sequences.items)),
         popularity,
+        trends,
     )
-    return Task(model, sequences, loss, batch_size, buckets, seed, start)
+    return Task(model, sequences, loss, batch_size, buckets, seed, start, moments)
 
 
 def digest_of_arrays(*trees: Any) -> str:

@@ -16,11 +16,15 @@ TEMPERATURE = 0.05
 class Tables:
     """Stands for the towers in tests of the loss alone: all vectors are parameters."""
 
-    config = NxtPostConfig(temperature=TEMPERATURE)
     num_items = N
+
+    def __init__(self, trends=False):
+        self.config = NxtPostConfig(temperature=TEMPERATURE, trends=trends)
 
     def apply(self, variables, *inputs, method, content=None, rngs=None):
         del content, rngs
+        if method == "raised":
+            return raised(*inputs)
         if method == "pool":
             states, items = inputs
             mean = jnp.mean(states, axis=1, where=(items != PAD)[..., None])
@@ -29,6 +33,16 @@ class Tables:
         states, vectors = variables["params"]
         _, ids = inputs
         return Encoded(states, None, [jnp.take(vectors, jnp.maximum(i, 0), axis=0) for i in ids])
+
+
+def raised(known):
+    """What stands for the learned tables of trends."""
+    return 0.02 * known[0] - 0.01 * known[1] + 0.003 * known[2]
+
+
+def drawn_trends(moments, seed=0):
+    """Buckets int8[3, M, N]."""
+    return np.random.default_rng(seed).integers(0, 9, (3, moments, N)).astype(np.int8)
 
 
 def drawn_tables(batch):
@@ -49,9 +63,12 @@ def drawn_sequences(lengths=(14, 3, 2, 9, 0, 4, 20), num_items=12, seed=0):
     return Sequences(items, np.concatenate([[0], np.cumsum(lengths)]))
 
 
-def drawn_batch(num_labels, batch_size=16):
+def drawn_batch(num_labels, batch_size=16, moments=None):
     shapes = {"max_len": L, "batch_size": batch_size, "num_labels": num_labels}
-    return next(train_batches(drawn_sequences(), seed=0, epoch=0, **shapes))
+    log = drawn_sequences()
+    if moments is not None:
+        moments = np.random.default_rng(1).integers(0, moments, len(log.items)).astype(np.int32)
+    return next(train_batches(log, seed=0, epoch=0, moments=moments, **shapes))
 
 
 def draws(objective, batch, key, candidates):
@@ -72,16 +89,17 @@ def draws(objective, batch, key, candidates):
 class Slow:
     """The objective one label at a time in float64, from states and item vectors."""
 
-    def __init__(self, objective, tables, batch, key, candidates, popularity):
+    def __init__(self, objective, tables, batch, key, candidates, popularity, trends=None):
         self.states, self.items = (np.asarray(x, np.float64) for x in tables)
         self.objective, self.batch = objective, batch
         self.candidates, self.popularity = np.asarray(candidates).tolist(), popularity
         self.ids, self.owners = draws(objective, batch, key, candidates)
+        self.trends = trends
 
     def value(self):
         batch, objective = self.batch, self.objective
         short = [
-            self.one(self.states[b, t], label, b, {label})
+            self.one(self.states[b, t], label, b, {label}, self.raised("moments", (b, t)))
             for b, row in enumerate(batch["labels"].tolist())
             for t, label in enumerate(row)
             if label != PAD
@@ -90,8 +108,15 @@ class Slow:
         for b, row in enumerate(batch["long_labels"].tolist()):
             pooled = self.states[b, : batch["pooled_lengths"][b]].mean(axis=0)
             pooled /= np.linalg.norm(pooled)
-            long += [self.one(pooled, i, b, set(row)) for i in row if i != PAD]
+            more = self.raised("long_moments", b)
+            long += [self.one(pooled, i, b, set(row), more) for i in row if i != PAD]
         return objective.short_weight * np.mean(short) + objective.long_weight * np.mean(long)
+
+    def raised(self, name, at):
+        """What items are raised by at a label's moment: float[N]."""
+        if self.trends is None:
+            return np.zeros(N)
+        return raised(self.trends[:, self.batch[name][at]].astype(int))
 
     def negatives(self, b, positives):
         """Pairs of item and expected count."""
@@ -105,8 +130,8 @@ class Slow:
                 share = self.popularity[item] if in_batch else 0
                 yield item, uniform / len(self.candidates) + in_batch * share
 
-    def one(self, query, label, b, positives):
-        logits = self.items @ query / TEMPERATURE
+    def one(self, query, label, b, positives, raised):
+        logits = (self.items @ query + raised) / TEMPERATURE
         objective = self.objective
         if objective.loss == "full_softmax":
             total = np.log(np.exp(logits[self.candidates]).sum())

@@ -68,7 +68,9 @@ def test_every_prefix_equals_the_full_forward(config):
         np.testing.assert_allclose(users, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gated mean", "transformer attention, relative bias", "gated last"])
+@pytest.mark.parametrize(
+    "name", ["gated mean", "transformer attention, relative bias", "gated last"]
+)
 def test_a_prefilled_cache_goes_on_as_the_full_forward(name):
     histories = drawn_histories([M - 1, 3, 4, 2], M)
     vectors = item_vectors(histories)

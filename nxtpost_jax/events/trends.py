@@ -1,0 +1,175 @@
+"""What is known of items at a moment: events so far, events of late, and age.
+
+Time goes in steps, a day each unless said otherwise. What is known at a moment is what happened
+before its step began: so a step's own events, the one that is asked about among them, are not in
+it, and what is known changes once a step.
+
+Shape suffixes: N items, M moments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import numpy as np
+
+from nxtpost_jax.events.sequences import Sequences
+
+DAY = 86_400.0
+WINDOW = 7  # steps that count as of late
+SIZES = (24, 24, 32)  # buckets of events so far, of late, and of age
+_AGES = 24  # units of age a step: hours of a day
+_TABLE = 2**28  # bytes that the moments of a training may take
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrendTable:
+    """Hold what is known of all items at some moments.
+
+    Attributes:
+      starts_M: float64, when the moments' steps begin, ascending.
+      known_3xMxN: int8, buckets: powers of two of the events so far, of those of the last
+        `WINDOW` steps, and of the age; all are 0 for an item without an event so far.
+    """
+
+    starts_M: np.ndarray
+    known_3xMxN: np.ndarray
+
+    def moments(self, times: np.ndarray) -> np.ndarray:
+        """Find the moment that each time belongs to: int32[...], 0 for earlier ones."""
+        found = np.searchsorted(self.starts_M, times, side="right") - 1
+        return np.maximum(found, 0).astype(np.int32)
+
+
+def trend_table(
+    log: Sequences, num_items: int, *, step: float = DAY, at: np.ndarray | None = None
+) -> TrendTable:
+    """Tell what was known of items at the steps of a log.
+
+    Where all steps would take more than 256 MB, each moment stands for as many steps as needed.
+
+    Args:
+      log: events with times.
+      num_items: N.
+      step: seconds.
+      at: float64[...], times whose steps are the moments, in place of those of the log.
+
+    Raises:
+      ValueError: the log has no times.
+    """
+    items, times = log.items, times_of(log)
+    asked = np.unique(np.floor((times if at is None else np.asarray(at)) / step))
+    if at is None:
+        most = max(1, _TABLE // (len(SIZES) * max(num_items, 1)))
+        asked = asked[:: -(-len(asked) // most) or 1]
+    return _table(items, times, num_items, starts_M=asked * step, step=step)
+
+
+class Trends:
+    """Hold events as they come, from any thread, and tell what is known of items.
+
+    Now is the step of the latest event.
+    """
+
+    def __init__(self, items: np.ndarray, times: np.ndarray, *, step: float = DAY):
+        """Begin with events in any order: int32[n], and float64[n] seconds."""
+        self.step = step
+        self._lock = threading.Lock()
+        self._parts = [(items, times)]
+        self._now = _last_step(times, step)
+        self._known: tuple[float, np.ndarray] | None = None
+
+    @classmethod
+    def of(cls, log: Sequences, *, step: float = DAY) -> Trends:
+        """Begin with a log.
+
+        Raises:
+          ValueError: it has no times.
+        """
+        return cls(log.items, times_of(log), step=step)
+
+    @property
+    def now(self) -> float:
+        """Tell when the step of now began; 0 before any event."""
+        return self._now
+
+    def add(self, items: np.ndarray, times: np.ndarray) -> None:
+        """Count events more: int32[n], and float64[n] seconds, NaN for now.
+
+        One that comes late counts from the next step on.
+        """
+        with self._lock:
+            times = np.where(np.isnan(times), self._now, times)
+            self._parts.append((items, times))
+            self._now = max(self._now, _last_step(times, self.step))
+
+    def known_3xN(self, num_items: int) -> np.ndarray:
+        """Give the buckets of now, as of a `TrendTable`: int8[3, N]; the same array all step."""
+        with self._lock:
+            known = self._known
+            if known is None or known[0] != self._now or known[1].shape[1] < num_items:
+                table = self._table(np.array([self._now]), num_items)
+                known = self._known = self._now, table.known_3xMxN[:, 0]
+        return known[1][:, :num_items]
+
+    def table(self, at: np.ndarray, num_items: int) -> TrendTable:
+        """Tell what was known of items at some times, float64[...]."""
+        starts_M = np.unique(np.floor(np.asarray(at) / self.step)) * self.step
+        with self._lock:
+            return self._table(starts_M, num_items)
+
+    def events(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give all events: int32[n], and float64[n] seconds."""
+        with self._lock:
+            return self._joined()
+
+    def _joined(self):
+        items, times = (np.concatenate(parts) for parts in zip(*self._parts))
+        self._parts = [(items, times)]
+        return items, times
+
+    def _table(self, starts_M, num_items):
+        items, times = self._joined()
+        return _table(items, times, num_items, starts_M=starts_M, step=self.step)
+
+
+def _table(items, times, num_items: int, *, starts_M: np.ndarray, step: float) -> TrendTable:
+    """Tell what events say of items at steps, ascending; items beyond N are left out."""
+    order = np.argsort(times, kind="stable")
+    order = order[items[order] < num_items]
+    items, times = items[order], times[order]
+    first_N = np.full(num_items, np.inf)
+    np.minimum.at(first_N, items, times)
+    known = np.zeros((len(SIZES), len(starts_M), num_items), np.int8)
+    total_N, done = np.zeros(num_items, np.int64), 0
+    for number, start in enumerate(starts_M):
+        early, end = np.searchsorted(times, (start - WINDOW * step, start))
+        total_N += np.bincount(items[done:end], minlength=num_items)
+        done = end
+        late_N = np.bincount(items[early:end], minlength=num_items)
+        known[:, number] = _buckets(total_N, late_N, start - first_N, step=step)
+    return TrendTable(starts_M, known)
+
+
+def times_of(log: Sequences) -> np.ndarray:
+    """Give the times of a log's events.
+
+    Raises:
+      ValueError: there are none.
+    """
+    if log.times is None:
+        raise ValueError("events: expected times, which trends are counted by, found none")
+    return log.times
+
+
+def _last_step(times: np.ndarray, step: float) -> float:
+    return float(np.floor(times.max(initial=0.0) / step) * step)
+
+
+def _buckets(total_N, late_N, seconds_N, *, step: float) -> np.ndarray:
+    """Bucket counts and seconds since the first event, not above 0 for none: int8[3, N]."""
+    age_N = np.where(seconds_N > 0, 1 + np.maximum(seconds_N, 0) * (_AGES / step), 1)
+    known = np.floor(np.log2(np.stack([1 + total_N, 1 + late_N, age_N])))
+    known[2] += seconds_N > 0
+    return np.minimum(known, np.array(SIZES)[:, None] - 1).astype(np.int8)
