@@ -2,6 +2,7 @@
 
     python -m experiments.fresh_items --data FOLDER --split items    # 10 % of the items held out
     python -m experiments.fresh_items --data FOLDER --split time     # what is new at the end
+    python -m experiments.fresh_items --data FOLDER --split time --live --models both trends
 
 `items`: a tenth of the items, drawn by seed, loses all its events before training; their targets
 are the cold test queries. A twentieth more is held out for the cold validation queries, so that
@@ -9,6 +10,9 @@ selection never looks at the test items. `time`: training ends after 80 % of the
 after 90 %; an item is cold that has no training event. Cold targets are ranked among all items and
 among the cold ones alone. The epoch is selected by the harmonic mean of warm and cold validation
 NDCG@10.
+
+`--live`: requests come on the day of their target, and what happened before that day is known to
+the popularity of seven days and to the model with trends, which counts it. Nobody trains on it.
 """
 
 from __future__ import annotations
@@ -43,13 +47,16 @@ from experiments.tasks.next_item import (
 )
 from experiments.tasks.nxtpost_training import SMOKE, TRAINED, NxtPostOptions, train_one
 from nxtpost_jax import Metrics, NxtPost, Protocol, Queries, Sequences
+from nxtpost_jax.events.trends import DAY
 
 TEST_SHARE, VALIDATION_SHARE = 0.10, 0.05
 PARTS = ("cold", "cold_only")
+LIVE = "the day of the target; what happened before it is known, to trends and popularity of 7 days"
 MODELS = {
     "both": "NxtPost, content and id",
     "content": "NxtPost, content alone",
     "id": "NxtPost, id alone",
+    "trends": "NxtPost, content, id and trends",
 }
 
 
@@ -63,11 +70,15 @@ class FreshItems(NxtPostOptions):
     """passes over the training data at most"""
     split: Literal["items", "time"] = "items"
     """how items become cold: held out by draw, or new in time"""
-    models: tuple[str, ...] = tuple(MODELS)
-    """what items are known by"""
+    live: bool = False
+    """what happened before the day of a request is known then; for --split time"""
+    models: tuple[str, ...] = ("both", "content", "id")
+    """what items are known by: both, content, id or trends (and both)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.live and self.split != "time":
+            raise bad_input("--live", expected="--split time beside it", found=self.split)
         for name in self.models:
             if name not in MODELS:
                 raise bad_input("--models", expected=f"some of {', '.join(MODELS)}", found=name)
@@ -94,12 +105,25 @@ class Fresh:
       problem: as others train on it; its content is fitted on the training items.
       cold: bool [N], the items whose recommendation is tested cold.
       validation, test: the queries.
+      step: seconds; live requests are asked at the start of the target's one.
     """
 
     problem: Problem
     cold: np.ndarray
     validation: Parts
     test: Parts
+    step: float = DAY
+
+    def asked(self, queries: Queries) -> dict[str, np.ndarray | None]:
+        """Say when queries are asked, as an option of `ranking.evaluate`: see `--live`."""
+        live = self.problem.live
+        if live is None:
+            return {"query_times": query_times(queries)}
+        # A history is what a user did before the target.
+        at = live.offsets[queries.users] + queries.histories.lengths
+        assert live.times is not None  # `_cut_in_time` has looked
+        assert np.array_equal(live.items[at], queries.targets)
+        return {"query_times": np.floor(live.times[at] / self.step) * self.step}
 
 
 def pose_fresh(interactions: Interactions, options: FreshItems) -> Fresh:
@@ -139,6 +163,7 @@ def pose_fresh(interactions: Interactions, options: FreshItems) -> Fresh:
         selection="harmonic mean of warm and cold validation NDCG@10",
         seen_filter=by_draw,
         notes="; ".join(interactions.notes),
+        **({"query_time": LIVE} if options.live else {}),
     )
     problem = Problem(
         split=split,
@@ -146,8 +171,9 @@ def pose_fresh(interactions: Interactions, options: FreshItems) -> Fresh:
         content=content,
         candidates=np.flatnonzero(known).astype(np.int32),
         protocol=protocol,
+        live=sequences if options.live else None,
     )
-    return Fresh(problem, test_cold, validation, test)
+    return Fresh(problem, test_cold, validation, test, options.model.trend_step)
 
 
 def _hold_out(interactions: Interactions, sequences: Sequences, seed: int):
@@ -203,11 +229,14 @@ def train_model(
     """Train one kind of model; return it with its parameters and the problem it reads."""
     content = None if kind == "id" else fresh.problem.content
     problem = dataclasses.replace(fresh.problem, content=content)
-    config = dataclasses.replace(options.model, id_embedding=kind != "content")
+    config = dataclasses.replace(
+        options.model, id_embedding=kind != "content", trends=kind == "trends"
+    )
 
     def evaluate(model, params) -> Mapping[str, float]:
         def ndcg(queries):
-            return score(problem, model, params=params, queries=queries, bootstrap=0)["ndcg@10"]
+            how = {"bootstrap": 0, **fresh.asked(queries)}
+            return score(problem, model, params=params, queries=queries, **how)["ndcg@10"]
 
         warm, cold = ndcg(fresh.validation.warm), ndcg(fresh.validation.cold)
         # An id says nothing of a cold item: such a model is selected on the warm ones.
@@ -233,7 +262,7 @@ def score_baselines(fresh: Fresh, *, max_len: int) -> dict[str, Scores]:
 
     def of(scores_fn):
         def evaluate(queries, **options):
-            options |= {"max_len": max_len, "query_times": query_times(queries)}
+            options |= {"max_len": max_len, **fresh.asked(queries)}
             return rank(fresh.problem, scores_fn, queries=queries, **options)
 
         return score_parts(evaluate, fresh.test, cold=fresh.cold)
@@ -246,6 +275,7 @@ def score_model(fresh: Fresh, problem: Problem, model: NxtPost, params: Any) -> 
     """Rank by a trained model."""
 
     def evaluate(queries, **options) -> Metrics:
+        options |= fresh.asked(queries)
         return score(problem, model, params=params, queries=queries, **options)
 
     return score_parts(evaluate, fresh.test, cold=fresh.cold)

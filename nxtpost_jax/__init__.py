@@ -35,6 +35,7 @@ from nxtpost_jax.events.splits import (
     with_targets,
 )
 from nxtpost_jax.events.texts import TextEncoder
+from nxtpost_jax.events.trends import Trends
 from nxtpost_jax.serving.answer import Answer
 from nxtpost_jax.serving.backfill import fill_from_similar_users, fill_with_popular
 from nxtpost_jax.serving.catalogue import Catalogue
@@ -72,6 +73,7 @@ __all__ = [
     "Split",
     "Task",
     "TextEncoder",
+    "Trends",
     "apply_filter",
     "batch_shapes",
     "by_user",

@@ -41,6 +41,7 @@ STYLES: dict[str, Style] = {
     "Shampoo, content only": Style(PINK, "-.", "^"),
     # what NxtPost is told or trained by
     "content and id": Style(RED, "--", "s"),
+    "content, id and trends": Style(MAGENTA, "-", "P"),
     "content alone": Style(PINK, "-", "^"),
     "id alone": Style(BLUE, ":", "v"),
     "fit(table)": Style(RED, "-", "o"),

@@ -36,6 +36,7 @@ from nxtpost_jax import (
     Recommender,
     Sequences,
     Split,
+    Trends,
 )
 from nxtpost_jax.evaluation import baselines as baseline_models
 from nxtpost_jax.evaluation.ranking import ScoresFn
@@ -58,6 +59,7 @@ class Problem:
         no item has content.
       candidates: int32 [m], the items of the training period: those that negatives come from.
       protocol: printed with every figure.
+      live: what trends count, as far as it lies before a query; None for the training part.
     """
 
     split: Split
@@ -65,6 +67,7 @@ class Problem:
     content: np.ndarray | None
     candidates: np.ndarray
     protocol: Protocol
+    live: Sequences | None = None
 
 
 def read_interactions(path: Path | None, *, columns: str | None = None) -> Interactions:
@@ -170,7 +173,8 @@ def baseline_scorers(problem: Problem, queries: Queries) -> dict[str, ScoresFn]:
     train_part, num_items = problem.split.train, problem.num_items
     scorers = {"popularity": baseline_models.popularity(train_part, num_items)}
     if queries.histories.times is not None:
-        scorers["popularity_7d"] = baseline_models.recent_popularity(train_part, num_items)
+        known = train_part if problem.live is None else problem.live
+        scorers["popularity_7d"] = baseline_models.recent_popularity(known, num_items)
     scorers["markov"] = baseline_models.markov(train_part, num_items)
     scorers["item_knn"] = baseline_models.item_knn(train_part, num_items)
     if problem.content is not None:
@@ -306,10 +310,18 @@ def score(
     bootstrap: int = 1000,
     **options: Any,
 ) -> Metrics:
-    """Rank the targets of queries by a trained model; options as in `ranking.evaluate`."""
+    """Rank the targets of queries by a trained model; options as in `ranking.evaluate`.
+
+    A model with trends is asked at the time of a query's last event, unless told.
+    """
     params = own_copy(params)
+    trends = None
+    if model.config.trends:
+        log = problem.split.train if problem.live is None else problem.live
+        trends = Trends.of(log, step=model.config.trend_step)
+        options = {"query_times": query_times(queries)} | options
     with alone():
         content = None if problem.content is None else jnp.asarray(problem.content)
-        scores = nxtpost_jax.model_scores(model, params, content=content)
+        scores = nxtpost_jax.model_scores(model, params, content=content, trends=trends)
         options |= {"max_len": model.config.max_len, "bootstrap": bootstrap}
         return rank(problem, scores, queries=queries, **options)

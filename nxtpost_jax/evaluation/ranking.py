@@ -245,7 +245,7 @@ def _candidates(candidates, num_items: int) -> np.ndarray | None:
     if candidates.dtype == bool:
         return checked_mask("candidates", candidates, num_items)
     candidates = item_ids("candidates", candidates)
-    if len(candidates) and not 0 <= candidates.min() <= candidates.max() < num_items:
+    if candidates.max(initial=0) >= num_items:
         raise ValueError(
             f"candidates: expected items below {num_items}, the number of scores, found "
             f"{candidates.min()}..{candidates.max()}"

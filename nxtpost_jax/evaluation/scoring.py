@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from nxtpost_jax.arrays import Array
 from nxtpost_jax.evaluation.ranking import ScoresFn, best_of_scores
 from nxtpost_jax.events.content import Content, take
+from nxtpost_jax.events.trends import Trends
 from nxtpost_jax.towers.model import NxtPost, apply, count_items
 
 
@@ -93,9 +94,40 @@ def top_items(
     return best_of_scores(scores_BxN, left_out_BxS, allowed_N=allowed_N, k=k)
 
 
-def model_scores(model: NxtPost, params: Any, *, content: Content = None) -> ScoresFn:
+def model_scores(
+    model: NxtPost, params: Any, *, content: Content = None, trends: Trends | None = None
+) -> ScoresFn:
     """Build the `scores_fn` of `ranking.evaluate` for a trained model.
 
     Encodes the catalogue once. Building it again for other parameters traces nothing anew.
+
+    Args:
+      model, params: the towers.
+      content: of all items, or None.
+      trends: for a model that reads them, the events that count; those before the step of a query
+        do. The function then reads `query_times` of its batch: pass them to `ranking.evaluate`.
+
+    Raises:
+      ValueError: the model reads trends and there are none, or the other way round.
     """
-    return partial(cosine_scores, model, params, encode_catalogue(model, params, content=content))
+    if model.config.trends != (trends is not None):
+        found = "none" if trends is None else "some"
+        raise ValueError(f"trends: expected those that the model reads, if any, found {found}")
+    vectors_NxD = encode_catalogue(model, params, content=content)
+    scores = partial(cosine_scores, model, params, vectors_NxD)
+    return scores if trends is None else partial(_raised_scores, scores, model, params, trends)
+
+
+def _raised_scores(scores, model: NxtPost, params, trends: Trends, histories) -> jax.Array:
+    if "query_times" not in histories:
+        raise ValueError("query_times: expected them in the call of evaluate, found none")
+    rest = {name: column for name, column in histories.items() if name != "query_times"}
+    scores_BxN = scores(rest)
+    table = trends.table(histories["query_times"], scores_BxN.shape[1])
+    known_3xBxN = table.known_3xMxN[:, table.moments(histories["query_times"])]
+    return scores_BxN + _raised(model, params, known_3xBxN)
+
+
+@partial(jax.jit, static_argnums=0)
+def _raised(model, params, known):
+    return apply(model, params, known, method="raised")

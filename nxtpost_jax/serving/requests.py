@@ -151,9 +151,8 @@ def _raised_scores(
     raised_MxS, table = trending.at(reader.params, reader.catalogue, times)
 
     def raised(batch):
-        batch = dict(batch)
-        moments_B = table.moments(batch.pop("query_times"))
-        return scores(batch) + raised_MxS[moments_B]
+        rest = {name: column for name, column in batch.items() if name != "query_times"}
+        return scores(rest) + raised_MxS[table.moments(batch["query_times"])]
 
     return raised, options | {"query_times": times}
 

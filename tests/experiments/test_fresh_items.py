@@ -8,6 +8,7 @@ import pytest
 from experiments import fresh_items
 from experiments.data.datasets import read
 from experiments.harness.errors import InputError
+from nxtpost_jax import NxtPostConfig
 
 
 @pytest.fixture
@@ -47,6 +48,33 @@ def test_cold_items_are_never_seen_before_the_test(folder, split):
                 assert not fresh.cold[queries.histories.items].any()
 
 
+def test_live_requests_know_what_was_before_their_day_alone(folder):
+    options = fresh_items.FreshItems(
+        split="time", live=True, content_dim=8, model=NxtPostConfig(trend_step=500.0)
+    )
+    log = read(folder)
+    fresh = fresh_items.pose_fresh(log, options)
+    when = {(u, i): t for u, i, t in zip(log.users, log.items, log.timestamps)}
+    for queries in (*fresh.validation, *fresh.test):
+        asked = fresh.asked(queries)["query_times"]
+        targets = np.array([when[pair] for pair in zip(queries.users, queries.targets)])
+        assert ((asked <= targets) & (targets < asked + 500)).all()
+        assert (asked % 500 == 0).all()
+
+
+def test_the_command_counts_live(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    arguments = ["--data", str(folder), "--preset", "smoke", "--devices", "1", "--out", str(out)]
+    arguments += ["--optimizer", "adamw", "--split", "time", "--live", "--models", "trends"]
+    fresh_items.main([*arguments, "--model.trend-step", "500"])
+    summary = json.loads((out / "summary.json").read_text())
+    assert "trends/0/cold/hr@10" in summary["metrics"]
+    # That of training alone knows no cold item.
+    assert summary["baselines"]["popularity_7d/cold_only/hr@10"] > 0
+    assert "what happened before it is known" in (out / "report.md").read_text()
+
+
 @pytest.mark.long
 def test_command_reports_warm_and_cold(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -69,5 +97,8 @@ def test_data_without_content_or_times_is_refused(tmp_path):
     (tmp_path / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]) + "\n")
     with pytest.raises(InputError, match="expected items with content, found none"):
         fresh_items.pose_fresh(read(tmp_path), fresh_items.FreshItems())
-    with pytest.raises(InputError, match="--models: expected some of both, content, id, found x"):
+    expected = "--models: expected some of both, content, id, trends, found x"
+    with pytest.raises(InputError, match=expected):
         fresh_items.FreshItems(models=("x",))
+    with pytest.raises(InputError, match="--live: expected --split time beside it, found items"):
+        fresh_items.FreshItems(live=True)

@@ -175,3 +175,48 @@ def test_diagnostics_measure_the_condition():
 def test_diagnostics_of_another_optimizer_are_refused():
     with pytest.raises(ValueError, match="state: expected one that holds a ShampooState"):
         shampoo_jax.diagnostics(optax.adam(0.1).init(_params()))
+
+
+def test_a_block_keeps_all_its_roots_where_one_side_fails():
+    """Sides of one shape are solved at once; the worst of them decides."""
+
+    def failing(a, size, previous, **options):
+        good = eigh_root(a, size, previous, **options)
+        residual = jnp.where(a[0, 0] > 50.0, 1e3, good.residual)
+        return good._replace(residual=residual)
+
+    tx = shampoo_jax.shampoo(0.01, b2=0.5, **grouped(solver=failing, **OPTIONS))
+    params = {"w": jnp.zeros((8, 8))}
+    quiet = [_noise(params, seed) for seed in range(4)]
+    _, before = _run(tx, params, quiet)
+    # Of the left factor alone the first entry is large.
+    loud = [{"w": g["w"].at[0].multiply(20.0)} for g in quiet]
+    _, after = _run(tx, params, quiet + loud)
+    assert (after[0].pools[0].failures > 0).all()
+    for old, new in zip(before[0].pools[0].roots, after[0].pools[0].roots):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_eigenvalues_follow_gradients_however_small():
+    """Between two refreshes, in the bases of the last one."""
+    tx = shampoo_jax.kl_shampoo(0.01, **grouped(block_size=8, precondition_frequency=100))
+    params = {"w": jnp.zeros((8, 8))}
+    grads = [_noise(params, seed, 1e-3) for seed in range(3)]
+    (_, before), (_, after) = (_run(tx, params, grads[:count]) for count in (2, 3))
+    for old, new in zip(before[0].pools[0].spectra, after[0].pools[0].spectra):
+        assert (jnp.abs(new - old) > 1e-3 * jnp.abs(old)).any()
+
+
+def test_no_block_is_refreshed_before_its_turn():
+    """Three blocks in two turns: one of the turns has a row less than there is room for."""
+    tx = shampoo_jax.shampoo(0.01, **grouped(**OPTIONS))
+    params = {"w": jnp.zeros((24, 8))}
+    state, step = jax.jit(tx.init)(params), jax.jit(tx.update)
+    refreshed = []
+    for seed in range(8):
+        _, state = step(_noise(params, seed), state, params)
+        last = np.asarray(state[0].pools[0].last_refresh)
+        refreshed.append(np.flatnonzero(last == last.max()).tolist())
+    turns = refreshed[2:4]  # the first steps start all
+    assert sorted(turns[0] + turns[1]) == [0, 1, 2]
+    assert refreshed[2:] == turns * 3

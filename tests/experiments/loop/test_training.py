@@ -182,6 +182,17 @@ def test_stage_ends_after_so_many_evaluations_without_a_new_best(run):
     assert again.steps == result.steps
 
 
+def test_stage_ends_after_so_many_evaluations_where_none_is_a_number(run):
+    result = train_tiny(
+        run,
+        epochs=20,
+        evaluate=lambda params: {"score": float("nan")},
+        select="score",
+        patience=2,
+    )
+    assert (result.best_epoch, result.steps) == (None, 2 * STEPS)
+
+
 def test_no_epochs_return_the_initial_parameters(run):
     result = train_tiny(run, epochs=0)
     key = jax.random.split(jax.random.key(3))[0]

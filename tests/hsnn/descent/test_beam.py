@@ -11,15 +11,20 @@ from hsnn_jax.descent import beam as route
 from hsnn_jax.lists.index import build_index
 
 USERS = 9
+MANY = [0.02, 0.6, 1.0]  # of the nodes, how many have items left for a user
 
 
-@pytest.mark.parametrize("budget", [3, 40, 300, 2000])
-def test_putting_few_nodes_in_order_gives_the_beam_of_all_in_order(budget, monkeypatch):
+@pytest.mark.parametrize(
+    "budget, shares",
+    [(3, MANY), (40, MANY), (300, MANY), (2000, MANY), (2000, [0.02])],
+    ids=["3", "40", "300", "2000", "few left"],
+)
+def test_putting_few_nodes_in_order_gives_the_beam_of_all_in_order(budget, shares, monkeypatch):
     rng = np.random.default_rng(budget)
     items = rng.normal(size=(1500, 3)).astype(np.float32)
     index = build_index(items, rng.normal(size=(150, 3)).astype(np.float32), slack=3)
     scores = jnp.asarray(rng.integers(0, 40, (USERS, 150)), jnp.float32)  # with ties
-    left = jnp.asarray(rng.random((USERS, 150)) < rng.choice([0.02, 0.6, 1.0], (USERS, 1)))
+    left = jnp.asarray(rng.random((USERS, 150)) < rng.choice(shares, (USERS, 1)))
     found = route.Candidates(None, scores, scores[..., None])
     budgets = jnp.full(USERS, budget).at[0].set(0)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hsnn_jax import LTIConfig, chunks
 from hsnn_jax.cost_curves import frontier
 from hsnn_jax.descent import descend
+from hsnn_jax.descent.descend import nothing_found
 from hsnn_jax.descent.search import brute_force, compiled_search, prepare, search
 from hsnn_jax.lists.index import build_index, pack
 from hsnn_jax.monn.scorers import dot, init_mol, mol, pair_flops
@@ -371,3 +372,11 @@ def test_bad_input(change, message):
     arguments = dict(k=5, budget=30) | change
     with pytest.raises(ValueError, match=message):
         search(dot, None, index=index, items=items, users=users, k=arguments.pop("k"), **arguments)
+
+
+def test_the_answer_to_nobody_is_like_any_other():
+    index, items, users = integer_problem(0)
+    found = search(dot, None, index=index, items=items, users=users[:1], k=3, budget=40)
+    for none, one in zip(nothing_found(3), found, strict=True):
+        assert none.shape == (0, *one.shape[1:])
+        assert none.dtype == one.dtype

@@ -87,6 +87,8 @@ def test_stats_of_an_even_and_a_collapsed_index():
     assert collapsed["perplexity"] == pytest.approx(1.0)
     assert collapsed["imbalance"] == 4.0
     assert collapsed["fill"] == 0.25
+    alone = stats(build_index(vectors[:1], vectors[:2], capacity=1))
+    assert alone["perplexity"] == pytest.approx(1.0)
 
 
 def test_bad_input():

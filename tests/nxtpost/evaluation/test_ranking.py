@@ -7,6 +7,7 @@ from nxtpost_jax.evaluation.metrics import harmonic_mean, inverse_propensity, pa
 from nxtpost_jax.evaluation.ranking import (
     best_of_scores,
     evaluate,
+    last_times,
     metrics_of_ranks,
     rank_of_targets,
     unique_items,
@@ -259,3 +260,23 @@ def test_what_cannot_be_paired_is_refused():
 def test_the_harmonic_mean_needs_both():
     assert harmonic_mean(0.3, 0.6) == pytest.approx(0.4)
     assert harmonic_mean(0.3, 0.0) == 0
+
+
+def test_a_query_is_asked_at_its_last_event():
+    log = Sequences([1, 2, 3, 4], [0, 1, 4], times=[5.0, 7.0, 8.0, 11.0])
+    np.testing.assert_array_equal(last_times(log), [5.0, 11.0])
+    with pytest.raises(ValueError, match=r"^histories: expected times, found none$"):
+        last_times(Sequences([1], [0, 1]))
+    empty = Sequences([1], [0, 1, 1], times=[5.0])
+    with pytest.raises(ValueError, match=r"^histories: expected an event .*, found none in number"):
+        last_times(empty)
+
+
+def test_a_target_right_beyond_the_scores_is_refused():
+    queries = Queries(Sequences([1], [0, 1]), np.array([4]), np.array([0]))
+
+    def scores(histories):
+        return np.zeros((len(histories["items"]), 4), np.float32)
+
+    with pytest.raises(ValueError, match=r"^targets: expected items below 4, .*, found 4$"):
+        evaluate(scores, queries, max_len=2)

@@ -46,6 +46,13 @@ def test_bad_events_are_refused(arguments, message):
         Sequences.from_events(**arguments)
 
 
+def test_users_may_be_as_sparse_as_a_million():
+    assert len(Sequences.from_events([999_999], [0])) == 1_000_000
+    with pytest.raises(ValueError, match=r"^users: expected ids below 1000000 .* found 1000000$"):
+        Sequences.from_events([1_000_000], [0])
+    assert len(Sequences.from_events([1_000_000], [0], num_users=1_000_001)) == 1_000_001
+
+
 def test_a_user_beyond_the_last_is_refused():
     with pytest.raises(IndexError, match="user: expected 0 to 0, found 1"):
         Sequences.from_events([0], [0])[1]

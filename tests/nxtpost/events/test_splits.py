@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from nxtpost_jax.events.sequences import PAD, Sequences, pad_histories
 from nxtpost_jax.events.splits import (
+    Queries,
     by_user,
     following,
     global_time,
@@ -233,3 +234,12 @@ def test_the_last_events_of_some_users_are_held_out_and_nobody_is_asked_twice():
     assert all(len(split.train[user]) == 5 for user in others)
     short = Sequences.from_events([0, 0, 1, 2, 2], [1, 2, 3, 4, 5])
     assert len(last_of_some(short).validation) == 0
+
+
+def test_ids_of_queries_are_whole_numbers():
+    queries = Queries(Sequences([1, 2], [0, 1, 2]), np.array([3.0, 4.0]), [0.0, 1.0])
+    assert queries.targets.dtype == queries.users.dtype == np.int32
+    for name in ("targets", "users"):
+        given = {"targets": [3, 4], "users": [0, 1]} | {name: [0.5, 1.0]}
+        with pytest.raises(ValueError, match=f"^{name}: expected whole numbers"):
+            Queries(Sequences([1, 2], [0, 1, 2]), **given)

@@ -174,3 +174,12 @@ def test_a_refused_call_changes_nothing(call, message):
     assert len(catalogue.ids) == 5
     np.testing.assert_array_equal(catalogue.vectors, vectors)
     assert not len(catalogue.removed)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_values_by_id_come_to_their_slots(count):
+    """Ids beyond the values have none, nor have free slots."""
+    catalogue = Catalogue.of(drawn(3), capacity=5, recent=2).remove([0])
+    values = np.arange(10, 10 + count)
+    expected = [values[item] if 0 <= item < count else 0 for item in catalogue.ids]
+    np.testing.assert_array_equal(catalogue.by_slot(values), expected)

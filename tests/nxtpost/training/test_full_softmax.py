@@ -97,3 +97,8 @@ def test_a_million_items_on_eight_devices(mesh):
     # The gradient of the items stays where they are; only numbers a position travel.
     text = compiled.as_text()
     assert "all-gather" not in text and "all-to-all" not in text
+
+
+def test_rows_go_in_passes_where_products_would_leave_the_cache(monkeypatch):
+    monkeypatch.setattr("nxtpost_jax.training.full_softmax._CACHED", 2 * 12)
+    check(partial(chunked_logsumexp, chunk=99), 12)

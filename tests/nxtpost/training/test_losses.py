@@ -149,6 +149,15 @@ def test_calibration_runs_from_plain_to_the_sampling_rate():
     assert calibrated_beta(10, 101, 1.0) == pytest.approx(0.1)
     assert calibrated_beta(500, 101, 1.0) == 1
     assert calibrated_beta(5, 1, 1.0) == 1
+    assert calibrated_beta(1, 2, 1.0) == 1  # one other item, always drawn
+    assert calibrated_beta(1, 3, 1.0) == 0.5
+
+
+def test_cross_entropy_without_calibration_is_that_of_logistic_regression():
+    positive, negative = jnp.array([[0.3]]), jnp.array([[-0.2, 1.1]])
+    found = binary_cross_entropy(positive, negative, jnp.array([[True, True]]))
+    odds = 1 / (1 + np.exp(-np.array([0.3, 0.2, -1.1])))
+    np.testing.assert_allclose(found, [[-np.log(odds).mean()]], rtol=1e-6)
 
 
 def test_cross_entropy_of_large_logits_is_finite():

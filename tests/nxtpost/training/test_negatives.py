@@ -79,6 +79,8 @@ def test_popularity_counts_labels():
     assert log_popularity(sequences, 6).dtype == np.float32
     with pytest.raises(ValueError, match="num_items: expected at least 5, found 3"):
         log_popularity(sequences, 3)
+    one = log_popularity(Sequences([2, 1], [0, 2]), 3)  # the only label is item 1
+    np.testing.assert_array_equal(one, np.zeros(3))
 
 
 def test_the_corrected_sum_over_all_labels_counts_each_item_once():
