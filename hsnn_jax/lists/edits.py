@@ -193,7 +193,7 @@ def _listed(index, tiles, node, distance):
         lambda x: x.at[node].get(mode="clip"), (index.nodes, index.lists, tiles)
     )
     vectors = vectors_of_list(held, ids.size)
-    return ids, pairwise_distance(vectors, centre[None, :], distance=distance)[:, 0]
+    return ids, pairwise_distance(vectors, centre[None, :], distance=distance).squeeze(axis=1)
 
 
 def batches(size: int) -> Iterator[tuple[slice, int]]:

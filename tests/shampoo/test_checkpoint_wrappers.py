@@ -142,6 +142,21 @@ def test_random_keys_outside_come_back():
     _assert_equal(*ends)
 
 
+def test_numbers_of_the_host_come_back_as_they_were():
+    def init(params):
+        return {"count": 3, "rate": 0.5, "list": np.arange(2.0), "one": np.ones(1)}
+
+    kept = optax.GradientTransformation(init, lambda g, s, p=None: (g, s | {"count": 4}))
+    tx = optax.chain(kept, _transform())
+    _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    tree = shampoo_jax.to_canonical(state, PARAMS)
+    again = shampoo_jax.from_canonical(tree, tx.init(PARAMS), params=PARAMS)
+    assert again[0]["count"] == 4
+    for name, value in state[0].items():
+        assert type(again[0][name]) is type(value), name
+    np.testing.assert_array_equal(again[0]["one"], [1.0])
+
+
 def test_what_does_not_fit_is_refused_by_name():
     tx = _transform()
     state = tx.init(PARAMS)

@@ -244,6 +244,23 @@ def test_costs_count_every_level():
     assert (np.asarray(whole.items_scored) == ROWS).all()
 
 
+def shifted(params, users, items):
+    """Another scorer, of another order."""
+    return params - dot(None, users, items)
+
+
+def test_without_an_ensemble_brute_force_is_the_last_levels_scorer():
+    indexes, levels = problem(5)
+    levels[1] = levels[1]._replace(scorer=shifted)
+    found = brute_force_levels(levels, indexes, k=K)
+    weights = jnp.zeros((3, 3)).at[2, 2].set(1.0)
+    alone = {"weights": weights, "bias": jnp.zeros(3)}
+    ids, scores = best_of(scores_by_hand(indexes, levels, alone))
+    np.testing.assert_array_equal(found.ids, ids)
+    np.testing.assert_array_equal(found.scores, scores)
+    np.testing.assert_array_equal(found.flops, (2 * WIDTH + 1) * ROWS)
+
+
 def test_a_filter_that_allows_nothing_scores_no_node_below_the_first_level():
     indexes, levels = problem(3)
     found = search_levels(levels, indexes, k=K, budgets=[FINE, ROWS], allowed=jnp.zeros(ROWS, bool))

@@ -78,6 +78,21 @@ def test_loss_equals_a_slow_one(objective):
         np.testing.assert_allclose(value, both, rtol=1e-6)
 
 
+def test_an_odd_number_of_positions_is_as_any_other():
+    """What all rows share is dealt to no row."""
+    batch = {name: column[:3] for name, column in drawn_batch(1).items()}
+    columns = 2 * (batch["items"].shape[1] // 2) - 1
+    for name in ("items", "labels"):
+        batch[name] = batch[name][:, :columns]
+    states, vectors = drawn_tables(batch)
+    candidates, key = np.unique(drawn_sequences().items), jax.random.key(3)
+    given = {"batch": batch, "content": None, "key": key, "candidates": candidates}
+    objective = Objective(num_negatives=40)
+    value, _ = loss(Tables(), (states, vectors), objective=objective, **given)
+    slow = Slow(objective, (states, vectors), batch, key, candidates, None).value()
+    np.testing.assert_allclose(value, slow, rtol=1e-5)
+
+
 TRENDING = ("uniform logq", "gbce", "smoothed", "mixed, smoothed")
 
 
