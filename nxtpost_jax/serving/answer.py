@@ -22,8 +22,8 @@ class Answer:
     Attributes:
       ids: [B, k], the caller's ids, the best first: int32 numbers from 0, or what a table had,
         int64, text or objects.
-      scores: float32[B, k], cosines, or inner products where the model compares by them; -inf
-        where there is no item.
+      scores: float32[B, k], cosines, or inner products where the model compares by them, plus what
+        trends raise them by; -inf where there is no item.
       users: [B], the users that a table of histories has, in the order of their first events; None
         where histories have no names.
       skipped: int64[B], unknown items that were left out of each history.

@@ -242,7 +242,7 @@ class Recommender:
           unknown: what an item that the catalogue never had does: "refuse" names it in an error,
             "skip" leaves it out and counts it in the answer's `skipped`.
 
-        Returns: an `Answer`: ids [B, k], the best first, and their cosines float32[B, k].
+        Returns: an `Answer`: ids [B, k], the best first, and their scores float32[B, k].
 
         Raises: FloatingPointError: the best score is NaN. ValueError: k is out of range, a history
           is empty, an id is unknown, times are out of order, or the model was trained with times,
