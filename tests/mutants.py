@@ -30,6 +30,7 @@ NX, HS, SH, EX = ("tests/" + name for name in ("nxtpost", "hsnn", "shampoo", "ex
 REFERENCE = (f"{SH}/test_reference.py", f"{SH}/test_reference_trajectories.py")
 FIT = (f"{NX}/training/test_fitting.py", f"{NX}/serving/test_recommender.py")
 SEARCH = (f"{HS}/descent/test_search.py", f"{HS}/descent/test_search_levels.py")
+OF_POOLS = (f"{HS}/descent/test_descend_flops.py", f"{HS}/serving/test_pool.py")
 ESTIMATE = (f"{HS}/serving/test_retriever_recall.py",)
 RETRIEVER = (f"{HS}/serving/test_retriever.py", f"{HS}/serving/test_retriever_growth.py")
 # The files whose faults lose or falsify results, and their tests, the quick ones first.
@@ -59,7 +60,7 @@ CORES: dict[str, Sequence[str]] = {
     "nxtpost_jax/serving/catalogue.py": (
         *(f"{NX}/serving/test_catalogue.py", f"{NX}/serving/test_recommender_changing_items.py"),
     ),
-    "hsnn_jax/descent/descend.py": (*SEARCH, f"{HS}/descent/test_descend_flops.py", *ESTIMATE),
+    "hsnn_jax/descent/descend.py": (*SEARCH, *OF_POOLS, *ESTIMATE),
     "hsnn_jax/descent/beam.py": (f"{HS}/descent/test_beam.py", *SEARCH),
     "hsnn_jax/descent/search.py": (*SEARCH, f"{HS}/descent/test_search_nan_scores.py"),
     "hsnn_jax/lists/assignment.py": (f"{HS}/lists/test_index.py", f"{HS}/lists/test_living.py"),

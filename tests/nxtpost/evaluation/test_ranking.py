@@ -280,3 +280,17 @@ def test_a_target_right_beyond_the_scores_is_refused():
 
     with pytest.raises(ValueError, match=r"^targets: expected items below 4, .*, found 4$"):
         evaluate(scores, queries, max_len=2)
+
+
+def test_each_query_has_a_moment_where_one_has():
+    queries = Queries(Sequences([1, 2], [0, 1, 2]), np.array([0, 1]), np.array([0, 1]))
+    asked = []
+
+    def scores(histories):
+        asked.extend(histories["query_times"])
+        return np.zeros((len(histories["items"]), 4), np.float32)
+
+    evaluate(scores, queries, max_len=2, query_times=[5.0, 7.0])
+    assert asked == [5.0, 7.0]
+    with pytest.raises(ValueError, match=r"^query_times: expected 2, found 1$"):
+        evaluate(scores, queries, max_len=2, query_times=[5.0])
