@@ -163,8 +163,9 @@ def pose_fresh(interactions: Interactions, options: FreshItems) -> Fresh:
         selection="harmonic mean of warm and cold validation NDCG@10",
         seen_filter=by_draw,
         notes="; ".join(interactions.notes),
-        **({"query_time": LIVE} if options.live else {}),
     )
+    if options.live:
+        protocol = dataclasses.replace(protocol, query_time=LIVE)
     problem = Problem(
         split=split,
         num_items=interactions.n_items,

@@ -78,6 +78,7 @@ AXES: dict[str, dict[str, Change]] = {
         "relative times": Change({"relative_bias": "time"}, needs="times"),
         "relative both": Change({"relative_bias": "both"}, needs="times"),
     },
+    "trends": {"trends": Change({"trends": True}, needs="times")},
     "actions": {"actions embedded": Change({"num_actions": "all"}, needs="actions")},
     "pooling": {
         "mean": _both(0.5, pooling="mean"),

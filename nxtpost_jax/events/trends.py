@@ -21,6 +21,7 @@ WINDOW = 7  # steps that count as of late
 SIZES = (24, 24, 32)  # buckets of events so far, of late, and of age
 _AGES = 24  # units of age a step: hours of a day
 _TABLE = 2**28  # bytes that the moments of a training may take
+_PARTS = 4096  # of which a log may consist before they are joined
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ def trend_table(
     Raises:
       ValueError: the log has no times.
     """
-    items, times = log.items, times_of(log)
+    items, times = _in_order(log.items, times_of(log))
     asked = np.unique(np.floor((times if at is None else np.asarray(at)) / step))
     if at is None:
         most = max(1, _TABLE // (len(SIZES) * max(num_items, 1)))
@@ -76,7 +77,7 @@ class Trends:
         """Begin with events in any order: int32[n], and float64[n] seconds."""
         self.step = step
         self._lock = threading.Lock()
-        self._parts = [(items, times)]
+        self._parts = [_in_order(items, times)]
         self._now = _last_step(times, step)
         self._known: tuple[float, np.ndarray] | None = None
 
@@ -102,6 +103,8 @@ class Trends:
         with self._lock:
             times = np.where(np.isnan(times), self._now, times)
             self._parts.append((items, times))
+            if len(self._parts) > _PARTS:
+                self._joined()
             self._now = max(self._now, _last_step(times, self.step))
 
     def known_3xN(self, num_items: int) -> np.ndarray:
@@ -120,14 +123,14 @@ class Trends:
             return self._table(starts_M, num_items)
 
     def events(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give all events: int32[n], and float64[n] seconds."""
+        """Give all events, the oldest first: int32[n], and float64[n] seconds."""
         with self._lock:
             return self._joined()
 
-    def _joined(self):
-        items, times = (np.concatenate(parts) for parts in zip(*self._parts))
-        self._parts = [(items, times)]
-        return items, times
+    def _joined(self) -> tuple[np.ndarray, np.ndarray]:
+        if len(self._parts) > 1:
+            self._parts = [_in_order(*(np.concatenate(parts) for parts in zip(*self._parts)))]
+        return self._parts[0]
 
     def _table(self, starts_M, num_items):
         items, times = self._joined()
@@ -135,10 +138,9 @@ class Trends:
 
 
 def _table(items, times, num_items: int, *, starts_M: np.ndarray, step: float) -> TrendTable:
-    """Tell what events say of items at steps, ascending; items beyond N are left out."""
-    order = np.argsort(times, kind="stable")
-    order = order[items[order] < num_items]
-    items, times = items[order], times[order]
+    """Tell what events in their order say of items at steps, ascending; no item beyond N counts."""
+    if items.max(initial=0) >= num_items:
+        items, times = items[items < num_items], times[items < num_items]
     first_N = np.full(num_items, np.inf)
     np.minimum.at(first_N, items, times)
     known = np.zeros((len(SIZES), len(starts_M), num_items), np.int8)
@@ -161,6 +163,11 @@ def times_of(log: Sequences) -> np.ndarray:
     if log.times is None:
         raise ValueError("events: expected times, which trends are counted by, found none")
     return log.times
+
+
+def _in_order(items: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(times, kind="stable")
+    return items[order], times[order]
 
 
 def _last_step(times: np.ndarray, step: float) -> float:

@@ -47,7 +47,7 @@ def test_variants_that_the_data_does_not_allow_are_left_out(problem_with_all):
         problem_with_all, content=None, split=dataclasses.replace(split, train=train)
     )
     missing = set(variants_of(problem_with_all, Ablation())) - set(variants_of(bare, Ablation()))
-    of_times = {"time concatenated", "relative times", "relative both"}
+    of_times = {"time concatenated", "relative times", "relative both", "trends"}
     assert missing == of_times | {"actions embedded", "content alone", "id alone"}
 
 

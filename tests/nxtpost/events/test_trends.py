@@ -57,7 +57,9 @@ def test_no_event_of_a_day_or_after_it_changes_what_the_day_knows():
     np.testing.assert_array_equal(table.known_3xMxN[:, : 40 + 1], other.known_3xMxN)
 
 
-def test_counted_live_is_what_the_whole_log_says():
+@pytest.mark.parametrize("parts", [4096, 3])
+def test_counted_live_is_what_the_whole_log_says(parts, monkeypatch):
+    monkeypatch.setattr(module, "_PARTS", parts)
     log = drawn_log()
     order = np.argsort(log.times)
     items, times = log.items[order], log.times[order]
