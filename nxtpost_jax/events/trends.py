@@ -18,7 +18,9 @@ from nxtpost_jax.events.sequences import Sequences
 
 DAY = 86_400.0
 WINDOW = 7  # steps that count as of late
-SIZES = (24, 24, 32)  # buckets of events so far, of late, and of age
+KINDS = ("total", "late", "age")  # events so far, of late, and since when
+OCTAVE = 8  # steps of a code between a number and its double
+KNOTS = 33  # octaves that codes go over, both ends among them
 _AGES = 24  # units of age a step: hours of a day
 _TABLE = 2**28  # bytes that the moments of a training may take
 _PARTS = 4096  # of which a log may consist before they are joined
@@ -30,8 +32,9 @@ class TrendTable:
 
     Attributes:
       starts_M: float64, when the moments' steps begin, ascending.
-      known_3xMxN: int8, buckets: powers of two of the events so far, of those of the last
-        `WINDOW` steps, and of the age; all are 0 for an item without an event so far.
+      known_3xMxN: uint8, codes of the events so far, of those of the last `WINDOW` steps, and of
+        the age. A code is `OCTAVE` log2(1 + count), rounded; an age has an octave more, so that
+        all are 0 for an item without an event so far, and no age is.
     """
 
     starts_M: np.ndarray
@@ -62,7 +65,7 @@ def trend_table(
     items, times = _in_order(log.items, times_of(log))
     asked = np.unique(np.floor((times if at is None else np.asarray(at)) / step))
     if at is None:
-        most = max(1, _TABLE // (len(SIZES) * max(num_items, 1)))
+        most = max(1, _TABLE // (len(KINDS) * max(num_items, 1)))
         asked = asked[:: -(-len(asked) // most) or 1]
     return _table(items, times, num_items, starts_M=asked * step, step=step)
 
@@ -78,7 +81,7 @@ class Trends:
         self.step = step
         self._lock = threading.Lock()
         self._parts = [_in_order(items, times)]
-        self._now = _last_step(times, step)
+        self._last = times.max(initial=-np.inf)
         self._known: tuple[float, np.ndarray] | None = None
 
     @classmethod
@@ -93,7 +96,7 @@ class Trends:
     @property
     def now(self) -> float:
         """Tell when the step of now began; 0 before any event."""
-        return self._now
+        return float(np.floor(self._last / self.step) * self.step) if self._last > -np.inf else 0.0
 
     def add(self, items: np.ndarray, times: np.ndarray) -> None:
         """Count events more: int32[n], and float64[n] seconds, NaN for now.
@@ -101,19 +104,19 @@ class Trends:
         One that comes late counts from the next step on.
         """
         with self._lock:
-            times = np.where(np.isnan(times), self._now, times)
+            times = np.where(np.isnan(times), self.now, times)
             self._parts.append((items, times))
             if len(self._parts) > _PARTS:
                 self._joined()
-            self._now = max(self._now, _last_step(times, self.step))
+            self._last = max(self._last, times.max(initial=-np.inf))
 
     def known_3xN(self, num_items: int) -> np.ndarray:
-        """Give the buckets of now, as of a `TrendTable`: int8[3, N]; the same array all step."""
+        """Give the codes of now, as of a `TrendTable`: uint8[3, N]; the same array all step."""
         with self._lock:
-            known = self._known
-            if known is None or known[0] != self._now or known[1].shape[1] < num_items:
-                table = self._table(np.array([self._now]), num_items)
-                known = self._known = self._now, table.known_3xMxN[:, 0]
+            known, now = self._known, self.now
+            if known is None or known[0] != now or known[1].shape[1] < num_items:
+                known = now, self._table(np.array([now]), num_items).known_3xMxN[:, 0]
+                self._known = known
         return known[1][:, :num_items]
 
     def table(self, at: np.ndarray, num_items: int) -> TrendTable:
@@ -143,14 +146,14 @@ def _table(items, times, num_items: int, *, starts_M: np.ndarray, step: float) -
         items, times = items[items < num_items], times[items < num_items]
     first_N = np.full(num_items, np.inf)
     np.minimum.at(first_N, items, times)
-    known = np.zeros((len(SIZES), len(starts_M), num_items), np.int8)
+    known = np.zeros((len(KINDS), len(starts_M), num_items), np.uint8)
     total_N, done = np.zeros(num_items, np.int64), 0
     for number, start in enumerate(starts_M):
         early, end = np.searchsorted(times, (start - WINDOW * step, start))
         total_N += np.bincount(items[done:end], minlength=num_items)
         done = end
         late_N = np.bincount(items[early:end], minlength=num_items)
-        known[:, number] = _buckets(total_N, late_N, start - first_N, step=step)
+        known[:, number] = _codes(total_N, late_N, start - first_N, step=step)
     return TrendTable(starts_M, known)
 
 
@@ -170,13 +173,10 @@ def _in_order(items: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndar
     return items[order], times[order]
 
 
-def _last_step(times: np.ndarray, step: float) -> float:
-    return float(np.floor(times.max(initial=0.0) / step) * step)
-
-
-def _buckets(total_N, late_N, seconds_N, *, step: float) -> np.ndarray:
-    """Bucket counts and seconds since the first event, not above 0 for none: int8[3, N]."""
-    age_N = np.where(seconds_N > 0, 1 + np.maximum(seconds_N, 0) * (_AGES / step), 1)
-    known = np.floor(np.log2(np.stack([1 + total_N, 1 + late_N, age_N])))
-    known[2] += seconds_N > 0
-    return np.minimum(known, np.array(SIZES)[:, None] - 1).astype(np.int8)
+def _codes(total_N, late_N, seconds_N, *, step: float) -> np.ndarray:
+    """Code counts, and seconds since the first event, not above 0 for none: uint8[3, N]."""
+    there_N = seconds_N > 0
+    age_N = np.where(there_N, seconds_N, 0) * (_AGES / step)
+    octaves = np.log2(1 + np.stack([total_N, late_N, age_N]))
+    octaves[2] += there_N
+    return np.minimum(np.round(OCTAVE * octaves), OCTAVE * (KNOTS - 1) - 1).astype(np.uint8)

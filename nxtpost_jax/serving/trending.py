@@ -18,8 +18,14 @@ from nxtpost_jax.towers.model import NxtPost, apply
 
 
 class _Latest(NamedTuple):
-    of: tuple[float, Catalogue, Any]  # the step, the catalogue and the parameters
+    step: float
+    catalogue: Catalogue
+    params: Any
     raised_S: jax.Array
+
+    def holds(self, step: float, catalogue: Catalogue, params: Any) -> bool:
+        """Tell whether it was computed of these very objects."""
+        return self.step == step and self.catalogue is catalogue and self.params is params
 
 
 class Trending:
@@ -52,10 +58,10 @@ class Trending:
     def now(self, params: Any, catalogue: Catalogue) -> jax.Array:
         """Say what scores are raised by now: f32[S]; computed once a step and catalogue."""
         latest, step = self._latest, self.trends.now
-        if latest is None or latest.of[0] != step or latest.of[1:] != (catalogue, params):
+        if latest is None or not latest.holds(step, catalogue, params):
             known_3xN = self.trends.known_3xN(_num_ids(catalogue))
             raised_S = _raised(self._model, params, _by_slot(known_3xN, catalogue))
-            latest = self._latest = _Latest((step, catalogue, params), raised_S)
+            latest = self._latest = _Latest(step, catalogue, params, raised_S)
         return latest.raised_S
 
     def at(
@@ -75,7 +81,7 @@ def _num_ids(catalogue: Catalogue) -> int:
 
 
 def _by_slot(known: np.ndarray, catalogue: Catalogue) -> np.ndarray:
-    """Take the columns of ids, int8[3, ..., N], into their slots."""
+    """Take the columns of ids, uint8[3, ..., N], into their slots."""
     return known[..., np.where(catalogue.ids == PAD, 0, catalogue.ids)]
 
 

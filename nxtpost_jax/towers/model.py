@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.content import Content, num_rows, take
-from nxtpost_jax.events.trends import SIZES
+from nxtpost_jax.events.trends import KINDS
 from nxtpost_jax.towers.config import NxtPostConfig
 from nxtpost_jax.towers.pooling import Pooling, last_states
 from nxtpost_jax.towers.post_tower import PostTower
@@ -71,7 +71,7 @@ class NxtPost(nn.Module):
         states_BxLxD = self.encode_users(histories, content, deterministic=deterministic)
         self.pool(states_BxLxD, histories["items"])
         if self.config.trends:
-            self.raised(jnp.zeros((len(SIZES), 1), jnp.int8))
+            self.raised(jnp.zeros((len(KINDS), 1), jnp.uint8))
         return states_BxLxD
 
     def encode_items(
@@ -146,7 +146,7 @@ class NxtPost(nn.Module):
         """Say what items' similarities are raised by: f32[...].
 
         Args:
-          known: int8[3, ...], what is known of each at a moment, see `events.trends`.
+          known: uint8[3, ...], what is known of each at a moment, see `events.trends`.
         """
         return self.trend_prior(known)
 

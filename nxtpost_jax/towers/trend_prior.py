@@ -1,4 +1,4 @@
-"""What a score is raised by for what is known of an item at the moment: a learned sum of tables."""
+"""What a score is raised by for what is known of an item at the moment: a learned sum of curves."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import jax
 import jax.numpy as jnp
 
 from nxtpost_jax.arrays import Array
-from nxtpost_jax.events.trends import SIZES
+from nxtpost_jax.events.trends import KINDS, KNOTS, OCTAVE
 
 
 class TrendPrior(nn.Module):
-    """Add a learned number per bucket of events so far, of events of late, and of age.
+    """Add a learned curve of events so far, one of events of late, and one of age.
 
-    All begin at 0. They are of the scale of a similarity, to which they are added.
+    A curve has a number per octave and is straight between them, so that items of about as many
+    events stay in their order. All begin at 0. They are of the scale of a similarity, to which they
+    are added.
     """
 
     @nn.compact
     def __call__(self, known: Array) -> jax.Array:
-        """Give f32[...] for the buckets int8[3, ...] of `events.trends`."""
+        """Give f32[...] for the codes uint8[3, ...] of `events.trends`."""
         total = jnp.zeros(known.shape[1:])
-        for name, size, buckets in zip(("total", "late", "age"), SIZES, known, strict=True):
-            table = self.param(name, nn.initializers.zeros, (size,))
-            total += jnp.take(table, buckets, mode="clip")
+        for name, codes in zip(KINDS, known, strict=True):
+            knots = self.param(name, nn.initializers.zeros, (KNOTS,))
+            octave, part = codes // OCTAVE, (codes % OCTAVE) / OCTAVE
+            low = jnp.take(knots, octave, mode="clip")
+            total += low + part * (jnp.take(knots, octave + 1, mode="clip") - low)
         return total

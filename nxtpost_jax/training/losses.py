@@ -153,7 +153,7 @@ def loss(
         are made of, each once; all items when None. Leave out items that the training period
         does not know, or they are taught to be wrong.
       log_popularity: f32[n] of `negatives.log_popularity`, for `logq` with in-batch negatives.
-      trends: int8[3, M, n] of `trends.TrendTable`, what is known of items at the moments that the
+      trends: uint8[3, M, n] of `trends.TrendTable`, what is known of items at the moments that the
         batch names; for a model with `trends`.
       mesh: for a full softmax, the mesh over all axes of which the catalogue is dealt.
 

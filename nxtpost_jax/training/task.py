@@ -46,7 +46,7 @@ class TowerLoss:
       content: of all items, on the device, or None.
       candidates: int32[M], the items that occur in training.
       log_popularity: f32[num_items], or None where the objective reads none.
-      trends: int8[3, M, num_items], see `losses.loss`, or None where the model reads none.
+      trends: uint8[3, M, num_items], see `losses.loss`, or None where the model reads none.
     """
 
     model: NxtPost

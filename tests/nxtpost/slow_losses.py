@@ -41,8 +41,8 @@ def raised(known):
 
 
 def drawn_trends(moments, seed=0):
-    """Buckets int8[3, M, N]."""
-    return np.random.default_rng(seed).integers(0, 9, (3, moments, N)).astype(np.int8)
+    """Codes uint8[3, M, N]."""
+    return np.random.default_rng(seed).integers(0, 9, (3, moments, N)).astype(np.uint8)
 
 
 def drawn_tables(batch):

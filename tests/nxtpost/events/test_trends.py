@@ -1,4 +1,4 @@
-"""What is known of items at a moment: counts, counts of late, age."""
+"""What is known of items at a moment: codes of counts, of counts of late, and of age."""
 
 import threading
 
@@ -20,27 +20,27 @@ def drawn_log(seed=0, days=90, count=600):
     return Sequences.from_events(rng.integers(0, 20, count), items, times=times)
 
 
-def buckets_of_item(log, item, start):
+def codes_of_item(log, item, start):
     """What the events before a step say of an item."""
     times = log.times[log.items == item]
     before = times[times < start]
     late = before[before >= start - WINDOW * DAY]
-    counts = [(len(before) + 1).bit_length() - 1, (len(late) + 1).bit_length() - 1]
+    counts = [round(8 * np.log2(1 + len(events))) for events in (before, late)]
     if not len(before):
         return [*counts, 0]
-    return [*counts, 1 + int(1 + (start - before.min()) / 3600).bit_length() - 1]
+    return [*counts, 8 + round(8 * np.log2(1 + (start - before.min()) / 3600))]
 
 
-def buckets_by_hand(log, start):
+def codes_by_hand(log, start):
     """The same of all items."""
-    return np.transpose([buckets_of_item(log, item, start) for item in range(N)])
+    return np.transpose([codes_of_item(log, item, start) for item in range(N)])
 
 
 def test_each_moment_knows_what_happened_before_its_day():
     log = drawn_log()
     table = trend_table(log, N)
     for number, start in enumerate(table.starts_M):
-        np.testing.assert_array_equal(table.known_3xMxN[:, number], buckets_by_hand(log, start))
+        np.testing.assert_array_equal(table.known_3xMxN[:, number], codes_by_hand(log, start))
     assert (table.known_3xMxN[:, 0] == 0).all()
     moments = table.moments(log.times)
     starts = table.starts_M[moments]
@@ -69,10 +69,10 @@ def test_counted_live_is_what_the_whole_log_says(parts, monkeypatch):
         live.add(items[event : event + 1], times[event : event + 1])
         start = np.floor(times[event] / DAY) * DAY
         assert live.now == start
-        np.testing.assert_array_equal(live.known_3xN(N), buckets_by_hand(log, start))
+        np.testing.assert_array_equal(live.known_3xN(N), codes_by_hand(log, start))
     table = live.table(np.array([times[300]]), N)  # and of any time before
     start = np.floor(times[300] / DAY) * DAY
-    np.testing.assert_array_equal(table.known_3xMxN[:, 0], buckets_by_hand(log, start))
+    np.testing.assert_array_equal(table.known_3xMxN[:, 0], codes_by_hand(log, start))
 
 
 def test_late_and_new_items_and_threads_lose_no_event():
@@ -90,18 +90,23 @@ def test_late_and_new_items_and_threads_lose_no_event():
     live.add(np.array([0]), np.array([live.now + DAY]))
     known = live.known_3xN(N + 3)
     assert known.shape == (3, N + 3)
-    assert known[2, N + 2] == (1 + 41 * 24).bit_length()
+    assert known[2, N + 2] == 8 + round(8 * np.log2(1 + 41 * 24))
     counted = int((log.items == 3).sum()) + 200
-    assert known[0, 3] == (counted + 1).bit_length() - 1
+    assert known[0, 3] == round(8 * np.log2(1 + counted))
     assert len(live.events()[0]) == len(log.items) + 202
 
 
 def test_before_any_event_nothing_is_known():
     empty = Trends(np.zeros(0, np.int32), np.zeros(0))
     np.testing.assert_array_equal(empty.known_3xN(N), np.zeros((3, N)))
+    assert empty.now == 0
+    early = Trends(np.array([1]), np.array([-9 * DAY - 1]))
+    assert early.now == -10 * DAY  # before 1970
     empty.add(np.array([1]), np.array([5 * DAY + 7]))
     empty.add(np.array([2]), np.array([6 * DAY]))
-    np.testing.assert_array_equal(empty.known_3xN(4), [[0, 1, 0, 0], [0, 1, 0, 0], [0, 5, 0, 0]])
+    age = 8 + round(8 * np.log2(1 + 24 - 7 / 3600))
+    np.testing.assert_array_equal(empty.known_3xN(4)[:, 1], [8, 8, age])
+    assert not empty.known_3xN(4)[:, [0, 2, 3]].any()
 
 
 def test_large_tables_stand_for_several_days_each(monkeypatch):
@@ -110,7 +115,7 @@ def test_large_tables_stand_for_several_days_each(monkeypatch):
     table = trend_table(log, N)
     assert len(table.starts_M) <= 10
     for number, start in enumerate(table.starts_M):
-        np.testing.assert_array_equal(table.known_3xMxN[:, number], buckets_by_hand(log, start))
+        np.testing.assert_array_equal(table.known_3xMxN[:, number], codes_by_hand(log, start))
 
 
 def test_times_are_needed():

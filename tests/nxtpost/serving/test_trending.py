@@ -81,9 +81,11 @@ def raised(tables, items, times, now):
     for item in range(N):
         own = times[(items == item) & (times < start)]
         late = (own >= start - 7 * DAY).sum()
-        age = 1 + int(np.log2(1 + (start - own.min()) / 3600)) if len(own) else 0
-        found[item] += tables["total"][int(np.log2(1 + len(own)))]
-        found[item] += tables["late"][int(np.log2(1 + late))] + tables["age"][age]
+        age = 1 + np.log2(1 + (start - own.min()) / 3600) if len(own) else 0
+        at = {"total": np.log2(1 + len(own)), "late": np.log2(1 + late), "age": age}
+        for name, octaves in at.items():
+            places = np.round(8 * octaves) / 8
+            found[item] += np.interp(places, np.arange(len(tables[name])), tables[name])
     return found
 
 
