@@ -101,6 +101,17 @@ def test_another_block_size_is_refused_by_name(saved):
         shampoo_jax.from_canonical(tree, fresh, params=params)
 
 
+def test_an_option_that_a_checkpoint_does_not_tell_is_not_compared(saved):
+    params, tree = saved
+    told = dict(tree[0]["plan"])
+    del told["block_size"]
+    shorter = (tree[0] | {"plan": told}, *tree[1:])
+    fresh = shampoo_jax.shampoo(0.1, **grouped(**PLAN, **OPTIONS)).init(params)
+    again = shampoo_jax.from_canonical(shorter, fresh, params=params)
+    whole = shampoo_jax.from_canonical(tree, fresh, params=params)
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+
 def test_other_parameters_and_other_moments_are_refused_by_name(saved):
     params, tree = saved
     fewer = {k: v for k, v in params.items() if k != "b"}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import shampoo_jax
-from shampoo_jax import Blocks, Refresh, packing
+from shampoo_jax import Blocks, Refresh, layout, packing
+from shampoo_jax.plan import make_plan
 from shampoo_jax.state import PoolState, find_states
 
 
@@ -72,3 +73,20 @@ def test_sides_whose_packed_factors_look_alike_have_roots_of_their_own():
     assert [root.shape[1:] for root in roots] == [(4, 4), (3, 3)]
     padded, _ = directions(4)
     np.testing.assert_allclose(bare, padded, rtol=1e-5, atol=1e-6)
+
+
+def test_the_rows_of_a_leaf_put_together_are_the_leaf():
+    """Whole blocks and rests, batches, and a leaf without elements."""
+    shapes = ((9, 4), (5,), (3, 2, 7), (11, 10), (), (0, 3))
+    plan = make_plan(shapes, Blocks(block_size=4, round_to=3))
+    rng = np.random.default_rng(0)
+    for number, shape in enumerate(shapes):
+        leaf = jnp.asarray(rng.normal(size=shape), jnp.float32)
+        view, parts = plan.views[number], []
+        for pool in plan.pools:
+            for piece in pool.pieces:
+                if number in plan.families[piece.family].leaves:
+                    parts.append((piece, layout.rows_of_leaf(leaf, view, piece, pool)))
+        assert bool(parts) == bool(leaf.size)
+        whole = layout.leaf_of_rows(parts, view, shape, jnp.float32)
+        np.testing.assert_array_equal(whole, leaf)

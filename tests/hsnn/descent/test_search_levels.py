@@ -337,3 +337,13 @@ def test_levels_that_do_not_fit():
         ValueError, match=r"levels\[2\]: expected 5 users as in levels\[0\], found 2"
     ):
         search_levels([*levels[:2], few], indexes, k=K, **options)
+
+
+@pytest.mark.parametrize("part", ["features", "users"])
+@pytest.mark.parametrize("number", [0, 2])
+def test_numbers_that_a_cast_would_falsify_are_refused(part, number):
+    indexes, levels = problem(0)
+    wide = np.asarray(getattr(levels[number], part), np.float64) * 1e60
+    levels[number] = levels[number]._replace(**{part: wide})
+    with pytest.raises(ValueError, match=rf"^levels\[{number}\]\.{part}: expected"):
+        search_levels(levels, indexes, k=K, budgets=[FINE, ROWS])

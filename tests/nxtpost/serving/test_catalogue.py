@@ -183,3 +183,9 @@ def test_values_by_id_come_to_their_slots(count):
     values = np.arange(10, 10 + count)
     expected = [values[item] if 0 <= item < count else 0 for item in catalogue.ids]
     np.testing.assert_array_equal(catalogue.by_slot(values), expected)
+
+
+def test_a_base_that_is_just_full_does_not_double():
+    catalogue = Catalogue.of(drawn(3), capacity=5, recent=0).add(drawn(2))
+    assert catalogue.num_slots == 5
+    assert catalogue.add(drawn(1)).num_slots == 10
