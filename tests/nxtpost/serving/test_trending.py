@@ -10,6 +10,7 @@ from tests.nxtpost.serving.test_warming import compiled
 
 N, DAYS, USERS = 24, 140, 80
 WEEKS = np.random.default_rng(3).integers(0, N // 4, DAYS // 7)  # which four everyone takes
+FAST = optax.adam(2e-2)  # shared, so that a step is compiled once
 CONFIG = NxtPostConfig(
     d_model=16,
     num_layers=1,
@@ -38,16 +39,16 @@ def waves(seed=0):
     return Sequences.from_events(users, items, times=times, num_users=USERS)
 
 
-def fitted(config=CONFIG, log=None, **how):
-    recommender = Recommender(config, num_items=N, tx=optax.adam(2e-2))
+def fitted(log=None, epochs=1):
+    recommender = Recommender(CONFIG, num_items=N, tx=FAST)
     log = waves() if log is None else log
-    recommender.fit(log, epochs=30, batch_size=16, num_negatives=32, **how)
+    recommender.fit(log, epochs=epochs, batch_size=16, num_negatives=32)
     return recommender
 
 
 @pytest.fixture(scope="module")
 def recommender():
-    return fitted()
+    return fitted(epochs=30)
 
 
 def asked(recommender, **how):
@@ -134,7 +135,7 @@ def test_live_events_count_from_the_next_day_on():
 
 
 def test_kept_ones_answer_alike_and_go_on(tmp_path):
-    recommender = fitted()
+    recommender = fitted(epochs=30)
     recommender.update("ann", Event(5, time=(1000 + DAYS) * DAY))
     recommender.save(tmp_path / "kept")
     again = Recommender.load(tmp_path / "kept")
@@ -167,8 +168,8 @@ def test_the_best_epoch_is_told_by_what_was_known_then():
     log = waves()
     ends = log.offsets[1:] - 1
     queries = Queries(log.ranges(log.offsets[:-1], ends), log.items[ends], np.arange(USERS))
-    recommender = Recommender(CONFIG, num_items=N, tx=optax.adam(2e-2))
-    how = {"epochs": 3, "batch_size": 16, "num_negatives": 32, "seen_filter": False}
+    recommender = Recommender(CONFIG, num_items=N, tx=FAST)
+    how = {"epochs": 4, "batch_size": 16, "num_negatives": 32, "seen_filter": False}
     records = recommender.fit(log, validation=queries, **how)
     now = recommender.evaluate(queries, seen_filter=False, bootstrap=0)
     assert max(record["ndcg@10"] for record in records) == pytest.approx(now["ndcg@10"])
