@@ -61,7 +61,9 @@ CORES: dict[str, Sequence[str]] = {
         *(f"{NX}/serving/test_catalogue.py", f"{NX}/serving/test_recommender_changing_items.py"),
     ),
     "hsnn_jax/descent/descend.py": (*SEARCH, *OF_POOLS, *ESTIMATE),
-    "hsnn_jax/descent/beam.py": (f"{HS}/descent/test_beam.py", *SEARCH),
+    "hsnn_jax/descent/beam.py": (
+        *(f"{HS}/descent/test_beam.py", *SEARCH, f"{HS}/descent/test_sharded.py"),
+    ),
     "hsnn_jax/descent/search.py": (*SEARCH, f"{HS}/descent/test_search_nan_scores.py"),
     "hsnn_jax/lists/assignment.py": (f"{HS}/lists/test_index.py", f"{HS}/lists/test_living.py"),
     "hsnn_jax/lists/edits.py": (f"{HS}/lists/test_living.py", *RETRIEVER),

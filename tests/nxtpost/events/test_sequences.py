@@ -49,7 +49,7 @@ def test_bad_events_are_refused(arguments, message):
 def test_users_may_be_as_sparse_as_a_million():
     assert len(Sequences.from_events([999_999], [0])) == 1_000_000
     with pytest.raises(ValueError, match=r"^users: expected ids below 1000000 .* found 1000000$"):
-        Sequences.from_events([1_000_000], [0])
+        Sequences.from_events([5, 1_000_000], [0, 0])
     assert len(Sequences.from_events([1_000_000], [0], num_users=1_000_001)) == 1_000_001
 
 

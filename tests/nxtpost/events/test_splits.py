@@ -234,6 +234,8 @@ def test_the_last_events_of_some_users_are_held_out_and_nobody_is_asked_twice():
     assert all(len(split.train[user]) == 5 for user in others)
     short = Sequences.from_events([0, 0, 1, 2, 2], [1, 2, 3, 4, 5])
     assert len(last_of_some(short).validation) == 0
+    three = last_of_some(Sequences.from_events([0, 0, 0, 1, 1, 1, 2, 2], np.arange(8)))
+    assert sorted([*three.validation.users, *three.test.users]) == [0, 1]
 
 
 def test_ids_of_queries_are_whole_numbers():
