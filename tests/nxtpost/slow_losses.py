@@ -151,5 +151,5 @@ class Slow:
 
     def target(self, logits, label, others):
         """The mean logit under the target's distribution."""
-        share = self.objective.label_smoothing
+        share = self.objective.label_smoothing if len(others) else 0
         return (1 - share) * logits[label] + (share * np.mean(others) if share else 0)

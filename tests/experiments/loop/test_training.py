@@ -311,6 +311,8 @@ def test_too_many_skipped_steps_in_a_row_end_the_stage_with_the_state_before(run
     before = train_tiny(run, stage="before", batches=batches_until(1, 1), epochs=2, **free)
     with pytest.raises(InputError, match=r"cut, step 12: expected a finite .* found 3 steps in a"):
         train_tiny(run, stage="cut", batches=with_nan(bad), **options)
+    seen = [line["skipped"] for line in logged(run) if line["stage"] == "cut"]
+    assert log_every > 1 or seen[-3:] == [1, 2, 3]
     assert sorted(p.name for p in run.checkpoint_folder("cut").iterdir()) == ["12"]
     mesh = make_mesh(jax.devices()[:1])
     with Checkpoints(run.checkpoint_folder("cut"), config=run.config, mesh=mesh) as checkpoints:

@@ -58,6 +58,13 @@ def test_ties_count_against_the_target():
     assert ranks.tolist() == [4]
 
 
+def test_metrics_are_shown_without_the_ranks_behind_them():
+    shown = repr(metrics_of_ranks(np.array([1, 7]), ks=(10,), users=np.array([0, 1])))
+    assert "mrr" in shown
+    assert "ranks" not in shown
+    assert "users" not in shown
+
+
 def test_metrics_follow_from_ranks():
     metrics = metrics_of_ranks([1, 3, 11, 2], ks=(2, 10), bootstrap=0)
     assert metrics["hr@2"] == 0.5
@@ -267,8 +274,8 @@ def test_a_query_is_asked_at_its_last_event():
     np.testing.assert_array_equal(last_times(log), [5.0, 11.0])
     with pytest.raises(ValueError, match=r"^histories: expected times, found none$"):
         last_times(Sequences([1], [0, 1]))
-    empty = Sequences([1], [0, 1, 1], times=[5.0])
-    with pytest.raises(ValueError, match=r"^histories: expected an event .*, found none in number"):
+    empty = Sequences([1], [0, 1, 1, 1], times=[5.0])
+    with pytest.raises(ValueError, match=r"^histories: expected an event .* in number 1$"):
         last_times(empty)
 
 

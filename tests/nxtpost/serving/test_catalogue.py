@@ -189,3 +189,4 @@ def test_a_base_that_is_just_full_does_not_double():
     catalogue = Catalogue.of(drawn(3), capacity=5, recent=0).add(drawn(2))
     assert catalogue.num_slots == 5
     assert catalogue.add(drawn(1)).num_slots == 10
+    assert Catalogue.of(drawn(1), capacity=1, recent=0).num_slots == 1

@@ -48,6 +48,7 @@ OBJECTIVES = {
     "gbce": Objective(loss="gbce", num_negatives=5, calibration=0.6, **BOTH),
     "full softmax": Objective(loss="full_softmax", chunk=7, **BOTH),
     "smoothed": Objective(loss="full_softmax", label_smoothing=0.2, **BOTH),
+    "two drawn, smoothed": Objective(num_negatives=2, label_smoothing=0.1, **BOTH),
     "mixed, smoothed": Objective(
         negatives="mixed", num_negatives=25, logq=True, label_smoothing=0.1, **BOTH
     ),
