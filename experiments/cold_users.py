@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -112,17 +112,20 @@ def curves_of(
 ) -> dict[str, list[list[Metrics]]]:
     """Rank the test targets with histories cut to each length, filled in each way.
 
+    A history that is cut to nothing has no last event: requests come when they came uncut.
+
     Returns:
       By fill, a list a seed of the metrics by length.
     """
+    asked: dict[str, Any] = {"query_times": query_times(problem.split.test)}
     cut = [nxtpost_jax.truncate_histories(problem.split.test, n) for n in lengths]
     return {
         name: [
             [
-                score(problem, model, params=result.params, queries=queries, backfill=fill)
+                score(problem, model, params=own.params, queries=queries, backfill=fill, **asked)
                 for queries in cut
             ]
-            for model, result in trained
+            for model, own in trained
         ]
         for name, fill in fills.items()
     }
@@ -133,7 +136,6 @@ def baseline_curves(
 ) -> dict[str, list[Metrics]]:
     """Rank by the baselines with the same cut histories."""
     test = problem.split.test
-    # A history that is cut to nothing has no last event: requests come when they came uncut.
     options = {"max_len": max_len, "query_times": query_times(test)}
     cut = [nxtpost_jax.truncate_histories(test, n) for n in lengths]
     return {

@@ -312,11 +312,14 @@ def score(
 ) -> Metrics:
     """Rank the targets of queries by a trained model; options as in `ranking.evaluate`.
 
-    A model with trends is asked at the time of a query's last event, unless told.
+    A model with trends is asked at `query_times`, that of a query's last event unless told; another
+    one reads no moments.
     """
     params = own_copy(params)
     trends = None
-    if model.config.trends:
+    if not model.config.trends:
+        options.pop("query_times", None)
+    else:
         log = problem.split.train if problem.live is None else problem.live
         trends = Trends.of(log, step=model.config.trend_step)
         options = {"query_times": query_times(queries)} | options
