@@ -35,7 +35,10 @@ ESTIMATE = (f"{HS}/serving/test_retriever_recall.py",)
 RETRIEVER = (f"{HS}/serving/test_retriever.py", f"{HS}/serving/test_retriever_growth.py")
 # The files whose faults lose or falsify results, and their tests, the quick ones first.
 CORES: dict[str, Sequence[str]] = {
-    "shampoo_jax/plan.py": (f"{SH}/test_plan.py", f"{SH}/test_state.py", *REFERENCE),
+    "shampoo_jax/plan.py": (
+        *(f"{SH}/test_plan.py", f"{SH}/test_state.py", f"{SH}/test_dimension_numbers.py"),
+        *REFERENCE,
+    ),
     "shampoo_jax/step.py": (f"{SH}/test_contract.py", *REFERENCE),
     "shampoo_jax/refreshing.py": (f"{SH}/test_state.py", f"{SH}/test_faults.py", *REFERENCE),
     "shampoo_jax/layout.py": (f"{SH}/test_packing.py", *REFERENCE),

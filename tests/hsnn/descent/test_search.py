@@ -380,3 +380,18 @@ def test_the_answer_to_nobody_is_like_any_other():
     for none, one in zip(nothing_found(3), found, strict=True):
         assert none.shape == (0, *one.shape[1:])
         assert none.dtype == one.dtype
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 0}, "k: expected 1 to 90"),
+        ({"k": ITEMS + 1}, "k: expected 1 to 90"),
+        ({"exclude": np.zeros((2, 3), np.int32)}, "exclude: expected shape"),
+        ({"allowed": np.ones(5, bool)}, "allowed: expected shape"),
+    ],
+)
+def test_brute_force_refuses_what_a_search_does(change, message):
+    _, items, users = integer_problem(0)
+    with pytest.raises(ValueError, match=message):
+        brute_force(dot, None, items=items, users=users, **({"k": 3} | change))

@@ -46,6 +46,12 @@ def test_bad_events_are_refused(arguments, message):
         Sequences.from_events(**arguments)
 
 
+def test_what_is_no_item_is_minus_one():
+    """As docs say and files have it."""
+    rows = pad_histories(Sequences.from_events([0], [3]), 2)
+    assert rows["items"].tolist() == [[3, -1]]
+
+
 def test_users_may_be_as_sparse_as_a_million():
     assert len(Sequences.from_events([999_999], [0])) == 1_000_000
     with pytest.raises(ValueError, match=r"^users: expected ids below 1000000 .* found 1000000$"):
