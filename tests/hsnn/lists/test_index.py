@@ -77,6 +77,14 @@ def test_arrays_agree_with_each_other():
     np.testing.assert_array_equal(chosen, vectors[index.representatives])
 
 
+def test_an_empty_node_is_read_as_the_first_item():
+    vectors, _ = drawn(8, 10, 1)
+    index = build_index(vectors, np.concatenate([vectors[:2], vectors[:1] + 1e3]), capacity=9)
+    assert index.representatives.tolist()[2] == -1
+    found = representative_features(index, jnp.asarray(vectors))
+    np.testing.assert_array_equal(found[2], vectors[0])
+
+
 def test_stats_of_an_even_and_a_collapsed_index():
     vectors, _ = drawn(6, 40, 1)
     even = stats(build_index(vectors, vectors[:4], capacity=10))

@@ -52,6 +52,12 @@ def test_what_is_no_item_is_minus_one():
     assert rows["items"].tolist() == [[3, -1]]
 
 
+def test_rows_of_an_empty_log_have_its_columns():
+    with_times = pad_histories(Sequences([], [0, 0], times=[]), 2)
+    assert with_times["times"].tolist() == [[0, 0]]
+    assert set(pad_histories(Sequences([], [0, 0]), 2)) == {"items"}
+
+
 def test_users_may_be_as_sparse_as_a_million():
     assert len(Sequences.from_events([999_999], [0])) == 1_000_000
     with pytest.raises(ValueError, match=r"^users: expected ids below 1000000 .* found 1000000$"):
