@@ -39,7 +39,7 @@ CORES: dict[str, Sequence[str]] = {
         *(f"{SH}/test_plan.py", f"{SH}/test_state.py", f"{SH}/test_dimension_numbers.py"),
         *REFERENCE,
     ),
-    "shampoo_jax/step.py": (f"{SH}/test_contract.py", *REFERENCE),
+    "shampoo_jax/step.py": (f"{SH}/test_contract.py", f"{SH}/test_faults.py", *REFERENCE),
     "shampoo_jax/refreshing.py": (f"{SH}/test_state.py", f"{SH}/test_faults.py", *REFERENCE),
     "shampoo_jax/layout.py": (f"{SH}/test_packing.py", *REFERENCE),
     "shampoo_jax/distribution.py": (f"{SH}/test_distribution.py", f"{SH}/test_program.py"),

@@ -330,6 +330,18 @@ def batches_until(epoch, number):
     return with_nan({(epoch, i) for i in range(number, STEPS)})
 
 
+def test_the_last_step_of_an_epoch_is_saved_once_and_after_its_evaluation(run, monkeypatch):
+    saved, save = [], Checkpoints.save
+
+    def noted(self, step, *args, **kwargs):
+        saved.append(step)
+        return save(self, step, *args, **kwargs)
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    train_tiny(run, checkpoint_every=1, epochs=2)
+    assert saved == list(range(1, 2 * STEPS + 1))
+
+
 def test_a_count_of_skipped_steps_survives_a_resume(run):
     def crash(epoch):
         for i, batch in enumerate(with_nan({(0, 1), (0, 2), (0, 3), (0, 4)})(epoch)):

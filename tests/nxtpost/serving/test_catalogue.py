@@ -190,3 +190,8 @@ def test_a_base_that_is_just_full_does_not_double():
     assert catalogue.num_slots == 5
     assert catalogue.add(drawn(1)).num_slots == 10
     assert Catalogue.of(drawn(1), capacity=1, recent=0).num_slots == 1
+
+
+@pytest.mark.parametrize("count, recent", [(3, 64), (2000, 128), (40_000, 1024)])
+def test_the_recent_segment_is_a_sixteenth_within_bounds(count, recent):
+    assert len(Catalogue.of(drawn(count)).recent.ids) == recent
