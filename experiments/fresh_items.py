@@ -321,9 +321,12 @@ def table_of(
 
 
 def part_panels(figures: Figures) -> list[Draw]:
-    """Draw HR@10 of the models and of content-KNN: warm, cold, and cold among cold ones alone."""
-    names = MODELS | {"content_knn": NAMES["content_knn"], "markov": NAMES["markov"]}
+    """Draw HR@10 of models and baselines: warm, cold, and cold among cold ones alone."""
     own = pick(figures, r"([^/]+)(?:/\d+)?/(warm|cold|cold_only)/hr@10")
+    baselines = ["content_knn", "markov"]
+    if any(own.get(("popularity_7d", "cold"), ())):  # it is asked live
+        baselines.append("popularity_7d")
+    names = MODELS | {name: NAMES[name] for name in baselines}
 
     def group(part: str) -> dict[str, float]:
         return {
