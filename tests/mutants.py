@@ -40,7 +40,9 @@ CORES: dict[str, Sequence[str]] = {
         *REFERENCE,
     ),
     "shampoo_jax/step.py": (f"{SH}/test_contract.py", f"{SH}/test_faults.py", *REFERENCE),
-    "shampoo_jax/refreshing.py": (f"{SH}/test_state.py", f"{SH}/test_faults.py", *REFERENCE),
+    "shampoo_jax/refreshing.py": (
+        *(f"{SH}/test_state.py", f"{SH}/test_faults.py", *REFERENCE, f"{SH}/test_step_vmap.py"),
+    ),
     "shampoo_jax/layout.py": (f"{SH}/test_packing.py", *REFERENCE),
     "shampoo_jax/distribution.py": (f"{SH}/test_distribution.py", f"{SH}/test_program.py"),
     "shampoo_jax/checkpoint.py": (

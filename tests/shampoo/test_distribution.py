@@ -23,6 +23,7 @@ from shampoo_jax import (
     grafting,
     orthogonal,
 )
+from shampoo_jax.distribution import Devices
 from tests.shampoo.grouped import grouped
 
 SHAPES = {"w": (48, 40), "b": (33,), "conv": (3, 3, 8, 16), "s": (), "t": (96, 16), "none": (0, 4)}
@@ -354,3 +355,7 @@ def test_a_state_of_another_mesh_is_refused():
     state = tx.init(_draw(0))
     with jax.set_mesh(_mesh((8,))), pytest.raises(ValueError, match="must see the same mesh"):
         tx.update(_draw(1), state)
+
+
+def test_one_device_alone_is_the_first():
+    assert Devices(None, (), 1).index() == 0

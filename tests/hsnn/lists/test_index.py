@@ -5,7 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsnn_jax.lists.assignment import assign
-from hsnn_jax.lists.index import build_index, live, pack, representative_features, stats
+from hsnn_jax.lists.index import (
+    build_index,
+    in_whole_pages,
+    live,
+    pack,
+    page_width,
+    representative_features,
+    stats,
+)
 
 
 def drawn(seed, items, nodes, width=5):
@@ -138,3 +146,13 @@ def test_given_groups_are_the_lists():
         ValueError, match="capacity: expected the size of the largest group, 7, found 6"
     ):
         build_index(vectors, nodes, node_of=groups, capacity=6)
+
+
+@pytest.mark.parametrize(
+    "capacity, page, whole",
+    [(9, 16, 9), (127, 128, 127), (128, 128, 128), (150, 160, 160), (400, 144, 432)],
+)
+def test_lists_longer_than_a_page_have_whole_ones(capacity, page, whole):
+    """Of about 128 slots, equal, and of whole vector registers."""
+    assert page_width(capacity) == page
+    assert in_whole_pages(capacity) == whole
