@@ -18,8 +18,7 @@ the popularity of seven days and to the model with trends, which counts it. Nobo
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,12 +28,9 @@ import nxtpost_jax
 from experiments.data.content import content_vectors
 from experiments.data.interactions import Interactions
 from experiments.harness.errors import bad_input
-from experiments.harness.figures import Figures, pick
-from experiments.harness.names import NAMES
-from experiments.harness.plots import Draw, draw_groups
-from experiments.harness.report import Table
 from experiments.harness.run_folder import Run
 from experiments.harness.study import Outcome, Posed, Setting, Study
+from experiments.studies.fresh_report import MODELS, Scores, flat, found, part_panels, table_of
 from experiments.tasks.next_item import (
     Problem,
     baseline_scorers,
@@ -50,14 +46,7 @@ from nxtpost_jax import Metrics, NxtPost, Protocol, Queries, Sequences
 from nxtpost_jax.events.trends import DAY
 
 TEST_SHARE, VALIDATION_SHARE = 0.10, 0.05
-PARTS = ("cold", "cold_only")
 LIVE = "the day of the target; what happened before it is known, to trends and popularity of 7 days"
-MODELS = {
-    "both": "NxtPost, content and id",
-    "content": "NxtPost, content alone",
-    "id": "NxtPost, id alone",
-    "trends": "NxtPost, content, id and trends",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,19 +191,6 @@ def _cut_in_time(interactions: Interactions, sequences: Sequences, seed: int):
     return split, cold, cold, rule + "first event of the period is the target"
 
 
-class Scores(NamedTuple):
-    """What a model reaches on warm targets, on cold ones, and on those among the cold alone."""
-
-    warm: Metrics
-    cold: Metrics
-    cold_only: Metrics
-
-    @property
-    def harmonic(self) -> float:
-        """The harmonic mean of warm and cold NDCG@10, each among all items."""
-        return nxtpost_jax.harmonic_mean(self.warm["ndcg@10"], self.cold["ndcg@10"])
-
-
 def score_parts(evaluate: Callable[..., Metrics], parts: Parts, *, cold: np.ndarray) -> Scores:
     """Rank the targets of each part by `evaluate(queries, **options)`."""
     return Scores(
@@ -282,74 +258,6 @@ def score_model(fresh: Fresh, problem: Problem, model: NxtPost, params: Any) -> 
     return score_parts(evaluate, fresh.test, cold=fresh.cold)
 
 
-def table_of(
-    fresh: Fresh, baselines: Mapping[str, Scores], models: Mapping[str, Sequence[Scores]]
-) -> Table:
-    """Lay the test figures out; medians over seeds."""
-
-    def cells(runs: Sequence[Scores]) -> list[float]:
-        figures = [
-            [
-                *(s.warm["hr@10"], s.warm["ndcg@10"], s.cold["hr@10"], s.cold["ndcg@10"]),
-                *(s.harmonic, s.cold_only["hr@10"], s.cold_only["ndcg@10"]),
-            ]
-            for s in runs
-        ]
-        errors = [runs[0].cold_only.standard_errors["hr@10"]]
-        return [*np.median(figures, axis=0).tolist(), *errors]
-
-    test = fresh.test
-    return Table(
-        title="Test split",
-        columns=(
-            "",
-            "warm HR@10",
-            "warm NDCG@10",
-            "cold HR@10",
-            "cold NDCG@10",
-            "harmonic mean",
-            "cold-only HR@10",
-            "cold-only NDCG@10",
-            "its s.e. (HR)",
-        ),
-        baselines=[[NAMES[name], *cells([own])] for name, own in baselines.items()],
-        rows=[[MODELS[kind], *cells(own)] for kind, own in models.items()],
-        note=f"{len(test.warm):,} warm and {len(test.cold):,} cold queries; {fresh.cold.sum():,} "
-        f"of {len(fresh.cold):,} items are cold. Warm and cold targets are ranked among all items, "
-        "cold-only ones among the cold items; the harmonic mean is of warm and cold NDCG@10.",
-    )
-
-
-def part_panels(figures: Figures) -> list[Draw]:
-    """Draw HR@10 of models and baselines: warm, cold, and cold among cold ones alone."""
-    own = pick(figures, r"([^/]+)(?:/\d+)?/(warm|cold|cold_only)/hr@10")
-    baselines = ["content_knn", "markov"]
-    if any(own.get(("popularity_7d", "cold"), ())):  # it is asked live
-        baselines.append("popularity_7d")
-    names = MODELS | {name: NAMES[name] for name in baselines}
-
-    def group(part: str) -> dict[str, float]:
-        return {
-            names[name]: float(np.median(own[name, part])) for name in names if (name, part) in own
-        }
-
-    known = {"known items": group("warm"), "cold items": group("cold")}
-    alone = {"cold items": group("cold_only")}
-    draw = functools.partial(draw_groups, label="test HR@10")
-    return [
-        functools.partial(draw, groups=known, title="Ranked among all items"),
-        functools.partial(draw, groups=alone, title="Ranked among the cold items"),
-    ]
-
-
-def _flat(name: str, scores: Scores) -> dict[str, float]:
-    return {
-        f"{name}/{part}/{figure}": value
-        for part, metrics in scores._asdict().items()
-        for figure, value in metrics.values.items()
-    } | {f"{name}/harmonic": scores.harmonic}
-
-
 def pose_command(options: FreshItems) -> Posed:
     """Read the interactions and hold items out."""
     interactions = read_interactions(options.data, columns=options.columns)
@@ -374,28 +282,17 @@ def measure(setting: Setting[FreshItems]) -> Outcome:
     figures: dict[str, float] = {}
     for kind, runs in models.items():
         for seed, own in zip(options.all_seeds, runs):
-            figures |= _flat(f"{kind}/{seed}", own)
-    protocol = fresh.problem.protocol
+            figures |= flat(f"{kind}/{seed}", own)
+    protocol, test = fresh.problem.protocol, fresh.test
+    sizes = {"warm": len(test.warm), "cold": len(test.cold), "cold_N": fresh.cold}
     return Outcome(
         title=f"Fresh items: {protocol.data}",
         intro=f"Trained by {options.optimizer}. {protocol.describe()}",
         protocol=protocol.asdict(),
         metrics=figures,
-        baselines={k: v for name, own in baselines.items() for k, v in _flat(name, own).items()},
-        tables=[table_of(fresh, baselines, models)],
+        baselines={k: v for name, own in baselines.items() for k, v in flat(name, own).items()},
+        tables=[table_of(baselines, models, **sizes)],
         found=found(baselines, models),
-    )
-
-
-def found(baselines: Mapping[str, Scores], models: Mapping[str, Sequence[Scores]]) -> str:
-    """Say how the first model ranks cold items, among all and among themselves."""
-    kind, runs = next(iter(models.items()))
-    best = max(baselines, key=lambda name: baselines[name].cold_only["hr@10"])
-    cold, alone = (np.median([getattr(r, part)["hr@10"] for r in runs]) for part in PARTS)
-    return (
-        f"Among the cold items alone {MODELS[kind]} has an HR@10 of {alone:.4f}, {NAMES[best]} "
-        f"{baselines[best].cold_only['hr@10']:.4f}; among all items {cold:.4f} and "
-        f"{baselines[best].cold['hr@10']:.4f}."
     )
 
 

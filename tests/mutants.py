@@ -52,9 +52,11 @@ CORES: dict[str, Sequence[str]] = {
     "nxtpost_jax/events/batches.py": (f"{NX}/events/test_batches.py", *FIT),
     "nxtpost_jax/events/splits.py": (f"{NX}/events/test_splits.py",),
     "nxtpost_jax/events/sequences.py": (f"{NX}/events/test_sequences.py",),
-    "nxtpost_jax/training/losses.py": (f"{NX}/training/test_losses.py",),
+    "nxtpost_jax/training/losses.py": (
+        *(f"{NX}/training/test_losses.py", f"{NX}/training/test_losses_trends.py"),
+    ),
     "nxtpost_jax/training/full_softmax.py": (
-        *(f"{NX}/training/test_full_softmax.py", f"{NX}/training/test_losses.py"),
+        *(f"{NX}/training/test_full_softmax.py", f"{NX}/training/test_losses_trends.py"),
     ),
     "nxtpost_jax/training/negatives.py": (
         *(f"{NX}/training/test_negatives.py", f"{NX}/training/test_losses.py"),

@@ -23,6 +23,8 @@ MODEL_FILES = {
     "nxtpost_jax/towers/model.py",
     "nxtpost_jax/towers/pooling.py",
     "nxtpost_jax/towers/post_tower.py",
+    "nxtpost_jax/towers/relative.py",
+    "nxtpost_jax/towers/trend_prior.py",
     "nxtpost_jax/towers/user_tower.py",
     "nxtpost_jax/evaluation/wide_deep.py",
     "experiments/models/character_model.py",
