@@ -208,7 +208,8 @@ def _epochs(setting: Setting, trainer: Trainer) -> dict[str, float]:
     """Add up an epoch's bare steps, all rows of one width and in buckets: seconds."""
     size, seconds = setting.size, {}
     for label, buckets in (("epoch s", 1), ("epoch s, buckets", size.buckets)):
-        rows = {"max_len": size.max_len, "batch_size": size.batch_size, "buckets": buckets}
+        rows: dict[str, Any] = {"max_len": size.max_len, "batch_size": size.batch_size}
+        rows["buckets"] = buckets
         counts = {
             shape: -(-len(windows) // shape[0])
             for shape, windows in nxtpost_jax.batch_shapes(setting.sequences, **rows).items()
