@@ -150,7 +150,14 @@ def test_given_groups_are_the_lists():
 
 @pytest.mark.parametrize(
     "capacity, page, whole",
-    [(9, 16, 9), (127, 128, 127), (128, 128, 128), (150, 160, 160), (400, 144, 432)],
+    [
+        (9, 16, 9),
+        (127, 128, 127),
+        (128, 128, 128),
+        (150, 160, 160),
+        (192, 96, 192),
+        (400, 144, 432),
+    ],
 )
 def test_lists_longer_than_a_page_have_whole_ones(capacity, page, whole):
     """Of about 128 slots, equal, and of whole vector registers."""
