@@ -125,9 +125,10 @@ def _raised_scores(scores, model: NxtPost, params, trends: Trends, histories) ->
     scores_BxN = scores(rest)
     table = trends.table(histories["query_times"], scores_BxN.shape[1])
     known_3xBxN = table.known_3xMxN[:, table.moments(histories["query_times"])]
-    return scores_BxN + _raised(model, params, known_3xBxN)
+    return scores_BxN + raised_by(model, params, known_3xBxN)
 
 
 @partial(jax.jit, static_argnums=0)
-def _raised(model, params, known):
+def raised_by(model: NxtPost, params: Any, known: Array) -> jax.Array:
+    """Say what scores are raised by for what is known of items, see `NxtPost.raised`: f32[...]."""
     return apply(model, params, known, method="raised")

@@ -46,9 +46,7 @@ class TrendTable:
         return np.maximum(found, 0).astype(np.int32)
 
 
-def trend_table(
-    log: Sequences, num_items: int, *, step: float = DAY, at: np.ndarray | None = None
-) -> TrendTable:
+def trend_table(log: Sequences, num_items: int, *, step: float = DAY) -> TrendTable:
     """Tell what was known of items at the steps of a log.
 
     Where all steps would take more than 256 MB, each moment stands for as many steps as needed.
@@ -57,17 +55,15 @@ def trend_table(
       log: events with times.
       num_items: N.
       step: seconds.
-      at: float64[...], times whose steps are the moments, in place of those of the log.
 
     Raises:
       ValueError: the log has no times.
     """
     items, times = _in_order(log.items, times_of(log))
-    asked = np.unique(np.floor((times if at is None else np.asarray(at)) / step))
-    if at is None:
-        most = max(1, _TABLE // (len(KINDS) * max(num_items, 1)))
-        asked = asked[:: -(-len(asked) // most) or 1]
-    return _table(items, times, num_items, starts_M=asked * step, step=step)
+    starts_M = np.unique(np.floor(times / step)) * step
+    most = max(1, _TABLE // (len(KINDS) * max(num_items, 1)))
+    starts_M = starts_M[:: -(-len(starts_M) // most) or 1]
+    return _table(items, times, num_items, starts_M=starts_M, step=step)
 
 
 class Trends:

@@ -5,16 +5,16 @@ Shape suffixes: S slots of both segments, M moments, N ids.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from nxtpost_jax.evaluation.scoring import raised_by
 from nxtpost_jax.events.sequences import PAD, Sequences
 from nxtpost_jax.events.trends import Trends, TrendTable
 from nxtpost_jax.serving.catalogue import Catalogue
-from nxtpost_jax.towers.model import NxtPost, apply
+from nxtpost_jax.towers.model import NxtPost
 
 
 class _Latest(NamedTuple):
@@ -60,7 +60,7 @@ class Trending:
         latest, step = self._latest, self.trends.now
         if latest is None or not latest.holds(step, catalogue, params):
             known_3xN = self.trends.known_3xN(_num_ids(catalogue))
-            raised_S = _raised(self._model, params, _by_slot(known_3xN, catalogue))
+            raised_S = raised_by(self._model, params, _by_slot(known_3xN, catalogue))
             latest = self._latest = _Latest(step, catalogue, params, raised_S)
         return latest.raised_S
 
@@ -73,7 +73,7 @@ class Trending:
           f32[M, S], and the table that tells which of the M moments a time belongs to.
         """
         table = self.trends.table(times, _num_ids(catalogue))
-        return _raised(self._model, params, _by_slot(table.known_3xMxN, catalogue)), table
+        return raised_by(self._model, params, _by_slot(table.known_3xMxN, catalogue)), table
 
 
 def _num_ids(catalogue: Catalogue) -> int:
@@ -83,8 +83,3 @@ def _num_ids(catalogue: Catalogue) -> int:
 def _by_slot(known: np.ndarray, catalogue: Catalogue) -> np.ndarray:
     """Take the columns of ids, uint8[3, ..., N], into their slots."""
     return known[..., np.where(catalogue.ids == PAD, 0, catalogue.ids)]
-
-
-@partial(jax.jit, static_argnums=0)
-def _raised(model, params, known):
-    return apply(model, params, known, method="raised")

@@ -32,14 +32,14 @@ def warm_up(reader: Reader, *, rows: int, k: int) -> None:
     for name, value in (("rows", rows), ("k", k)):
         if not isinstance(value, (int, np.integer)) or value < 1:
             raise ValueError(f"{name}: expected at least 1, found {value!r}")
-    max_len, items = reader.model.config.max_len, reader.catalogue.items
+    max_len, items, raised = reader.model.config.max_len, reader.catalogue.items, reader.raised()
     for count in rows_up_to(rows):
         for columns in sorted({columns_of(longest, max_len) for longest in range(1, max_len + 1)}):
             histories = _histories(reader, count, columns)
             encoded_users(reader.model, reader.params, items=items, histories=histories)
         vectors_at(items, np.zeros(count, np.int32))
-        for raised in (None, reader.raised()):
-            _search(items, count, k, width=left_out_width(max_len), raised=raised)
+        for each in [None] if raised is None else [None, raised]:  # items know no trend
+            _search(items, count, k, width=left_out_width(max_len), raised=each)
         _enter(reader, count)
         if count <= MOST_USERS:
             _stream(reader, count)

@@ -60,12 +60,7 @@ def raised_logsumexp(
         products_RxN = queries_RxD @ items_NxD.T
         return jax.nn.logsumexp(products_RxN + jnp.take(raised_MxN, moments_R, axis=0), axis=1)
 
-    num_rows, D = queries_PxD.shape
-    passes = math.ceil(num_rows * len(items_NxD) / _CACHED)
-    rows_xRxD = jnp.moveaxis(_pad_to_multiple(queries_PxD, passes).reshape(-1, passes, D), 1, 0)
-    moments_xR = _pad_to_multiple(moments_P[:, None], passes).reshape(-1, passes).T
-    found_xR = jax.lax.map(lambda part: jax.checkpoint(of)(*part), (rows_xRxD, moments_xR))
-    return found_xR.T.reshape(-1)[:num_rows]
+    return _in_passes(of, len(items_NxD), queries_PxD, moments_P)
 
 
 def _logsumexp(queries_PxD, items_NxD):
@@ -73,19 +68,29 @@ def _logsumexp(queries_PxD, items_NxD):
 
 
 def _rows_at_a_time(queries_PxD, items_NxD):
-    """Compute `_logsumexp` of so few rows at a time that their products stay in a CPU's cache.
+    return _in_passes(
+        lambda queries_RxD: _logsumexp(queries_RxD, items_NxD), len(items_NxD), queries_PxD
+    )
+
+
+def _in_passes(of, width: int, *parts):
+    """Compute `of` of so few rows at a time that `width` products each stay in a CPU's cache: [P].
 
     To compute them again in the backward pass is then faster than to store and fetch them.
     """
-    num_rows, D = queries_PxD.shape
-    passes = math.ceil(num_rows * len(items_NxD) / _CACHED)
+    num_rows = len(parts[0])
+    passes = math.ceil(num_rows * width / _CACHED)
     if passes == 1:
-        return _logsumexp(queries_PxD, items_NxD)
-    padded_PxD = _pad_to_multiple(queries_PxD, passes)
-    # A pass takes every so-many-th row: a device that holds a run of rows takes part in each.
-    passes_xRxD = jnp.moveaxis(padded_PxD.reshape(-1, passes, D), 1, 0)
-    of_pass = jax.checkpoint(lambda queries_RxD: _logsumexp(queries_RxD, items_NxD))
-    return jax.lax.map(of_pass, passes_xRxD).T.reshape(-1)[:num_rows]
+        return of(*parts)
+
+    def split(part):
+        # A pass takes every so-many-th row: a device that holds a run of rows takes part in each.
+        padded = _pad_to_multiple(part, passes)
+        return jnp.moveaxis(padded.reshape(-1, passes, *part.shape[1:]), 1, 0)
+
+    of_pass = jax.checkpoint(of)
+    found_xR = jax.lax.map(lambda rows: of_pass(*rows), tuple(map(split, parts)))
+    return found_xR.T.reshape(-1)[:num_rows]
 
 
 def sharded_logsumexp(
@@ -151,5 +156,5 @@ def _running_sums(queries_PxD, items_NxD, num_items, chunk: int) -> tuple[jax.Ar
     return sums
 
 
-def _pad_to_multiple(items_NxD, multiple: int):
-    return jnp.pad(items_NxD, ((0, -len(items_NxD) % multiple), (0, 0)))
+def _pad_to_multiple(rows, multiple: int):
+    return jnp.pad(rows, ((0, -len(rows) % multiple), *((0, 0) for _ in rows.shape[1:])))

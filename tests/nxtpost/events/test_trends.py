@@ -53,7 +53,7 @@ def test_no_event_of_a_day_or_after_it_changes_what_the_day_knows():
     table = trend_table(log, N)
     later = np.where(log.times >= table.starts_M[40], log.times + 7 * DAY, log.times)
     moved = Sequences(log.items, log.offsets, times=later)
-    other = trend_table(moved, N, at=table.starts_M[: 40 + 1])
+    other = Trends.of(moved).table(table.starts_M[: 40 + 1], N)
     np.testing.assert_array_equal(table.known_3xMxN[:, : 40 + 1], other.known_3xMxN)
 
 
