@@ -38,11 +38,14 @@ class Requests(NamedTuple):
       exclude: the items not to return, int32 [B, E], -1 after.
       met: for a cross, the items that they met, int32 [B, L], -1 after, latest first where they
         have an order.
+      allowed: all that `exclude` leaves, int32 [B, A], -1 after, where it leaves few: a searcher
+        may read this instead.
     """
 
     users: Any
     exclude: np.ndarray
     met: np.ndarray | None = None
+    allowed: np.ndarray | None = None
 
     def rows(self, index: slice | np.ndarray) -> Requests:
         """Return some of the requests, by an index or a slice."""

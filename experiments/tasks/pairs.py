@@ -81,7 +81,8 @@ def pose_pairs(interactions: Interactions, *, seed: int) -> PairProblem:
     rule = "the publisher's"
     users, items = interactions.users, interactions.items
     if test is None:
-        users, items = first_events(users, items)
+        first = first_events(users, items)
+        users, items = users[first], items[first]
         rank, lengths = ranks(users)
         test = rank >= lengths - np.floor(TEST_SHARE * lengths).astype(int)
         rule = f"the last {TEST_SHARE:.0%} of each user's items"
@@ -114,11 +115,10 @@ def pose_pairs(interactions: Interactions, *, seed: int) -> PairProblem:
     return problem
 
 
-def first_events(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the first event of each pair, in order."""
+def first_events(users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Return the places of the first event of each pair, in order."""
     keys = users.astype(np.int64) * (int(items.max(initial=0)) + 1) + items
-    first = np.sort(np.unique(keys, return_index=True)[1])
-    return users[first], items[first]
+    return np.sort(np.unique(keys, return_index=True)[1])
 
 
 def _distinct(users, items) -> Pairs:

@@ -47,7 +47,7 @@ class Examples:
     Attributes:
       users, items: int32 [n].
       labels: float32 [n], 1 where the rating is at least `LIKED` of the best, or there is none.
-      part: int8 [n]: 0 train, 1 validation, 2 test: each user's first 80 %, next 10 %, last 10 %.
+      part: int8 [n]: 0 train, 1 validation, 2 test, -1 none of them; see `make_examples`.
       genres: int32 [n_items, A], of each item, -1 after.
       genre_names: G of them.
       item_dense: float32 [n_items, 2]: year and log popularity in training.
@@ -198,7 +198,11 @@ def check_halves(batch_size: int, *, flag: str) -> None:
 
 
 def make_examples(
-    interactions: Interactions, demographics: UserFeatures | None = None, *, implicit: bool = False
+    interactions: Interactions,
+    demographics: UserFeatures | None = None,
+    *,
+    implicit: bool = False,
+    stale_days: float | None = None,
 ) -> Examples:
     """Label, split and describe events.
 
@@ -207,18 +211,22 @@ def make_examples(
       demographics: of the users, None without.
       implicit: whether an event says that its item is liked, whatever its weight. A user's first
         event with each item counts, and no cancellation does.
+      stale_days: None for parts by user: the first 80 % of a user's events train, the next 10 %
+        validate, the last 10 % test. Else parts by time: the last tenth of all events tests; what
+        is older by these days or more trains and, the last ninth of it, validates. What is between
+        is in histories alone, as a request's is when models are that old.
 
     Raises:
       InputError: the events have no order; or no ratings, or all labels are equal, where they are
-        not implicit.
+        not implicit; or no times where parts are by time, or a part is empty.
     """
     if not interactions.ordered or (interactions.weights is None and not implicit):
         raise InputError(f"{interactions.name}: expected ratings in an order, found none")
+    chosen = np.arange(interactions.n_events)
     if implicit:
-        users, items = _taken(interactions)
-        labels = np.ones(len(users), np.float32)
+        chosen = _taken(interactions)
+        labels = np.ones(len(chosen), np.float32)
     else:
-        users, items = interactions.users, interactions.items
         weights = np.asarray(interactions.weights)
         labels = _labels(weights)
         if not 0 < labels.mean() < 1:
@@ -226,9 +234,11 @@ def make_examples(
                 f"{interactions.name}: expected ratings on both sides of "
                 f"{LIKED * weights.max():.3g}, found {labels.mean():.0%} at or above it"
             )
-    rank, lengths = ranks(users)
-    place = rank / lengths
-    part = ((place >= 0.8).astype(np.int8) + (place >= 0.9)).astype(np.int8)
+    users, items = interactions.users[chosen], interactions.items[chosen]
+    if stale_days is None:
+        part = _parts_by_user(users)
+    else:
+        part = _parts_by_time(interactions, chosen, stale_days)
     years, genres, names = _facts(interactions)
     popularity = np.bincount(items[part == 0], minlength=interactions.n_items)
     liked = (part == 0) & (labels == 1)
@@ -252,12 +262,38 @@ def _labels(weights: np.ndarray) -> np.ndarray:
     return (weights >= LIKED * weights.max()).astype(np.float32)
 
 
-def _taken(interactions: Interactions) -> tuple[np.ndarray, np.ndarray]:
-    """Return users and items of the first events of each pair, cancellations left out."""
-    kept = np.ones(interactions.n_events, bool)
+def _taken(interactions: Interactions) -> np.ndarray:
+    """Return the first event of each pair, cancellations left out, int [m]."""
+    kept = np.arange(interactions.n_events)
     if interactions.actions is not None and "cancellation" in interactions.action_names:
-        kept = interactions.actions != interactions.action_names.index("cancellation")
-    return first_events(interactions.users[kept], interactions.items[kept])
+        cancelled = interactions.action_names.index("cancellation")
+        kept = np.flatnonzero(interactions.actions != cancelled)
+    return kept[first_events(interactions.users[kept], interactions.items[kept])]
+
+
+def _parts_by_user(users: np.ndarray) -> np.ndarray:
+    rank, lengths = ranks(users)
+    place = rank / lengths
+    return ((place >= 0.8).astype(np.int8) + (place >= 0.9)).astype(np.int8)
+
+
+def _parts_by_time(interactions: Interactions, chosen: np.ndarray, days: float) -> np.ndarray:
+    """Part events by the clock, int8 [len(chosen)]; see `make_examples`."""
+    if interactions.timestamps is None:
+        raise InputError(f"{interactions.name}: expected events with times, found none")
+    times = interactions.timestamps[chosen]
+    opens = np.quantile(times, 0.9, method="higher")
+    old = times < opens - days * 86400  # seconds
+    part = np.where(times >= opens, np.int8(2), np.int8(-1))
+    part[old] = 0
+    if old.any():
+        part[old & (times >= np.quantile(times[old], 8 / 9, method="higher"))] = 1
+    if not (part == 0).any():
+        raise InputError(
+            f"{interactions.name}: expected events {days:g} days before the last tenth of them, "
+            "to train and validate by, found none"
+        )
+    return part
 
 
 def _facts(interactions: Interactions):

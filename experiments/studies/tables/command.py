@@ -36,7 +36,7 @@ from experiments.studies.tables.gates import (
     gates_of,
     gates_table,
 )
-from experiments.studies.tables.regimes import far_table
+from experiments.studies.tables.regimes import far_table, filtered_table
 from experiments.studies.tables.table_one import found_in, table_one
 from experiments.studies.tables.tables_two_three import found_in_recipes, tables_two_three
 from experiments.tasks.rated_events import Examples
@@ -129,7 +129,9 @@ def _of_test(
         table, figures = table_one(tested, costs, rows, **given)
         budget = config.budget(num_items)
         slices, of_slice = far_table(tested, rows, compared.far(), budget=budget)
-        tables, figures, said = [table, *slices], figures | of_slice, [found_in(rows)]
+        few, of_few = filtered_table(compared.filtered(chosen), num_items=num_items)
+        tables, said = [table, *slices, few], [found_in(rows)]
+        figures |= of_slice | of_few
     if others:
         found = ablated.measure()
         given = {"config": config, "num_items": num_items, "gate": gates[1]}

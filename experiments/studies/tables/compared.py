@@ -27,7 +27,15 @@ from experiments.studies.rated_scorer import K
 from experiments.studies.tables.brute import PARTS, Part, Trained
 from experiments.studies.tables.config import TablesConfig
 from experiments.studies.tables.contenders import contenders
+from experiments.studies.tables.filtered import (
+    AMONG_FEW,
+    FILTERED,
+    filtered,
+    mean_left,
+    stands_filters,
+)
 from experiments.studies.tables.served import asked_of, model_of
+from hsnn_jax.monn.network import module_flops
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,6 +146,30 @@ class Compared:
             found.append(remember(self.run, name, measure=measure)["near"])
         return ~np.any(found, axis=0)
 
+    def filtered(self, chosen: Mapping[str, str]) -> list[Row]:
+        """Measure models by brute force, HSNN and what is not trained under `filtered` requests.
+
+        Returns:
+          of the test part, the models first, the two tower before all.
+        """
+        rows: dict[str, Row] = {}
+
+        def add(row: Row, found: Answered) -> None:
+            rows.setdefault(row.name, row).answers.append(found)
+
+        for seed, models in self._seeds():
+            asked, _ = self._asked(models, 2)
+            few = filtered(asked, num_items=self._num_items)
+            for own in models.values():
+                found = self._by_filter(own, few)
+                add(Row(own.label, own.label, "", "", 1, []), found)
+            for rival in self._contenders(models, asked):
+                if not rival.reason and stands_filters(rival.name):
+                    label = chosen[rival.name]
+                    row = Row(rival.name, rival.model, "", label, 1, [])
+                    add(row, self._answered(rival, label, few, seed, towers=0.0, under=FILTERED))
+        return list(rows.values())
+
     def _seeds(self) -> Iterator[tuple[int, dict[str, Trained]]]:
         """Yield each seed with its models by size."""
         for number, first in enumerate(self.trained[TWO_TOWER]):
@@ -168,17 +200,44 @@ class Compared:
         remember(self.run, f"{slug(rival.name)}-{seed}-built", measure=measure)
 
     def _answered(
-        self, rival: Rival, label: str, asked: Sequence[Asked], seed: int, *, towers: float
+        self,
+        rival: Rival,
+        label: str,
+        asked: Sequence[Asked],
+        seed: int,
+        *,
+        towers: float,
+        under: str = "",
     ) -> Answered:
-        """Measure one rival; `towers` are milliseconds a user of the user towers that it reads."""
+        """Measure one rival.
+
+        Args:
+          rival, label, asked, seed: what is measured.
+          towers: milliseconds a user of the user towers that it reads.
+          under: `FILTERED` where requests are.
+        """
 
         def measure() -> dict[str, Any]:
             searcher, budget = rival.built(label)
-            found = answer(searcher, asked, k=self._k, budget=budget)
-            print(f"{rival.name}, seed {seed}: {PARTS[2]} measured", flush=True)
+            found = answer(searcher, asked, k=AMONG_FEW if under else self._k, budget=budget)
+            print(f"{rival.name}, seed {seed}: {PARTS[2]} {under} measured", flush=True)
             return as_arrays(found._replace(cpu_ms=found.cpu_ms + towers))
 
-        name = f"{slug(rival.name)}-{seed}-{PARTS[2]}"
+        name = f"{slug(rival.name)}-{seed}-{PARTS[2]}{under and '-' + under}"
+        return from_arrays(remember(self.run, name, measure=measure))
+
+    def _by_filter(self, own: Trained, few: Sequence[Asked]) -> Answered:
+        """Measure one model by brute force over what each filter leaves."""
+
+        def measure() -> dict[str, Any]:
+            found = answer(Exact(own.label, model_of(own, few)), few, k=AMONG_FEW, budget=0)
+            costs, left = module_flops(own.scorer.config), mean_left(few)
+            flops = costs["user"] + costs["pair"] * left
+            # The scan of everything is how it is found here, not what it costs.
+            found = found._replace(items_scored=left, flops=flops, cpu_ms=float("nan"))
+            return as_arrays(found)
+
+        name = f"{own.stage}-{PARTS[2]}-{FILTERED}"
         return from_arrays(remember(self.run, name, measure=measure))
 
     def _cost(self, own: Trained, asked: Sequence[Asked], *, tower: float) -> Answered:
@@ -192,7 +251,11 @@ class Compared:
 
     @property
     def _k(self) -> int:
-        return min(K, self.trained[TWO_TOWER][0].scorer.examples.num_items)
+        return min(K, self._num_items)
+
+    @property
+    def _num_items(self) -> int:
+        return self.trained[TWO_TOWER][0].scorer.examples.num_items
 
 
 def slug(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from experiments.harness.errors import bad_input
 from experiments.retrieval.kept_gain import TWO_TOWER
@@ -41,6 +42,9 @@ class TablesConfig:
     """nodes of HSNN; validation chooses from this number and its multiples"""
     share: float = 0.1
     """of the items, what a search may score"""
+    stale_days: float | None = None
+    """how old all models are: the last tenth of all events tests what was trained that many days
+    before; without, the last tenth of each user's events tests"""
     trials: int = 2
     """settings that each rival and each HSNN is tuned over, 1 to 4"""
     show: tuple[int, ...] = (1,)
@@ -64,6 +68,9 @@ class TablesConfig:
             name = "share" if self.trials <= 4 else "trials"
             expected = {"share": "a share in (0, 1]", "trials": "1 to 4"}[name]
             raise bad_input(f"--tables.{name}", expected=expected, found=str(vars(self)[name]))
+        if self.stale_days is not None and not 0 <= self.stale_days < math.inf:
+            found = str(self.stale_days)
+            raise bad_input("--tables.stale-days", expected="at least 0 days", found=found)
         if not self.show or len({*self.show}) < len(self.show) or not {*self.show} <= {*TABLES}:
             found = " ".join(map(str, self.show)) or "none"
             raise bad_input("--tables.show", expected="some of 1, 2, 3, once each", found=found)

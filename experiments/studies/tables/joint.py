@@ -148,7 +148,9 @@ class Joint:
     def search(self, requests: Requests, k: int, *, budget: int) -> Found:
         """See `Searcher`; the user towers run here."""
         users = self._sides(requests.users[BATCH])
-        answer = self.retriever.search(users, k, budget=budget, exclude=requests.exclude)
+        few = requests.allowed
+        exclude = requests.exclude if few is None else None
+        answer = self.retriever.search(users, k, budget=budget, allowed=few, exclude=exclude)
         flops = float(answer.flops.mean()) + self._towers
         return Found(answer.ids, float(answer.items_scored.mean()), flops)
 

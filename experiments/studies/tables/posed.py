@@ -49,13 +49,16 @@ def measure_tables(setting: Setting[Tables]) -> Outcome:
     """Pass the gates, or say what cannot be decided; all seeds together."""
     options, (interactions, utility) = setting.options, setting.inputs
     demographics, rated = None, is_rated(interactions)
+    stale_days = options.tables.stale_days
     if options.data is not None and options.data.exists():
         demographics = read_user_features(options.data, interactions.user_ids)
     return run_tables(
         setting.run,
-        make_examples(interactions, demographics, implicit=not rated),
+        make_examples(interactions, demographics, implicit=not rated, stale_days=stale_days),
         config=options.tables,
-        protocol=protocol_of(interactions, rated=rated, simulated=utility is not None),
+        protocol=protocol_of(
+            interactions, rated=rated, simulated=utility is not None, stale_days=stale_days
+        ),
         utility=utility,
         seeds=options.all_seeds,
         mesh=setting.mesh,
@@ -63,8 +66,17 @@ def measure_tables(setting: Setting[Tables]) -> Outcome:
     )
 
 
-def protocol_of(interactions: Interactions, *, rated: bool, simulated: bool) -> dict[str, Any]:
+def protocol_of(
+    interactions: Interactions, *, rated: bool, simulated: bool, stale_days: float | None
+) -> dict[str, Any]:
     """Say how the figures come about."""
+    split = "each user's first 80% of events train, the next 10% validate, the last 10% test"
+    if stale_days is not None:
+        split = (
+            f"the last 10% of all events test; all models, and what is counted, end {stale_days:g} "
+            "days before: the last ninth of what is older validates, the rest trains; histories "
+            "reach to the request"
+        )
     liked = f"a rating of at least {LIKED:.0%} of the best"
     if not rated:
         liked = "every event; of events of one pair the first, without cancellations"
@@ -72,7 +84,7 @@ def protocol_of(interactions: Interactions, *, rated: bool, simulated: bool) -> 
         "data": f"{interactions.name}, simulated" if simulated else interactions.name,
         "data_hash": interactions.sha256,
         "liked": liked,
-        "split": "each user's first 80% of events train, the next 10% validate, the last 10% test",
+        "split": split,
         "selection": "validation recall@50",
         "candidates": "all items that the user has not met before",
         "notes": "; ".join(interactions.notes),

@@ -1,7 +1,4 @@
-"""A regime that was fixed before any run: users whose next item the two tower ranks poorly.
-
-What is re-ranked after a two tower, or is among its best items, cannot hold these.
-"""
+"""Regimes that were fixed before any run: what the two tower ranks poorly, and narrow filters."""
 
 from __future__ import annotations
 
@@ -10,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.harness.figures import over_seeds_and_users
-from experiments.harness.report import Cell, Table
-from experiments.retrieval.kept_gain import NAMES, TWO_TOWER
+from experiments.harness.report import Cell, Table, signed
+from experiments.retrieval.kept_gain import NAMES, TWO_TOWER, kept_share
 from experiments.studies.rated_scorer import K
 from experiments.studies.tables.brute import Brute
 from experiments.studies.tables.compared import Row
+from experiments.studies.tables.filtered import AMONG_FEW, SHARE
 
 FEWEST = 2  # users that a standard error is taken over
 
@@ -23,6 +21,8 @@ def far_table(
     brute: Mapping[str, Brute], rows: Sequence[Row], far: np.ndarray, *, budget: int
 ) -> tuple[list[Table], dict[str, float]]:
     """Show recall among users whose next item is far down, of the rows of table 1.
+
+    What is re-ranked after a two tower, or is among its best items, cannot hold these.
 
     Args:
       brute: of the models, the two tower first.
@@ -55,3 +55,39 @@ def far_table(
         "alone, so that it finds none. Standard errors over seeds and users.",
     )
     return [table], figures
+
+
+def filtered_table(rows: Sequence[Row], *, num_items: int) -> tuple[Table, dict[str, float]]:
+    """Show recall among what filters leave, and its price.
+
+    Args:
+      rows: see `Compared.filtered`.
+      num_items: that can be found without a filter.
+    """
+    base, *others = rows
+    over = {row.name: over_seeds_and_users(row.hits - base.hits) for row in others}
+    best = max((over[name] for name in NAMES.values() if name in over), default=(0.0, 0.0))
+    cells: list[list[Cell]] = []
+    figures: dict[str, float] = {}
+    for row in rows:
+        mean, error = over_seeds_and_users(row.hits)
+        scored, flops = row.mean("items_scored"), row.mean("flops")
+        values = {f"recall@{AMONG_FEW}": mean, "items_scored": scored, "flops": flops}
+        figures |= {f"{row.name}/filtered/{name}": value for name, value in values.items()}
+        gain = None if row is base else signed(*over[row.name])
+        share = None if row is base else kept_share(over[row.name][0], best)
+        cells.append([row.name, f"{mean:.4f} ± {error:.4f}", gain, share, scored, flops])
+    table = Table(
+        title=f"Filters that leave {SHARE:.0%} of the items, test",
+        columns=(
+            *("", f"recall@{AMONG_FEW}", "over the two tower", "of the largest gain"),
+            *("items scored", "FLOPs"),
+        ),
+        baselines=cells[:1],
+        rows=cells[1:],
+        note=f"Every user has a filter of {SHARE:.0%} of the {num_items:,} items, drawn, beside "
+        "the item that is taken next. What is left fits the budget of a search, so that any index "
+        "scans it, as brute force does: faiss and HNSW add nothing here. Standard errors over "
+        "seeds and users. Sums of sparse rows are no operations and score all items.",
+    )
+    return table, figures

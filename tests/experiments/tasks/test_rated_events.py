@@ -68,6 +68,42 @@ def test_parts_follow_time_and_years_and_genres_are_read(examples):
     assert (examples.labels[examples.next_liked(2)] == 1).all()
 
 
+def test_models_may_be_days_older_than_what_they_are_tested_by():
+    drawn = drawn_ratings(users=12, films=40)
+    days = np.arange(drawn.n_events).reshape(12, -1).T.argsort(axis=None)  # by turns, one a day
+    timed = dataclasses.replace(drawn, timestamps=86400.0 * days)
+    examples = make_examples(timed, stale_days=30)
+    count, tenth = drawn.n_events, drawn.n_events // 10
+    old = count - tenth - 30
+    ninth = -(-old // 9)
+    for part, (first, after) in {
+        0: (0, old - ninth),
+        1: (old - ninth, old),
+        -1: (old, count - tenth),
+        2: (count - tenth, count),
+    }.items():
+        assert set(days[examples.rows(part)]) == set(range(first, after)), part
+    # What lies between is in histories, not in what is counted of items in training.
+    row = examples.next_liked(2)[0]
+    before = examples.items[:row][examples.users[:row] == examples.users[row]]
+    assert set(examples.seen(np.array([row]))[0]) - {-1} == set(before)
+    counted = np.bincount(examples.items[examples.part == 0], minlength=examples.num_items)
+    np.testing.assert_allclose(examples.item_dense[:, 1], np.log1p(counted) / 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change, days, expected",
+    [
+        ({"timestamps": None}, 30.0, "expected events with times, found none"),
+        ({}, 1e9, "expected events 1e.09 days before the last tenth of them, .* found none"),
+    ],
+)
+def test_events_that_cannot_be_parted_by_time_are_refused(change, days, expected):
+    drawn = dataclasses.replace(drawn_ratings(), **change)
+    with pytest.raises(InputError, match=expected):
+        make_examples(drawn, stale_days=days)
+
+
 def test_data_without_ratings_is_refused():
     with pytest.raises(InputError, match="expected ratings in an order, found none"):
         make_examples(dataclasses.replace(drawn_ratings(), weights=None))

@@ -56,6 +56,9 @@ def test_where_gates_pass_table_1_is_measured_and_a_resumed_run_says_the_same(
     for name in ("HSNN (MoNN M, MoNN S), trained together", "popularity", "MoNN M"):
         assert 0 <= first[f"test/{name}/recall@50"] <= 1
         assert first[f"test/{name}/cpu_ms"] > 0
+    assert "### Filters that leave 1% of the items, test" in report
+    few = "test/HSNN (MoNN M, MoNN S), trained together/filtered"
+    assert 0 < first[f"{few}/items_scored"] < 20 < 1000 * first[f"{few}/recall@5"]
     of_hsnn = first["test/HSNN (MoNN M, MoNN S), trained together/flops"]
     assert 0 < of_hsnn < first["test/MoNN M/flops"]
     assert "two tower + a weight per cross" in report
