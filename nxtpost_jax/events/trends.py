@@ -9,8 +9,10 @@ Shape suffixes: N items, M moments.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -79,6 +81,8 @@ class Trends:
         self._parts = [_in_order(items, times)]
         self._last = times.max(initial=-np.inf)
         self._known: tuple[float, np.ndarray] | None = None
+        self._noted: list[tuple[np.ndarray, np.ndarray]] | None = None
+        self._next: Trends | None = None
 
     @classmethod
     def of(cls, log: Sequences, *, step: float = DAY) -> Trends:
@@ -105,6 +109,28 @@ class Trends:
             if len(self._parts) > _PARTS:
                 self._joined()
             self._last = max(self._last, times.max(initial=-np.inf))
+            if self._noted is not None:
+                self._noted.append((items, times))
+            if self._next is not None:
+                self._next.add(items, times)
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note what comes meanwhile, for `hand_over`."""
+        with self._lock:
+            self._noted = []
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._noted = None
+
+    def hand_over(self, to: Trends) -> None:
+        """Count in others what has come since `noting` began, and whatever comes here later."""
+        with self._lock:
+            for items, times in self._noted or ():
+                to.add(items, times)
+            self._noted, self._next = None, to
 
     def known_3xN(self, num_items: int) -> np.ndarray:
         """Give the codes of now, as of a `TrendTable`: uint8[3, N]; the same array all step."""

@@ -42,6 +42,7 @@ EPOCHS = 20  # where nothing tells when to end
 EPOCHS_MORE = 2
 MOST_EPOCHS = 100
 PATIENCE = 8
+AVERAGE = 0.05
 LONG = 32  # events
 
 
@@ -104,6 +105,7 @@ def learn(
         trending = Trending.begun(start.model, sequences)
         reader = reader.at(trending=trending)
         plan["epochs"], held = epochs, None
+        plan["average"] = AVERAGE if plan["average"] is None else plan["average"]
         if epochs is None:
             asked = None if more or validation is not None else _held_out(sequences, seed=seed)
             if asked is not None:
@@ -178,7 +180,7 @@ def _chosen(plan: Mapping[str, Any], *, more: bool, validated: bool) -> dict[str
 
 
 def _trained(standing: Standing) -> Trained:
-    return Trained(standing.kept.params, standing.records, standing.kept.opt_state)
+    return Trained(standing.kept.served, standing.records, standing.kept.opt_state)
 
 
 def _serve(
@@ -253,7 +255,7 @@ def _call(posed: Task, plan: Plan, tx: Optimizer) -> dict[str, Any]:
         "tx": tx if isinstance(tx, str) else "a transformation",
     }
     call |= {name: getattr(posed, name) for name in ("batch_size", "buckets", "seed")}
-    names = ("epochs", "validate_every", "select", "patience")
+    names = ("epochs", "validate_every", "select", "patience", "average")
     return json.loads(json.dumps(call | {name: getattr(plan, name) for name in names}))
 
 
@@ -271,7 +273,7 @@ def _another(seed: int, num_fits: int) -> int:
 
 def _check_alone(loop: Loop | None, **options: Any) -> None:
     """Refuse what is the built-in loop's beside another one."""
-    for name in ("progress", "checkpoint", "mesh"):
+    for name in ("progress", "checkpoint", "mesh", "average"):
         if loop is not None and options[name] is not None:
             raise ValueError(
                 f"{name}: expected None beside a loop of your own, found {options[name]!r:.60}"

@@ -144,6 +144,7 @@ class Recommender:
         validate_every: int = 1,
         select: str | None = None,
         patience: int | None = None,
+        average: float | None = None,
         log: Callable[[dict[str, float]], None] | None = None,
         progress: bool | None = None,
         checkpoint: str | os.PathLike | None = None,
@@ -168,16 +169,16 @@ class Recommender:
           objective, num_negatives: see `Objective`; or the number of mixed ones with logQ. What is
             None is chosen by the data, see docs/nxtpost/defaults.md.
           pretrain_epochs: passes of post-to-post training before, see `post_to_post.pretrain`.
-          seed: draws parameters, order, negatives and dropout.
           validation: queries, or a function from parameters to figures; the best epoch is kept.
           seen_filter: whether validation leaves a user's earlier items out, as in `evaluate`.
           validate_every: epochs between two validations; the last epoch always has one.
           select: one of `metrics.gains` or the function's; "ndcg@10", of held-out events "mlrr".
           patience: validations in a row without a new best that end the training.
-          log: called with each epoch's record.
-          progress: False for no line on a terminal.
+          average: what is validated and served is an average of the parameters after all steps,
+            whose mean age is this share of them (`averages`); .05 where None, 0 for the last ones.
+          log: called with each epoch's record. progress: False for no line on a terminal.
           checkpoint: a folder; the same call goes on from the last epoch in it, to the same bits.
-          mesh: devices with an axis "data", over which the rows of a step are dealt.
+          mesh, seed: devices whose axis "data" rows are dealt over; what draws everything.
           loop: what trains in place of the built-in loop, see `fitting.Loop`.
 
         Returns: one record an epoch: epoch, loss, seconds and, where validated, the figures.
@@ -190,12 +191,12 @@ class Recommender:
           KeyboardInterrupt: Ctrl-C; after a validation the best epoch is served then.
         """
         made = self._config, self._given, self.tx, self.event_filter, self.backfill, self._parts
-        named = dict[str, Any](columns=columns, content=content, more=more, epochs=epochs)
-        named |= {"batch_size": batch_size, "buckets": buckets, "pretrain_epochs": pretrain_epochs}
-        named |= {"validation": validation, "seen_filter": seen_filter, "select": select}
-        named |= {"validate_every": validate_every, "patience": patience, "log": log, "loop": loop}
-        named |= {"progress": progress, "checkpoint": checkpoint, "mesh": mesh, "seed": seed}
-        named |= {"objective": resolve(objective, num_negatives, rest=MIXED)}
+        named = dict[str, Any](columns=columns, content=content, more=more, epochs=epochs, log=log)
+        named.update(batch_size=batch_size, buckets=buckets, pretrain_epochs=pretrain_epochs)
+        named.update(validation=validation, seen_filter=seen_filter, select=select, seed=seed)
+        named.update(validate_every=validate_every, patience=patience, progress=progress)
+        named.update(average=average, checkpoint=checkpoint, mesh=mesh, loop=loop)
+        named.update(objective=resolve(objective, num_negatives, rest=MIXED))
         return learning.learn(self._served, events, setup=Setup(*made), **named)
 
     def adopt(self, params: Any) -> None:

@@ -202,8 +202,11 @@ class Served:
             if self._fitting:
                 raise ValueError("recommender: expected no fit under way, found one")
             self._fitting = True
+        before = self.now.trending
+        noting = contextlib.nullcontext() if before is None else before.trends.noting()
         try:
-            yield
+            with noting:
+                yield
         finally:
             self._fitting = False
 
@@ -237,13 +240,17 @@ class Served:
     ) -> None:
         """Serve by other parameters; what was removed meanwhile stays removed.
 
-        Without `trending` the events so far go on to count.
+        Without `trending` the events so far go on to count; else those that came since the fit
+        began, and late ones of requests that were under way.
         """
         catalogue = Catalogue.of(vectors_NxD, names=start.names)
         with self._turn:
             present = catalogue.without(self._removed(start))
             num_fits = self.now.num_fits + 1
-            trending = self.now.trending if trending is None else trending
+            before = self.now.trending
+            if before is not None and trending is not None:
+                before.trends.hand_over(trending.trends)
+            trending = before if trending is None else trending
             kept = {"opt_state": opt_state, "held": held, "trending": trending}
             self._serve(State(start, params, present, num_fits, **kept))
 

@@ -14,10 +14,12 @@ import numpy as np
 
 from nxtpost_jax import folders
 from nxtpost_jax.folders import Kind, arrays_of, flat, nested
+from nxtpost_jax.training.averages import Average
 from nxtpost_jax.training.standing import Standing
 from nxtpost_jax.training.steps import TrainState
 
-_PARTS = ("params.npz", "optimizer.npz", "best_params.npz", "best_optimizer.npz", "finite.npz")
+_OF_STATE = "params.npz", "optimizer.npz", "average.npz"
+_PARTS = (*_OF_STATE, *(f"best_{name}" for name in _OF_STATE), "finite.npz")
 KIND = Kind("a checkpoint", "checkpoint.json", _PARTS, version=1)
 
 
@@ -49,9 +51,9 @@ class Checkpoint:
         path, header = folders.opened(self.path, KIND)
         _check_same(header["call"], json.loads(json.dumps(self.call)))
 
-        def state(params: str, optimizer: str) -> TrainState:
+        def state(prefix: str) -> TrainState:
             like = jax.tree.leaves(fresh.state.opt_state)
-            arrays = list(arrays_of(path / optimizer).values())
+            arrays = list(arrays_of(path / f"{prefix}optimizer.npz").values())
             if len(arrays) == len(like):  # numpy reads bfloat16 as bytes without a name
                 arrays = [
                     a.view(b.dtype) if a.dtype.kind == "V" else a for a, b in zip(arrays, like)
@@ -64,13 +66,17 @@ class Checkpoint:
                 )
             treedef = jax.tree.structure(fresh.state.opt_state)
             leaves = [jnp.asarray(array) for array in arrays]
-            return place(TrainState(self._params(path / params), treedef.unflatten(leaves)))
+            params = self._params(path / f"{prefix}params.npz")
+            average = fresh.state.average
+            if average is not None:
+                average = Average(**self._params(path / f"{prefix}average.npz"))
+            return place(TrainState(params, treedef.unflatten(leaves), average))
 
         has = header["files"]
         return Standing(
-            state("params.npz", "optimizer.npz"),
+            state(""),
             header["records"],
-            state("best_params.npz", "best_optimizer.npz") if "best_params.npz" in has else None,
+            state("best_") if "best_params.npz" in has else None,
             header["best_epoch"],
             header["best_score"],
             place(self._params(path / "finite.npz")) if "finite.npz" in has else None,
@@ -102,10 +108,13 @@ class Checkpoint:
 
 def _files(state: TrainState, prefix: str) -> dict[str, dict[str, np.ndarray]]:
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.opt_state)]
-    return {
+    files = {
         f"{prefix}params.npz": flat(state.params),
         f"{prefix}optimizer.npz": {f"leaf_{i:05d}": leaf for i, leaf in enumerate(leaves)},
     }
+    if state.average is not None:
+        files[f"{prefix}average.npz"] = flat(state.average._asdict())
+    return files
 
 
 def _check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from nxtpost_jax.training import averages, progress, steps
 from nxtpost_jax.training import checkpoint as checkpoints
-from nxtpost_jax.training import progress, steps
 from nxtpost_jax.training.finite import check_arrays, check_losses
 from nxtpost_jax.training.standing import Record, Standing
 from nxtpost_jax.training.steps import TrainState
@@ -87,6 +87,7 @@ class Plan:
     validate_every: int = 1
     select: str = "ndcg@10"
     patience: int | None = None
+    average: float = 0.05
     log: Log | None = None
     progress: bool | None = None
     checkpoint: checkpoints.Checkpoint | None = None
@@ -97,6 +98,9 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, found {value}")
+        if not 0 <= self.average <= averages.MOST:
+            expected = f"a share in [0, {averages.MOST}]"
+            raise ValueError(f"average: expected {expected}, found {self.average}")
         if self.validate is None and self.patience is not None:
             raise ValueError(f"patience: expected validation beside it, found {self.patience} only")
 
@@ -127,7 +131,7 @@ def train(
       Interrupted: Ctrl-C came and there is a best epoch; before one it is a KeyboardInterrupt.
     """
     where = steps.placed(task, tx, plan.mesh)
-    state = steps.init(task, tx, plan.mesh)
+    state = steps.init(task, tx, plan.mesh, average=plan.average)
     state = state if carry is None else carry(state)
     standing = Standing(where.place(state))
     if plan.checkpoint is not None:
@@ -164,7 +168,7 @@ def _take_epoch(task, standing: Standing, *, plan: Plan, where: steps.Placed, sh
     """Take an epoch's steps, then validate, log and save."""
     epoch, start = len(standing.records), time.perf_counter()
     state, losses = standing.state, []
-    entered = steps.copied(state.params) if plan.validate is None else None
+    entered = steps.copied(state.served) if plan.validate is None else None
     first = epoch * task.steps_per_epoch
     try:
         taken = steps.taken(task, state, task.batches(epoch), where=where, first=first)
@@ -179,7 +183,7 @@ def _take_epoch(task, standing: Standing, *, plan: Plan, where: steps.Placed, sh
     record: Record = {"epoch": epoch, "loss": mean, "seconds": time.perf_counter() - start}
     if plan.validates(epoch):
         assert plan.validate is not None  # else there is no epoch to validate
-        figures = plan.validate(_on_one_device(state.params) if plan.mesh else state.params)
+        figures = plan.validate(_on_one_device(state.served) if plan.mesh else state.served)
         if plan.select not in figures:
             known = ", ".join(sorted(figures))
             raise ValueError(f"select: expected one of {known}, found {plan.select!r}")
@@ -224,6 +228,6 @@ def _diverging(place: str, standing: Standing, plan: Plan) -> Iterator[None]:
         if plan.validate is None:
             found = standing.finite
         else:
-            found = None if standing.best is None else standing.best.params
+            found = None if standing.best is None else standing.best.served
         diverged.params = _on_one_device(found) if plan.mesh else found
         raise diverged from None

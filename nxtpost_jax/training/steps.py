@@ -14,6 +14,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nxtpost_jax.arrays import Array
+from nxtpost_jax.training import averages
+from nxtpost_jax.training.averages import Average
 from nxtpost_jax.training.finite import check_losses
 from nxtpost_jax.training.task import Task, TowerLoss
 
@@ -28,20 +30,35 @@ class TrainState(NamedTuple):
     Attributes:
       params: of the model.
       opt_state: the optimizer's state.
+      average: of the parameters, None where they are served as they are.
     """
 
     params: Any
     opt_state: optax.OptState
+    average: Average | None = None
+
+    @property
+    def served(self) -> Any:
+        """Give the parameters that are validated and served."""
+        return self.params if self.average is None else self.average.params
 
 
-def init(task: Task, tx: optax.GradientTransformation, mesh: Mesh | None = None) -> TrainState:
+def init(
+    task: Task,
+    tx: optax.GradientTransformation,
+    mesh: Mesh | None = None,
+    *,
+    average: float = 0.0,
+) -> TrainState:
     """Draw or take the parameters to begin with, as copies, which steps may donate.
 
-    The optimizer's state is for the mesh, by which Shampoo cuts it.
+    The optimizer's state is for the mesh, by which Shampoo cuts it. `average` is the share of
+    `averages.begun`, 0 for no average.
     """
     params = copied(task.init(task.init_key))
+    begun = averages.begun(params, share=average) if average else None
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(_automatic(mesh)):
-        return TrainState(params, _init_state(tx, params))
+        return TrainState(params, _init_state(tx, params), begun)
 
 
 def _automatic(mesh: Mesh) -> Mesh:
@@ -72,7 +89,9 @@ def _step(
 
     def update():
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), opt_state)
+        params = optax.apply_updates(state.params, updates)
+        average = None if state.average is None else averages.moved(state.average, params)
+        return TrainState(params, opt_state, average)
 
     # A gradient that is not finite would spoil the parameters and the moments for good. The branch
     # also keeps the update apart from the gradient: fused with it, it would be rounded otherwise.

@@ -16,6 +16,12 @@ FAST = optax.adam(1e-2)  # shared, so that one compiled step serves most tests
 TINY = NxtPostConfig(d_model=16, num_layers=1, max_len=8, id_embedding=True, dropout=0.0)
 
 
+def untrained(task, **plan):
+    """Serve by drawn parameters where `fit` is wanted, not what it trains: no step is compiled."""
+    del plan
+    return task.init(task.init_key), []
+
+
 def drawn(config, content, *, num_items=None, histories=None):
     """Set up without `fit`; `histories` has the columns that the model shall read."""
     recommender = Recommender(config, content, num_items=num_items)

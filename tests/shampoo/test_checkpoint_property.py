@@ -1,6 +1,6 @@
 """Drawn trees, options, wrappers and meshes: save, restore, continue equals the unbroken run.
 
-    DRAWS=200 pytest tests/shampoo/test_checkpoint_property.py        # make test-long; default 10
+    DRAWS=200 pytest tests/shampoo/test_checkpoint_property.py        # make test-long; default 6
 
 In float64, eps far above its rounding: what may differ between meshes or paddings is the order in
 which products are summed, 1e-16 relative, and roots with condition at most 100 carry that on. The
@@ -180,7 +180,7 @@ def _through_a_file(tree, folder):
         return checkpointer.restore(folder / "state")
 
 
-DRAWS = int(os.environ.get("DRAWS", "10"))
+DRAWS = int(os.environ.get("DRAWS", "6"))
 
 
 @pytest.mark.slow

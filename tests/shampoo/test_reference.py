@@ -13,7 +13,8 @@ from shampoo_jax import grafting
 from tests.references import shampoo_reference
 from tests.shampoo.grouped import grouped
 
-CASES = range(10)
+# All kinds of grafting come in the first five; the others with `make test-long`.
+CASES = [pytest.param(seed, marks=[pytest.mark.long] * (seed > 4)) for seed in range(10)]
 
 
 def _draw_case(seed):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nxtpost_jax.serving.recommender import Recommender
-from tests.nxtpost.small_recommender import FAST, TINY, N, circle
+from tests.nxtpost.small_recommender import FAST, TINY, N, circle, untrained
 
 PLACES = [f"p{n}" for n in range(N)]
 CONFIG = dataclasses.replace(TINY, time_features=False)
@@ -87,13 +87,13 @@ def test_an_item_without_events_is_there_by_its_text():
     near = recommender.similar("fresh", 3).ids[0].tolist()
     assert {theme(film) for film in near} == {0}
     # and gone with the next table that does not know it
-    recommender.fit(table, content=TITLES, epochs=1)
+    recommender.fit(table, content=TITLES, loop=untrained)
     assert "fresh" not in recommender.items.tolist()
 
 
 def test_only_trained_items_teach_words():
     recommender = Recommender(CONFIG, tx=FAST)
-    recommender.fit(fans(), content=TITLES | {"fresh": "onlyhere storm"}, epochs=1)
+    recommender.fit(fans(), content=TITLES | {"fresh": "onlyhere storm"}, loop=untrained)
     with pytest.raises(ValueError, match="a word that training had, found 'onlyhere'"):
         recommender.add({"new": "onlyhere"})
 

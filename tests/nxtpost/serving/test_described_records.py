@@ -14,7 +14,7 @@ from nxtpost_jax.serving import described
 from nxtpost_jax.serving.recommender import Recommender
 from tests.nxtpost.serving.test_described import CONFIG, THEMES, TITLES, fans, theme
 from tests.nxtpost.serving.test_mirror import BruteForce
-from tests.nxtpost.small_recommender import FAST, TINY, N, drawn
+from tests.nxtpost.small_recommender import FAST, TINY, N, drawn, untrained
 
 HOW = {"batch_size": 32, "num_negatives": 16}
 GENRES = ["sea|wind", "court|war", "space|war"]
@@ -53,7 +53,8 @@ def fitted(content=RECORDS, *, epochs=1, table=None, id_embedding=True, fit=None
     config = dataclasses.replace(CONFIG, id_embedding=id_embedding)
     recommender = Recommender(config, tx=FAST, **given)
     events = fans() if table is None else table
-    recommender.fit(events, content=content, epochs=epochs, **HOW, **(fit or {}))
+    given = HOW | {"loop": untrained if epochs == 1 else None} | (fit or {})
+    recommender.fit(events, content=content, epochs=epochs, **given)
     return recommender
 
 
@@ -310,7 +311,7 @@ def test_a_column_of_the_log_names_the_ids():
     numbers = {"number": np.arange(30), "price": np.arange(30.0)}
     events = {"user": fans()["user"], "number": [int(item.split()[1]) for item in fans()["item"]]}
     recommender = Recommender(CONFIG, tx=FAST)
-    recommender.fit(events, content=numbers, columns={"item": "number"}, epochs=1, **HOW)
+    recommender.fit(events, content=numbers, columns={"item": "number"}, loop=untrained)
     assert recommender.content["features"].shape == (30, 2)
 
 

@@ -11,7 +11,7 @@ import pytest
 from nxtpost_jax.serving.live_users import Event
 from nxtpost_jax.serving.recommender import Recommender
 from nxtpost_jax.towers.model import NxtPostConfig
-from tests.nxtpost.small_recommender import FAST, TINY, N
+from tests.nxtpost.small_recommender import FAST, TINY, N, untrained
 
 TIMELESS = dataclasses.replace(TINY, time_features=False)  # so that lists of ids are histories
 WALK = 7
@@ -205,7 +205,7 @@ def test_actions_are_read_by_their_names_where_a_config_has_some(tmp_path):
         d_model=16, num_layers=1, max_len=8, id_embedding=True, time_features=False, num_actions=2
     )
     recommender = Recommender(config, tx=FAST)
-    recommender.fit(walks(names), epochs=1, batch_size=32, num_negatives=16)
+    recommender.fit(walks(names), epochs=1, loop=untrained)
     table = {"user": ["ann"], "item": [names[1]], "event": ["buy"]}
     recommender.save(tmp_path / "saved")
     loaded = Recommender.load(tmp_path / "saved")
@@ -233,7 +233,7 @@ def test_a_table_sizes_a_recommender_without_any_option():
         recommender.recommend(["film 01"], 1)
     with pytest.raises(ValueError, match="recommender: expected a fitted one or num_items"):
         _ = recommender.num_items
-    recommender.fit(walks(NAMES["texts"], 4), epochs=1)
+    recommender.fit(walks(NAMES["texts"], 4), epochs=1, loop=untrained)
     assert repr(recommender) == f"Recommender({WALK + 3} items by ids, fitted)"
     assert recommender.model.config.max_len == 16
     assert len(recommender.recommend([["film 01"], ["film 02"]], 2).pairs(1)) == 2
@@ -255,7 +255,7 @@ def test_weights_of_one_change_no_bit_and_others_do():
 
 def test_sequences_size_a_recommender_too():
     recommender = Recommender()
-    recommender.fit([[0, 1, 2], [1, 2, 3]], epochs=1)
+    recommender.fit([[0, 1, 2], [1, 2, 3]], epochs=1, loop=untrained)
     assert recommender.num_items == 4
     assert recommender.recommend([[0, 1]], 2).ids.dtype == np.int32
 
@@ -296,7 +296,7 @@ def test_columns_are_named_once_and_then_known(tmp_path):
         ValueError, match=r"columns: expected a column for the user .* found item_id"
     ):
         recommender.fit(table)
-    recommender.fit(table, columns={"user": "who"}, epochs=1)
+    recommender.fit(table, columns={"user": "who"}, epochs=1, loop=untrained)
     recommender.save(tmp_path / "saved")
     for reader in (recommender, Recommender.load(tmp_path / "saved")):
         assert reader.recommend(table, 1).users.tolist()[0] == "user 7"

@@ -63,6 +63,30 @@ def test_what_is_taken_of_late_is_recommended(recommender):
     assert set(found.tolist()) == set(hot(DAYS - 1).tolist())
 
 
+def test_events_that_come_while_a_fit_is_under_way_count_after_it():
+    """Those of before the fit count once, by the log that it is given."""
+    recommender, log = fitted(), waves()
+    recommender.update("early", Event(item=3, time=log.times.max()))
+    counts = recommender._served.now.trending.trends
+    late = log.times.max() + np.array([1.0, 2.0]) * DAY
+
+    def come(record):
+        recommender.update("late", Event(item=7, time=late[record["epoch"]]))
+
+    recommender.update("late", Event(item=1, time=log.times.max()))
+    recommender.fit(log, epochs=2, batch_size=16, num_negatives=32, log=come)
+    after = recommender._served.now.trending.trends
+    assert after is not counts
+    items, times = after.events()
+    assert len(items) == len(log.items) + 2
+    assert items[-2:].tolist() == [7, 7] and times[-2:].tolist() == late.tolist()
+    counts.add(np.array([5]), late[1:] + DAY)  # of a request that had taken the state of before
+    assert after.events()[0][-1] == 5
+    recommender.update("late", Event(item=2, time=late[1] + 2 * DAY))
+    assert len(counts.events()[0]) == len(log.items) + 5  # no longer where requests count
+    assert after.events()[0][-1] == 2
+
+
 def with_drawn_tables(seed=0):
     """Fitted, then served by tables that make much of trends."""
     recommender = fitted()

@@ -67,6 +67,8 @@ def test_any_figure_selects_and_seen_items_may_stay():
         ),
         ({"patience": 2, "epochs": 1}, "patience: expected validation beside it, found 2 only"),
         ({"patience": 0}, "patience: expected at least 1, found 0"),
+        ({"average": -0.5}, r"average: expected a share in \[0, 0.5\], found -0.5"),
+        ({"average": float("nan")}, r"average: expected a share in \[0, 0.5\], found nan"),
         (
             {"seen_filter": False, "epochs": 1},
             "seen_filter: expected validation queries beside False",

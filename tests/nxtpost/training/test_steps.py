@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from nxtpost_jax.events.batches import train_batches
 from nxtpost_jax.events.sequences import Sequences
 from nxtpost_jax.serving.recommender import Recommender
-from nxtpost_jax.training import steps
+from nxtpost_jax.training import averages, steps
 from nxtpost_jax.training.negatives import log_popularity
 from nxtpost_jax.training.objective import Objective
 from nxtpost_jax.training.task import Task, TowerLoss, task
@@ -65,11 +65,14 @@ def test_what_a_mesh_cannot_deal_is_refused():
         fit(mesh=Mesh(devices, ("data",)))
 
 
-def test_a_task_is_all_that_a_loop_of_ones_own_needs():
+@pytest.mark.parametrize("average", [0, 0.25, None])
+def test_a_task_is_all_that_a_loop_of_ones_own_needs(average):
     """The same keys and batches give the built-in loop's parameters, up to rounding.
 
     By SGD: Adam would take the rounding of a gradient of zero, that of the keys' bias, for a sign.
+    What is served is their average, or the last ones.
     """
+    after = []
 
     def own(posed, *, tx, epochs, log, **rest):
         del rest
@@ -82,22 +85,48 @@ def test_a_task_is_all_that_a_loop_of_ones_own_needs():
                 (value, _), grads = gradient(params, batch, posed.step_key(taken))
                 updates, state = tx.update(grads, state, params)
                 params, taken = optax.apply_updates(params, updates), taken + 1
+                after.append(params)
             records.append({"epoch": epoch, "loss": float(value)})
         return params, records
 
     fitted = {}
-    for name, loop in (("own", own), ("built-in", None)):
+    for name, loop, how in (("own", own, None), ("built-in", None, average)):
         fitted[name] = Recommender(TINY, num_items=N, tx=optax.sgd(0.1))
-        records = fitted[name].fit(
-            cycles(), epochs=2, batch_size=32, num_negatives=16, loop=loop, seed=3
-        )
+        given = {"batch_size": 32, "num_negatives": 16, "average": how}
+        records = fitted[name].fit(cycles(), epochs=2, loop=loop, seed=3, **given)
         assert [record["epoch"] for record in records] == [0, 1]
-    for a, b in zip(*(jax.tree.leaves(each.params) for each in fitted.values())):
+    eta = 1 / (average or 0.05) - 2
+    shares = (eta + 1) / (np.arange(1, 5) + eta) if average != 0 else np.array([1, 0, 0, 1.0])
+    weights = [share * np.prod(1 - shares[k + 1 :]) for k, share in enumerate(shares)]
+    assert sum(weights) == pytest.approx(1)
+    expected = jax.tree.map(
+        lambda *each: sum(w * np.asarray(x) for w, x in zip(weights, each)), *after
+    )
+    assert jax.tree.structure(expected) == jax.tree.structure(fitted["built-in"].params)
+    for a, b in zip(*(jax.tree.leaves(each) for each in (expected, fitted["built-in"].params))):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
     assert fitted["own"].recommend([[1, 2]], 3).ids.tolist()
 
 
-@pytest.mark.parametrize("name, value", [("progress", True), ("checkpoint", "x"), ("mesh", "m")])
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.02])
+def test_the_mean_age_is_a_share_of_the_steps_so_far(share):
+    """Of parameters that grow by one a step; what the average began with is not in it."""
+    average = averages.begun({"w": jnp.full(3, -1e6)}, share=share)
+    for step in range(1, 31):
+        average = averages.moved(average, {"w": jnp.full(3, float(step))})
+        np.testing.assert_allclose(average.params["w"], step - share * (step - 1), rtol=1e-5)
+
+
+def test_an_average_keeps_its_dtype():
+    average = averages.begun({"w": jnp.zeros(3, jnp.bfloat16)}, share=0.5)
+    for value in (1.0, 2.0):
+        average = averages.moved(average, {"w": jnp.full(3, value, jnp.bfloat16)})
+    assert average.params["w"].dtype == jnp.bfloat16 and average.params["w"].tolist() == [1.5] * 3
+
+
+@pytest.mark.parametrize(
+    "name, value", [("progress", True), ("checkpoint", "x"), ("mesh", "m"), ("average", 0.1)]
+)
 def test_what_the_built_in_loop_does_is_refused_beside_another(name, value):
     with pytest.raises(ValueError, match=f"{name}: expected None beside a loop of your own"):
         fit(loop=lambda *_, **__: None, **{name: value})

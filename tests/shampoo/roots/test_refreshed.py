@@ -89,7 +89,15 @@ def assert_same_basis(found, wanted, null):
     np.testing.assert_allclose(found.T @ found, np.eye(D), atol=1e-10)
 
 
-@pytest.mark.parametrize("name, options, exponent", CASES)
+def _is_long(options) -> bool:
+    """Tell which programs take long to compile."""
+    return options.get("max_iterations") == 50
+
+
+@pytest.mark.parametrize(
+    "name, options, exponent",
+    [pytest.param(*case, marks=[pytest.mark.long] * _is_long(case[1])) for case in CASES],
+)
 def test_padding_changes_nothing(name, options, exponent):
     """In float32, where an iteration stops by a rounding error more or less."""
     a = matrix().astype(np.float32)
