@@ -11,10 +11,10 @@ import zipfile
 import numpy as np
 import pytest
 
-import hsnn_jax.serving.plain_arrays
+import hsnn_jax.plain_arrays
 import nxtpost_jax.plain_arrays
 
-MODULES = (hsnn_jax.serving.plain_arrays, nxtpost_jax.plain_arrays)
+MODULES = (hsnn_jax.plain_arrays, nxtpost_jax.plain_arrays)
 
 
 def test_both_packages_have_the_same_module():

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from hsnn_jax import folder
 from hsnn_jax.descent.recall import Tail
 from hsnn_jax.lists import living
 from hsnn_jax.lists.index import Index
@@ -20,13 +21,14 @@ from hsnn_jax.monn.model import Towers
 from hsnn_jax.monn.scorers import dot
 from hsnn_jax.nodes.beam_aware import Routes
 from hsnn_jax.nodes.config import LTIConfig
-from hsnn_jax.serving import checking, folder, state
+from hsnn_jax.plain_arrays import reading
+from hsnn_jax.serving import checking, state
 from hsnn_jax.serving.encoders import LevelModels, one_or_several
-from hsnn_jax.serving.plain_arrays import reading
 from hsnn_jax.serving.pool import Pool
 from hsnn_jax.serving.state import Nested
 from hsnn_jax.serving.trees import flatten, unflatten
 
+KIND = folder.Kind("retriever", "retriever.json")
 _FORMAT = "hsnn_jax.retriever/12"
 
 _TREES = ("params", "pool_params", "item_features", "node_features", "routes", "tail")
@@ -192,7 +194,7 @@ def write(path: str | os.PathLike, content: Content) -> None:
         features are neither None nor nested dicts, with string keys that have no "/" and do not
         start with "[", or tuples.
     """
-    folder.write(path, arrays=_arrays_of(content), header=_header_of(content))
+    folder.write(path, KIND, arrays=_arrays_of(content), header=_header_of(content))
 
 
 def _arrays_of(content):
@@ -249,8 +251,8 @@ def read(path: str | os.PathLike) -> Content:
         both files carry a digest.
     """
     path = folder.found(path)
-    header, arrays = folder.read(path, form=_FORMAT)
-    with reading(path / folder.HEADER):
+    header, arrays = folder.read(path, KIND, form=_FORMAT)
+    with reading(path / KIND.header):
         checking.check_settings(header)
         settings = {
             "config": checking.config_of(header["config"]),
@@ -277,7 +279,7 @@ def read(path: str | os.PathLike) -> Content:
 def _checked(path, content, settings):
     """Return the settings if what was read belongs together, before a search reads it."""
     path = folder.found(path)
-    with reading(path / folder.HEADER):
+    with reading(path / KIND.header):
         models = checking.models_of(settings, content.config)
     with reading(path / folder.ARRAYS):
         checking.check(content, models)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -13,6 +15,7 @@ from jax.typing import ArrayLike
 
 from hsnn_jax.nodes.fit import check_finite
 from hsnn_jax.training import progress
+from hsnn_jax.training.checkpoint import Checkpoint, Standing, digest_of
 from hsnn_jax.training.optimizers import Optimizer, made
 
 Record = dict[str, float]
@@ -39,6 +42,7 @@ class Training:
         the least loss of the held-out pairs.
       progress: False for no line; else there is one where stderr is a terminal.
       log: called with the record of every validation.
+      checkpoint: a folder; the same call goes on from the last validation in it, to the same bits.
 
     Raises:
       ValueError: a number is below 1, or there is no such metric.
@@ -54,6 +58,7 @@ class Training:
     select: Literal["recall", "loss"] = "recall"
     progress: bool | None = None
     log: Log | None = None
+    checkpoint: str | os.PathLike | None = None
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "negatives", "evaluate_every", "patience", "k"):
@@ -102,18 +107,28 @@ def train(
         before every validation.
 
     Raises:
+      ValueError: the checkpoint is of another call or optimizer, or damaged.
       FloatingPointError: training diverged: a loss or a parameter is NaN or infinite.
     """
+    word = tx if isinstance(tx, str) else "a transformation"
     tx = made(tx, warmup=min(100, training.steps // 10 + 1))
     zero = jnp.zeros(())
     params = jax.tree.map(jnp.array, params)  # the step donates its state
     state = _State(params, tx.init(params), zero.astype(jnp.int32), zero)
     options = {"loss": loss, "tx": tx, "batch_size": training.batch_size}
     rows_on_device = jnp.asarray(rows, jnp.int32)
-    best, best_value, since, records = None, -np.inf, 0, []
-    data = data if refresh is None else refresh(state.params, data)
+    standing, checkpoint = Standing(state), None
+    if training.checkpoint is not None:
+        arrays = {"data": data, "rows": rows, "params": params, "key": key}
+        call = _call(loss, training) | {name: digest_of(own) for name, own in arrays.items()}
+        checkpoint = Checkpoint(training.checkpoint, call | {"tx": word})
+        standing = checkpoint.resumed(standing)
+    data = data if refresh is None else refresh(standing.state.params, data)
     with progress.shown(training.progress, total=training.steps) as show:
-        for start, stop in _rounds(training):
+        for start, stop in _rounds(training, after=int(standing.state.step)):
+            if training.patience is not None and standing.since >= training.patience:
+                break
+            state, best, best_value, since, records = standing
             for number in range(start, stop):
                 state = _step(state, data, rows_on_device, key, **options)
                 show(number + 1, _text(records, training))
@@ -122,21 +137,30 @@ def train(
             check_finite("params", state.params, step=stop)
             state = state._replace(total=jnp.zeros(()))
             data = data if refresh is None else refresh(state.params, data)
-            records.append({"step": stop, "loss": mean} | validate(state.params, data))
-            check_finite("validation", list(records[-1].values()), step=stop)
+            record = {"step": stop, "loss": mean} | validate(state.params, data)
+            check_finite("validation", list(record.values()), step=stop)
             if training.log is not None:
-                training.log(records[-1])
-            value, since = _value(records[-1], training), since + 1
+                training.log(record)
+            value, since = _value(record, training), since + 1
             if value > best_value:
                 best, best_value, since = jax.device_get(state.params), value, 0
-            if training.patience is not None and since >= training.patience:
-                break
-    return best, records
+            standing = Standing(state, best, best_value, since, (*records, record))
+            if checkpoint is not None:
+                checkpoint.save(standing)
+    return standing.best, list(standing.records)
 
 
-def _rounds(training: Training) -> Iterator[tuple[int, int]]:
+def _call(loss: Loss, training: Training) -> dict[str, Any]:
+    """Say what a training is of, beside its arrays."""
+    names = ("steps", "batch_size", "negatives", "evaluate_every", "patience", "k", "select")
+    # A scorer of the caller's may be told by its address alone, which another process has not.
+    said = re.sub(r" at 0x[0-9a-f]+", "", repr(loss))
+    return {"loss": said} | {name: getattr(training, name) for name in names}
+
+
+def _rounds(training: Training, *, after: int) -> Iterator[tuple[int, int]]:
     every = training.evaluate_every
-    for start in range(0, training.steps, every):
+    for start in range(after, training.steps, every):
         yield start, min(start + every, training.steps)
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from experiments.harness.errors import InputError
 from hsnn_jax import LTIConfig, Retriever
-from hsnn_jax.serving import folder as folder_files
+from hsnn_jax import folder as folder_files
 from nxtpost_jax import folders
 from nxtpost_jax.serving.recommender import Recommender
 from nxtpost_jax.towers.model import NxtPostConfig

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -92,19 +94,20 @@ class Joint:
         """Train and list, or load."""
         label = "-".join((*self.sizes, str(self.nodes), str(self.seed)))
         path = self.run.folder / "retrievers" / label
+        under_way = path.with_name(f"{label}-training")
         crosses = self.config.crosses or ()
         self._sides = jax.jit(lambda batch: sides_of(batch, self.examples, crosses=crosses))
         if path.exists():
             self.retriever = Retriever.load(path)
         else:
-            self.retriever = self._trained(crosses)
+            self.retriever = self._trained(crosses, under_way if self.run.is_writer else None)
             if self.run.is_writer:
-                path.parent.mkdir(exist_ok=True)
                 self.retriever.save(path)
+                shutil.rmtree(under_way)
             print(f"{self.name}, {self.nodes} nodes, seed {self.seed}: trained", flush=True)
         self._towers = self._tower_flops(crosses)
 
-    def _trained(self, crosses: tuple[str, ...]) -> Retriever:
+    def _trained(self, crosses: tuple[str, ...], checkpoint: Path | None) -> Retriever:
         examples, config = self.examples, self.config
         rng = np.random.default_rng([self.seed, 31])
         liked, held = examples.liked(0), examples.next_liked(1)
@@ -120,6 +123,7 @@ class Joint:
             validation=np.arange(len(rows) - len(held), len(rows)),
             k=min(K, examples.num_items),
             progress=False,
+            checkpoint=checkpoint,
         )
         models = levels_of(self.sizes, examples, crosses=crosses)
         retriever = Retriever(LTIConfig(num_nodes=(self.nodes,)), model=models)

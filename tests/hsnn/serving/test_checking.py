@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hsnn_jax import LTIConfig, Retriever
-from hsnn_jax.serving import folder as folder_files
-from hsnn_jax.serving import plain_arrays
+from hsnn_jax import LTIConfig, Retriever, plain_arrays
+from hsnn_jax import folder as folder_files
 from tests.test_plain_arrays import Payload
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from hsnn_jax import LTIConfig, Retriever
+from hsnn_jax import folder as folder_files
 from hsnn_jax.monn.scorers import mol
 from hsnn_jax.serving import artefact
-from hsnn_jax.serving import folder as folder_files
 from hsnn_jax.serving.request import default_budget
 from tests.hsnn.planted import same_answers
 from tests.hsnn.serving.test_retriever import ALL, CONFIG, IDS, built, data

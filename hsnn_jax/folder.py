@@ -10,16 +10,25 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hsnn_jax.serving import plain_arrays
+from hsnn_jax import plain_arrays
 
-HEADER, ARRAYS = "retriever.json", "arrays.npz"
+ARRAYS = "arrays.npz"
 
 
-def write(path: str | os.PathLike, *, arrays: Mapping[str, Any], header: dict[str, Any]) -> None:
+class Kind(NamedTuple):
+    """What a folder holds, in a word, and the name of its header."""
+
+    name: str
+    header: str
+
+
+def write(
+    path: str | os.PathLike, kind: Kind, *, arrays: Mapping[str, Any], header: dict[str, Any]
+) -> None:
     """Write a folder, in place of one that `write` wrote earlier.
 
     It is written beside its place under another name, and takes its place by a rename: a failure
@@ -28,6 +37,7 @@ def write(path: str | os.PathLike, *, arrays: Mapping[str, Any], header: dict[st
 
     Args:
       path: of the folder.
+      kind: of what is written.
       arrays: by name.
       header: what JSON holds, numpy's numbers included; with its "format".
 
@@ -37,25 +47,25 @@ def write(path: str | os.PathLike, *, arrays: Mapping[str, Any], header: dict[st
     path = Path(os.path.realpath(path))  # what a link points to
     if not path.exists() and _aside(path).exists():
         os.rename(_aside(path), path)
-    if path.exists() and not (path.is_dir() and _is_ours(path)):
-        raise ValueError(f"path: expected a new folder or a saved retriever, found {path}")
+    if path.exists() and not (path.is_dir() and _is_ours(path, kind)):
+        raise ValueError(f"path: expected a new folder or a saved {kind.name}, found {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
     try:
         new = temporary / "new"
         new.mkdir()
-        _write_files(new, arrays, header)
+        _write_files(new, kind, arrays, header)
         _flush_folder(new)
         _take_place(new, path, _aside(path))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _is_ours(path):
-    return {entry.name for entry in path.iterdir()} <= {HEADER, ARRAYS}
+def _is_ours(path, kind):
+    return {entry.name for entry in path.iterdir()} <= {kind.header, ARRAYS}
 
 
-def _write_files(folder, arrays, header):
+def _write_files(folder, kind, arrays, header):
     with open(folder / ARRAYS, "wb") as file:
         named: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
         np.savez(file, **named)
@@ -63,7 +73,7 @@ def _write_files(folder, arrays, header):
         os.fsync(file.fileno())
     header = header | {"arrays": _digest_of_file(folder / ARRAYS)}
     header |= {"digest": _digest(_canonical(header))}
-    with open(folder / HEADER, "w", encoding="utf-8") as file:
+    with open(folder / kind.header, "w", encoding="utf-8") as file:
         file.write(_text(header))
         file.flush()
         os.fsync(file.fileno())
@@ -103,22 +113,22 @@ def found(path: str | os.PathLike) -> Path:
     return _aside(path) if not path.exists() and _aside(path).exists() else path
 
 
-def read(path: Path, *, form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(path: Path, kind: Kind, *, form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the header without its digest, and the arrays, of a folder that was `found`.
 
     Raises:
       ValueError: there is no such folder, its "format" is not `form`, or it is damaged.
     """
-    header = _read_header(path / HEADER, form)
-    return header, _read_arrays(path / ARRAYS, header.get("arrays"))
+    header = _read_header(path / kind.header, kind, form)
+    return header, _read_arrays(path / ARRAYS, kind, header.get("arrays"))
 
 
-def _read_header(path, form):
+def _read_header(path, kind, form):
     try:
         text = path.read_bytes().decode()
         header = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, "the header of a retriever", error) from error
+        raise _damaged(path, f"the header of a {kind.name}", error) from error
     found = header.get("format") if isinstance(header, dict) else None
     if found != form:
         raise ValueError(f"{path}: expected format {form!r}, found {found!r}")
@@ -128,11 +138,11 @@ def _read_header(path, form):
     return header
 
 
-def _read_arrays(path, digest):
+def _read_arrays(path, kind, digest):
     try:
         found = _digest_of_file(path)
     except OSError as error:
-        raise _damaged(path, "the arrays of a retriever", error) from error
+        raise _damaged(path, f"the arrays of a {kind.name}", error) from error
     if found != digest:
         raise ValueError(f"{path}: expected the bytes that were saved, found others")
     return plain_arrays.read(path)
