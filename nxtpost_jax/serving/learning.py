@@ -42,7 +42,7 @@ EPOCHS = 20  # where nothing tells when to end
 EPOCHS_MORE = 2
 MOST_EPOCHS = 100
 PATIENCE = 8
-AVERAGE = 0.05
+AVERAGE = 0.1
 LONG = 32  # events
 
 

@@ -74,7 +74,7 @@ class Recommender:
             an array may be the path of an .npy file, a row of NaN is an item without content.
           num_items: size of the catalogue; read by `fit` when None without content.
           parts: {column: kind, encoder of texts or None} of items in a table, see `kinds`.
-          tx: optimizer; AdamW at 1e-3 when None. "adamw" and "shampoo" are one after an epoch of
+          tx: optimizer; AdamW at 2e-3 when None. "adamw" and "shampoo" are one after an epoch of
             warm-up, see `optimizers`.
           event_filter: tells which events count, bool[n_events], in training and histories.
           backfill: fills short histories (see `backfill`), wherever one is read but in training.
@@ -175,7 +175,7 @@ class Recommender:
           select: one of `metrics.gains` or the function's; "ndcg@10", of held-out events "mlrr".
           patience: validations in a row without a new best that end the training.
           average: what is validated and served is an average of the parameters after all steps,
-            whose mean age is this share of them (`averages`); .05 where None, 0 for the last ones.
+            whose mean age is this share of them (`averages`); .1 where None, 0 for the last ones.
           log: called with each epoch's record. progress: False for no line on a terminal.
           checkpoint: a folder; the same call goes on from the last epoch in it, to the same bits.
           mesh, seed: devices whose axis "data" rows are dealt over; what draws everything.

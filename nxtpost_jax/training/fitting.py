@@ -87,7 +87,7 @@ class Plan:
     validate_every: int = 1
     select: str = "ndcg@10"
     patience: int | None = None
-    average: float = 0.05
+    average: float = 0.1
     log: Log | None = None
     progress: bool | None = None
     checkpoint: checkpoints.Checkpoint | None = None

@@ -10,13 +10,13 @@ import optax
 
 Word = Literal["adamw", "shampoo"]
 Optimizer = optax.GradientTransformation | Word
-PEAKS: dict[str, float] = {"adamw": 1e-3, "shampoo": 2e-3}
+PEAKS: dict[str, float] = {"adamw": 2e-3, "shampoo": 2e-3}
 
-_ADAMW = optax.adamw(1e-3)  # one object: recommenders that share it share compiled steps
+_ADAMW = optax.adamw(PEAKS["adamw"])  # one object: recommenders that share it share compiled steps
 
 
 def checked(tx: Optimizer | None) -> Optimizer:
-    """Give AdamW at 1e-3 where the caller gives none.
+    """Give AdamW at 2e-3 where the caller gives none.
 
     Raises:
       ValueError: it is neither an optax transformation nor one of the words.

@@ -95,7 +95,7 @@ def test_a_task_is_all_that_a_loop_of_ones_own_needs(average):
         given = {"batch_size": 32, "num_negatives": 16, "average": how}
         records = fitted[name].fit(cycles(), epochs=2, loop=loop, seed=3, **given)
         assert [record["epoch"] for record in records] == [0, 1]
-    eta = 1 / (average or 0.05) - 2
+    eta = 1 / (average or 0.1) - 2
     shares = (eta + 1) / (np.arange(1, 5) + eta) if average != 0 else np.array([1, 0, 0, 1.0])
     weights = [share * np.prod(1 - shares[k + 1 :]) for k, share in enumerate(shares)]
     assert sum(weights) == pytest.approx(1)
