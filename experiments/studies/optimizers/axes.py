@@ -143,14 +143,15 @@ class Varied:
 
 
 def vary(
-    trainer: Trainer, *, trials: int, trial_seed: int, seeds: Sequence[int]
+    trainer: Trainer, *, trials: int, trial_seed: int, finalists: int, seeds: Sequence[int]
 ) -> tuple[Point, dict[str, dict[str, Varied]]]:
     """Choose Shampoo's point by its trials, then train the default and every setting.
 
     Returns:
       The point, and what was trained by axis and setting: of the axis "default" one, "default".
     """
-    point = search(trainer, ("shampoo",), trials=trials, seed=trial_seed)["shampoo"].chosen
+    how = {"trials": trials, "seed": trial_seed, "finalists": finalists}
+    point = search(trainer, ("shampoo",), **how)["shampoo"].chosen
 
     def train(stage: str, setting: Setting) -> Varied:
         return at_multiples(trainer, stage, setting, point=point, seeds=seeds)

@@ -87,6 +87,7 @@ def compare(
     *,
     trials: int,
     trial_seed: int,
+    finalists: int,
     seeds: Sequence[int],
     turns: int,
     before_test: Callable[[], None],
@@ -100,11 +101,12 @@ def compare(
       names: of the optimizers.
       trials: per optimizer, before any extension.
       trial_seed: of all trials.
+      finalists: see `search`.
       seeds: of the runs at the chosen points, other ones.
       turns: of the timing.
       before_test: called before the test data are looked at.
     """
-    found = search(trainer, names, trials=trials, seed=trial_seed)
+    found = search(trainer, names, trials=trials, seed=trial_seed, finalists=finalists)
     finals = {name: _from_seeds(trainer, own, seeds=seeds) for name, own in found.items()}
     shorter = {
         name: {

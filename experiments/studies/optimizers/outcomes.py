@@ -34,6 +34,7 @@ def compare_all(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
         options.optimizers,
         trials=options.trials,
         trial_seed=options.trial_seed,
+        finalists=options.finalists,
         seeds=options.all_seeds,
         turns=options.turns,
         before_test=lambda: setting.look_at_test("everything trained and chosen"),
@@ -43,7 +44,7 @@ def compare_all(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
     return Outcome(
         title=f"Tuned optimizers: {setting.run.experiment.partition(' ')[2]}",
         intro=trainer.task.intro,
-        protocol=protocol_of(trainer)
+        protocol=protocol_of(trainer, finalists=options.finalists)
         | {"test": "looked at once, with the last parameters of every seed"},
         metrics={key: flat[key] for key in flat if key not in baselines},
         baselines=baselines,
@@ -56,7 +57,11 @@ def vary_shampoo(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
     """Change one choice of Shampoo at a time; the test data are not looked at."""
     options = setting.options
     point, varied = vary(
-        trainer, trials=options.trials, trial_seed=options.trial_seed, seeds=options.all_seeds
+        trainer,
+        trials=options.trials,
+        trial_seed=options.trial_seed,
+        finalists=options.finalists,
+        seeds=options.all_seeds,
     )
     flat = figures_of_axes(varied)
     baselines = {key: flat[key] for key in flat if key.startswith("axes/default/")}
@@ -65,18 +70,22 @@ def vary_shampoo(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
         title=f"Shampoo's choices: {setting.run.experiment.partition(' ')[2]}",
         intro=f"{trainer.task.intro} One choice of Shampoo is changed at a time; the claim below "
         "is not what this run tests.",
-        protocol=protocol_of(trainer) | {"point": chosen, "test": "not looked at"},
+        protocol=protocol_of(trainer, finalists=options.finalists)
+        | {"point": chosen, "test": "not looked at"},
         metrics={key: flat[key] for key in flat if key not in baselines},
         baselines=baselines,
         tables=tables_of_axes(varied, seeds=options.seeds),
     )
 
 
-def protocol_of(trainer: Trainer) -> dict[str, Any]:
+def protocol_of(trainer: Trainer, *, finalists: int) -> dict[str, Any]:
     """Say how runs are trained and chosen."""
+    selection = "the least validation loss at the end, of trials with one seed"
+    if finalists > 1:
+        selection += f"; the {finalists} best of them again from a second one, the least mean"
     return {
         "split": trainer.task.split,
-        "selection": "the least validation loss at the end, of trials with one seed",
+        "selection": selection,
         "schedule": f"linear warm-up over {WARMUP:g} of the steps, cosine to zero; gradients "
         f"clipped to norm {CLIP:g}",
         "steps": trainer.steps,

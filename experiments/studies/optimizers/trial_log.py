@@ -26,7 +26,7 @@ from experiments.harness.run_folder import Run, write_atomically
 FILE = "trials.jsonl"
 # What a trial does not depend on: who else is compared, and what comes after the trials.
 _NOT_OF_A_TRIAL = {
-    *("preset", "trials", "trial_seed", "optimizers", "trials_from"),
+    *("preset", "trials", "trial_seed", "finalists", "optimizers", "trials_from"),
     *("seed", "seeds", "turns", "axes"),
 }
 Key = tuple[str, int, tuple[float, ...]]  # optimizer, seed, coordinates

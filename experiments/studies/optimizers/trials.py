@@ -101,17 +101,22 @@ class Trials:
       coordinates: float64 [n, 5].
       losses: at the end; chance where a trial diverged.
       first: how many of them are those that all optimizers share.
+      again: of the finalists, by index, what they ended at from another seed; none where the least
+        loss of one seed decides.
     """
 
     name: str
     coordinates: np.ndarray
     losses: Sequence[float]
     first: int
+    again: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
     @property
     def best(self) -> int:
-        """Index of the trial with the least loss."""
-        return int(np.argmin(self.losses))
+        """Index of the trial with the least loss, of finalists with the least mean of both."""
+        if not self.again:
+            return int(np.argmin(self.losses))
+        return min(self.again, key=lambda i: self.losses[i] + self.again[i])
 
     @property
     def points(self) -> list[Point]:
@@ -130,7 +135,13 @@ class Trials:
 
 
 def try_points(
-    trainer: Trainer, name: str, coordinates: np.ndarray, *, seed: int, first: int = 0
+    trainer: Trainer,
+    name: str,
+    coordinates: np.ndarray,
+    *,
+    seed: int,
+    first: int = 0,
+    stage: str = "trial",
 ) -> list[float]:
     """Train an optimizer at points of the cube and return the losses; `first` counts stages on."""
     losses, log = [], trainer.log
@@ -138,18 +149,22 @@ def try_points(
         loss = log.loss(name, row, seed=seed)
         if loss is None:
             how = {"factory": FACTORIES[name], "point": point_of(name, row), "seed": seed}
-            trained = trainer.train(f"{name}-trial-{i}", **how)
+            trained = trainer.train(f"{name}-{stage}-{i}", **how)
             loss = or_chance(trained.end("loss"), trainer.task.chance)
             log.add(name, row, seed=seed, loss=loss)
         losses.append(loss)
     return losses
 
 
-def search(trainer: Trainer, names: Sequence[str], *, trials: int, seed: int) -> dict[str, Trials]:
+def search(
+    trainer: Trainer, names: Sequence[str], *, trials: int, seed: int, finalists: int = 1
+) -> dict[str, Trials]:
     """Try every optimizer at the same points, and all at more rates while one's best is outermost.
 
     An extension gives every optimizer a quarter as many trials again beyond the end of its range
-    that is nearer to its best, `MOST_EXTENSIONS` times at most.
+    that is nearer to its best, `MOST_EXTENSIONS` times at most. Where there are several finalists,
+    so many of the best are trained again from the next seed, which then decides too: the least of
+    many losses of one seed each is a lucky one.
     """
     cube = cube_points(trials)
     found = {
@@ -163,7 +178,17 @@ def search(trainer: Trainer, names: Sequence[str], *, trials: int, seed: int) ->
             name: _extended(trainer, own, count=max(1, trials // 4), seed=seed)
             for name, own in found.items()
         }
-    return found
+    if finalists == 1:
+        return found
+    return {
+        name: _again(trainer, own, count=finalists, seed=seed + 1) for name, own in found.items()
+    }
+
+
+def _again(trainer: Trainer, own: Trials, *, count: int, seed: int) -> Trials:
+    best = np.argsort(own.losses, kind="stable")[:count]
+    losses = try_points(trainer, own.name, own.coordinates[best], seed=seed, stage="finalist")
+    return dataclasses.replace(own, again=dict(zip(best.tolist(), losses)))
 
 
 def _extended(trainer: Trainer, own: Trials, *, count: int, seed: int) -> Trials:

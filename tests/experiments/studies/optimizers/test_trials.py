@@ -14,6 +14,7 @@ from experiments.harness.errors import InputError
 from experiments.harness.options import Options
 from experiments.harness.run_folder import open_run, read_metrics
 from experiments.studies.optimizers import trials
+from experiments.studies.optimizers.options import Digits
 from experiments.studies.optimizers.spaces import SPACES, cube_points
 from experiments.studies.optimizers.trial_log import open_trial_log
 from experiments.studies.optimizers.trials import Trainer, search
@@ -92,6 +93,47 @@ def test_all_optimizers_get_the_same_trials_and_extensions(trainer, monkeypatch)
     assert found["sgd"].best == 1 and not found["sgd"].is_on_edge
     assert found["sgd"].losses[4:] == [7.0, 7.0]  # no worse than knowing nothing
     assert found["adamw"].chosen.rate == pytest.approx(SPACES["adamw"].rate * 1000**-0.875)
+
+
+def test_a_second_seed_of_the_best_decides_for_all_alike(trainer, tmp_path, monkeypatch):
+    names = ("sgd", "adamw")
+    first = {"sgd": [4, 1, 2, 3], "adamw": [5, 2, 9, 1.9]}  # no best one is outermost
+    later = {"sgd": [5, 2], "adamw": [1.8, 3.0]}  # of places 1, 2 and 3, 1
+    stages = []
+
+    def end_at(self, stage, *, seed, **how):
+        name, kind, number = stage.split("-")
+        stages.append((stage, seed))
+        loss = float({"trial": first, "finalist": later}[kind][name][int(number)])
+        return trials.Trained({}, [{"step": 16, "validation_loss": loss}])
+
+    monkeypatch.setattr(Trainer, "train", end_at)
+    monkeypatch.setattr(trials, "MOST_EXTENSIONS", 0)
+    trainer = dataclasses.replace(trainer, task=dataclasses.replace(trainer.task, chance=7.0))
+    found = search(trainer, names, trials=4, seed=97, finalists=2)
+    assert found["sgd"].again == {1: 5, 2: 2} and found["sgd"].best == 2
+    assert found["adamw"].again == {3: 1.8, 1: 3.0} and found["adamw"].best == 3
+    assert found["sgd"].losses == [4, 1, 2, 3]  # few trials are of one seed
+    assert [stage for stage in stages if stage[1] == 98] == [
+        (f"{name}-finalist-{n}", 98) for name in names for n in (0, 1)
+    ]
+    # A new run takes both seeds from the file, whatever its own number of finalists was.
+    monkeypatch.setattr(Trainer, "train", None)
+    again = search(
+        trainer_in(tmp_path / "later", trainer.run.folder / "trials.jsonl"),
+        names,
+        trials=4,
+        seed=97,
+        finalists=2,
+    )
+    assert {name: own.best for name, own in again.items()} == {"sgd": 2, "adamw": 3}
+
+
+def test_the_second_seed_is_none_of_the_fresh_ones():
+    Digits(trial_seed=97, finalists=2)
+    Digits(seed=98, finalists=1)
+    with pytest.raises(InputError, match="--trial-seed: expected a seed outside of 98 to 102, and"):
+        Digits(seed=98, finalists=2)
 
 
 def test_a_finished_trial_is_not_trained_again(trainer):
