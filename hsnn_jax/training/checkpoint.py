@@ -60,7 +60,7 @@ class Checkpoint:
         best = [arrays[f"best/{n}"] for n in range(header["best"])]
         return Standing(
             state,
-            _as(state.params, best) if best else None,
+            jax.device_get(_as(state.params, best)) if best else None,
             header["best_value"] if best else -np.inf,
             header["since"],
             tuple(header["records"]),
