@@ -12,7 +12,7 @@ from experiments.__main__ import all_studies
 STUDIES = sorted(study.name for study in all_studies())
 # What depends on the clock, by the names of figures.
 TIMED = re.compile(
-    r"seconds|milliseconds|(^|[/_ ])ms($|[/_ ])|per_second|time|ratio|speed|fraction"
+    r"seconds|milliseconds|(^|[/_ ])ms($|[/_ ])|per_second|time|ratio|speed|fraction|overhead"
 )
 # Of the clock: times, memory as it happens to be, and where a fault happens to strike.
 ONLY_TIMES = {"step_time", "step_profile", "index_time", "reliability"}
