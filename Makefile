@@ -31,8 +31,7 @@ BENCH_READY = $(VENV)/.installed-bench-$(PYTHON_VERSION)
 endif
 
 DATA_ARGS = $(if $(DATA),--data $(DATA))
-# Python compiles what is imported, when it is first: of all files that takes half of the set-up.
-PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
+PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check
 LOCKED = .ci/locked
 
 .PHONY: help ready run test test-long lint docs bench results lock
