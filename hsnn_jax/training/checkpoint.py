@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsnn_jax import folder
+from hsnn_jax.plain_arrays import reading
 
 KIND = folder.Kind("training", "training.json")
 _FORMAT = "hsnn_jax.training/1"
@@ -52,19 +53,18 @@ class Checkpoint:
         if not path.exists():
             return fresh
         header, arrays = folder.read(path, KIND, form=_FORMAT)
-        _check_same(header["call"], self._call)
-        leaves = [arrays[f"state/{n}"] for n in range(header["state"])]
+        with reading(path / KIND.header):  # digests may be somebody's own
+            call, records = dict(header["call"]), tuple(map(dict, header["records"]))
+            leaves = [arrays[f"state/{n}"] for n in range(header["state"])]
+            best = [arrays[f"best/{n}"] for n in range(header["best"])]
+            best_value = float(header["best_value"]) if best else -np.inf
+            since = int(header["since"])
+        _check_same(call, self._call)
         state = _as(fresh.state, leaves)
         if state is None:
             raise ValueError(f"checkpoint: expected the optimizer of {self._path}, found another")
-        best = [arrays[f"best/{n}"] for n in range(header["best"])]
-        return Standing(
-            state,
-            jax.device_get(_as(state.params, best)) if best else None,
-            header["best_value"] if best else -np.inf,
-            header["since"],
-            tuple(header["records"]),
-        )
+        kept = jax.device_get(_as(state.params, best)) if best else None
+        return Standing(state, kept, best_value, since, records)
 
     def save(self, standing: Standing) -> None:
         """Write a training, in the place of what was there.

@@ -8,6 +8,8 @@ import optax
 import pytest
 
 from hsnn_jax import Retriever
+from hsnn_jax import folder as folder_files
+from hsnn_jax.training.checkpoint import _FORMAT, KIND
 from tests.hsnn.training import test_joint_levels as levels
 from tests.hsnn.training import test_one_model as one
 
@@ -88,6 +90,14 @@ def test_a_damaged_file_is_named(folder, name, tmp_path):
         (copy / path.name).write_bytes(damaged)
     with pytest.raises(ValueError, match=f"{name}: expected"):
         fit(copy, steps=50)
+
+
+@pytest.mark.parametrize("name", ["call", "records", "state", "best", "best_value", "since"])
+def test_a_forged_header_is_named(folder, name, tmp_path):
+    header, arrays = folder_files.read(folder, KIND, form=_FORMAT)
+    folder_files.write(tmp_path / "made", KIND, header=header | {name: "x"}, arrays=arrays)
+    with pytest.raises(ValueError, match=r"training\.json: expected what `save` wrote, found"):
+        fit(tmp_path / "made", steps=50)
 
 
 def test_another_folder_is_left_alone(tmp_path):
