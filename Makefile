@@ -31,7 +31,11 @@ BENCH_READY = $(VENV)/.installed-bench-$(PYTHON_VERSION)
 endif
 
 DATA_ARGS = $(if $(DATA),--data $(DATA))
-PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
+# Bytecode by all cores, of what is ever imported; pip makes it by one, of all packages' tests too.
+# A file that no Python can read stops neither.
+COMPILE = $(PY) -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib $(PACKAGES) || true
+PACKAGES = shampoo_jax nxtpost_jax hsnn_jax experiments
 LOCKED = .ci/locked
 
 .PHONY: help ready run test test-long lint docs bench results lock
@@ -95,13 +99,16 @@ $(READY): setup.cfg $(LOCKED)/ready.txt
 	test -x $(VENV)/bin/python$(PYTHON_VERSION) || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP_INSTALL) --require-hashes -r $(LOCKED)/ready.txt
 	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	$(COMPILE)
 	touch $@
 
 $(DOCS_READY): $(READY) $(LOCKED)/docs.txt
 	$(PIP_INSTALL) --require-hashes -r $(LOCKED)/docs.txt
+	$(COMPILE)
 	touch $@
 
 $(BENCH_READY): $(READY) $(LOCKED)/bench.txt
 	$(PIP_INSTALL) --require-hashes -r $(LOCKED)/bench.txt
+	$(COMPILE)
 	touch $@
 endif

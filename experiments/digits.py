@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from sklearn.datasets import load_digits
 
 import shampoo_jax
 from experiments.bench.digits_model import Mlp
+from experiments.data.digits import digit_images
 from experiments.harness.figures import Figures, pick
 from experiments.harness.names import OPTIMIZERS
 from experiments.harness.options import ManySeeds, WithLayout, check_least
@@ -93,11 +93,11 @@ class Split:
 @functools.cache
 def load_splits() -> tuple[Split, Split, Split]:
     """Return the training, validation and test splits: the same ones each time."""
-    images, labels = map(np.asarray, load_digits(return_X_y=True))
-    images, labels = (images / 16.0).astype(np.float32), labels.astype(np.int32)
-    order = np.random.default_rng(0).permutation(len(labels))
-    parts = np.split(order, [1077, 1077 + 360])
-    training, validation, test = (Split(images[part], labels[part]) for part in parts)
+    digits = digit_images()
+    training, validation, test = (
+        Split((part.images.reshape(-1, 64) / 16.0).astype(np.float32), part.labels)
+        for part in (digits.training, digits.validation, digits.test)
+    )
     return training, validation, test
 
 

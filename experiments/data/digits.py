@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from experiments.data.images import Images, Labelled
 from experiments.harness.provenance import DataName
@@ -16,8 +15,10 @@ SIZES = (1077, 360, 360)
 def digit_images() -> Images:
     """Return 1,077 images to train, 360 to validate and 360 for the test, uint8 [n, 8, 8, 1].
 
-    The split is that of `experiments.digits`. Values are 0 to 16.
+    Values are 0 to 16.
     """
+    from sklearn.datasets import load_digits  # a third of a command's start, when it is imported
+
     pixels, labels = map(np.asarray, load_digits(return_X_y=True))
     pixels, labels = pixels.astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int32)
     digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:16]

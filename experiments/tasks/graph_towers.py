@@ -23,7 +23,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.utils.extmath import randomized_svd
 
 from experiments.tasks.pairs import PairProblem, Pairs
 from hsnn_jax.cost_curves import recall
@@ -99,6 +98,7 @@ def singular_vectors(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (u [num_users, r], s [r], v [num_items, r]), A's leading ones, r <= width."""
     import scipy.sparse  # comes with scikit-learn
+    from sklearn.utils.extmath import randomized_svd  # a third of a command's start
 
     shape = (graph.num_users, graph.num_items)
     weights, users, items = map(np.asarray, (graph.weights, graph.users, graph.items))
