@@ -34,7 +34,7 @@ from experiments.harness.names import OPTIMIZERS
 from experiments.harness.plots import draw_curves, read_curves
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Posed, Setting, Study
-from experiments.loop.parameter_average import averaged
+from experiments.loop.parameter_average import exponential
 from experiments.loop.training import train
 from experiments.studies.image_costs import measure_cost, measure_reader
 from experiments.studies.image_options import (
@@ -123,10 +123,11 @@ def measure_training(setting: Setting[Images]) -> Outcome:
             seed=options.seed,
             mesh=mesh,
             evaluate=score,
+            average=exponential(options.average),
         )
         with jax.set_mesh(mesh):
-            average = score(averaged(result.opt_state))
-    last = {name: result.history[-1][name] for name in average}
+            last = score(result.last_params)
+    average = {name: result.history[-1][name] for name in last}
     recipe = OPTIMIZERS[options.recipe]
     rows = [[f"{recipe}, last", *last.values()], [f"{recipe}, average", *average.values()]]
     curves = {recipe: read_curves(setting.run.folder)[options.recipe]}

@@ -1,9 +1,9 @@
 """One stage's checkpoints: written atomically and sealed, the last two and the best kept.
 
-A checkpoint holds the parameters, the optimizer's state and a small JSON record (progress, config,
-mesh). It is written aside, sealed with a digest of every file and renamed to its place. One that
-is not as it was sealed is passed over, and the newest whole one before it is used. Which one is
-the best is the caller's knowledge; it is told at every save.
+A checkpoint holds the parameters, their average where there is one, the optimizer's state and a
+small JSON record (progress, config, mesh). It is written aside, sealed with a digest of every file
+and renamed to its place. One that is not as it was sealed is passed over, and the newest whole one
+before it is used. Which one is the best is the caller's knowledge; it is told at every save.
 
 Of several processes each writes what its devices hold; all else is done by the first one.
 """
@@ -23,7 +23,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
@@ -85,15 +85,17 @@ class Checkpoints:
         opt_state: Any,
         progress: Mapping[str, Any],
         best_step: int | None = None,
+        average: Any = None,
     ) -> None:
         """Write one checkpoint, then delete all but the last two and that of `best_step`.
 
         Raises:
             InputError: it cannot be written; those before are as they were.
         """
+        items = {"params": params, "optimizer": _never_empty(opt_state, step)}
+        items |= {} if average is None else {"average": average}
         args = ocp.args.Composite(
-            params=ocp.args.StandardSave(params),
-            optimizer=ocp.args.StandardSave(_never_empty(opt_state, step)),
+            **{name: ocp.args.StandardSave(item) for name, item in items.items()}
         )
         record = {"progress": dict(progress), "config": self._config, "axes": self._axes}
         place = self._folder / str(step)
@@ -213,10 +215,12 @@ class Checkpoints:
 
         return decided_by_first(read_here)
 
-    def restore_params(self, step: int, like: Any) -> Any:
-        """Restore the parameters of one step, laid out as the shapes and shardings of `like`."""
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(like))
-        return self._restore(step, args)["params"]
+    def restore_params(
+        self, step: int, like: Any, *, name: Literal["params", "average"] = "params"
+    ) -> Any:
+        """Restore the parameters of one step, or their average, laid out as `like`."""
+        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(like)})
+        return self._restore(step, args)[name]
 
     def restore_opt_state(self, step: int, like: Any) -> Any:
         """Restore the optimizer's state of one step, laid out as `like`."""

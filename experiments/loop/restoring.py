@@ -76,7 +76,11 @@ def restore(
         fresh = init_opt_state(tx, params, layout=layout)
         opt_state = shampoo_jax.from_canonical(canonical, fresh, params=layout.params)
     skipped = progress.skipped, progress.skipped_in_a_row
-    return TrainState(params, opt_state, *counters(layout, step=step, skipped=skipped))
+    average = layout.average
+    if average is not None:
+        average = checkpoints.restore_params(step, like=average, name="average")
+    counts = counters(layout, step=step, skipped=skipped)
+    return TrainState(params, opt_state, *counts, average=average)
 
 
 def _shapes(tree: Any) -> list[tuple[int, ...]]:

@@ -19,6 +19,7 @@ import optax
 from jax.sharding import Mesh
 
 import shampoo_jax
+from experiments.loop.parameter_average import Weight
 from experiments.loop.sharding import Rule, param_shardings, put, replicated
 from shampoo_jax.state import ShampooState
 
@@ -37,6 +38,12 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     step: jax.Array  # int32 scalar: steps taken, skipped ones too
     skipped: jax.Array  # int32[2]: steps skipped in all, and in a row up to now
+    average: Params | None = None  # of the parameters, laid out as they are; None: there is none
+
+    @property
+    def served(self) -> Params:
+        """The parameters that are evaluated and returned: the average, where there is one."""
+        return self.params if self.average is None else self.average
 
 
 def state_layout(
@@ -45,19 +52,20 @@ def state_layout(
     *,
     mesh: Mesh,
     rules: Sequence[Rule] = (),
+    averaged: bool = False,
 ) -> TrainState:
     """Return the state's shapes, dtypes and shardings as `jax.ShapeDtypeStruct` leaves.
 
     Shampoo's blocks are dealt over the devices. Of the rest of an optimizer's state, a leaf whose
     path ends in a parameter's and that has its shape lies as the parameter does; others are
-    replicated.
+    replicated. An average of the parameters, if `averaged`, lies as they do.
     """
     params = jax.eval_shape(init_params, jax.random.key(0))
     opt_state = jax.eval_shape(tx.init, params)
     params = _place(params, param_shardings(params, mesh, rules=rules))
     placed_state = _place(opt_state, _opt_state_shardings(opt_state, params=params, mesh=mesh))
     step, skipped = _place((np.int32(0), np.zeros(2, np.int32)), (replicated(mesh),) * 2)
-    return TrainState(params, placed_state, step, skipped)
+    return TrainState(params, placed_state, step, skipped, params if averaged else None)
 
 
 def _place(shapes: Any, shardings: Any) -> Any:
@@ -115,7 +123,9 @@ def init_state(
     """Compute the initial state, every array at its place in the layout."""
     key = jax.random.split(jax.random.key(seed))[0]
     params = jax.jit(init_params, out_shardings=shardings_of(layout.params))(key)
-    return TrainState(params, init_opt_state(tx, params, layout=layout), *counters(layout))
+    average = None if layout.average is None else jax.tree.map(jnp.copy, params)
+    opt_state = init_opt_state(tx, params, layout=layout)
+    return TrainState(params, opt_state, *counters(layout), average=average)
 
 
 def init_opt_state(
@@ -138,6 +148,7 @@ def make_step(
     seed: int,
     most_skipped: int | None = None,
     param_specs: Any = None,
+    average: Weight | None = None,
 ) -> Step:
     """Make the step: gradient, update, and the scalars to log.
 
@@ -146,7 +157,8 @@ def make_step(
     optimizer state stay as they are and the step is counted as skipped; after `most_skipped` of
     these in a row all further steps are skipped, so that the host need not look at each.
 
-    An optimizer that wants to know how parameters are sharded, Shampoo, is told `param_specs`.
+    An optimizer that wants to know how parameters are sharded, Shampoo, is told `param_specs`. An
+    average takes each step's parameters in with its weight; one that is skipped has none.
     """
     sharded = {} if param_specs is None else {"param_specs": param_specs}
     update_of = optax.with_extra_args_support(tx).update
@@ -163,14 +175,25 @@ def make_step(
 
         def update():
             updates, opt_state = update_of(grads, state.opt_state, state.params, **sharded)
-            return optax.apply_updates(state.params, updates), opt_state
+            params = optax.apply_updates(state.params, updates)
+            if average is None:
+                return params, opt_state, None
+            weight = average(state.step - state.skipped[0] + 1)
+            return params, opt_state, _moved(state.average, params, weight)
 
-        params, opt_state = jax.lax.cond(take, update, lambda: (state.params, state.opt_state))
+        def stay():
+            return state.params, state.opt_state, state.average
+
+        params, opt_state, averaged = jax.lax.cond(take, update, stay)
         skipped = jnp.stack([state.skipped[0] + ~take, jnp.where(take, 0, state.skipped[1] + 1)])
         scalars = {"loss": value, **metrics, "skipped": skipped}
-        return TrainState(params, opt_state, state.step + 1, skipped), scalars
+        return TrainState(params, opt_state, state.step + 1, skipped, averaged), scalars
 
     return step
+
+
+def _moved(average: Params, params: Params, weight: jax.Array) -> Params:
+    return jax.tree.map(lambda a, p: (a + weight * (p - a)).astype(a.dtype), average, params)
 
 
 def _squared_norm(grads: Params) -> jax.Array:

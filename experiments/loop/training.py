@@ -26,6 +26,7 @@ from experiments.harness.processes import largest_of_all
 from experiments.harness.progress import show_progress
 from experiments.harness.run_folder import Run
 from experiments.loop.checkpoints import Checkpoints
+from experiments.loop.parameter_average import Weight
 from experiments.loop.restoring import laid_out_before, restore
 from experiments.loop.schedule import Progress, Schedule
 from experiments.loop.sharding import Rule, readable, rules_of, shard_batch
@@ -49,13 +50,15 @@ Evaluate = Callable[[Params], Mapping[str, float]]
 class TrainResult:
     """The outcome of a stage.
 
-    `params` are those of `best_epoch` where a metric selects, else the last ones; `opt_state` is
-    the last one. `history` has one dict an epoch: epoch, step, seconds and, where evaluated, the
-    validation metrics. `seconds` is training alone, without compilation (`compile_seconds`),
-    evaluation and checkpoints.
+    `params` are those of `best_epoch` where a metric selects, else the last ones, and averaged
+    where there is an average; `last_params` are the last ones as they are, `opt_state` is the last
+    one. `history` has one dict an epoch: epoch, step, seconds and, where evaluated, the validation
+    metrics. `seconds` is training alone, without compilation (`compile_seconds`), evaluation and
+    checkpoints.
     """
 
     params: Params
+    last_params: Params
     opt_state: optax.OptState
     history: list[dict[str, float]]
     steps: int
@@ -86,6 +89,7 @@ def train(
     batch_shapes: int = 1,
     patience: int | None = None,
     most_skipped: int | None = 10,
+    average: Weight | None = None,
 ) -> TrainResult:
     """Train one stage, or finish it from where an earlier session stopped.
 
@@ -117,6 +121,8 @@ def train(
             by default.
         most_skipped: a step whose loss or gradient is not finite is skipped; after so many in a
             row the stage ends, with the state before them saved. None for never.
+        average: what is evaluated and returned is an average of all steps' parameters, by these
+            weights; without, the parameters as they are.
 
     Raises:
         InputError: a checkpoint of another config, no checkpoint that is whole, a batch that the
@@ -152,7 +158,8 @@ def train(
         with jax.set_mesh(mesh):
             run.truncate_metrics(stage, after_step=progress.step)
             rules = rules_of(run.layout) if rules is None else rules
-            layout = state_layout(init_params, tx, mesh=mesh, rules=rules)
+            averaged = average is not None
+            layout = state_layout(init_params, tx, mesh=mesh, rules=rules, averaged=averaged)
             if record is None:
                 state = init_state(init_params, tx, layout=layout, seed=seed)
             else:
@@ -161,15 +168,18 @@ def train(
             loop = _Loop(run, stage, schedule, mesh, checkpoints, interrupts, progress)
             if not progress.finished:
                 how = {"most_skipped": most_skipped, "param_specs": specs_of(layout)}
-                program = make_step(loss, tx, seed=seed, **how)
+                program = make_step(loss, tx, seed=seed, average=average, **how)
                 step = CompiledStep(program, mesh=mesh, most=batch_shapes)
                 state = loop.train(state, step, batches, evaluate)
-            params = state.params
+            params = state.served
             if progress.best_step not in (None, progress.step):
-                params = checkpoints.restore_params(progress.best_step, like=layout.params)
-            params = readable(params, mesh)
+                name = "average" if averaged else "params"
+                how = {"like": layout.served, "name": name}
+                params = checkpoints.restore_params(progress.best_step, **how)
+            params, last = readable(params, mesh), readable(state.params, mesh)
     return TrainResult(
         params=params,
+        last_params=last,
         opt_state=state.opt_state,
         history=progress.history,
         steps=progress.step,
@@ -274,7 +284,7 @@ class _Loop:
         last = epoch + 1 == schedule.epochs
         best = False
         if evaluate is not None and (last or (epoch + 1) % schedule.evaluate_every == 0):
-            metrics = {name: float(value) for name, value in evaluate(state.params).items()}
+            metrics = {name: float(value) for name, value in evaluate(state.served).items()}
             record |= metrics
             self.run.log(self.stage, **record)
             best = self._is_best(epoch, metrics)
@@ -350,6 +360,7 @@ class _Loop:
             opt_state=state.opt_state,
             progress=dataclasses.asdict(self.progress),
             best_step=self.progress.best_step,
+            average=state.average,
         )
 
     def _stop_if_asked(self, state: TrainState) -> None:

@@ -14,6 +14,7 @@ from experiments.harness.names import OPTIMIZERS
 from experiments.harness.report import Table
 from experiments.harness.study import Outcome, Setting
 from experiments.loop.collectives import collective_bytes, count_collectives
+from experiments.loop.parameter_average import exponential
 from experiments.loop.sharding import rules_of
 from experiments.loop.train_step import compile_step, make_step, specs_of, state_layout
 from experiments.studies.image_options import Images, network, optimizer
@@ -87,6 +88,7 @@ def cost_of(options: Images, count: int) -> dict[str, float]:
             tx,
             mesh=mesh,
             rules=rules_of(options.layout),
+            averaged=True,
         )
         rows = jax.NamedSharding(mesh, jax.P("data"))
         shape = (options.batch_size, options.side, options.side, 3)
@@ -94,13 +96,14 @@ def cost_of(options: Images, count: int) -> dict[str, float]:
             "images": jax.ShapeDtypeStruct(shape, np.uint8, sharding=rows),
             "labels": jax.ShapeDtypeStruct(shape[:1], np.int32, sharding=rows),
         }
-        step = make_step(classifier.loss, tx, seed=0, param_specs=specs_of(layout))
+        how = {"param_specs": specs_of(layout), "average": exponential(options.average)}
+        step = make_step(classifier.loss, tx, seed=0, **how)
         compiled: Any = compile_step(step, layout, batch=batch, mesh=mesh)
     memory, text = compiled.memory_analysis(), compiled.as_text() or ""
     return {
         "operations": float((compiled.cost_analysis() or {})["flops"]),
         "parameter bytes": _bytes_per_device(layout.params),
-        "optimizer bytes": _bytes_per_device(layout.opt_state),
+        "optimizer bytes": _bytes_per_device((layout.opt_state, layout.average)),
         "temporary bytes": float(memory.temp_size_in_bytes),
         "bytes of collectives": float(collective_bytes(text)),
         "collectives": float(count_collectives(text)),

@@ -77,5 +77,4 @@ def optimizer(options: Images, *, steps_per_epoch: int) -> optax.GradientTransfo
         decay=options.decay,
         warmup=options.warmup * steps_per_epoch,
         steps=options.epochs * steps_per_epoch,
-        average=options.average,
     )

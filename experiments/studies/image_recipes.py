@@ -15,7 +15,6 @@ import jax
 import optax
 
 import shampoo_jax
-from experiments.loop.parameter_average import average_parameters
 from shampoo_jax import Momentum, dimension_numbers, grafting
 
 Recipe = Literal["sgd", "shampoo"]
@@ -57,9 +56,8 @@ def make_optimizer(
     decay: float,
     warmup: int,
     steps: int,
-    average: float,
 ) -> optax.GradientTransformation:
-    """Build a recipe's optimizer, an average of the parameters behind it.
+    """Build a recipe's optimizer.
 
     Args:
       recipe: which.
@@ -67,8 +65,7 @@ def make_optimizer(
       decay: of the weights, as a part of the gradient.
       warmup: steps.
       steps: of the whole training.
-      average: decay of the average.
     """
     warmup = min(warmup, max(1, steps - 1))
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps)
-    return optax.chain(MAKERS[recipe](schedule, decay), average_parameters(average))
+    return MAKERS[recipe](schedule, decay)

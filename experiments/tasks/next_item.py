@@ -41,6 +41,7 @@ from nxtpost_jax import (
 from nxtpost_jax.evaluation import baselines as baseline_models
 from nxtpost_jax.evaluation.ranking import ScoresFn
 from nxtpost_jax.events.content import with_nan_rows
+from nxtpost_jax.training import averages
 from nxtpost_jax.training.fitting import Validate
 from nxtpost_jax.training.task import Task
 
@@ -210,11 +211,15 @@ def score_baselines(
 
 @dataclasses.dataclass
 class StageLoop:
-    """The loop of a stage of a run, as `Recommender.fit` takes one; its result is kept."""
+    """The loop of a stage of a run, as `Recommender.fit` takes one; its result is kept.
+
+    `average` is that of `Recommender.fit`, 0 for none.
+    """
 
     run: Run
     stage: str
     mesh: Mesh
+    average: float = 0.0
     result: TrainResult | None = None
 
     def __call__(
@@ -230,6 +235,10 @@ class StageLoop:
         log: Callable[[dict[str, float]], None] | None,
     ) -> tuple[Params, list[dict[str, float]]]:
         """Train a task as one stage, or finish it: parameters, and a record per epoch."""
+        weight = None
+        if self.average:
+            eta = float(np.float32(averages.eta_of(self.average)))  # as the built-in loop holds it
+            weight = functools.partial(averages.weight, eta=eta)
         self.result = train(
             self.run,
             stage=self.stage,
@@ -246,6 +255,7 @@ class StageLoop:
             select=None if validate is None else select,
             batch_shapes=len(task.batch_shapes),
             patience=patience,
+            average=weight,
         )
         if log is not None:
             for record in self.result.history:
@@ -268,6 +278,7 @@ def train_nxtpost(
     mesh: Mesh,
     buckets: int = 1,
     patience: int | None = None,
+    average: float = 0.0,
     evaluate: Evaluate | None = None,
 ) -> tuple[NxtPost, TrainResult]:
     """Fit a `Recommender` as one stage of a run; the epoch is selected by validation NDCG@10.
@@ -277,7 +288,7 @@ def train_nxtpost(
     """
     content = None if problem.content is None else with_nan_rows(problem.content)
     recommender = Recommender(config, content, num_items=problem.num_items, tx=tx)
-    loop = StageLoop(run, stage, mesh)
+    loop = StageLoop(run, stage, mesh, average)
     figures = evaluate or functools.partial(validation_metrics, problem)
     recommender.fit(
         problem.split.train,

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 import nxtpost_jax
+from experiments.harness.errors import bad_input
 from experiments.harness.options import (
     ManySeeds,
     WithEvents,
@@ -20,6 +21,7 @@ from experiments.harness.run_folder import Run
 from experiments.loop.training import TrainResult
 from experiments.tasks.next_item import Evaluate, Problem, train_nxtpost
 from nxtpost_jax import NxtPost, NxtPostConfig, Objective
+from nxtpost_jax.training.averages import MOST
 from nxtpost_jax.training.optimizers import Word, warmed_up
 
 
@@ -47,6 +49,9 @@ class NxtPostOptions(ManySeeds, WithEvents, WithLayout):
     """learning rate after the first epoch's warm-up: constant, or falling to 0 at the last epoch"""
     weight_decay: float = 0.0
     """decoupled decay of both optimizers"""
+    average: float = 0.0
+    """mean age of the parameters in the average of all steps' that is validated and tested, as a
+    share of the steps; 0: none"""
     content_dim: int = 128
     """features of the text embeddings; 0 leaves content out"""
     model: NxtPostConfig = dataclasses.field(default_factory=NxtPostConfig.default)
@@ -59,6 +64,9 @@ class NxtPostOptions(ManySeeds, WithEvents, WithLayout):
         ones = ("epochs", "patience", "evaluate_every", "batch_size", "buckets")
         check_least(self, **dict.fromkeys(ones, 1), content_dim=0, weight_decay=0)
         check_above_zero(self, "adamw_rate", "shampoo_rate")
+        if not 0 <= self.average <= MOST:
+            expected = f"a share in [0, {MOST}]"
+            raise bad_input("--average", expected=expected, found=str(self.average))
 
     @property
     def optimizers(self) -> tuple[Word, ...]:
@@ -142,6 +150,7 @@ def train_one(
         objective=options.objective,
         epochs=options.epochs,
         patience=options.patience,
+        average=options.average,
         **rows,
         evaluate_every=options.evaluate_every,
         seed=seed,

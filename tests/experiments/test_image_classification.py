@@ -14,7 +14,6 @@ from experiments.data.image_folders import find_images
 from experiments.data.image_reader import ImageReader, Wanted
 from experiments.harness.devices import make_mesh
 from experiments.harness.errors import InputError
-from experiments.loop.parameter_average import average_parameters, averaged
 from experiments.models.resnet import ResNet
 from experiments.studies.image_options import Images, network
 
@@ -123,17 +122,6 @@ def test_a_file_that_is_no_image_is_named(folder, workers):
         pytest.raises(InputError, match=r"class 1/1.JPEG: expected an image, found"),
     ):
         list(reader.batches([Wanted(np.arange(6), None)]))
-
-
-def test_the_average_of_parameters_is_that_of_their_values():
-    tx = average_parameters(0.5)
-    params = {"w": jnp.zeros(2)}
-    state = (None, tx.init(params))
-    for step in (1.0, 3.0):
-        updates, new = tx.update({"w": jnp.full(2, step)}, state[-1], params)
-        params, state = {"w": params["w"] + updates["w"]}, (None, new)
-    # Values 1 and 4, with weights .25 and .5 that are divided by their sum.
-    np.testing.assert_allclose(averaged(state)["w"], (0.25 * 1 + 0.5 * 4) / 0.75)
 
 
 def test_resnet_50_has_the_size_that_is_known():

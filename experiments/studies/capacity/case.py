@@ -91,7 +91,8 @@ class Row:
     Attributes:
       devices: their number.
       source: "compiled" or "computed".
-      parameters, optimizer, inputs: bytes; inputs are batch and catalogue.
+      parameters, optimizer, inputs: bytes; the optimizer's with those of an average of the
+        parameters, inputs are batch and catalogue.
       temporary: bytes of activations, gradients, gathered arrays and workspace; None unknown.
       moved: bytes that collectives return, by kind.
       collectives: how many run; None where computed.
@@ -177,7 +178,8 @@ def compute_row(case: Case, devices: int, temporary: Temporary | None = None) ->
 def _held(laid: Laid) -> tuple[float, float, float]:
     counters = (laid.state.step, laid.state.skipped)
     inputs = bytes_per_device((laid.batch, laid.more, counters))
-    return bytes_per_device(laid.state.params), bytes_per_device(laid.state.opt_state), inputs
+    kept = laid.state.opt_state, laid.state.average
+    return bytes_per_device(laid.state.params), bytes_per_device(kept), inputs
 
 
 def bytes_per_device(layout: Any) -> float:

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import shampoo_jax
+from experiments.loop.parameter_average import Weight, exponential
 from experiments.loop.sharding import rules_of
 from experiments.loop.train_step import Loss, make_step, specs_of, state_layout
 from experiments.models.decoder import Decoder
@@ -43,6 +44,7 @@ def lay_training(
     tx: optax.GradientTransformation,
     gathered: Callable[[str], int] = lambda path: 1,
     least: float = Sharding().gather_bytes,
+    average: Weight | None = None,
 ) -> Laid:
     """Lay a training step out over a mesh, as the training loop does.
 
@@ -53,9 +55,12 @@ def lay_training(
       tx: the optimizer.
       gathered: see `Laid`.
       least: bytes in parts from which on the optimizer is told so, see `specs_of`.
+      average: of the parameters, see `train`.
     """
-    state = state_layout(init_params, tx, mesh=mesh, rules=rules_of(layout))  # pyright: ignore[reportArgumentType]  # an abstract mesh does
-    step = make_step(loss, tx, seed=0, param_specs=specs_of(state, least=least))
+    rules, averaged = rules_of(layout), average is not None
+    state = state_layout(init_params, tx, mesh=mesh, rules=rules, averaged=averaged)  # pyright: ignore[reportArgumentType]  # an abstract mesh does
+    specs = specs_of(state, least=least)
+    step = make_step(loss, tx, seed=0, param_specs=specs, average=average)
     return Laid(step, state, batch, gathered=gathered)
 
 
@@ -136,6 +141,7 @@ def residual(name: str, *, layout: str, options: Images, classes: int, rows: int
             batch=batch,
             layout=layout,
             tx=optimizer(options, steps_per_epoch=1000),
+            average=exponential(options.average),
         )
 
     about = f"{options.model}, {rows} images of {side} pixels per device, blocks of 128"

@@ -9,6 +9,7 @@ import pytest
 
 import shampoo_jax
 from experiments.harness.devices import make_mesh
+from experiments.loop.parameter_average import exponential
 from experiments.loop.sharding import fsdp, shard_batch
 from experiments.loop.train_step import (
     CompiledStep,
@@ -52,13 +53,15 @@ def gradient_only(params, batch, key):
     return loss + jnp.sqrt(jnp.sum(params["hidden"]["bias"]) * batch["x"][0, 0]), metrics
 
 
-def taken(bad, *, loss=tiny_problem.loss, most_skipped=None, devices=1, steps=None):
+def taken(bad, *, loss=tiny_problem.loss, most_skipped=None, devices=1, average=None):
     """States after each step; batches named in `bad` have one value of their own."""
     mesh = make_mesh(jax.devices()[:devices])
-    layout = state_layout(tiny_problem.init_params, TX, mesh=mesh)
+    averaged = average is not None
+    layout = state_layout(tiny_problem.init_params, TX, mesh=mesh, averaged=averaged)
     with jax.set_mesh(mesh):
         state = init_state(tiny_problem.init_params, TX, layout=layout, seed=3)
-        step = CompiledStep(make_step(loss, TX, seed=3, most_skipped=most_skipped), mesh=mesh)
+        program = make_step(loss, TX, seed=3, most_skipped=most_skipped, average=average)
+        step = CompiledStep(program, mesh=mesh)
         states = [jax.device_get(state)]
         for i, batch in enumerate(tiny_problem.batches(0)):
             if i in bad:
@@ -107,3 +110,19 @@ def test_after_so_many_in_a_row_all_further_steps_are_skipped():
     assert states[4].skipped.tolist() == [2, 0]
     assert states[-1].skipped.tolist() == [6, 4]  # the last batch is a good one
     chex.assert_trees_all_equal(states[4].params, states[-1].params)
+
+
+def test_an_average_weighs_the_parameters_of_steps_that_were_taken():
+    """By hand: values after steps 1 to 7, decay .5, weights that are divided by what they sum to.
+
+    The third batch is skipped: it has no value, and no number either.
+    """
+    states = taken({2: np.nan}, average=exponential(0.5), devices=2)
+    chex.assert_trees_all_equal(states[0].average, states[0].params)
+    chex.assert_trees_all_equal(states[2].average, states[3].average)
+    values = [states[i].params["out"]["kernel"] for i in (1, 2, 4, 5, 6, 7, 8)]
+    weights = 0.5 ** np.arange(6, -1, -1)
+    expected = np.einsum("i,ijk->jk", weights / weights.sum(), np.stack(values))
+    np.testing.assert_allclose(states[-1].average["out"]["kernel"], expected, rtol=2e-6)
+    assert states[-1].served is states[-1].average
+    assert states[-1]._replace(average=None).served is states[-1].params

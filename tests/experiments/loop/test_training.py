@@ -17,6 +17,7 @@ from experiments.harness.errors import InputError
 from experiments.harness.options import OneSeed
 from experiments.harness.run_folder import open_run, read_metrics
 from experiments.loop.checkpoints import Checkpoints
+from experiments.loop.parameter_average import exponential
 from experiments.loop.sharding import replicated
 from experiments.loop.train_step import state_layout
 from shampoo_jax import Refresh
@@ -121,6 +122,33 @@ def test_parameters_of_the_best_validation_epoch_are_returned(run, mode, values,
     assert relative_difference(result.params, seen[-1]) > 0.0
     assert [record["epoch"] for record in result.history] == [0, 1, 2]
     assert result.steps == 3 * STEPS
+
+
+def test_the_average_of_the_best_epoch_is_returned_whatever_devices_finish_the_stage(run):
+    values, seen = [0.1, 0.5, 0.4], []
+
+    def evaluate(params):
+        seen.append(jax.device_get(params))
+        return {"score": values[len(seen) - 1]}
+
+    def crash_in_third_epoch(epoch):
+        if epoch == 2:
+            raise RuntimeError("power cut")
+        yield from tiny_problem.batches(epoch)
+
+    how = {"evaluate": evaluate, "select": "score", "average": exponential(0.9)}
+    how["tx"] = shampoo_jax.shampoo(1e-2)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train_tiny(run, devices=4, batches=crash_in_third_epoch, **how)
+    result = train_tiny(run, devices=2, **how)
+    chex.assert_trees_all_equal(*jax.device_get((result.params, seen[1])))
+    assert result.best_epoch == 1
+    plain = train_tiny(run, stage="plain", tx=how["tx"], devices=2, evaluate=None)
+    assert relative_difference(result.last_params, plain.params) < 1e-4
+    assert relative_difference(result.params, plain.params) > 0.01
+    del how["evaluate"], how["select"]
+    whole = train_tiny(run, stage="whole", devices=2, evaluate=None, **how)
+    assert relative_difference(seen[2], whole.params) < 1e-4
 
 
 def test_finished_stage_is_restored_and_not_trained_again(run):

@@ -3,16 +3,22 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from experiments.harness.devices import make_mesh
+from experiments.harness.errors import InputError
 from experiments.harness.options import OneSeed
 from experiments.harness.run_folder import open_run
-from experiments.tasks.next_item import StageLoop
+from experiments.loop.training import TrainResult
+from experiments.tasks import next_item
+from experiments.tasks.next_item import Problem, StageLoop
+from experiments.tasks.nxtpost_training import NxtPostOptions, train_one
 from nxtpost_jax import NxtPostConfig, Recommender, evaluate, leave_one_out, model_scores
-from nxtpost_jax.training import steps
+from nxtpost_jax.serving.learning import AVERAGE
+from nxtpost_jax.training import averages, steps
 from nxtpost_jax.training.objective import Objective
 from nxtpost_jax.training.task import task
 from tests.nxtpost.small_recommender import N, circle, cycles
@@ -41,7 +47,7 @@ def as_users_compile():
 @pytest.mark.long
 def test_both_loops_end_in_the_same_bits(tmp_path):
     with open_run("drawn", OneSeed(out=tmp_path / "run"), arguments=()) as run:
-        loop = StageLoop(run, "adamw", make_mesh(jax.devices()[:1]))
+        loop = StageLoop(run, "adamw", make_mesh(jax.devices()[:1]), average=AVERAGE)
         by_run, history = fitted(loop)
     built_in, records = fitted()
     for a, b in zip(*(jax.tree.leaves(each.params) for each in (by_run, built_in))):
@@ -56,6 +62,32 @@ def test_both_loops_end_in_the_same_bits(tmp_path):
     assert len(logged) > 1
     own = losses()
     assert logged == {step: own[step - 1] for step in logged}
+
+
+def test_a_command_averages_as_fit_does(monkeypatch):
+    """The weight that reaches the loop of a run is that of the built-in one."""
+    told = {}
+
+    def train(*unused, average, init_params, **more):
+        told.update(average=average)
+        return TrainResult(init_params(jax.random.key(0)), None, None, [], 0, 0.0, 0.0, None)
+
+    monkeypatch.setattr(next_item, "train", train)
+    problem = Problem(SPLIT, N, circle(np.arange(N)), np.arange(N, dtype=np.int32), {})
+    options = NxtPostOptions(average=0.2, batch_size=4)
+    how = {"config": CONFIG, "optimizer": "adamw", "stage": "adamw", "seed": 0, "mesh": None}
+    train_one(None, problem, options=options, **how)
+    params = {"w": jnp.float32(0)}
+    average = averages.begun(params, share=0.2)
+    for step, value in enumerate((2.0, 4.0, 1.0), start=1):
+        before = average.params["w"]
+        average = averages.moved(average, {"w": jnp.float32(value)})
+        weight = told["average"](jnp.int32(step))
+        np.testing.assert_array_equal(before + weight * (value - before), average.params["w"])
+    train_one(None, problem, options=NxtPostOptions(batch_size=4), **how)
+    assert told["average"] is None
+    with pytest.raises(InputError, match=r"--average: expected a share in \[0, 0.5\], found 0.6"):
+        NxtPostOptions(average=0.6)
 
 
 def losses():
