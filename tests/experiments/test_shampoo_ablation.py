@@ -122,19 +122,34 @@ def test_axes_change_one_choice_at_several_rates(tmp_path, monkeypatch):
 
 
 def keep(folder, task, steps):
-    figures = {f"{n}/{m}_to_target": s for n, s in steps.items() for m in ("steps", "seconds")}
+    """Keep a summary: each of two seeds is at the target from a step on; evaluations every 20."""
+    figures = {"adamw/target": 1.0}
+    for name, seeds in steps.items():
+        median = float(np.median(seeds))
+        median = None if median > 300 else median
+        figures |= {f"{name}/{m}_to_target": median for m in ("steps", "seconds")}
+        for seed, first in enumerate(seeds):
+            losses = {at: 1.0 if at >= first - 20 else 2.0 for at in range(20, 301, 20)}
+            figures |= {f"{name}/{seed}/{at}/validation_loss": y for at, y in losses.items()}
     record = {"experiment": f"shampoo_ablation {task}", "baselines": figures, "metrics": {}}
     (folder / f"shampoo-ablation-{task}.json").write_text(json.dumps(record))
 
 
 def test_kept_tasks_are_joined(tmp_path):
-    keep(tmp_path, "digits", {"adamw": 300, "shampoo": 200})
-    keep(tmp_path, "characters", {"adamw": 100, "shampoo": None})
+    keep(tmp_path, "digits", {"adamw": [300, 300], "shampoo": [180, 220]})
+    keep(tmp_path, "characters", {"adamw": [100, 100], "shampoo": [60, 1000]})
     out = ["--results", str(tmp_path), "--devices", "1", "--out", str(tmp_path / "run")]
     shampoo_ablation.main(["profile", *out])
     figures, _ = figures_in(tmp_path / "run")
     shares = [figures[f"{n}/steps/{r}/share"] for n in ("adamw", "shampoo") for r in ("1", "1.5")]
     assert shares == [0.5, 1.0, 0.5, 0.5]
+    parts = {
+        part: figures[f"shampoo/digits/{part}_of_adamw"] for part in ("steps", "least", "most")
+    }
+    assert parts == pytest.approx({"steps": 2 / 3, "least": 0.6, "most": 220 / 300})
+    assert "shampoo/characters/steps_of_adamw" not in figures
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "| Shampoo | never (0.60 to never) | 0.67 (0.60 to 0.73), 0.67 |" in report
 
 
 @pytest.mark.parametrize(

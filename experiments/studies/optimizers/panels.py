@@ -22,7 +22,7 @@ def comparison_panels(figures: Figures) -> list[Draw]:
 
     A summary from before the comparison by trials has the end by rate alone.
     """
-    curves = _curves(figures)
+    curves = curves_of(figures)
     panels = [_rate_panel(figures)]
     if not curves:
         return panels
@@ -47,7 +47,7 @@ def _named(curves: Mapping[str, tuple]) -> dict[str, tuple]:
     return {OPTIMIZERS[name]: curve for name, curve in curves.items()}
 
 
-def _curves(figures: Figures) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def curves_of(figures: Figures) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Read each optimizer's steps [n] and losses [seeds, n]."""
     found: dict[str, dict[int, list[float]]] = {}
     for (name, step), values in pick(figures, r"([^/]+)/\d+/(\d+)/validation_loss").items():
