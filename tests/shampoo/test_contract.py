@@ -58,6 +58,24 @@ def _types(tree):
     return jax.tree.map(lambda x: (x.shape, jnp.dtype(x.dtype)), tree)
 
 
+def _jitted(tx):
+    """The same transformation as two programs: one by one its operations compile far longer."""
+    return optax.GradientTransformation(jax.jit(tx.init), jax.jit(tx.update))
+
+
+@pytest.mark.parametrize("make", [_shampoo, _soap])
+def test_updates_without_jit_are_the_same(make):
+    tx, params = make(), _params()
+    ends = []
+    for own in (tx, _jitted(tx)):
+        state = own.init(params)
+        for _ in range(2):
+            updates, state = own.update(params, state, params)
+        ends.append(updates)
+    for a, b in zip(*map(jax.tree.leaves, ends)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 @both
 def test_converges_inside_scan(make):
     tx = make(0.05)
@@ -69,7 +87,7 @@ def test_converges_inside_scan(make):
         return (optax.apply_updates(params, updates), state), _loss(params)
 
     (params, _), losses = jax.jit(lambda p, s: lax.scan(step, (p, s), length=120))(
-        params, tx.init(params)
+        params, jax.jit(tx.init)(params)
     )
     assert losses[-1] < 0.05 * losses[0]
 
@@ -77,8 +95,12 @@ def test_converges_inside_scan(make):
 @both
 def test_accepts_unexpected_extra_args(make):
     tx = optax.with_extra_args_support(make())
-    params = _params()
-    tx.update(params, tx.init(params), params, value=1.0, unheard_of="x")
+
+    def update(params):
+        return tx.update(params, tx.init(params), params, value=1.0, unheard_of="x")
+
+    updates, _ = jax.eval_shape(update, _params())
+    assert _types(updates) == _types(_params())
 
 
 @both
@@ -101,7 +123,7 @@ def test_no_recompilation_after_the_first_step(make):
 def test_updates_have_the_dtype_of_parameters_and_state_is_type_stable(make, dtype):
     if make is _adam and dtype == jnp.float16:
         pytest.skip("optax.adam itself gives NaN in float16: its eps rounds to 0")
-    tx, params = make(), _params(dtype)
+    tx, params = _jitted(make()), _params(dtype)
     state = tx.init(params)
     updates, new = tx.update(params, state, params)
     assert _types(updates) == _types(params)
@@ -111,7 +133,7 @@ def test_updates_have_the_dtype_of_parameters_and_state_is_type_stable(make, dty
 
 @pytest.mark.parametrize("make", [_shampoo, _soap])
 def test_statistics_are_float32_for_half_precision(make):
-    state = make().init(_params(jnp.bfloat16))
+    state = jax.eval_shape(make().init, _params(jnp.bfloat16))
     kinds = {x.dtype for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)}
     assert kinds == {jnp.dtype(jnp.float32)}
 
@@ -119,7 +141,7 @@ def test_statistics_are_float32_for_half_precision(make):
 @both
 def test_map_params(make):
     tx, params = make(), _params()
-    state = tx.init(params)
+    state = jax.jit(tx.init)(params)
     mapped = optax.tree.map_params(tx, lambda x: x, state)
     assert jax.tree.structure(mapped) == jax.tree.structure(state)
 
@@ -128,7 +150,7 @@ def test_map_params(make):
 def test_init_on_shapes_only(make):
     tx = make()
     shapes = jax.eval_shape(lambda: _params())
-    assert _types(jax.eval_shape(tx.init, shapes)) == _types(tx.init(_params()))
+    assert _types(jax.eval_shape(tx.init, shapes)) == _types(jax.jit(tx.init)(_params()))
 
 
 @pytest.mark.parametrize(
@@ -149,10 +171,10 @@ def test_injected_hyperparameters_give_the_same_updates(name, values, x64):
     # where a factor is rank-deficient.
     params = _params(jnp.float64)
     ends = []
-    for tx in (plain, injected):
+    for tx in (_jitted(plain), _jitted(injected)):
         p, state = params, tx.init(params)
         for _ in range(4):
-            updates, state = jax.jit(tx.update)(params, state, p)
+            updates, state = tx.update(params, state, p)
             p = optax.apply_updates(p, updates)
         ends.append(p)
     for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1])):
@@ -176,7 +198,7 @@ def test_injected_hyperparameters_on_a_mesh(kind):
 
 @both
 def test_multi_steps(make):
-    tx, params = optax.MultiSteps(make(), every_k_schedule=2), _params()
+    tx, params = _jitted(optax.MultiSteps(make(), every_k_schedule=2)), _params()
     state = tx.init(params)
     first, state = tx.update(params, state, params)
     second, state = tx.update(params, state, params)
@@ -188,7 +210,7 @@ def test_multi_steps(make):
 @both
 def test_under_cond(make):
     tx, params = make(), _params()
-    state = tx.init(params)
+    state = jax.jit(tx.init)(params)
 
     @jax.jit
     def maybe(flag, state):
@@ -200,7 +222,7 @@ def test_under_cond(make):
 @both
 def test_schedules(make):
     params = _params()
-    schedule = make(lambda count: jnp.where(count == 0, 0.0, 0.1))
+    schedule = _jitted(make(lambda count: jnp.where(count == 0, 0.0, 0.1)))
     state = schedule.init(params)
     first, state = schedule.update(params, state, params)
     second, state = schedule.update(params, state, params)
@@ -212,13 +234,13 @@ def test_schedules(make):
 def test_masked_groups_none_leaves_and_everything_masked(make):
     params = {**_params(), "frozen": None}
     for keep in (False, True):
-        tx = optax.masked(make(), lambda p, keep=keep: jax.tree.map(lambda _: keep, p))
+        tx = _jitted(optax.masked(make(), lambda p, keep=keep: jax.tree.map(lambda _: keep, p)))
         state = tx.init(params)
         updates, new = tx.update(params, state, params)
         assert updates["frozen"] is None
         assert _types(new) == _types(state)
     labels = {k: "a" for k in _params()}
-    tx = optax.partition({"a": make(), "b": make()}, labels)
+    tx = _jitted(optax.partition({"a": make(), "b": make()}, labels))
     params = _params()
     updates, _ = tx.update(params, tx.init(params), params)
     assert _types(updates) == _types(params)
@@ -226,7 +248,7 @@ def test_masked_groups_none_leaves_and_everything_masked(make):
 
 @both
 def test_apply_if_finite(make):
-    tx, params = optax.apply_if_finite(make(), 3), _params()
+    tx, params = _jitted(optax.apply_if_finite(make(), 3)), _params()
     bad = jax.tree.map(lambda x: x * jnp.nan, params)
     state = tx.init(params)
     updates, state = tx.update(bad, state, params)
@@ -259,7 +281,7 @@ def test_state_types_are_the_same_before_and_after_on_a_mesh(make, kind):
 
 
 def test_a_missing_gradient_skips_its_blocks_and_counts_the_step():
-    tx, params = _shampoo(weight_decay=0.1), _params()
+    tx, params = _jitted(_shampoo(weight_decay=0.1)), _params()
     state = tx.init(params)
     updates, state = tx.update({**params, "w": None}, state, params)
     assert optax.tree.norm(updates["w"]) == 0
@@ -333,7 +355,7 @@ def test_grafting_decay_out_of_range_is_refused():
 
 
 def test_a_plain_sum_of_statistics_still_moves():
-    tx, params = shampoo_jax.shampoo(0.1, b2=1.0), {"w": jnp.ones((4, 3))}
+    tx, params = _jitted(shampoo_jax.shampoo(0.1, b2=1.0)), {"w": jnp.ones((4, 3))}
     updates, _ = tx.update(params, tx.init(params), params)
     assert optax.tree.norm(updates) > 0
 
@@ -342,7 +364,7 @@ def test_any_elementwise_transformation_grafts():
     params = _params()
     ends = []
     for method in (optax.scale_by_adam(b1=0.0), shampoo_jax.grafting.adam()):
-        tx = _shampoo(b1=0.0, grafting=method)
+        tx = _jitted(_shampoo(b1=0.0, grafting=method))
         state, p = tx.init(params), params
         for _ in range(3):
             updates, state = tx.update(params, state, p)
