@@ -81,7 +81,7 @@ def test_a_missing_gradient_leaves_both_sequences_as_they_are():
 def test_half_precision_is_averaged_in_float32():
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), _draw(0))
     tx = averaged(shampoo_jax.shampoo(1e-4, b1=0.0), 1e-4, evaluation=0.9)
-    updates, state = tx.update(params, tx.init(params), params)
+    updates, state = jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)
     assert {x.dtype for x in jax.tree.leaves((updates, params))} == {jnp.dtype(jnp.bfloat16)}
     assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(averaged_params(state, params)))
     for name, z in state.z.items():

@@ -46,7 +46,7 @@ def test_no_option_is_repeated():
     """A block size that is not the default, on a matrix that more than one block covers."""
     params = {"w": jnp.ones((24, 20))}
     tx = shampoo_jax.shampoo(1e-2, blocks=Blocks(block_size=8, round_to=16, max_pools=2))
-    _, state = tx.update(params, tx.init(params), params)
+    _, state = jax.jit(tx.update)(params, tx.init(params), params)
     again = shampoo_jax.from_canonical(
         shampoo_jax.to_canonical(state, params), tx.init(params), params=params
     )

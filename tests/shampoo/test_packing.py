@@ -63,9 +63,9 @@ def test_sides_whose_packed_factors_look_alike_have_roots_of_their_own():
     def directions(round_to):
         blocks = Blocks(block_size=4, round_to=round_to, factor_limit=None)
         tx = shampoo_jax.shampoo(0.1, blocks=blocks, refresh=Refresh(2))
-        state, found = tx.init(grads[0]), []
+        state, found, update = tx.init(grads[0]), [], jax.jit(tx.update)
         for grad in grads:
-            updates, state = tx.update(grad, state, grads[0])
+            updates, state = update(grad, state, grads[0])
             found.append(updates["w"])
         return found, state[0].pools[0].roots
 
