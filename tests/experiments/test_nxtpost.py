@@ -84,7 +84,7 @@ def _result(values):
     history = [
         {"epoch": e, "step": e, "seconds": 2.0 * e, "ndcg@10": v} for e, v in enumerate(values)
     ]
-    return TrainResult({}, (), history, len(values), 9.0, 1.0, int(np.argmax(values)))
+    return TrainResult({}, {}, (), history, len(values), 9.0, 1.0, int(np.argmax(values)))
 
 
 def test_training_table_counts_the_seeds_that_reach_the_target():
