@@ -51,14 +51,14 @@ class TrainResult:
     """The outcome of a stage.
 
     `params` are those of `best_epoch` where a metric selects, else the last ones, and averaged
-    where there is an average; `last_params` are the last ones as they are, `opt_state` is the last
-    one. `history` has one dict an epoch: epoch, step, seconds and, where evaluated, the validation
-    metrics. `seconds` is training alone, without compilation (`compile_seconds`), evaluation and
-    checkpoints.
+    where there is an average; beside an average `last_params` are the last ones as they are,
+    `opt_state` is the last one. `history` has one dict an epoch: epoch, step, seconds and, where
+    evaluated, the validation metrics. `seconds` is training alone, without compilation
+    (`compile_seconds`), evaluation and checkpoints.
     """
 
     params: Params
-    last_params: Params
+    last_params: Params | None
     opt_state: optax.OptState
     history: list[dict[str, float]]
     steps: int
@@ -176,7 +176,8 @@ def train(
                 name = "average" if averaged else "params"
                 how = {"like": layout.served, "name": name}
                 params = checkpoints.restore_params(progress.best_step, **how)
-            params, last = readable(params, mesh), readable(state.params, mesh)
+            params = readable(params, mesh)
+            last = readable(state.params, mesh) if averaged else None
     return TrainResult(
         params=params,
         last_params=last,

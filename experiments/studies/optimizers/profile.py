@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from experiments.harness.study import Outcome, Posed, Setting
 from experiments.studies.optimizers.comparison import BASELINE
 from experiments.studies.optimizers.options import Profile
 from experiments.studies.optimizers.panels import curves_of
-from experiments.studies.optimizers.tables import RIVALS
+from experiments.studies.optimizers.tables import RIVALS, table_of
 from experiments.studies.optimizers.targets import fractions_within, steps_to_target
 
 RATIOS = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
@@ -122,20 +122,17 @@ def measure_profile(setting: Setting[Profile]) -> Outcome:
         baselines=baselines,
         tables=[
             _shares_table(shares, names),
-            *(_table(measure, own) for measure, own in within.items()),
+            *(_within_table(measure, own) for measure, own in within.items()),
         ],
     )
 
 
 def _shares_table(shares: Mapping[str, Mapping[str, Share]], names: list[str]) -> Table:
-    rows: dict[str, list[Any]] = {
-        name: [OPTIMIZERS[name], *(own[name].cell for own in shares.values())] for name in names
-    }
-    return Table(
-        title="Share of tuned AdamW's steps, and of its seconds, to where it ends",
-        columns=("optimizer", *shares),
-        baselines=[row for name, row in rows.items() if name in RIVALS],
-        rows=[row for name, row in rows.items() if name not in RIVALS],
+    return table_of(
+        names,
+        "Share of tuned AdamW's steps, and of its seconds, to where it ends",
+        tuple(shares),
+        row=lambda name: [own[name].cell for own in shares.values()],
         note="Medians over seeds, in brackets the first and the last seed; seconds are the median "
         "of the steps times the time of one.",
     )
@@ -146,13 +143,12 @@ def _fractions(kept: Mapping[str, Figures], measure: str, names: list[str]) -> l
     return fractions_within([[own[name] for name in names] for own in times], RATIOS)
 
 
-def _table(measure: str, shares: Mapping[str, list[float]]) -> Table:
-    rows: dict[str, list[Any]] = {n: [OPTIMIZERS[n], *own] for n, own in shares.items()}
-    return Table(
-        title=f"Share of the tasks within a ratio of the fewest {measure}",
-        columns=("optimizer", *(f"{ratio:g}" for ratio in RATIOS)),
-        baselines=[row for name, row in rows.items() if name in RIVALS],
-        rows=[row for name, row in rows.items() if name not in RIVALS],
+def _within_table(measure: str, shares: Mapping[str, list[float]]) -> Table:
+    return table_of(
+        list(shares),
+        f"Share of the tasks within a ratio of the fewest {measure}",
+        tuple(f"{ratio:g}" for ratio in RATIOS),
+        row=lambda name: shares[name],
         note="To the validation loss at which tuned AdamW ends.",
     )
 

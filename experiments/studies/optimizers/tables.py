@@ -28,16 +28,16 @@ def tables_of(compared: Compared) -> list[Table]:
     ]
 
 
-def _table(
-    compared: Compared,
+def table_of(
+    names: Sequence[str],
     title: str,
     columns: Sequence[str],
     *,
     row: Callable[[str], Sequence[Cell]],
     note: str = "",
 ) -> Table:
-    """Make a table of a row per optimizer."""
-    rows = {name: [OPTIMIZERS[name], *row(name)] for name in compared.names}
+    """Make a table of a row per optimizer, the rivals as baselines."""
+    rows = {name: [OPTIMIZERS[name], *row(name)] for name in names}
     return Table(
         title=title,
         columns=("optimizer", *columns),
@@ -61,8 +61,8 @@ def _to_target(compared: Compared) -> Table:
             f"{reached} of {len(steps)}",
         ]
 
-    return _table(
-        compared,
+    return table_of(
+        compared.names,
         f"To a validation loss of {compared.target:.4g}, where tuned AdamW ends",
         ("steps", "share of AdamW's", "seconds", "seeds that reach it"),
         row=row,
@@ -82,8 +82,8 @@ def _ends(compared: Compared) -> Table:
             cells.append(spread(compared.ends(name, figure) if part == "validation" else tests))
         return cells
 
-    return _table(
-        compared,
+    return table_of(
+        compared.names,
         "At the end",
         [f"{part} {figure}" for part, figure in parts],
         row=row,
@@ -118,8 +118,8 @@ def _shorter(compared: Compared) -> Table:
 
 def _few_trials(compared: Compared) -> Table:
     counts = list(compared.few_trials(BASELINE))
-    return _table(
-        compared,
+    return table_of(
+        compared.names,
         "Validation loss that few trials find",
         [f"{k} trial{'s' * (k > 1)}" for k in counts],
         row=lambda name: list(compared.few_trials(name).values()),
@@ -136,8 +136,8 @@ def _step_times(compared: Compared) -> Table:
         own = compared.step_ms[name]
         return [own, own - base, own / base]
 
-    return _table(
-        compared,
+    return table_of(
+        compared.names,
         "Time of a training step",
         ("ms", "ms more than AdamW", "times AdamW"),
         row=row,
@@ -159,8 +159,8 @@ def _chosen(compared: Compared) -> Table:
             "yes" if own.is_on_edge else "no",
         ]
 
-    return _table(
-        compared,
+    return table_of(
+        compared.names,
         "Chosen by the validation loss at the end",
         ("rate", "weight decay", "b1", "b2", "rate of Muon's AdamW", "trials", "rate on the edge"),
         row=row,
