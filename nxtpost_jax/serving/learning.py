@@ -255,6 +255,7 @@ def _call(posed: Task, plan: Plan, tx: Optimizer) -> dict[str, Any]:
         "tx": tx if isinstance(tx, str) else "a transformation",
     }
     call |= {name: getattr(posed, name) for name in ("batch_size", "buckets", "seed")}
+    call |= {"fsdp": True} if plan.fsdp else {}
     names = ("epochs", "validate_every", "select", "patience", "average")
     return json.loads(json.dumps(call | {name: getattr(plan, name) for name in names}))
 

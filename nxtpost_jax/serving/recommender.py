@@ -149,6 +149,7 @@ class Recommender:
         progress: bool | None = None,
         checkpoint: str | os.PathLike | None = None,
         mesh: Mesh | None = None,
+        fsdp: bool = False,
         loop: Loop | None = None,
     ) -> list[dict[str, float]]:
         """Train anew, or go on; until it ends, and if it raises, requests are answered as before.
@@ -178,8 +179,9 @@ class Recommender:
             whose mean age is this share of them (`averages`); .1 where None, 0 for the last ones.
           log: called with each epoch's record. progress: False for no line on a terminal.
           checkpoint: a folder; the same call goes on from the last epoch in it, to the same bits.
-          mesh, seed: devices whose axis "data" rows are dealt over; what draws everything.
-          loop: what trains in place of the built-in loop, see `fitting.Loop`.
+          mesh, fsdp: devices whose axis "data" the rows of a step are dealt over; and whether large
+            parameters are too, which else are whole on each of them.
+          seed, loop: what draws everything; what trains in place of the built-in loop, see `Loop`.
 
         Returns: one record an epoch: epoch, loss, seconds and, where validated, the figures.
 
@@ -195,7 +197,7 @@ class Recommender:
         named.update(batch_size=batch_size, buckets=buckets, pretrain_epochs=pretrain_epochs)
         named.update(validation=validation, seen_filter=seen_filter, select=select, seed=seed)
         named.update(validate_every=validate_every, patience=patience, progress=progress)
-        named.update(average=average, checkpoint=checkpoint, mesh=mesh, loop=loop)
+        named.update(average=average, checkpoint=checkpoint, mesh=mesh, fsdp=fsdp, loop=loop)
         named.update(objective=resolve(objective, num_negatives, rest=MIXED))
         return learning.learn(self._served, events, setup=Setup(*made), **named)
 
@@ -271,8 +273,7 @@ class Recommender:
 
         No later one compiles until the catalogue outgrows its capacity or another fit begins. Rows
         and k are padded to powers of two: each of theirs, and of columns of histories, is compiled.
-
-        Raises: ValueError: rows or k is below 1.
+        Below 1 either is a ValueError.
         """
         warming.warm_up(self._reader(), rows=rows, k=k)
 
@@ -318,9 +319,7 @@ class Recommender:
     ) -> Answer:
         """Find the k best items for a user of `update`: an `Answer` of one row.
 
-        The options are those of `recommend`; `exclude` is one list in a list.
-
-        Raises: ValueError: the user is unknown, or as in `recommend`.
+        As `recommend`; `exclude` is one list in a list, and an unknown user is a ValueError.
         """
         vector, events, reader = self._live.current(user, take=self._reader)
         seen = events if exclude_seen else None

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from nxtpost_jax.training import averages, progress, steps
+from nxtpost_jax.training import averages, layouts, progress, steps
 from nxtpost_jax.training import checkpoint as checkpoints
 from nxtpost_jax.training.finite import check_arrays, check_losses
 from nxtpost_jax.training.standing import Record, Standing
@@ -92,6 +92,7 @@ class Plan:
     progress: bool | None = None
     checkpoint: checkpoints.Checkpoint | None = None
     mesh: Mesh | None = None
+    fsdp: bool = False
 
     def __post_init__(self):
         for name in ("epochs", "validate_every", "patience"):
@@ -103,6 +104,8 @@ class Plan:
             raise ValueError(f"average: expected {expected}, found {self.average}")
         if self.validate is None and self.patience is not None:
             raise ValueError(f"patience: expected validation beside it, found {self.patience} only")
+        if self.fsdp and self.mesh is None:
+            raise ValueError("fsdp: expected a mesh beside True, found none")
 
     def validates(self, epoch: int) -> bool:
         """Tell whether an epoch is followed by a validation; the last one always is."""
@@ -130,8 +133,9 @@ def train(
       Diverged: see there; the checkpoint of the epoch before is left.
       Interrupted: Ctrl-C came and there is a best epoch; before one it is a KeyboardInterrupt.
     """
-    where = steps.placed(task, tx, plan.mesh)
     state = steps.init(task, tx, plan.mesh, average=plan.average)
+    over = None if plan.mesh is None else layouts.dealt(state, plan.mesh, fsdp=plan.fsdp)
+    where = steps.placed(task, tx, over)
     state = state if carry is None else carry(state)
     standing = Standing(where.place(state))
     if plan.checkpoint is not None:

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from nxtpost_jax.arrays import Array
 from nxtpost_jax.training import averages
 from nxtpost_jax.training.averages import Average
 from nxtpost_jax.training.finite import check_losses
+from nxtpost_jax.training.layouts import AXIS, Dealt, automatic
 from nxtpost_jax.training.task import Task, TowerLoss
 
 _LOOK = 16  # steps between two looks at the losses, which wait for the device
@@ -57,13 +58,8 @@ def init(
     """
     params = copied(task.init(task.init_key))
     begun = averages.begun(params, share=average) if average else None
-    with contextlib.nullcontext() if mesh is None else jax.set_mesh(_automatic(mesh)):
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(automatic(mesh)):
         return TrainState(params, _init_state(tx, params), begun)
-
-
-def _automatic(mesh: Mesh) -> Mesh:
-    """Give a mesh whose axes are dealt by the compiler; explicit ones would ask for more."""
-    return Mesh(mesh.devices, mesh.axis_names)
 
 
 def copied(tree: Any) -> Any:
@@ -82,13 +78,18 @@ def _step(
     state: TrainState,
     batch: Mapping[str, Array],
     key: jax.Array,
+    *,
+    specs: Any = None,
 ) -> tuple[TrainState, jax.Array]:
+    # An optimizer that wants to know how parameters are dealt, Shampoo, is told.
+    told = {} if specs is None else {"param_specs": specs}
+    update_of = optax.with_extra_args_support(tx).update
     gradient = jax.value_and_grad(loss, has_aux=True)
     (value, _), grads = gradient(state.params, batch, key)
     take = jnp.isfinite(value) & jnp.isfinite(_squared_norm(grads))
 
     def update():
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates, opt_state = update_of(grads, state.opt_state, state.params, **told)
         params = optax.apply_updates(state.params, updates)
         average = None if state.average is None else averages.moved(state.average, params)
         return TrainState(params, opt_state, average)
@@ -109,7 +110,7 @@ class Placed(NamedTuple):
 
     Attributes:
       step: from (state, batch, key), the state donated, to the next state and the loss f32[].
-      place: puts a tree of arrays, whole, on the devices.
+      place: puts a state, or parameters, where they lie on the devices.
       deal: puts a batch there, its rows dealt over them.
     """
 
@@ -118,44 +119,43 @@ class Placed(NamedTuple):
     deal: Callable[[Mapping[str, np.ndarray]], Mapping[str, Array]]
 
 
-def placed(task: Task, tx: optax.GradientTransformation, mesh: Mesh | None = None) -> Placed:
-    """Put a task on one device, or on all of a mesh: parameters everywhere, rows dealt over "data".
+def placed(task: Task, tx: optax.GradientTransformation, over: Dealt | None = None) -> Placed:
+    """Put a task on one device, or on all of a mesh, its batches' rows dealt over "data".
 
     On one device content is a constant of the program up to 32 MB, as it is in a loop that closes
     over `task.loss`, and the losses have the same bits; more would be held twice.
 
     Raises:
-      ValueError: the mesh has no axis "data", or it does not divide the rows of a batch.
+      ValueError: the mesh does not divide the rows of a batch.
     """
-    if mesh is None:
+    if over is None:
         small = sum(part.nbytes for part in jax.tree.leaves(task.loss)) <= _CONSTANT
         step = _step_of(task.loss, tx) if small else functools.partial(_step_by, task.loss, tx)
         return Placed(step, lambda tree: tree, lambda batch: batch)
-    if "data" not in mesh.axis_names:
-        raise ValueError(f"mesh: expected an axis 'data', found {', '.join(mesh.axis_names)}")
-    mesh = _automatic(mesh)
+    mesh, devices = over.mesh, over.mesh.shape[AXIS]
     for rows, _ in task.batch_shapes:
-        if rows % mesh.shape["data"]:
+        if rows % devices:
             raise ValueError(
-                f"batch_size: expected a multiple of the {mesh.shape['data']} devices of the mesh, "
+                f"batch_size: expected a multiple of the {devices} devices of the mesh, "
                 f"found {rows} rows"
             )
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    by_rows = NamedSharding(mesh, PartitionSpec("data"))
-    loss = jax.device_put(task.loss, everywhere)
+    loss = jax.device_put(task.loss, over.everywhere)
     jitted = jax.jit(
-        _step, static_argnums=1, donate_argnums=2, out_shardings=(everywhere, everywhere)
+        functools.partial(_step, specs=over.specs),
+        static_argnums=1,
+        donate_argnums=2,
+        out_shardings=(over.state, over.everywhere),
     )
 
     def step(state, batch, key):
         with jax.set_mesh(mesh):
             return jitted(loss, tx, state, batch, key)
 
-    return Placed(
-        step,
-        lambda tree: jax.device_put(tree, everywhere),
-        lambda batch: jax.device_put(dict(batch), by_rows),
-    )
+    def place(tree):
+        whole_state = isinstance(tree, TrainState)
+        return jax.device_put(tree, over.state if whole_state else over.state.params)
+
+    return Placed(step, place, lambda batch: jax.device_put(dict(batch), over.by_rows))
 
 
 _step_by = jax.jit(_step, static_argnums=1, donate_argnums=2)
