@@ -18,6 +18,7 @@ from hsnn_jax.descent.sharded import sharded_search_levels
 from hsnn_jax.lists import living
 from hsnn_jax.serving import side, state
 from hsnn_jax.serving.encoders import LevelModels
+from hsnn_jax.serving.host import on_host
 from hsnn_jax.serving.request import Budget, Request, budgets_of, default_budget
 from hsnn_jax.serving.sizes import batch_size, power_of_two
 from hsnn_jax.serving.state import Nested
@@ -78,7 +79,7 @@ def _in_lists(now, models, asked, budget, *, switch, **options):
         budget = max(living.size(now.items), 1) if budget is None else budget
     budgets = budgets_of(now, budget, k=asked.k, num_users=asked.num_users)
     if asked.num_users == 0:
-        return jax.device_get(nothing_found(asked.k))
+        return on_host(nothing_found(asked.k))
     if asked.rows is not None and asked.rows.ndim == 2:
         return _by_own_filters(now, models, asked, budgets, options | {"switch": switch})
     few = np.asarray(switch and asked.rows is not None and asked.rows.size <= budgets[-1])
@@ -185,8 +186,9 @@ def _among_own_rows(now, models, asked):
 
 def _cut(found, asked):
     """Return what was found of the users and the items that were asked for, on the host."""
-    found = jax.device_get(found)
-    found = jax.tree.map(lambda x: x[: asked.num_users], found)
+    found = on_host(found)
+    if asked.size > asked.num_users:
+        found = jax.tree.map(lambda x: x[: asked.num_users], found)
     return found._replace(ids=found.ids[:, : asked.k], scores=found.scores[:, : asked.k])
 
 

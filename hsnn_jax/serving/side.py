@@ -21,6 +21,7 @@ from hsnn_jax.lists import ids as of_ids
 from hsnn_jax.lists import living
 from hsnn_jax.lists.living import Living, New
 from hsnn_jax.monn.scorers import pair_flops, score_all
+from hsnn_jax.serving.host import on_host
 from hsnn_jax.serving.sizes import width
 from hsnn_jax.top_k import top_k
 
@@ -115,9 +116,11 @@ def ids_at(side: Side | None, rows: np.ndarray, *, ids: np.ndarray) -> np.ndarra
       ids: [n], those of the lists by row.
     """
     empty: Any = of_ids.blank(ids)
-    found = np.where(rows < 0, empty, ids[np.minimum(rows, ids.size - 1)])
     if side is None:
-        return found
+        missing = rows < 0
+        found = ids[rows]  # -1 reads the last one
+        return np.where(missing, empty, found) if missing.any() else found
+    found = np.where(rows < 0, empty, ids[np.minimum(rows, ids.size - 1)])
     slots = np.minimum(np.searchsorted(side.rows, rows), SIZE - 1)
     here = (side.rows[slots] == rows) & (slots < size(side))
     return np.where(here, side.items.ids[slots], found)
@@ -175,7 +178,7 @@ def join(
     given = {"open_to": beside.open, "rows": side.rows, "k": width(beside.k)}
     level = level._replace(features=side.read)
     best = _join(level._replace(scorer=None), *pair, scorer=level.scorer, **given)
-    found, (ids, scores, flops) = jax.device_get((found, best))
+    found, (ids, scores, flops) = on_host((found, best))
     return found._replace(
         ids=ids[:num_users, : beside.k],
         scores=scores[:num_users, : beside.k],
