@@ -18,6 +18,7 @@ _TOLERATED = 0.05
 # Of a list, that a node placed in a crowd is to fill: parts of a crowd differ in size.
 _FILL = 0.75
 _ROUNDS = 20
+_IN_VAIN = 4  # rounds in a row: what has not helped by then did not help in twenty either
 
 
 def split_crowded(
@@ -32,8 +33,9 @@ def split_crowded(
 
     In each round a crowded node gets as many nodes as its items would fill, placed at random ones
     of its items and taken from those with the fewest items; then every node moves to the
-    mean of its items (a step of Lloyd). It ends when few items are left without room,
-    or after 20 rounds: nodes cannot part items that coincide.
+    mean of its items (a step of Lloyd). It ends when few items are left without room, when four
+    rounds in a row left no fewer than one before, or after 20: nodes cannot part items that
+    coincide, and tight clusters do not share nodes evenly.
 
     Args:
       vectors: float [n, d].
@@ -48,14 +50,15 @@ def split_crowded(
     """
     vectors = np.asarray(as_vectors("vectors", vectors))
     nodes = np.asarray(as_vectors("nodes", nodes, width=vectors.shape[1]))
-    rng, best, least = np.random.default_rng(seed), nodes, np.inf
+    rng, best, least, since = np.random.default_rng(seed), nodes, np.inf, 0
     for _ in range(_ROUNDS):
         node_of, _ = nearest_of_rows(vectors, jnp.asarray(nodes), distance=distance)
         counts = np.bincount(node_of, minlength=len(nodes))
         homeless = np.maximum(counts - capacity, 0).sum()
+        since += 1
         if homeless < least:
-            best, least = nodes, homeless
-        if homeless <= _TOLERATED * len(vectors):
+            best, least, since = nodes, homeless, 0
+        if homeless <= _TOLERATED * len(vectors) or since == _IN_VAIN:
             break
         nodes = _moved(vectors, nodes, node_of, counts, capacity, rng)
         nodes = _means(vectors, nodes, distance)

@@ -8,6 +8,7 @@ import pytest
 
 from hsnn_jax import LTIConfig, Retriever, SkewWarning, recall
 from hsnn_jax.lists.assignment import nearest_of_rows
+from hsnn_jax.nodes import crowding
 from hsnn_jax.nodes.crowding import split_crowded
 from tests.hsnn.planted import clusters, users_near
 
@@ -51,6 +52,20 @@ def test_nodes_move_to_the_crowd_until_its_lists_hold_it():
     assert moved.shape == nodes.shape and moved.dtype == nodes.dtype
     assert np.maximum(counts - 200, 0).sum() <= 0.05 * 4000
     np.testing.assert_array_equal(moved, split_crowded(items, nodes, capacity=200, seed=3))
+
+
+def test_rounds_that_do_not_help_are_few(monkeypatch):
+    """Items of two places fill two lists, whatever the nodes do."""
+    items = np.repeat(np.eye(2, 8, dtype=np.float32), 50, axis=0)
+    nodes, asked = np.eye(8, dtype=np.float32)[::-1].copy(), []
+
+    def counted(*args, **options):
+        asked.append(1)
+        return nearest_of_rows(*args, **options)
+
+    monkeypatch.setattr(crowding, "nearest_of_rows", counted)
+    assert split_crowded(items, nodes, capacity=20) is nodes
+    assert len(asked) == 2 * 4 + 1  # two a round, and the one that is found in vain
 
 
 def coinciding():
