@@ -6,6 +6,7 @@
     python -m experiments.shampoo_ablation characters --data TEXT
     python -m experiments.shampoo_ablation sequences --data FOLDER    # interactions
     python -m experiments.shampoo_ablation TASK --axes --seeds 3      # Shampoo, a choice at a time
+    python -m experiments.shampoo_ablation TASK --directions          # directions and lengths apart
     python -m experiments.shampoo_ablation profile                    # all kept tasks joined
     python -m experiments.shampoo_ablation TASK --preset smoke        # small, no download
     python -m experiments.shampoo_ablation TASK --help                # the options of a task

@@ -121,6 +121,24 @@ def test_axes_change_one_choice_at_several_rates(tmp_path, monkeypatch):
     assert [label.get_text() for label in panel.get_yticklabels()] == ["default", "SOAP"]
 
 
+@pytest.mark.long
+def test_directions_are_trained_at_the_lengths_of_two(tmp_path):
+    flags = ["--directions", "--preset", "smoke", "--devices", "1", "--out", str(tmp_path / "run")]
+    shampoo_ablation.main(["digits", *flags])
+    figures, summary = figures_in(tmp_path / "run")
+    names = ("adamw", "muon", "shampoo")
+    assert set(figures) == {
+        f"directions/{name}/{lengths}/0/validation_loss"
+        for name in names
+        for lengths in ("muon", "shampoo")
+    }
+    assert all(np.isfinite(value) for value in figures.values())
+    assert {key.split("/")[1] for key in summary["baselines"]} == {"adamw", "muon"}
+    left, right = draw_figure(panels_of(figures)).axes
+    assert left.get_title() == "directions at Muon's lengths"
+    assert [label.get_text() for label in right.get_yticklabels()] == ["AdamW", "Muon", "Shampoo"]
+
+
 def keep(folder, task, steps):
     """Keep a summary: each of two seeds is at the target from a step on; evaluations every 20."""
     figures = {"adamw/target": 1.0}

@@ -17,6 +17,7 @@ from experiments.harness.options import (
 )
 from experiments.harness.results import RESULTS
 from experiments.studies.optimizers.comparison import BASELINE
+from experiments.studies.optimizers.directions import LENGTHS
 from experiments.studies.optimizers.spaces import OptimizerName
 
 
@@ -49,6 +50,9 @@ class Comparison(ManySeeds, WithLayout):
     """turns of ten steps of the timing"""
     axes: bool = False
     """change one choice of Shampoo at a time instead of comparing optimizers"""
+    directions: bool = False
+    """turn the steps of Muon and Shampoo to where each optimizer goes, at their lengths, instead of
+    comparing optimizers"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,6 +61,11 @@ class Comparison(ManySeeds, WithLayout):
         if BASELINE not in self.optimizers:
             found = ", ".join(self.optimizers)
             raise bad_input("--optimizers", expected=f"{BASELINE} among them", found=found)
+        if self.axes and self.directions:
+            raise bad_input("--directions", expected="no --axes beside it", found="both")
+        if self.directions and not {*LENGTHS} <= {*self.optimizers}:
+            found = ", ".join(self.optimizers)
+            raise bad_input("--optimizers", expected=f"{' and '.join(LENGTHS)}", found=found)
         if self.steps % self.evaluations:
             expected = f"a multiple of {self.evaluations} evaluations"
             raise bad_input("--steps", expected=expected, found=str(self.steps))

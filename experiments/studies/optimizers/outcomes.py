@@ -1,4 +1,4 @@
-"""What a run of `experiments.shampoo_ablation` measures and says: a comparison, or axes."""
+"""What a run of `experiments.shampoo_ablation` measures and says: a comparison, or its parts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from experiments.harness.plots import Draw
 from experiments.harness.study import Outcome, Setting
 from experiments.studies.optimizers.axes import axis_panels, figures_of_axes, tables_of_axes, vary
 from experiments.studies.optimizers.comparison import compare, figures_of
+from experiments.studies.optimizers.directions import (
+    direction_panels,
+    figures_of_directions,
+    table_of_directions,
+    turn_all,
+)
 from experiments.studies.optimizers.factories import CLIP, WARMUP
 from experiments.studies.optimizers.options import Comparison
 from experiments.studies.optimizers.panels import comparison_panels
@@ -23,7 +29,9 @@ def measure(setting: Setting[Comparison]) -> Outcome:
     options, task = setting.options, setting.inputs
     log = open_trial_log(setting.run, options.trials_from)
     trainer = Trainer(setting.run, task, setting.mesh, options.steps, options.evaluations, log)
-    return vary_shampoo(setting, trainer) if options.axes else compare_all(setting, trainer)
+    if options.axes:
+        return vary_shampoo(setting, trainer)
+    return turn_steps(setting, trainer) if options.directions else compare_all(setting, trainer)
 
 
 def compare_all(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
@@ -78,6 +86,29 @@ def vary_shampoo(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
     )
 
 
+def turn_steps(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
+    """Train every direction at the lengths of others; the test data are not looked at."""
+    options = setting.options
+    ends = turn_all(
+        trainer,
+        options.optimizers,
+        trials=options.trials,
+        trial_seed=options.trial_seed,
+        finalists=options.finalists,
+        seeds=options.all_seeds,
+    )
+    flat = figures_of_directions(ends)
+    baselines = {key: flat[key] for key in flat if key.split("/")[1] in RIVALS}
+    return Outcome(
+        title=f"Directions and lengths: {setting.run.experiment.partition(' ')[2]}",
+        intro=f"{trainer.task.intro} The claim below is not what this run tests.",
+        protocol=protocol_of(trainer, finalists=options.finalists) | {"test": "not looked at"},
+        metrics={key: flat[key] for key in flat if key not in baselines},
+        baselines=baselines,
+        tables=[table_of_directions(ends, seeds=options.seeds)],
+    )
+
+
 def protocol_of(trainer: Trainer, *, finalists: int) -> dict[str, Any]:
     """Say how runs are trained and chosen."""
     selection = "the least validation loss at the end, of trials with one seed"
@@ -96,4 +127,6 @@ def panels_of(figures: Figures) -> Sequence[Draw]:
     """Draw what the figures are of."""
     if any(name.startswith("axes/") for name in figures):
         return axis_panels(figures)
+    if any(name.startswith("directions/") for name in figures):
+        return direction_panels(figures)
     return comparison_panels(figures)

@@ -27,7 +27,7 @@ FILE = "trials.jsonl"
 # What a trial does not depend on: who else is compared, and what comes after the trials.
 _NOT_OF_A_TRIAL = {
     *("preset", "trials", "trial_seed", "finalists", "optimizers", "trials_from"),
-    *("seed", "seeds", "turns", "axes"),
+    *("seed", "seeds", "turns", "axes", "directions"),
 }
 Key = tuple[str, int, tuple[float, ...]]  # optimizer, seed, coordinates
 
