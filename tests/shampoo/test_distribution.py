@@ -93,9 +93,20 @@ def test_replicated_parameters_give_the_same_result_on_any_mesh(shape, kind):
     _assert_close(found, _alone(0.0, True))
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-@pytest.mark.parametrize(("momentum", "stagger"), [(0.5, False), (0.0, True)])
-@pytest.mark.parametrize("shape", [(8,), (4, 2), (2, 4)], ids=str)
+# Each mesh with both kinds of axes, one with each momentum; the other half with `make test-long`.
+SHARDED = [
+    pytest.param(
+        *(shape, momentum, stagger, kind),
+        id=f"{shape}-{momentum}-{kind.name}",
+        marks=[pytest.mark.long] * ((i + j + k) % 2),
+    )
+    for i, shape in enumerate([(8,), (4, 2), (2, 4)])
+    for j, (momentum, stagger) in enumerate([(0.5, False), (0.0, True)])
+    for k, kind in enumerate([AxisType.Auto, AxisType.Explicit])
+]
+
+
+@pytest.mark.parametrize(("shape", "momentum", "stagger", "kind"), SHARDED)
 def test_sharded_parameters_give_the_same_result(shape, momentum, stagger, kind):
     mesh = _mesh(shape, kind)
     specs = _specs(mesh)
@@ -121,7 +132,7 @@ def _stacked(path, leaf):
 @pytest.mark.parametrize(
     ("shape", "axes", "momentum", "most", "kind"),
     [
-        ((8,), None, 0.0, 1, AxisType.Auto),
+        pytest.param((8,), None, 0.0, 1, AxisType.Auto, marks=pytest.mark.long),
         ((4, 2), None, 0.5, 2 * 4 * 32 * 24, AxisType.Explicit),
         ((4, 2), ("m",), 0.0, 1, AxisType.Auto),
     ],

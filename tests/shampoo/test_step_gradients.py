@@ -40,7 +40,7 @@ OPTIMIZERS = {
 }
 
 
-SHORT = ("shampoo", "soap", "newton", "kl_shampoo")
+SHORT = ("shampoo", "soap")
 
 
 def problem():

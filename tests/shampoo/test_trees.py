@@ -37,7 +37,7 @@ def first_update(tx, params):
     return jax.jit(lambda p: tx.update(p, tx.init(p), p)[0])(params)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("momentum", [0.5, pytest.param(0.0, marks=pytest.mark.long)])
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_a_decay_mask_is_what_adamw_takes(mask, momentum):
     """The decay of one step, read off by taking the step without it away."""

@@ -245,11 +245,11 @@ def test_exit_on_input_error_prints_one_line(capsys):
         ("amazon-beauty", 22_363, 12_101, 198_502),
         ("gowalla", 29_858, 40_981, 1_027_370),
         ("ml-100k", 943, 1_682, 100_000),
-        ("ml-1m", 6_040, 3_706, 1_000_209),
+        pytest.param("ml-1m", 6_040, 3_706, 1_000_209, marks=pytest.mark.long),
         ("ml-1m-sasrec", 6_040, 3_416, 999_611),
         ("ml-latest-small", 610, 9_724, 100_836),
         ("movietweetings-100k", 16_554, 10_506, 100_000),
-        ("online-retail", 4_372, None, 541_909 - 135_080),
+        pytest.param("online-retail", 4_372, None, 541_909 - 135_080, marks=pytest.mark.long),
     ],
 )
 def test_published_counts(name, users, items, n_events):

@@ -188,7 +188,9 @@ def without_room(limit, *, at):
     return batches
 
 
-@pytest.mark.parametrize("limit", [0, 150, 300, 1000])
+@pytest.mark.parametrize(
+    "limit", [0, 300, *(pytest.param(n, marks=pytest.mark.long) for n in (150, 1000))]
+)
 def test_a_save_without_room_leaves_the_checkpoints_before(run, limit, capfd):
     """Whatever it fails at: at 1,000 bytes the digests alone do not fit."""
     whole = train_tiny(run, stage="whole", log_every=100)

@@ -55,10 +55,16 @@ def near_basis(a):
 def refresh(name, a, previous, pad, exponent, eps=1e-3, **options):
     padded = jnp.pad(jnp.asarray(a), ((0, pad), (0, pad)))
     before = jnp.eye(D + pad, dtype=padded.dtype).at[:D, :D].set(previous)
-    solver = functools.partial(getattr(roots, name), **options)
+    return program(name, exponent, eps, tuple(options.items()))(padded, before)
+
+
+@functools.cache
+def program(name, exponent, eps, options):
+    """One per solver and options, whatever the rank and the test."""
+    solver = functools.partial(getattr(roots, name), **dict(options))
     return jax.jit(
         lambda a, before: solver(a, D, before, exponent=exponent, eps=eps, relative_eps=False)
-    )(padded, before)
+    )
 
 
 @pytest.mark.parametrize("pad", [0, 3])

@@ -29,7 +29,7 @@ def check(case, devices):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.long), 4])
 def test_a_transformer_with_whole_parameters(devices):
     (whole, _) = capacity_plan.small(True)
     row = check(whole, devices)

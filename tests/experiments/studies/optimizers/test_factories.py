@@ -35,7 +35,13 @@ def test_the_schedule_is_the_rate_times_its_shape():
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] * (name in ("soap", "kl_shampoo")))
+        for name in FACTORIES
+    ],
+)
 def test_every_optimizer_descends_by_its_point(name):
     small = POINT._replace(rate=POINT.rate / 2, other_rate=POINT.other_rate / 2)
     moved = [
