@@ -8,7 +8,7 @@ always of one state.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +23,9 @@ class Index(Protocol):
     """Say what a `Recommender` asks of an index; `hsnn_jax.Retriever` is one.
 
     Ids are whole numbers from 0. A call that raises leaves the index as it was. Searches come from
-    any thread, one change at a time.
+    any thread, one change at a time. An index may also have `warm_up(*, k, batch, exclude)`, which
+    compiles what searches of these sizes run: numbers of items and of queries, each one or several,
+    and a width of exclusions. `Recommender.warm_up` calls it.
     """
 
     def build_index(self, vectors: Any, /, *, item_ids: Any, reserve: int) -> Any:
@@ -120,6 +122,20 @@ class Mirror:
         if self._holds is not catalogue:
             return None
         return np.asarray(ids).astype(np.int32), np.asarray(scores, np.float32)
+
+    def warm_up(self, *, k: Sequence[int], batch: Sequence[int], exclude: Sequence[int]) -> None:
+        """Have an index that can be warmed up compile its searches.
+
+        Args:
+          k: numbers of items.
+          batch: numbers of queries.
+          exclude: widths of what queries must not get.
+        """
+        warm_up = getattr(self._index, "warm_up", None)
+        if warm_up is None or self._holds is None:
+            return
+        for width in exclude:
+            warm_up(k=k, batch=batch, exclude=width)
 
     @contextlib.contextmanager
     def _changing(self, after: Catalogue) -> Iterator[None]:

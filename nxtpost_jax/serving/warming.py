@@ -16,6 +16,7 @@ from nxtpost_jax.serving.programs import (
     left_out_width,
     nearest,
     padded_k,
+    power_of_two,
     rows_up_to,
     vectors_at,
 )
@@ -44,6 +45,10 @@ def warm_up(reader: Reader, *, rows: int, k: int) -> None:
         if count <= MOST_USERS:
             _stream(reader, count)
     _join(reader.catalogue)
+    if reader.mirror is not None:
+        widths = {power_of_two(longest) for longest in range(1, max_len + 1)}
+        sizes = {padded_k(n, len(reader.catalogue)) for n in range(1, k + 1)}
+        reader.mirror.warm_up(k=sorted(sizes), batch=rows_up_to(rows), exclude=sorted(widths))
 
 
 def _search(items: Items, count: int, k: int, *, width: int, raised: Array | None) -> None:

@@ -7,6 +7,7 @@ import hsnn_jax
 from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.serving import programs
 from nxtpost_jax.serving.recommender import Recommender
+from tests.nxtpost.serving.test_warming import compiled
 from tests.nxtpost.small_recommender import FAST, TINY, N, cycles, drawn_content
 
 
@@ -110,6 +111,19 @@ def test_answers_at_full_budget_are_those_without_an_index(make, tmp_path, monke
     recommender.save(tmp_path / "saved")
     same(Recommender.load(tmp_path / "saved", index=make()), plain)
     assert len(scans) == 15
+
+
+def test_an_index_is_warmed_up_with_its_recommender():
+    recommender = fitted(hsnn_jax.Retriever(hsnn_jax.LTIConfig(num_nodes=4)))
+    recommender.warm_up(k=4)
+    with compiled() as found:
+        for history in ([0], [1, 2, 3], list(range(9))):
+            recommender.recommend([history], 3)
+            recommender.recommend([history], 4, exclude_seen=False)
+        recommender.add(drawn_content("vectors", 1, seed=1))
+        recommender.recommend([[5, 6]], 4)
+    assert found == []
+    fitted(BruteForce()).warm_up()  # has nothing to compile
 
 
 def test_a_fit_rebuilds_and_what_comes_and_goes_is_passed_on():
