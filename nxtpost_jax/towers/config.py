@@ -31,6 +31,9 @@ class NxtPostConfig:
       id_embedding: add a learned vector an item to its adapted content.
       id_dropout: share of the items whose id vector is left out of a training step, so that
         items without one are served by the same model; unused without content.
+      channel_dropout: share of an item's channels of content that are left out of a training step,
+        one of them never, so that items which lack some are read by the others. Without it, a
+        model that was trained on complete items reads incomplete ones badly.
       temperature: divides the similarity of user and item (1 / s in the paper).
       time_features: read the time since the previous event, where there are times.
       num_actions: size of the action embedding, 0 for none.
@@ -76,6 +79,7 @@ class NxtPostConfig:
     action_weights: tuple[float, ...] | None = None
     static_sizes: tuple[int, ...] = ()
     event_dropout: float = 0.0
+    channel_dropout: float = 0.0
     relative_bias: Literal["none", "position", "time", "both"] = "none"
     trends: bool = False
     trend_step: float = 86_400.0
@@ -85,7 +89,7 @@ class NxtPostConfig:
             _check_at_least(name, getattr(self, name), 1)
         for name in ("num_actions", "num_surfaces"):
             _check_at_least(name, getattr(self, name), 0)
-        for name in ("dropout", "id_dropout", "event_dropout"):
+        for name in ("dropout", "id_dropout", "event_dropout", "channel_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a rate in [0, 1), found {getattr(self, name)}")
         if self.d_model % self.num_heads:

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from nxtpost_jax.arrays import Array
-from nxtpost_jax.events.content import Content, num_rows, take
+from nxtpost_jax.events.content import Content, channels, num_rows, take
 from nxtpost_jax.events.trends import KINDS
 from nxtpost_jax.towers.config import NxtPostConfig
 from nxtpost_jax.towers.pooling import Pooling, last_states
-from nxtpost_jax.towers.post_tower import PostTower
+from nxtpost_jax.towers.post_tower import NOTHING, Dropped, PostTower
 from nxtpost_jax.towers.trend_prior import TrendPrior
 from nxtpost_jax.towers.user_tower import UserTower
 
@@ -87,8 +87,8 @@ class NxtPost(nn.Module):
         Returns:
           f32[..., D], L2-normalised under cosine similarity.
         """
-        keep_id = None if deterministic else self._draw_kept_ids(content)
-        return self.post_tower(content, item_ids, keep_id)
+        dropped = NOTHING if deterministic else self._draw_dropped(content)
+        return self.post_tower(content, item_ids, dropped)
 
     def encode_users(
         self,
@@ -108,8 +108,8 @@ class NxtPost(nn.Module):
         Returns:
           f32[B, L, D]: position t has seen the events 0..t and no later one.
         """
-        keep_id = None if deterministic else self._draw_kept_ids(content)
-        (vectors_BxLxD,) = self._look_up([histories["items"]], content, keep_id)
+        dropped = NOTHING if deterministic else self._draw_dropped(content)
+        (vectors_BxLxD,) = self._look_up([histories["items"]], content, dropped)
         return self.user_tower(vectors_BxLxD, histories, deterministic)
 
     def encode_histories(
@@ -158,7 +158,7 @@ class NxtPost(nn.Module):
         content: Content = None,
         deterministic: bool = False,
     ) -> Encoded:
-        """Encode users and the items of `item_ids`, under one draw of dropped ids.
+        """Encode users and the items of `item_ids`, under one draw of what is dropped of them.
 
         Args:
           batch: dict of `batches.train_batches`.
@@ -169,26 +169,29 @@ class NxtPost(nn.Module):
         Returns:
           `Encoded`.
         """
-        keep_id = None if deterministic else self._draw_kept_ids(content)
-        vectors_BxLxD, *items = self._look_up([batch["items"], *item_ids], content, keep_id)
+        dropped = NOTHING if deterministic else self._draw_dropped(content)
+        vectors_BxLxD, *items = self._look_up([batch["items"], *item_ids], content, dropped)
         states_BxLxD = self.user_tower(vectors_BxLxD, batch, deterministic)
         return Encoded(states_BxLxD, self.pool(states_BxLxD, batch["items"]), items)
 
-    def _draw_kept_ids(self, content):
-        config = self.config
-        if content is None or not config.id_embedding or not config.id_dropout:
-            return None
-        assert self.num_items is not None  # `setup` refuses an id embedding without it
-        key = self.make_rng("dropout")
-        return jax.random.bernoulli(key, 1 - config.id_dropout, (self.num_items,))
+    def _draw_dropped(self, content):
+        config, keep_id, draws = self.config, None, None
+        if content is not None and config.id_embedding and config.id_dropout:
+            assert self.num_items is not None  # `setup` refuses an id embedding without it
+            key = self.make_rng("dropout")
+            keep_id = jax.random.bernoulli(key, 1 - config.id_dropout, (self.num_items,))
+        if config.channel_dropout and len(channels(content)) > 1:
+            shape = max(num_rows(content), self.num_items or 0), len(channels(content))
+            draws = jax.random.uniform(self.make_rng("dropout"), shape)
+        return Dropped(keep_id, draws)
 
-    def _look_up(self, ids, content, keep_id):
+    def _look_up(self, ids, content, dropped):
         """Encode the items at arrays of ids, by the cheaper way: shapes decide."""
         num_items = count_items(self, content)
         if num_items <= sum(array.size for array in ids):
-            vectors_NxD = self.post_tower(content, jnp.arange(num_items), keep_id)
+            vectors_NxD = self.post_tower(content, jnp.arange(num_items), dropped)
             return [take(vectors_NxD, array) for array in ids]
-        return [self.post_tower(take(content, array), array, keep_id) for array in ids]
+        return [self.post_tower(take(content, array), array, dropped) for array in ids]
 
 
 def count_items(model: NxtPost, content: Content) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,21 @@ from nxtpost_jax.arrays import Array
 from nxtpost_jax.events.content import Content, ContentSet, channels, present, present_in_set
 from nxtpost_jax.towers.config import NxtPostConfig
 from nxtpost_jax.towers.similarity import normalise, output
+
+
+class Dropped(NamedTuple):
+    """Hold what a training step leaves out of items, the same wherever it reads them.
+
+    Attributes:
+      keep_id: bool[N], whose id vectors are read; None for all.
+      draws: f32[N, K], uniform in [0, 1): a channel below the rate is left out; None for none.
+    """
+
+    keep_id: jax.Array | None
+    draws: jax.Array | None
+
+
+NOTHING = Dropped(None, None)
 
 
 class PostTower(nn.Module):
@@ -32,30 +48,35 @@ class PostTower(nn.Module):
 
     @nn.compact
     def __call__(
-        self, content: Content, item_ids: Array | None, keep_id: jax.Array | None
+        self, content: Content, item_ids: Array | None, dropped: Dropped = NOTHING
     ) -> jax.Array:
         if content is None and not self.config.id_embedding:
             raise ValueError("content: expected a matrix when id_embedding is off, found None")
         parts = []
         if content is not None:
-            parts.append(self._content_vectors(channels(content)))
+            draws = None
+            if dropped.draws is not None and item_ids is not None:
+                draws = jnp.take(dropped.draws, jnp.maximum(item_ids, 0), axis=0, mode="clip")
+            parts.append(self._content_vectors(channels(content), draws))
         if self.config.id_embedding:
             # With content an id starts at zero: an item never trained on is its content exactly.
             start = nn.initializers.zeros if parts else nn.initializers.normal(0.02)
             shape = (self.num_items, self.config.d_model)
             table_NxD = self.param("id_embedding", start, shape)
             if item_ids is not None:
-                parts.append(_id_vectors(table_NxD, item_ids, keep_id))
+                parts.append(_id_vectors(table_NxD, item_ids, dropped.keep_id))
         return output(functools.reduce(operator.add, parts), self.config.similarity)
 
-    def _content_vectors(self, named):
+    def _content_vectors(self, named, draws):
         if len(named) == 1:  # its parameters carry no channel's name
             (channel,) = named.values()
             return self._adapt(channel, "")
         adapted = [self._adapt(channel, f"{name}_") for name, channel in named.items()]
         scores = [nn.Dense(1, name=f"{name}_score")(x) for name, x in zip(named, adapted)]
-        there = [present(channel)[..., None] for channel in named.values()]
-        return fuse(jnp.stack(adapted, -2), jnp.stack(scores, -2), jnp.stack(there, -2))
+        there = jnp.stack([present(channel) for channel in named.values()], -1)
+        if draws is not None:
+            there = kept_channels(there, draws, rate=self.config.channel_dropout)
+        return fuse(jnp.stack(adapted, -2), jnp.stack(scores, -2), there[..., None])
 
     def _adapt(self, channel, prefix):
         width = self.config.d_model
@@ -95,6 +116,21 @@ def fuse(vectors_KxD: Array, scores_Kx1: Array, present_Kx1: Array) -> jax.Array
     weights_Kx1 = jnp.exp(scores_Kx1 - top)
     total = jnp.sum(weights_Kx1, axis=-2)
     return jnp.sum(weights_Kx1 * vectors_KxD, axis=-2) / jnp.maximum(total, 1e-12)
+
+
+def kept_channels(present_K: Array, draws_K: Array, *, rate: float) -> jax.Array:
+    """Leave out channels that were drawn below a rate, but not the last one that is present.
+
+    Args:
+      present_K: bool[..., K].
+      draws_K: f32[..., K], uniform in [0, 1).
+      rate: the share left out.
+
+    Returns:
+      bool[..., K].
+    """
+    highest = jnp.max(jnp.where(present_K, draws_K, -1), axis=-1, keepdims=True)
+    return present_K & ((draws_K >= rate) | (draws_K == highest))
 
 
 def _id_vectors(table_NxD, item_ids, keep_id):

@@ -7,6 +7,7 @@ import pytest
 
 from nxtpost_jax.events.sequences import PAD
 from nxtpost_jax.towers.model import NxtPost, NxtPostConfig
+from nxtpost_jax.towers.post_tower import kept_channels
 
 N, C, L = 30, 12, 9
 SMALL = NxtPostConfig(
@@ -89,6 +90,54 @@ def test_id_dropout_serves_an_item_by_its_content_alone():
     dropped = distance_to_without < 1e-6
     np.testing.assert_array_equal(dropped, distance_to_with > 1e-3)
     assert 0.2 < dropped.mean() < 0.8
+
+
+def test_channel_dropout_serves_an_item_by_its_other_channels():
+    histories = drawn_histories([L, 4])
+    content = {name: drawn_content(seed=k).at[:5].set(k % 2) for k, name in enumerate("abc")}
+    config = dataclasses.replace(SMALL, channel_dropout=0.5, id_dropout=0.0, dropout=0.0)
+    model, params = set_up(config, histories, content)
+    apply = jitted(model)
+
+    def encoded(content, *ids, deterministic=True, seed=3):
+        rngs = None if deterministic else {"dropout": jax.random.key(seed)}
+        given = {"deterministic": deterministic, "rngs": rngs, "method": "encode_batch"}
+        return apply({"params": params}, histories, ids, content=content, **given)
+
+    ids, others = jnp.arange(N), jnp.tile(jnp.arange(N)[::-1], 9)  # the other way of a look-up
+    trained = encoded(content, ids, ids[::-1], deterministic=False)
+    np.testing.assert_array_equal(trained.items[0], trained.items[1][::-1])
+    known = {name: np.asarray(each.any(axis=1)) for name, each in content.items()}
+    found = np.full(N, -1)
+    for number in range(1, 8):  # which channels are read, as bits
+        read = [number >> k & 1 for k in range(3)]
+        some = {name: each * bit for (name, each), bit in zip(content.items(), read)}
+        near = np.abs(trained.items[0] - encoded(some, ids).items[0]).max(axis=1) < 1e-5
+        holds = np.any([known[name] * bit for name, bit in zip("abc", read)], axis=0)
+        found[near & holds] = number
+    assert found.min() > 0  # each by some of its channels, those that have one alone too
+    assert len({*found[5:].tolist()}) >= 5
+    read = {name: (found >> k & 1)[:, None] for k, name in enumerate("abc")}
+    thinned = {name: each * read[name] for name, each in content.items()}
+    np.testing.assert_allclose(trained.pooled_BxD, encoded(thinned).pooled_BxD, atol=1e-5)
+    again = encoded(content, others, deterministic=False)
+    np.testing.assert_allclose(again.items[0][:N], trained.items[0][::-1], atol=1e-5)
+    assert np.abs(
+        encoded(content, ids, deterministic=False, seed=4).items[0] - trained.items[0]
+    ).any()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.999])
+def test_a_share_of_channels_is_left_out_and_one_stays(rate):
+    there = jax.random.bernoulli(jax.random.key(0), 0.6, (4000, 5))
+    draws = jax.random.uniform(jax.random.key(1), there.shape)
+    kept = np.asarray(kept_channels(there, draws, rate=rate))
+    there, draws = np.asarray(there), np.asarray(draws)
+    assert not (kept & ~there).any()
+    np.testing.assert_array_equal(kept.any(axis=1), there.any(axis=1))
+    alone = there & (draws < rate) & kept  # the last of an item's
+    np.testing.assert_array_equal(kept.sum(axis=1)[alone.any(axis=1)], 1)
+    assert (kept & ~alone).sum() / there.sum() == pytest.approx(1 - rate, abs=0.02)
 
 
 def test_event_dropout_hides_what_was_engaged_with_and_not_how():
