@@ -28,7 +28,7 @@ from hsnn_jax.serving.fitting import fit_model
 from hsnn_jax.serving.pool import Pool
 from hsnn_jax.serving.request import Budget, Request, key_of, request_of
 from hsnn_jax.serving.state import Nested
-from hsnn_jax.serving.warming import warm_up
+from hsnn_jax.serving.warming import Several, warm_up
 from hsnn_jax.training.loop import Record, Training
 from hsnn_jax.training.optimizers import Optimizer, Transform
 
@@ -298,7 +298,7 @@ class Retriever:
         return answer_of(found, one._built(), k=k)
 
     def warm_up(
-        self, users: Any = None, *, k: int | Sequence, batch: int | Sequence, exclude: int = 0
+        self, users: Any = None, *, k: Several, batch: Several, exclude: Several = 0
     ) -> None:
         """Compile what requests of these sizes run; again after a build, or rows that ran out.
 

@@ -24,8 +24,8 @@ class Index(Protocol):
 
     Ids are whole numbers from 0. A call that raises leaves the index as it was. Searches come from
     any thread, one change at a time. An index may also have `warm_up(*, k, batch, exclude)`, which
-    compiles what searches of these sizes run: numbers of items and of queries, each one or several,
-    and a width of exclusions. `Recommender.warm_up` calls it.
+    compiles what searches of these sizes run: lists of numbers of items, numbers of queries and
+    widths of exclusions. `Recommender.warm_up` calls it.
     """
 
     def build_index(self, vectors: Any, /, *, item_ids: Any, reserve: int) -> Any:
@@ -132,10 +132,8 @@ class Mirror:
           exclude: widths of what queries must not get.
         """
         warm_up = getattr(self._index, "warm_up", None)
-        if warm_up is None or self._holds is None:
-            return
-        for width in exclude:
-            warm_up(k=k, batch=batch, exclude=width)
+        if warm_up is not None and self._holds is not None:
+            warm_up(k=k, batch=batch, exclude=exclude)
 
     @contextlib.contextmanager
     def _changing(self, after: Catalogue) -> Iterator[None]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from nxtpost_jax.arrays import Array
-from nxtpost_jax.events.content import Content, ContentSet, channels, present, present_in_set
+from nxtpost_jax.events.content import Content, ContentSet, channels, present, present_in_set, take
 from nxtpost_jax.towers.config import NxtPostConfig
 from nxtpost_jax.towers.similarity import normalise, output
 
@@ -54,9 +54,7 @@ class PostTower(nn.Module):
             raise ValueError("content: expected a matrix when id_embedding is off, found None")
         parts = []
         if content is not None:
-            draws = None
-            if dropped.draws is not None and item_ids is not None:
-                draws = jnp.take(dropped.draws, jnp.maximum(item_ids, 0), axis=0, mode="clip")
+            draws = None if item_ids is None else take(dropped.draws, item_ids)
             parts.append(self._content_vectors(channels(content), draws))
         if self.config.id_embedding:
             # With content an id starts at zero: an item never trained on is its content exactly.
@@ -118,7 +116,7 @@ def fuse(vectors_KxD: Array, scores_Kx1: Array, present_Kx1: Array) -> jax.Array
     return jnp.sum(weights_Kx1 * vectors_KxD, axis=-2) / jnp.maximum(total, 1e-12)
 
 
-def kept_channels(present_K: Array, draws_K: Array, *, rate: float) -> jax.Array:
+def kept_channels(present_K: jax.Array, draws_K: jax.Array, *, rate: float) -> jax.Array:
     """Leave out channels that were drawn below a rate, but not the last one that is present.
 
     Args:

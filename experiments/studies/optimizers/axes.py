@@ -23,7 +23,7 @@ from experiments.studies.optimizers.factories import Factory, of_shampoo_jax
 from experiments.studies.optimizers.spaces import Point
 from experiments.studies.optimizers.tables import spread
 from experiments.studies.optimizers.targets import median_of, or_chance, steps_to_target
-from experiments.studies.optimizers.trials import Trained, Trainer, search
+from experiments.studies.optimizers.trials import Trained, Trainer
 from shampoo_jax import Blocks, Refresh, Root, default_exponents, grafting, paper_exponents
 
 MULTIPLES = (0.5, 1.0, 2.0)
@@ -142,16 +142,12 @@ class Varied:
         )
 
 
-def vary(
-    trainer: Trainer, *, trials: int, trial_seed: int, finalists: int, seeds: Sequence[int]
-) -> tuple[Point, dict[str, dict[str, Varied]]]:
-    """Choose Shampoo's point by its trials, then train the default and every setting.
+def vary(trainer: Trainer, point: Point, *, seeds: Sequence[int]) -> dict[str, dict[str, Varied]]:
+    """Train the default and every setting around the point that Shampoo's trials chose.
 
     Returns:
-      The point, and what was trained by axis and setting: of the axis "default" one, "default".
+      What was trained by axis and setting: of the axis "default" one, "default".
     """
-    how = {"trials": trials, "seed": trial_seed, "finalists": finalists}
-    point = search(trainer, ("shampoo",), **how)["shampoo"].chosen
 
     def train(stage: str, setting: Setting) -> Varied:
         return at_multiples(trainer, stage, setting, point=point, seeds=seeds)
@@ -160,7 +156,7 @@ def vary(
     for i, (axis, settings) in enumerate(AXES.items()):
         named = enumerate(settings.items())
         found[axis] = {name: train(f"axis{i}-{j}", own) for j, (name, own) in named}
-    return point, found
+    return found
 
 
 def at_multiples(

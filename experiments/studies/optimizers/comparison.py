@@ -11,7 +11,7 @@ from experiments.harness.remembered import remember
 from experiments.studies.optimizers.factories import FACTORIES
 from experiments.studies.optimizers.step_times import step_milliseconds
 from experiments.studies.optimizers.targets import expected_best, median_of, steps_to_target
-from experiments.studies.optimizers.trials import Trained, Trainer, Trials, search
+from experiments.studies.optimizers.trials import Trained, Trainer, Trials
 
 BASELINE = "adamw"
 SHORTENED = ("adamw", "shampoo")  # what also trains on shorter schedules
@@ -83,11 +83,9 @@ class Compared:
 
 def compare(
     trainer: Trainer,
-    names: Sequence[str],
+    found: Mapping[str, Trials],
     *,
-    trials: int,
     trial_seed: int,
-    finalists: int,
     seeds: Sequence[int],
     turns: int,
     before_test: Callable[[], None],
@@ -98,15 +96,12 @@ def compare(
 
     Args:
       trainer: the task and its lengths.
-      names: of the optimizers.
-      trials: per optimizer, before any extension.
-      trial_seed: of all trials.
-      finalists: see `search`.
+      found: the trials of each optimizer, see `search`.
+      trial_seed: of the trials; the timing's, too.
       seeds: of the runs at the chosen points, other ones.
       turns: of the timing.
       before_test: called before the test data are looked at.
     """
-    found = search(trainer, names, trials=trials, seed=trial_seed, finalists=finalists)
     finals = {name: _from_seeds(trainer, own, seeds=seeds) for name, own in found.items()}
     shorter = {
         name: {

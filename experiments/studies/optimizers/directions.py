@@ -23,7 +23,7 @@ from experiments.studies.optimizers.factories import FACTORIES, Factory, muon_di
 from experiments.studies.optimizers.spaces import Point
 from experiments.studies.optimizers.tables import spread, table_of
 from experiments.studies.optimizers.targets import or_chance
-from experiments.studies.optimizers.trials import Trainer, search
+from experiments.studies.optimizers.trials import Trainer
 
 LENGTHS = ("muon", "shampoo")  # whose steps are turned
 Ends = Mapping[str, Mapping[str, Sequence[float]]]  # per lengths and direction, one per seed
@@ -88,18 +88,8 @@ def factory_of(lengths: str, directions: str, *, point: Point) -> Factory:
     return factory
 
 
-def turn_all(
-    trainer: Trainer,
-    names: Sequence[str],
-    *,
-    trials: int,
-    trial_seed: int,
-    finalists: int,
-    seeds: Sequence[int],
-) -> Ends:
-    """Choose points as the comparison does, then train every direction at each one's lengths."""
-    how = {"trials": trials, "seed": trial_seed, "finalists": finalists}
-    points = {name: own.chosen for name, own in search(trainer, names, **how).items()}
+def turn_all(trainer: Trainer, points: Mapping[str, Point], *, seeds: Sequence[int]) -> Ends:
+    """Train every direction at each of `LENGTHS`, all at the points that their trials chose."""
 
     def ends(lengths: str, directions: str) -> list[float]:
         factory = factory_of(lengths, directions, point=points[directions])
@@ -108,7 +98,7 @@ def turn_all(
         runs = [trainer.train(stage, seed=seed, **how) for seed, stage in stages.items()]
         return [or_chance(run.end("loss"), trainer.task.chance) for run in runs]
 
-    return {lengths: {name: ends(lengths, name) for name in names} for lengths in LENGTHS}
+    return {lengths: {name: ends(lengths, name) for name in points} for lengths in LENGTHS}
 
 
 def table_of_directions(ends: Ends, *, seeds: int) -> Table:

@@ -21,11 +21,11 @@ from experiments.studies.optimizers.options import Comparison
 from experiments.studies.optimizers.panels import comparison_panels
 from experiments.studies.optimizers.tables import RIVALS, found, tables_of
 from experiments.studies.optimizers.trial_log import open_trial_log
-from experiments.studies.optimizers.trials import Trainer
+from experiments.studies.optimizers.trials import Trainer, Trials, search
 
 
 def measure(setting: Setting[Comparison]) -> Outcome:
-    """Compare the optimizers of the options, or vary Shampoo."""
+    """Compare the optimizers of the options, vary Shampoo, or turn steps."""
     options, task = setting.options, setting.inputs
     log = open_trial_log(setting.run, options.trials_from)
     trainer = Trainer(setting.run, task, setting.mesh, options.steps, options.evaluations, log)
@@ -39,10 +39,8 @@ def compare_all(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
     options = setting.options
     compared = compare(
         trainer,
-        options.optimizers,
-        trials=options.trials,
+        _tried(setting, trainer, options.optimizers),
         trial_seed=options.trial_seed,
-        finalists=options.finalists,
         seeds=options.all_seeds,
         turns=options.turns,
         before_test=lambda: setting.look_at_test("everything trained and chosen"),
@@ -64,13 +62,8 @@ def compare_all(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
 def vary_shampoo(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
     """Change one choice of Shampoo at a time; the test data are not looked at."""
     options = setting.options
-    point, varied = vary(
-        trainer,
-        trials=options.trials,
-        trial_seed=options.trial_seed,
-        finalists=options.finalists,
-        seeds=options.all_seeds,
-    )
+    point = _tried(setting, trainer, ("shampoo",))["shampoo"].chosen
+    varied = vary(trainer, point, seeds=options.all_seeds)
     flat = figures_of_axes(varied)
     baselines = {key: flat[key] for key in flat if key.startswith("axes/default/")}
     chosen = ", ".join(f"{name} {value:.4g}" for name, value in point._asdict().items())
@@ -89,14 +82,9 @@ def vary_shampoo(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
 def turn_steps(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
     """Train every direction at the lengths of others; the test data are not looked at."""
     options = setting.options
-    ends = turn_all(
-        trainer,
-        options.optimizers,
-        trials=options.trials,
-        trial_seed=options.trial_seed,
-        finalists=options.finalists,
-        seeds=options.all_seeds,
-    )
+    tried = _tried(setting, trainer, options.optimizers)
+    points = {name: own.chosen for name, own in tried.items()}
+    ends = turn_all(trainer, points, seeds=options.all_seeds)
     flat = figures_of_directions(ends)
     baselines = {key: flat[key] for key in flat if key.split("/")[1] in RIVALS}
     return Outcome(
@@ -107,6 +95,15 @@ def turn_steps(setting: Setting[Comparison], trainer: Trainer) -> Outcome:
         baselines=baselines,
         tables=[table_of_directions(ends, seeds=options.seeds)],
     )
+
+
+def _tried(
+    setting: Setting[Comparison], trainer: Trainer, names: Sequence[str]
+) -> dict[str, Trials]:
+    """Return the trials of optimizers, by which each one's point is chosen."""
+    options = setting.options
+    how = {"trials": options.trials, "seed": options.trial_seed, "finalists": options.finalists}
+    return search(trainer, names, **how)
 
 
 def protocol_of(trainer: Trainer, *, finalists: int) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def test_a_model_is_warmed_up_by_a_user(compilations):
         (dict(k=0, batch=1), "k: expected integers >= 1, found 0"),
         (dict(k=1, batch=[]), r"batch: expected integers >= 1, found \[\]"),
         (dict(k=1, batch=[1.5]), r"batch: expected integers >= 1, found \[1.5\]"),
+        (dict(k=1, batch=1, exclude=[4, -1]), r"exclude: expected integers >= 0, found \[4, -1\]"),
         (dict(k=1, batch=1, users=np.zeros((0, 8))), "users: expected at least one, found none"),
     ],
 )
